@@ -1,0 +1,40 @@
+# The commands of this project; `make demo` or `make test` can be the first thing run in a fresh clone.
+PYTHON ?= python3
+# One environment per Python, so that `make test PYTHON=python3.13` leaves .venv alone.
+VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
+BIN := $(VENV)/bin
+DEMO := runs/demo
+
+.PHONY: demo test test-slow lint fast-tests constraints clean .venv
+
+demo: $(VENV)/.installed  ## the quick study on planted data, on this machine
+	$(BIN)/python -m sweeps.run --preset=quick --workdir=$(DEMO)
+	$(BIN)/python -m analysis.report --workdir=$(DEMO)
+
+test: lint fast-tests  ## lint, types and the fast tests
+
+test-slow: test  ## the tests that take longer, too
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fast-tests: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "not slow"
+
+.venv: $(VENV)/.installed  ## the environment alone
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "installing into $(VENV): one to three minutes, 2 GB"
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[tpu,dev]'
+	@touch $@
+
+constraints: $(VENV)/.installed  ## writes constraints.txt anew: names and versions only
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --all-extras pyproject.toml --output-file constraints.txt --upgrade
+
+clean:
+	rm -rf runs .pytest_cache .mypy_cache .ruff_cache

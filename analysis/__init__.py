@@ -1,0 +1,1 @@
+"""From records to laws: load, fit, intervals, figures, and the offline report (`analysis.fit`, `analysis.report`)."""

@@ -1,0 +1,159 @@
+"""Reads a work directory into polars tables: the sweep's points, its finished runs, and every evaluation of their curves.
+
+Called by `analysis.report`. Only `sweep.json`, `record.json` and `curve.jsonl` are read; nothing is parsed out of names or logs.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from dlrm_jax import flags, record
+
+AXES = ("data", "rows", "dim", "overarch", "mlp")
+SIZE_NAMES = {"data": "examples", "rows": "rows per table", "dim": "embedding dim", "overarch": "overarch width", "mlp": "bottom MLP width"}
+_POINT = {"workload": pl.String, "axis": pl.String, "size": pl.Float64, "seed": pl.Int64, "learner": pl.String, "config_id": pl.String}
+_RUN = {
+  "config_id": pl.String,
+  "status": pl.String,
+  "examples": pl.Int64,
+  "params_embedding": pl.Int64,
+  "params_dense": pl.Int64,
+  "params_total": pl.Int64,
+  "flops_total": pl.Float64,
+  "flops_per_example": pl.Float64,
+  "log_loss": pl.Float64,
+  "ne": pl.Float64,
+  "roc_auc": pl.Float64,
+  "calibration": pl.Float64,
+  "excess": pl.Float64,
+  "excess_tail": pl.Float64,
+  "wall_s": pl.Float64,
+  "examples_per_s": pl.Float64,
+  "beta_data": pl.Float64,
+  "beta_rows": pl.Float64,
+  "rows_floor": pl.Float64,
+  "planted": pl.Boolean,
+}
+_EVALUATION = {
+  "config_id": pl.String,
+  "examples": pl.Int64,
+  "log_loss": pl.Float64,
+  "ne": pl.Float64,
+  "roc_auc": pl.Float64,
+  "calibration": pl.Float64,
+  "excess": pl.Float64,
+  "excess_tail": pl.Float64,
+  "excess_ideal": pl.Float64,
+  "wall_s": pl.Float64,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+  """What a work directory holds.
+
+  Attributes:
+    path: the directory.
+    points: one row a planned point (workload, axis, size, seed, learner, config_id); one configuration may stand on several axes.
+    runs: one row a finished run, diverged ones included.
+    curves: one row an evaluation of a run that did not diverge.
+    not_done: config_ids that the sweep plans and no record answers.
+    diverged: config_ids whose run stopped on an undefined number.
+    source: the header of `sweep.json`, or of the record for a single run.
+  """
+
+  path: Path
+  points: pl.DataFrame
+  runs: pl.DataFrame
+  curves: pl.DataFrame
+  not_done: tuple[str, ...]
+  diverged: tuple[str, ...]
+  source: dict[str, Any]
+
+  def evaluations(self) -> pl.DataFrame:
+    """Every evaluation beside its point and its run's totals: one row for each point that the evaluation stands for."""
+    totals = self.runs.select(pl.exclude("examples", "log_loss", "ne", "roc_auc", "calibration", "excess", "excess_tail", "wall_s"))
+    return self.points.join(self.curves, on="config_id").join(totals, on="config_id")
+
+
+def load(workdir: str | Path) -> Sweep:
+  """Reads DIR/sweep.json with DIR/runs/*, or DIR/runs/* alone, or a single run's DIR/record.json.
+
+  Raises UserError in one line when there is nothing to report on or a file is broken.
+  """
+  path = Path(workdir)
+  if not path.is_dir():
+    raise flags.UserError(f"--workdir={path}: no such directory")
+  sweep_file, single = path / "sweep.json", path / "record.json"
+  folders = sorted(p.parent for p in path.glob("runs/*/record.json")) or ([path] if single.exists() else [])
+  if not folders:
+    planned = f", its sweep.json plans {len(record.read_json(sweep_file).get('points', []))} points" if sweep_file.exists() else ""
+    raise flags.UserError(f"--workdir={path}: no finished run (no record.json in it nor in runs/*/){planned}")
+  records = [(folder, record.read_json(folder / "record.json")) for folder in folders]
+  if sweep_file.exists():
+    source = record.read_json(sweep_file)
+    rows = _rows(sweep_file, source, "points")
+  else:
+    source = records[0][1]
+    rows = [_point(folder, entry) for folder, entry in records]
+  points = pl.DataFrame([{name: row.get(name) for name in _POINT} for row in rows], schema=_POINT, strict=False).unique(maintain_order=True)
+  known = set(points["config_id"])
+  records = [(folder, entry) for folder, entry in records if entry.get("config_id") in known]
+  runs = pl.DataFrame([_run(folder, entry) for folder, entry in records], schema=_RUN, strict=False)
+  diverged = tuple(runs.filter(pl.col("status") != "done")["config_id"])
+  done = [(folder, entry["config_id"]) for folder, entry in records if entry["config_id"] not in diverged]
+  evaluations = [{**line, "config_id": name} for folder, name in done for line in _curve(folder / "curve.jsonl")]
+  curves = pl.DataFrame([{name: line.get(name) for name in _EVALUATION} for line in evaluations], schema=_EVALUATION, strict=False)
+  finished = set(runs["config_id"])
+  not_done = tuple(name for name in dict.fromkeys(points["config_id"]) if name not in finished)
+  return Sweep(path, points, runs, curves, not_done, diverged, source)
+
+
+def _rows(path: Path, content: dict[str, Any], key: str) -> list[dict[str, Any]]:
+  rows = content.get(key)
+  if not isinstance(rows, list) or not rows:
+    raise flags.UserError(f"{path}: no '{key}': a list of points is needed")
+  for number, row in enumerate(rows):
+    missing = [name for name in _POINT if not isinstance(row, dict) or row.get(name) is None]
+    if missing:
+      raise flags.UserError(f"{path}: point {number} has no {', '.join(missing)}")
+    if row["axis"] not in AXES:
+      raise flags.UserError(f"{path}: point {number} has axis={row['axis']}: must be among {', '.join(AXES)}")
+  return rows
+
+
+def _point(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
+  """The point that a run without a sweep stands for: itself on the data axis."""
+  config = entry.get("config") or {}
+  train, theory = config.get("train") or {}, entry.get("theory") or {}
+  data = str(config.get("data") or "planted")
+  workload = f"s={theory['s']:.4g}" if theory.get("s") else Path(data).name
+  point = {"workload": workload, "axis": "data", "size": entry.get("examples"), "seed": train.get("seed", 0)}
+  point |= {"learner": train.get("learner", "dlrm"), "config_id": entry.get("config_id")}
+  missing = [name for name, value in point.items() if value is None]
+  if missing:
+    raise flags.UserError(f"{folder / 'record.json'}: has no {', '.join(missing)}")
+  return point
+
+
+def _run(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
+  params, flops, theory = (entry.get(name) or {} for name in ("params", "flops_per_example", "theory"))
+  row = {name: entry.get(name) for name in _RUN}
+  row |= {f"params_{group}": params.get(group) for group in ("embedding", "dense", "total")}
+  row |= {name: theory.get(name) for name in ("beta_data", "beta_rows", "rows_floor")}
+  row |= {"flops_per_example": flops.get("total"), "planted": entry.get("excess") is not None or bool(theory)}
+  if row["status"] is None:
+    raise flags.UserError(f"{folder / 'record.json'}: has no status")
+  return row
+
+
+def _curve(path: Path) -> list[dict[str, Any]]:
+  try:
+    return record.read_curve(path)
+  except FileNotFoundError:
+    raise flags.UserError(f"{path}: no such file, though its run is recorded") from None
+  except json.JSONDecodeError as error:
+    raise flags.UserError(f"{path}: not valid JSON lines ({error})") from None

@@ -1,0 +1,231 @@
+"""Figures of a sweep: one Altair spec each, used for SVG, PNG and the interactive page, legible on light and dark ground.
+
+Called by `analysis.report`. Importing this module loads Altair, which is slow.
+"""
+
+import dataclasses
+from typing import Any
+
+import altair as alt
+import numpy as np
+import polars as pl
+from altair.utils.schemapi import debug_mode
+
+from analysis import chart
+from analysis.chart import LEARNER_NAMES, SI_LABEL, X_NAMES
+from analysis.load import AXES, SIZE_NAMES, Sweep
+from analysis.study import LawRow, choose_metric, final_points
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+  """One figure: file stem, heading, caption, and its Vega-Lite spec as a dict."""
+
+  name: str
+  title: str
+  caption: str
+  spec: dict[str, Any]
+
+
+@debug_mode(False)  # the checks of Altair's constructors take most of the time; the tests draw every figure
+def figures(sweep: Sweep, data_rows: list[LawRow], size_rows: list[LawRow]) -> list[Figure]:
+  """Every figure that the sweep allows: the headline data law, data curves by axis, final loss against size, loss against FLOPs."""
+  frame = sweep.evaluations()
+  axes = [axis for axis in AXES if axis in set(frame["axis"])]
+  out = [_headline(frame, data_rows)]
+  out += [_data_curves(frame, data_rows, axis) for axis in axes if axis != "data"]
+  out += [figure for axis in axes if (figure := _size_curves(frame, size_rows, axis)) is not None]
+  compute = _compute(frame)
+  return [figure for figure in [*out, compute] if figure is not None]
+
+
+def _headline(frame: pl.DataFrame, rows: list[LawRow]) -> Figure:
+  """One panel a workload: loss against examples, each learner with its law and exponent, the ideal learner dashed."""
+  panels = []
+  for workload in dict.fromkeys(r.workload for r in rows):
+    mine = [r for r in rows if r.workload == workload]
+    chosen = [r for r in mine if r.axis == "data"] or [max(mine, key=lambda r: (r.fit.num_seeds, r.size or 0))]
+    shown, points, fitted = frame.filter(workload=workload), [], []
+    curves = [shown.filter(learner=r.learner, axis=r.axis, size=r.size) for r in chosen]
+    for row, curve in zip(chosen, curves, strict=True):
+      points += chart.points_of(curve, row.metric, row)
+      fitted += chart.fitted_line(row)
+    ideal = chart.ideal_line(pl.concat(curves))
+    if not points:
+      continue
+    x = chart.log_axis(alt.X, "examples", "examples seen", [p["examples"] for p in points])
+    y = chart.y_axis(chosen[0].metric, [p["value"] for p in points + ideal])
+    learners = list(dict.fromkeys(p["learner"] for p in points))
+    color = alt.Color("learner:N", title=None, scale=alt.Scale(domain=learners), legend=alt.Legend() if len(learners) > 1 else None)
+    layers = chart.line_layers(fitted, ideal, color, x, y)
+    layers.append(
+      alt.Chart(chart.data(points))
+      .mark_point(size=26, strokeWidth=1.2)
+      .encode(
+        x=x,
+        y=y,
+        color=color,
+        opacity=_window_opacity(),
+        tooltip=chart.tooltip(
+          ("run", "run"), ("learner", "learner"), ("seed", "seed"), ("examples", "examples"), ("value", "loss"), ("roc_auc", "ROC AUC")
+        ),
+      )
+    )
+    labels = [{"text": _exponent_text(r), "learner": LEARNER_NAMES.get(r.learner, r.learner)} for r in chosen if r.fit.params]
+    for line, label in enumerate(labels):
+      text = alt.Chart(chart.data([label])).mark_text(align="right", baseline="top", fontSize=12, fontWeight=600)
+      layers.append(text.encode(text="text:N", color=color, x=alt.value(372), y=alt.value(6 + 17 * line)))
+    theory = chosen[0].theory_beta
+    subtitle = f"theory: exponent {theory:.3f}" if theory is not None else f"{chosen[0].axis}, size {chosen[0].size:g}"
+    title = alt.TitleParams(_workload_text(workload), subtitle=subtitle)
+    panels.append(alt.layer(*layers).properties(width=380, height=290, title=title))
+  caption = (
+    "Loss against examples seen; every point is one evaluation of one seed, faint ones lie before the fitted window. "
+    "Lines: the fitted law" + ("; dashed: the closed form of the ideal learner." if frame["excess_ideal"].is_not_null().any() else ".")
+  )
+  return Figure("data_law", "The data law", caption, chart.finish(panels, 2))
+
+
+def _window_opacity() -> Any:
+  return alt.Opacity("fitted:O", scale=alt.Scale(domain=["before it", "in the window"], range=[0.22, 0.85]), legend=None)
+
+
+def _workload_text(workload: str) -> str:
+  return f"Planted clicks, {workload.replace('=', ' = ')}" if workload.startswith("s=") else workload
+
+
+def _exponent_text(row: LawRow) -> str:
+  beta = row.fit.params["beta"]
+  half = None if beta.ci_low is None or beta.ci_high is None else (beta.ci_high - beta.ci_low) / 2
+  spread = "" if half is None else f" ± {half:.3f}"
+  name = LEARNER_NAMES.get(row.learner, row.learner)
+  gamma = f", constant {row.fit.value('gamma'):.3g}" if "gamma" in row.fit.params else ""
+  return f"{name}: β = {beta.estimate:.3f}{spread}{gamma}"
+
+
+def _data_curves(frame: pl.DataFrame, rows: list[LawRow], axis: str) -> Figure:
+  """One panel a workload: loss against examples, one colour a size."""
+  panels, any_ideal = [], False
+  sizes = sorted(set(frame.filter(axis=axis)["size"]))
+  for workload in dict.fromkeys(r.workload for r in rows if r.axis == axis):
+    mine = sorted((r for r in rows if r.workload == workload and r.axis == axis and r.learner == "dlrm"), key=lambda r: r.size or 0)
+    shown, points, fitted = frame.filter(workload=workload, axis=axis, learner="dlrm"), [], []
+    for row in mine:
+      points += chart.points_of(shown.filter(size=row.size), row.metric, row)
+      fitted += chart.fitted_line(row)
+    if not points:
+      continue
+    ideal = chart.ideal_line(shown)
+    any_ideal |= bool(ideal)
+    x = chart.log_axis(alt.X, "examples", "examples seen", [p["examples"] for p in points])
+    y = chart.y_axis(mine[0].metric, [p["value"] for p in points + ideal])
+    color = alt.Color("size:O", title=SIZE_NAMES[axis], scale=alt.Scale(domain=sizes), legend=alt.Legend(labelExpr=SI_LABEL))
+    layers = chart.line_layers(fitted, ideal, color, x, y)
+    tooltip = chart.tooltip(
+      ("run", "run"), ("size", SIZE_NAMES[axis]), ("seed", "seed"), ("examples", "examples"), ("value", "loss"), ("roc_auc", "ROC AUC")
+    )
+    layers.append(
+      alt.Chart(chart.data(points)).mark_point(size=22).encode(x=x, y=y, color=color, opacity=_window_opacity(), tooltip=tooltip)
+    )
+    panels.append(alt.layer(*layers).properties(width=380, height=290, title=_workload_text(workload)))
+  caption = f"Loss against examples seen, one colour for each size of the {axis} axis; lines are the fitted laws over their windows"
+  caption += "; dashed: the ideal learner with unlimited rows." if any_ideal else "."
+  return Figure(f"data_{axis}", f"Data curves, {axis} axis", caption, chart.finish(panels, 2))
+
+
+def _size_curves(frame: pl.DataFrame, rows: list[LawRow], axis: str) -> Figure | None:
+  """Final loss against size, parameters and FLOPs of an axis, at the same number of examples."""
+  panels, note = [], ""
+  for row in (r for r in rows if r.axis == axis and r.learner == "dlrm"):
+    group = frame.filter(workload=row.workload, axis=axis, learner=row.learner)
+    if axis == "data":
+      last = group.filter(pl.col("examples") == pl.col("examples").max().over("config_id")).with_columns(
+        flops=pl.col("flops_per_example") * pl.col("examples")
+      )
+    else:
+      last = final_points(group)[0]
+    column = {"size": "size", "params": "params_total", "flops": "flops"}[row.x]
+    last = last.filter(pl.col(column).is_not_null() & pl.col(row.metric).is_not_null())
+    points = [
+      {**p, "at": float(e[column])} for p, e in zip(chart.points_of(last, row.metric), last.sort("examples").to_dicts(), strict=True)
+    ]
+    floor = last.filter(pl.col("rows_floor") > 0).unique(column).sort(column)
+    theory = []
+    if row.x == "size" and axis == "rows":
+      for e in floor.to_dicts():
+        theory.append({"at": e[column], "value": e["rows_floor"], "line": "limit of the rows, unlimited data"})
+        if e["excess_ideal"]:
+          theory.append({"at": e[column], "value": e["excess_ideal"], "line": "ideal learner, unlimited rows"})
+    title = SIZE_NAMES[axis] if row.x == "size" else X_NAMES[row.x]
+    distinct = sorted({p["at"] for p in points})
+    x = chart.log_axis(
+      alt.X, "at", title, distinct, at=distinct if len(distinct) <= 8 and (row.x == "size" or distinct[-1] < 3 * distinct[0]) else None
+    )
+    y = chart.y_axis(row.metric, [p["value"] for p in points + theory])
+    layers = []
+    if theory:
+      dash = alt.StrokeDash("line:N", title=None, scale=alt.Scale(domain=sorted({t["line"] for t in theory}), range=[[5, 4], [1, 3]]))
+      layers.append(alt.Chart(chart.data(theory)).mark_line(style="theory", strokeWidth=1.5).encode(x=x, y=y, strokeDash=dash))
+    color = alt.Color("learner:N", legend=None)
+    fitted = chart.fitted_line(row, "at")
+    if fitted:
+      line = alt.Chart(chart.data(fitted)).mark_line(strokeWidth=2, opacity=chart.law_opacity(row))
+      layers.append(line.encode(x=x, y=y, color=color))
+    tooltip = chart.tooltip(
+      ("run", "run"), ("size", SIZE_NAMES[axis]), ("seed", "seed"), ("examples", "examples"), ("value", "loss"), ("roc_auc", "ROC AUC")
+    )
+    layers.append(alt.Chart(chart.data(points)).mark_point(size=34, opacity=0.8).encode(x=x, y=y, color=color, tooltip=tooltip))
+    beta = "no law: " + row.fit.status.removeprefix("refused: ") if row.fit.refused else _exponent_text(row).split(": ", 1)[1]
+    beta = "saturated or too noisy for an exponent" if row.fit.status == "not_identifiable" else beta
+    if row.fit.refused and "does not fall" in row.fit.status:
+      beta = "does not fall: saturated"
+    panels.append(
+      alt.layer(*layers).properties(width=250, height=230, title=alt.TitleParams(f"{_workload_text(row.workload)}", subtitle=beta))
+    )
+    note = f" after {row.at_examples:,} examples" if row.at_examples else ""
+  if not panels:
+    return None
+  caption = (
+    f"Final loss of the {axis} axis{note}; each point is one seed, the line is the fitted law (power + constant: examples are limited)."
+  )
+  return Figure(f"model_{axis}", f"Model scaling, {axis} axis", caption, chart.finish(panels, len({r.x for r in rows if r.axis == axis})))
+
+
+def _compute(frame: pl.DataFrame) -> Figure | None:
+  """Loss against training FLOPs along every curve, coloured by axis."""
+  frame = frame.filter(pl.col("flops_per_example").is_not_null()).with_columns(flops=pl.col("flops_per_example") * pl.col("examples"))
+  panels = []
+  axes = [axis for axis in AXES if axis in set(frame["axis"])]
+  for (workload,), group in frame.group_by("workload", maintain_order=True):
+    metric = choose_metric(group)
+    means = (
+      group.filter(pl.col(metric) > 0)
+      .group_by("axis", "size", "examples")
+      .agg(pl.col(metric).mean().alias("value"), pl.col("flops").mean(), pl.len())
+    )
+    means = means.filter(pl.col("examples") >= pl.col("examples").max() / 256).sort("axis", "size", "examples")
+    values = means.to_dicts()
+    if len({v["flops"] for v in values}) < 2:
+      continue
+    x = chart.log_axis(alt.X, "flops", "training FLOPs", [v["flops"] for v in values])
+    y = chart.y_axis(metric, [v["value"] for v in values])
+    color = alt.Color("axis:N", title="axis", scale=alt.Scale(domain=axes))
+    tooltip = chart.tooltip(("axis", "axis"), ("size", "size"), ("examples", "examples"), ("flops", "FLOPs"), ("value", "loss"))
+    line = (
+      alt.Chart(chart.data(values))
+      .mark_line(strokeWidth=1.3, opacity=0.75, point=alt.OverlayMarkDef(size=14))
+      .encode(x=x, y=y, color=color, detail="size:N", tooltip=tooltip)
+    )
+    lowest, front = np.inf, []
+    for v in sorted(values, key=lambda v: v["flops"]):
+      if v["value"] < lowest:
+        lowest = v["value"]
+        front.append({"flops": v["flops"], "value": lowest})
+    envelope = alt.Chart(chart.data(front)).mark_line(style="theory", strokeWidth=1.5, strokeDash=[5, 4]).encode(x=x, y=y)
+    panels.append(alt.layer(line, envelope).properties(width=380, height=290, title=_workload_text(workload)))
+  if not panels:
+    return None
+  caption = (
+    "Loss against training FLOPs, mean over seeds, one line for each size; dashed: the best loss seen for the FLOPs spent (of these runs)."
+  )
+  return Figure("compute", "Loss against compute", caption, chart.finish(panels, 2))

@@ -1,0 +1,251 @@
+"""Fits and draws the scaling laws of a sweep: an offline page, a table of laws, the points, and every figure as SVG and PNG.
+
+  python -m analysis.report --workdir=DIR
+
+Reads DIR/sweep.json and DIR/runs/*, or the record of a single run in DIR; writes index.html, laws.json, points.csv, *.svg and *.png to
+DIR/report. On planted data the law is `power` on the excess, whose limit is 0; on a click log `power_constant` on NE.
+"""
+
+import dataclasses
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from analysis.fit import interval_text
+from analysis.fitting import METHODS
+from analysis.laws import LAWS
+from analysis.load import Sweep, load
+from analysis.study import LawRow, data_laws, saturation, size_laws
+from dlrm_jax import flags, record
+
+LAW_COLUMNS = (
+  "workload",
+  "learner",
+  "axis",
+  "size",
+  "law",
+  "metric",
+  "window",
+  "beta [95% interval]",
+  "theory",
+  "alpha",
+  "gamma",
+  "points",
+  "seeds",
+  "held-out error",
+  "status",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportConfig:
+  """Flags of `python -m analysis.report`."""
+
+  workdir: str = flags.option(help="directory of a sweep (sweep.json, runs/) or of one run (record.json)")
+  output: str = flags.option("", "directory of the report; WORKDIR/report when empty")
+  law: str = flags.option(
+    "auto", "law fitted to every curve; auto: power where the constant is known to be 0, else power_constant", ("auto", *LAWS)
+  )
+  x_min: float | None = flags.option(
+    None, "smallest number of examples that data laws are fitted to; by default 2**17 on planted data, a 64th of the run else"
+  )
+  x_max: float | None = flags.option(None, "largest number of examples that data laws are fitted to")
+
+  def __post_init__(self):
+    flags.check_choices(self)
+    flags.check(bool(self.workdir), self, "workdir", "a directory")
+    if self.x_min is not None and self.x_max is not None:
+      flags.check(self.x_min < self.x_max, self, "x_min", f"below --x_max={self.x_max:g}")
+
+
+def short(value: float | int | None) -> str:
+  """A count the way axes show it: 1.02k, 4.19M; `-` for None."""
+  if value is None:
+    return "-"
+  for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+    if abs(value) >= size:
+      return f"{value / size:.3g}{unit}"
+  return f"{value:.4g}"
+
+
+def law_cells(row: LawRow) -> list[str]:
+  """One line of the law table, in the order of `LAW_COLUMNS`."""
+  fit = row.fit
+  size = short(row.size) if row.x == "examples" else f"all, against {row.x}"
+  window = "-" if fit.x_min is None else f"{short(fit.x_min)} to {short(fit.x_max)}"
+  beta = interval_text(fit.params.get("beta"), 3)
+  theory = "-" if row.theory_beta is None else f"{row.theory_beta:.3f}"
+  error = "-" if fit.extrapolation is None else f"{fit.extrapolation['relative_error']:+.2%}"
+  alpha, gamma = (f"{fit.params[name].estimate:.4g}" if name in fit.params else "-" for name in ("alpha", "gamma"))
+  counts = [str(fit.num_points), str(fit.num_seeds)]
+  return [row.workload, row.learner, row.axis, size, fit.law, row.metric, window, beta, theory, alpha, gamma, *counts, error, fit.status]
+
+
+def print_laws(rows: list[LawRow]) -> None:
+  """The law table on standard output."""
+  from rich.console import Console
+  from rich.table import Table
+
+  console = Console(width=None if sys.stdout.isatty() else 230)
+  table = Table(title="Scaling laws, L(x) = alpha * x**-beta + gamma; ? is an end that the points leave open")
+  for column in LAW_COLUMNS:
+    table.add_column(column, overflow="fold")
+  for row in rows:
+    table.add_row(*law_cells(row))
+  console.print(table)
+  for method in dict.fromkeys(row.fit.method for row in rows if row.fit.method):
+    console.print(f"Intervals, {method}: {METHODS[method]}.", markup=False, highlight=False)
+
+
+def left_out(sweep: Sweep) -> list[str]:
+  """What the laws do not rest on, by name: points without a record and diverged runs."""
+  lines = []
+  for what, names in (("not done yet", sweep.not_done), ("diverged, left out of every fit", sweep.diverged)):
+    if names:
+      shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+      lines.append(f"{len(names)} of {sweep.points['config_id'].n_unique()} runs {what}: {shown}")
+  return lines
+
+
+def run_rows(sweep: Sweep) -> tuple[list[str], list[list[Any]]]:
+  """The table of runs: one line a point, unfinished ones included."""
+  columns = [
+    "run",
+    "workload",
+    "axis",
+    "size",
+    "seed",
+    "learner",
+    "params",
+    "examples",
+    "loss",
+    "metric",
+    "ROC AUC",
+    "examples/s",
+    "status",
+  ]
+  joined = sweep.points.join(sweep.runs, on="config_id", how="left").sort("workload", "axis", "learner", "size", "seed")
+  rows = []
+  for e in joined.to_dicts():
+    metric = next((m for m in ("excess_tail", "excess", "ne") if e[m] is not None), "ne")
+    loss, auc = ("-" if e[m] is None else f"{e[m]:.5g}" for m in (metric, "roc_auc"))
+    sizes = [short(e["params_total"]), short(e["examples"]), loss, metric, auc, short(e["examples_per_s"])]
+    rows.append([e["config_id"], e["workload"], e["axis"], short(e["size"]), e["seed"], e["learner"], *sizes, e["status"] or "not done"])
+  return columns, rows
+
+
+def saturation_rows(entries: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+  columns = [
+    "workload",
+    "learner",
+    "rows per table",
+    "examples",
+    "excess",
+    "± sd",
+    "limit of the rows",
+    "ideal learner",
+    "excess / larger of both",
+  ]
+  rows = []
+  for e in entries:
+    known = e["rows_floor"] is not None and e["excess_ideal"] is not None
+    ratio = f"{e['excess'] / max(e['rows_floor'], e['excess_ideal']):.3f}" if known else "-"
+    numbers = ["-" if e[name] is None else f"{e[name]:.4g}" for name in ("excess", "std", "rows_floor", "excess_ideal")]
+    rows.append([e["workload"], e["learner"], short(e["size"]), short(e["examples"]), *numbers, ratio])
+  return columns, rows
+
+
+def headline(rows: list[LawRow]) -> list[str]:
+  """The data exponents in a sentence each, the learner beside theory."""
+  sentences = []
+  for row in rows:
+    if row.axis != "data" or row.x != "examples":
+      continue
+    if row.fit.refused:
+      sentences.append(f"{row.workload}, {row.learner}: no law ({row.fit.status}).")
+      continue
+    theory = f", theory {row.theory_beta:.3f}" if row.theory_beta is not None else ""
+    sentences.append(f"{row.workload}, {row.learner}: data exponent {interval_text(row.fit.params['beta'], 3)}{theory}.")
+  return sentences
+
+
+def _sections(sweep: Sweep, rows: list[LawRow], figures: list[Any], saturated: list[dict[str, Any]]) -> list[tuple[str, str]]:
+  from analysis import page
+
+  made = shlex.join(str(word) for word in sweep.source.get("command", []))
+  hardware = sweep.source.get("hardware") or {}
+  software = sweep.source.get("software") or {}
+  setting = ", ".join(str(v) for v in (hardware.get("cpu"), f"{hardware['cores']} cores" if hardware.get("cores") else None) if v)
+  versions = ", ".join(f"{name} {version}" for name, version in software.items() if version)
+  summary = "".join(f"<li>{page.escape(s)}</li>" for s in headline(rows))
+  warnings = "".join(f'<p class="warn">{page.escape(line)}</p>' for line in left_out(sweep))
+  commands = f"<pre>{page.escape(made)}\n{page.escape(shlex.join(record.command()))}</pre>" if made else ""
+  sections = [
+    (
+      "",
+      commands
+      + f'<p class="faint">{page.escape(setting)}<br>{page.escape(versions)}</p>'
+      + (f"<ul>{summary}</ul>" if summary else "")
+      + warnings,
+    )
+  ]
+  first, *others = figures
+  sections.append((first.title, page.figure(first.name, first.caption)))
+  key = {i for i, row in enumerate(rows) if row.axis == "data" and row.x == "examples"}
+  caption = (
+    "L(x) = alpha * x**-beta + gamma (gamma = 0 in law power), least squares on log L. Window: the x that were fitted. "
+    "Held-out error: fitted on the smaller x, the largest x predicted, prediction / measured - 1. ? is an end that the points leave open."
+  )
+  methods = "".join(
+    f'<p class="note">{page.escape(f"{name}: {METHODS[name]}.")}</p>' for name in dict.fromkeys(r.fit.method for r in rows if r.fit.method)
+  )
+  sections.append(("Laws", page.table(list(LAW_COLUMNS), [law_cells(row) for row in rows], caption, key) + methods))
+  if saturated:
+    columns, cells = saturation_rows(saturated)
+    text = (
+      "Final excess beside two closed forms: the limit that so many rows have with unlimited data (it falls as rows**-(s-1)), and the "
+      "ideal learner with unlimited rows at these examples. No learner beats either; more rows stop paying where the second is the larger."
+    )
+    sections.append(("Rows saturate", page.table(columns, cells, text)))
+  sections += [(figure.title, page.figure(figure.name, figure.caption)) for figure in others]
+  columns, cells = run_rows(sweep)
+  sections.append(("Runs", f"<details><summary>{len(cells)} points</summary>{page.table(columns, cells)}</details>"))
+  return sections
+
+
+def main(config: ReportConfig) -> None:
+  sweep = load(config.workdir)
+  output = Path(config.output or sweep.path / "report")
+  rows = data_laws(sweep, config.law, config.x_min, config.x_max)
+  sizes = size_laws(sweep, config.law)
+  saturated = saturation(sweep)
+
+  from analysis import chart, page, plots, render  # Altair is slow to import: not before the input is known to be good
+
+  figures = plots.figures(sweep, rows, sizes)
+  for figure in figures:
+    drawn = render.svg(figure.spec)
+    record.write_text(output / f"{figure.name}.svg", drawn)
+    record.write_bytes(output / f"{figure.name}.png", render.png(drawn))
+  everything = rows + sizes
+  record.write_text(output / "points.csv", sweep.evaluations().write_csv())
+  counts = {"num_runs": len(sweep.runs), "not_done": list(sweep.not_done), "diverged": list(sweep.diverged)}
+  record.write_json(
+    output / "laws.json", record.header() | counts | {"fits": [row.as_dict() for row in everything], "saturation": saturated}
+  )
+  name = sweep.path.resolve().name
+  subtitle = (
+    f"{len(sweep.runs)} runs, {sweep.points['workload'].n_unique()} workloads, axes {', '.join(dict.fromkeys(sweep.points['axis']))}"
+  )
+  specs = {figure.name: figure.spec for figure in figures}
+  sections = _sections(sweep, everything, figures, saturated)
+  record.write_text(output / "index.html", page.page(f"Scaling laws: {name}", subtitle, sections, specs, chart.THEMES, render.javascript()))
+  print_laws(everything)
+  for line in left_out(sweep):
+    print(line)
+  print(f"report: {output / 'index.html'}")
+
+
+if __name__ == "__main__":
+  flags.run(main, ReportConfig)

@@ -1,0 +1,148 @@
+"""Which laws a sweep allows: loss against examples for every curve, final loss against size, parameters and FLOPs for every axis.
+
+Called by `analysis.report`. Metric and law follow from the data: on planted data the excess, whose limit is 0, with `power`; on a real
+click log NE with `power_constant`. Each fit carries the metric, law and window it was made with.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from analysis.fitting import Fit, as_dict, fit_law
+from analysis.laws import LAWS
+from analysis.load import AXES, Sweep
+
+PLANTED_X_MIN = 2**17  # examples: earlier, a trained model still learns its bias and scale (the default window on planted data)
+REAL_SPAN = 64  # on a click log the default window is the last factor of this in examples
+MIN_WINDOW_POINTS = {"power": 5, "power_constant": 6}  # evaluations that the default window must keep; else all are fitted
+
+
+@dataclasses.dataclass(frozen=True)
+class LawRow:
+  """One fitted law and what it was fitted to.
+
+  Attributes:
+    workload, learner, axis: as in `sweep.json`.
+    size: of the curve, for a fit against examples; None for a fit over the sizes of the axis.
+    x: `examples`, `size`, `params` or `flops`.
+    metric: the loss: `excess_tail`, `excess` or `ne`.
+    fit: the law.
+    at_examples: examples seen where sizes are compared; None for a fit against examples.
+    theory_beta, theory_gamma: what theory says on planted data, else None.
+  """
+
+  workload: str
+  learner: str
+  axis: str
+  size: float | None
+  x: str
+  metric: str
+  fit: Fit
+  at_examples: int | None = None
+  theory_beta: float | None = None
+  theory_gamma: float | None = None
+
+  def as_dict(self) -> dict[str, Any]:
+    """The flat object of `laws.json`."""
+    own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "fit"}
+    return as_dict(self.fit) | own
+
+
+def choose_metric(frame: pl.DataFrame) -> str:
+  """`excess_tail` where recorded, else `excess`, else `ne`."""
+  return next((name for name in ("excess_tail", "excess") if frame[name].is_not_null().all() and len(frame)), "ne")
+
+
+def final_points(frame: pl.DataFrame) -> tuple[pl.DataFrame, int | None]:
+  """The evaluations at the largest number of examples that every curve of `frame` has, with `flops` up to there; empty if there is none."""
+  common = set.intersection(*(set(group["examples"]) for _, group in frame.group_by("config_id")))
+  if not common:
+    return frame.clear().with_columns(flops=pl.lit(None, pl.Float64)), None
+  at = max(common)
+  return frame.filter(pl.col("examples") == at).with_columns(flops=pl.col("flops_per_example") * at), at
+
+
+def data_laws(sweep: Sweep, law: str, x_min: float | None, x_max: float | None) -> list[LawRow]:
+  """Loss against examples for every (workload, learner, axis, size), over its seeds."""
+  frame, rows, cache = sweep.evaluations(), [], {}
+  for (workload, learner, axis, size), curve in frame.group_by("workload", "learner", "axis", "size", maintain_order=True):
+    siblings = frame.filter(workload=workload, learner=learner, axis=axis)
+    if axis == "data" and size != siblings["size"].max():
+      continue  # shorter runs of the same model are points of the fit over sizes below
+    planted, metric = bool(curve["planted"].any()), choose_metric(curve)
+    # Limited rows leave a constant that is not known; without it the excess falls to 0.
+    chosen = law if law != "auto" else "power" if planted and axis != "rows" else "power_constant"
+    key = (*sorted(set(curve["config_id"])), chosen)
+    if key not in cache:  # one configuration may stand on several axes
+      cache[key] = _data_law(curve.filter(pl.col(metric).is_not_null()), metric, planted, chosen, x_min, x_max)
+    fit, beta = cache[key], _number(curve["beta_data"].max())
+    floor = _number(curve["rows_floor"].max()) if axis == "rows" and learner == "dlrm" else None
+    group = f"{workload} / {learner} / {axis} / {size:g}"
+    rows.append(LawRow(workload, learner, axis, size, "examples", metric, dataclasses.replace(fit, group=group), None, beta, floor))
+  workloads = list(dict.fromkeys(row.workload for row in rows))
+  return sorted(rows, key=lambda r: (AXES.index(r.axis), workloads.index(r.workload), r.learner, r.size))
+
+
+def _data_law(curve: pl.DataFrame, metric: str, planted: bool, law: str, x_min: float | None, x_max: float | None) -> Fit:
+  curve = curve.unique(["config_id", "examples"], maintain_order=True)
+  if x_min is None and len(curve):
+    x_min = _default_x_min(curve["examples"].unique().to_numpy(), planted, law)
+  return fit_law(curve["examples"].to_numpy(), curve[metric].to_numpy(), law, curve["seed"].to_numpy(), x_min, x_max)
+
+
+def _number(value: Any) -> float | None:
+  return None if value is None else float(value)
+
+
+def _default_x_min(examples: np.ndarray, planted: bool, law: str) -> float | None:
+  start = float(PLANTED_X_MIN if planted else examples.max() / REAL_SPAN)
+  return start if np.sum(examples >= start) >= MIN_WINDOW_POINTS.get(law, len(LAWS[law].params) + 3) else None
+
+
+def size_laws(sweep: Sweep, law: str) -> list[LawRow]:
+  """Final loss against the axis' size, the parameters and the FLOPs, for every (workload, learner, axis) of at least two sizes."""
+  frame, rows = sweep.evaluations(), []
+  law = "power_constant" if law == "auto" else law  # examples are limited, so there is a constant on planted data too
+  for (workload, learner, axis), group in frame.group_by("workload", "learner", "axis", maintain_order=True):
+    if group["size"].n_unique() < 2:
+      continue
+    if axis == "data":  # runs of their own at each size: their last evaluations
+      last, at = group.filter(pl.col("examples") == pl.col("examples").max().over("config_id")), None
+      last = last.with_columns(flops=pl.col("flops_per_example") * pl.col("examples"))
+    else:
+      last, at = final_points(group)
+    metric, planted = choose_metric(last), bool(group["planted"].any())
+    chosen = "power" if axis == "data" and planted and metric != "ne" else law
+    columns = {"size": "size", "params": "params_total", "flops": "flops"}
+    for x, column in columns.items():
+      points = last.filter(pl.col(column).is_not_null() & pl.col(metric).is_not_null())
+      if points[column].n_unique() < 2 or (x == "size" and axis == "data" and points[column].n_unique() < 3):
+        continue  # this axis does not move that resource
+      fit = fit_law(points[column].to_numpy(), points[metric].to_numpy(), chosen, points["seed"].to_numpy())
+      fit = dataclasses.replace(fit, group=f"{workload} / {learner} / {axis} / final loss against {x}")
+      known = x == "size" and axis in ("rows", "data")
+      beta = _number(points[f"beta_{axis}"].max()) if known else None
+      gamma = _number(points["excess_ideal"].mean()) if known and axis == "rows" else None
+      rows.append(LawRow(workload, learner, axis, None, x, metric, fit, at, beta, gamma))
+  return rows
+
+
+def saturation(sweep: Sweep) -> list[dict[str, Any]]:
+  """The rows axis on planted data: each size's final excess beside the floor that theory gives it and the ideal learner's excess."""
+  frame = sweep.evaluations().filter((pl.col("axis") == "rows") & pl.col("planted"))
+  out = []
+  for (workload, learner), group in frame.group_by("workload", "learner", maintain_order=True):
+    last, at = final_points(group)
+    metric = choose_metric(last)
+    table = last.group_by("size").agg(
+      pl.col(metric).mean().alias("excess"),
+      pl.col(metric).std().alias("std"),
+      pl.col("seed").n_unique().alias("seeds"),
+      pl.col("rows_floor").first(),
+      pl.col("excess_ideal").mean(),
+    )
+    shared = {"workload": workload, "learner": learner, "examples": at, "metric": metric}
+    out += [shared | row for row in table.sort("size").to_dicts()]
+  return out

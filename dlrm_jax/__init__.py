@@ -1,0 +1,1 @@
+"""DLRM in Flax with sharded, sparsely trained embedding tables."""

@@ -1,0 +1,34 @@
+"""`Batch`: the one record type between a data source and the loss."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, Int32
+
+ArrayLike = Any  # numpy from disk, jax on the device, abstract shapes while compiling
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+  """`B` examples. The last, partial batch of a pass is padded with examples of weight 0.
+
+  Attributes:
+    dense_bm: the M dense inputs, already transformed; M may be 0.
+    ids_bl: one categorical id per feature (L = F one-hot features), before it is mapped to a table row; on planted
+      data the 32 bits are those of an unsigned id.
+    label_b: 0.0 or 1.0.
+    weight_b: 1.0 for an example, 0.0 for padding.
+  """
+
+  dense_bm: Float[ArrayLike, "B M"]
+  ids_bl: Int32[ArrayLike, "B L"]
+  label_b: Float[ArrayLike, " B"]
+  weight_b: Float[ArrayLike, " B"]
+
+
+def empty_batch(size: int, num_dense: int, num_features: int) -> Batch:
+  """A batch of padding alone, of the shapes that a model with these inputs takes."""
+  return Batch(jnp.zeros((size, num_dense)), jnp.zeros((size, num_features), jnp.int32), jnp.zeros(size), jnp.zeros(size))

@@ -1,0 +1,1 @@
+"""Click logs: from files to shards (`prepare`), and from shards to batches (`pipeline`)."""

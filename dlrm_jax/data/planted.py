@@ -1,0 +1,234 @@
+"""A click model whose scaling exponents are known before any training; made on the device, infinite, the same on every host.
+
+logit = bias + tail + pairs + dense + scores (additive, so that each part answers to one way of scaling a model):
+
+- tail: one linear effect per id, ids p_k = k^-(s-1) - (k+1)^-(s-1), about k^-s, k = 1, 2, ... without end. Answers to data and rows.
+- pairs: 4 fields of 64 ids meeting in inner products of 32 decaying terms. Answers to the embedding dim.
+- dense: 16 dense inputs, decaying terms |w.x|. Answers to the bottom MLP's width.
+- scores: a smooth non-linear function of 4 latent scalars. Answers to the overarch.
+
+Every example is a pure function of (teacher seed, stream, example index). The theory of the tail is in `planted_theory.py`.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt32
+
+from dlrm_jax.batch import ArrayLike, Batch
+from dlrm_jax.config import PlantedConfig
+from dlrm_jax.hashing import normal, uniform, word
+from dlrm_jax.metrics import sigmoid
+
+EVAL_STREAM = 0  # training streams are 1 + the run's seed
+SMALL_IDS = 64  # ids of each field of the pair and score parts
+PAIR_FIELDS, PAIR_TERMS = 4, 32
+SCORE_FIELDS, SCORE_TERMS = 4, 16
+DENSE_INPUTS = 16
+ID_BITS = 31  # ids from 2**31 on are fresh ones, never seen again
+_SUB_BITS = 12  # inside an octave the density is followed in 2**12 steps
+_CHUNK = 8192  # examples drawn in one call, so that one shape is compiled and a call costs little per example
+_EFFECTS, _TAIL, _PAIRS, _DENSE, _SCORES, _CLICK = range(6)  # what a random word is for
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Truth:
+  """What only the teacher knows of a batch: the true click logit, and the tail part of it."""
+
+  logit_b: Float[ArrayLike, " B"]
+  tail_b: Float[ArrayLike, " B"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Planted:
+  """The planted source of examples. Fields come in the order tail, pairs, scores."""
+
+  config: PlantedConfig
+
+  @property
+  def name(self) -> str:
+    return "planted"
+
+  @property
+  def digest(self) -> str:
+    return ""  # the config says it all
+
+  @property
+  def base_rate(self) -> float:
+    return self.moments[0]
+
+  @property
+  def tau(self) -> float:
+    """c * sigma^2, the scale of `planted_theory`."""
+    return self.moments[1] * self.config.tail_sigma**2
+
+  @property
+  def num_dense(self) -> int:
+    return DENSE_INPUTS if self.config.dense_variance else 0
+
+  @property
+  def small_fields(self) -> tuple[str, ...]:
+    pairs = tuple(f"pair{f}" for f in range(PAIR_FIELDS)) if self.config.pair_variance else ()
+    scores = tuple(f"score{f}" for f in range(SCORE_FIELDS)) if self.config.score_variance else ()
+    return pairs + scores
+
+  @property
+  def field_names(self) -> tuple[str, ...]:
+    return tuple(f"tail{f}" for f in range(self.config.tail_fields)) + self.small_fields
+
+  @property
+  def cardinalities(self) -> tuple[int | None, ...]:
+    """Distinct ids of each field; None: without end."""
+    return (None,) * self.config.tail_fields + (SMALL_IDS,) * len(self.small_fields)
+
+  @functools.cached_property
+  def _teacher(self) -> dict[str, Array]:
+    return _teacher(self.config)
+
+  @functools.cached_property
+  def moments(self) -> tuple[float, float]:
+    """(click rate E p, curvature c = E p(1-p)), from 2**18 evaluation draws."""
+    logits = [np.asarray(truth.logit_b, np.float64) for _, truth in self._batches(EVAL_STREAM, _CHUNK, 2**18, 0)]
+    prob = sigmoid(np.concatenate(logits))
+    return float(prob.mean()), float((prob * (1 - prob)).mean())
+
+  def batch(self, stream: int, start: int, size: int) -> tuple[Batch, Truth]:
+    """Examples `start .. start + size - 1` of a stream, on the device; tail ids from 1 (unsigned 32 bits), others from 0."""
+    return _draw(self.config, size, self._teacher, np.uint32(stream), np.uint32(start & 0xFFFFFFFF), np.uint32(start >> 32))
+
+  def train_batches(self, seed: int, batch_size: int, num_examples: int, start: int = 0) -> Iterator[Batch]:
+    """Training batches of one seed from example `start` on; the last is padded with weight 0."""
+    for batch, _ in self._batches(1 + seed, batch_size, num_examples, start):
+      yield batch
+
+  def eval_batches(self, batch_size: int, num_examples: int) -> Iterator[tuple[Batch, Truth | None]]:
+    """The evaluation draws: the same for every run on this teacher."""
+    yield from self._batches(EVAL_STREAM, batch_size, num_examples, 0)
+
+  def _batches(self, stream: int, batch_size: int, num_examples: int, start: int) -> Iterator[tuple[Batch, Truth]]:
+    size = batch_size * max(1, _CHUNK // batch_size)
+    for first in range(start, num_examples, size):
+      drawn = self.batch(stream, first, size)
+      for offset in range(0, min(size, num_examples - first), batch_size):
+        batch, truth = drawn if size == batch_size else _slice(drawn, offset, batch_size)
+        keep = num_examples - first - offset
+        if keep < batch_size:
+          batch = dataclasses.replace(batch, weight_b=(jnp.arange(batch_size) < keep).astype(jnp.float32))
+        yield batch, truth
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _slice(tree: tuple[Batch, Truth], start: ArrayLike, size: int) -> tuple[Batch, Truth]:
+  """Examples `start .. start + size - 1` of arrays whose first axis is the example."""
+  return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), tree)
+
+
+def _orthonormal(key: Array, size: int, count: int, centred: bool) -> Float[Array, "size count"]:
+  """`count` random vectors over `size` points, orthonormal under the uniform mean (and of mean 0 if `centred`)."""
+  z = jax.random.normal(key, (size, count))
+  if centred:
+    z = z - z.mean(axis=0)
+  q, _ = jnp.linalg.qr(z)
+  return q * np.sqrt(size)
+
+
+def decaying_shares(count: int, delta: float) -> Float[np.ndarray, " count"]:
+  """Shares of variance ~ j^-(1+delta), j = 1..count, summing to 1."""
+  weight = np.arange(1, count + 1, dtype=np.float64) ** -(1 + delta)
+  return weight / weight.sum()
+
+
+@functools.lru_cache(maxsize=8)
+def _teacher(config: PlantedConfig) -> dict[str, Array]:
+  """The latent arrays of the small parts (the tail's effects are hashed from the id instead)."""
+  key = jax.random.key(config.seed)
+  teacher: dict[str, Array] = {}
+  if config.pair_variance:
+    keys = jax.random.split(jax.random.fold_in(key, 101), PAIR_FIELDS)
+    teacher["pair_fkj"] = jnp.stack([_orthonormal(k, SMALL_IDS, PAIR_TERMS, centred=True) for k in keys])
+    num_pairs = PAIR_FIELDS * (PAIR_FIELDS - 1) / 2
+    teacher["pair_scale_j"] = jnp.sqrt(config.pair_variance / num_pairs * decaying_shares(PAIR_TERMS, config.delta)).astype(jnp.float32)
+  if config.dense_variance:
+    teacher["dense_w"] = _orthonormal(jax.random.fold_in(key, 102), DENSE_INPUTS, DENSE_INPUTS, centred=False) / np.sqrt(DENSE_INPUTS)
+    teacher["dense_scale_j"] = jnp.sqrt(config.dense_variance * decaying_shares(DENSE_INPUTS, config.delta)).astype(jnp.float32)
+  if config.score_variance:
+    score_key = jax.random.fold_in(key, 103)
+    teacher["score_fk"] = jax.random.normal(jax.random.fold_in(score_key, 0), (SCORE_FIELDS, SMALL_IDS))
+    direction = jax.random.normal(jax.random.fold_in(score_key, 1), (SCORE_FIELDS, SCORE_TERMS))
+    teacher["score_w"] = 2 * direction / jnp.linalg.norm(direction, axis=0)
+    teacher["score_phase_j"] = jax.random.uniform(jax.random.fold_in(score_key, 2), (SCORE_TERMS,), maxval=2 * np.pi)
+    ids = jax.random.randint(jax.random.fold_in(score_key, 3), (2**16, SCORE_FIELDS), 0, SMALL_IDS)
+    raw = _score(teacher, ids)
+    teacher["score_mean"], teacher["score_scale"] = raw.mean(), np.sqrt(config.score_variance) / raw.std()
+  return teacher
+
+
+def _score(teacher: dict[str, Array], ids_bf: Array) -> Float[Array, " B"]:
+  latent_bf = teacher["score_fk"][jnp.arange(SCORE_FIELDS), ids_bf]
+  return jnp.sin(jnp.einsum("bf,fj->bj", latent_bf, teacher["score_w"], precision="highest") + teacher["score_phase_j"]).sum(axis=1)
+
+
+def zipf_ids(words: UInt32[Array, "*shape 3"], s: float) -> UInt32[Array, "*shape"]:
+  """Ids k >= 1 with P(id >= k) = k^-(s-1) for every integer k up to 2**31; above it `2**31 | word`, a fresh id.
+
+  The octave [2^j, 2^(j+1)) is drawn first, then the place inside it, then the low bits as integers: one float32 uniform could
+  not tell ids above 2**23 apart.
+
+  Args:
+    words: three random words per id.
+    s: Zipf exponent, above 1.
+  """
+  a = s - 1
+  octave = jnp.floor(-jnp.log2(uniform(words[..., 0])) / a).astype(jnp.int32)  # P(octave >= j) = 2^(-j a)
+  place = (1 - uniform(words[..., 1]) * (1 - 2.0**-a)) ** (-1 / a)  # in [1, 2), density ~ y^-s
+  place = jnp.clip(place, 1.0, 2.0 - 2.0**-23)
+  small = jnp.exp2(jnp.minimum(octave, _SUB_BITS).astype(jnp.float32)) * place
+  shift = jnp.clip(octave - _SUB_BITS, 0, ID_BITS - _SUB_BITS).astype(jnp.uint32)
+  step = jnp.floor(place * 2**_SUB_BITS).astype(jnp.uint32)
+  large = (step << shift) | (words[..., 2] & ((jnp.uint32(1) << shift) - 1))
+  known = jnp.where(octave <= _SUB_BITS, small.astype(jnp.uint32), large)
+  return jnp.where(octave >= ID_BITS, words[..., 2] | jnp.uint32(1 << ID_BITS), known)
+
+
+def tail_effects(seed: int, ids_bf: UInt32[Array, "B F"]) -> Float[Array, "B F"]:
+  """Standard normal effect of every (field, id), hashed: no vocabulary is stored."""
+  return normal(word(seed, _EFFECTS, jnp.arange(ids_bf.shape[1]), ids_bf))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _draw(config: PlantedConfig, size: int, teacher: dict[str, Array], stream: Array, low: Array, high: Array) -> tuple[Batch, Truth]:
+  offset_b = jnp.arange(size, dtype=jnp.uint32)
+  index_b = low + offset_b
+  high_b = high + (index_b < low).astype(jnp.uint32)  # carry
+
+  def words(purpose: int, shape: tuple[int, ...]) -> UInt32[Array, "B ..."]:
+    """Random words [B, *shape] that belong to each example."""
+    number = jnp.arange(math.prod(shape), dtype=jnp.uint32)
+    return word(config.seed, purpose, stream, high_b[:, None], index_b[:, None], number).reshape(size, *shape)
+
+  tail_ids = zipf_ids(words(_TAIL, (config.tail_fields, 3)), config.zipf_s)
+  tail_b = config.tail_sigma * tail_effects(config.seed, tail_ids).sum(axis=1)
+  logit_b, dense_bm = config.bias + tail_b, jnp.zeros((size, 0))
+  ids = [tail_ids]
+  if config.pair_variance:
+    ids.append(words(_PAIRS, (PAIR_FIELDS,)) % SMALL_IDS)
+    z_bfj = teacher["pair_fkj"][jnp.arange(PAIR_FIELDS), ids[-1]]
+    pairs_bj = (z_bfj.sum(axis=1) ** 2 - (z_bfj**2).sum(axis=1)) / 2  # sum over f < g of z_f z_g
+    logit_b = logit_b + (pairs_bj * teacher["pair_scale_j"]).sum(axis=1)
+  if config.dense_variance:
+    dense_bm = normal(words(_DENSE, (DENSE_INPUTS,)))
+    folded = jnp.abs(jnp.matmul(dense_bm, teacher["dense_w"], precision="highest"))
+    terms_bj = (folded - np.sqrt(2 / np.pi)) / np.sqrt(1 - 2 / np.pi)
+    logit_b = logit_b + (terms_bj * teacher["dense_scale_j"]).sum(axis=1)
+  if config.score_variance:
+    ids.append(words(_SCORES, (SCORE_FIELDS,)) % SMALL_IDS)
+    logit_b = logit_b + (_score(teacher, ids[-1]) - teacher["score_mean"]) * teacher["score_scale"]
+  label_b = (uniform(words(_CLICK, (1,))[:, 0]) < jax.nn.sigmoid(logit_b)).astype(jnp.float32)
+  batch = Batch(dense_bm, jnp.concatenate(ids, axis=1).astype(jnp.int32), label_b, jnp.ones(size, jnp.float32))
+  return batch, Truth(logit_b, tail_b)

@@ -1,0 +1,63 @@
+"""What the planted click model's tail must give: closed forms for excess against examples and against rows.
+
+Excess is the mean KL from the true click probability, in nats; for small errors it is `c/2 * E (logit error)^2`, c = E p(1-p).
+With `tau = c * sigma^2` an id of probability p whose effect is learned by an ideal (Bayesian) learner from N examples keeps
+the share `1 / (1 + N p tau)` of its prior variance. Throughout, F fields with P(id >= k) = k^-(s-1).
+"""
+
+import math
+
+import numpy as np
+
+_EXACT_IDS = 2**20
+_LARGEST = 2**31  # ids from here on are fresh ones: never learned
+
+
+def beta_data(s: float) -> float:
+  """Exponent of excess against examples, (s-1)/s: ids up to p_k = 1/(N tau) are learned, k ~ N^(1/s), and mass k^-(s-1) is not."""
+  return (s - 1) / s
+
+
+def beta_rows(s: float) -> float:
+  """Exponent of excess against rows of a table at unlimited data, s-1, for the most frequent ids kept and for hashing."""
+  return s - 1
+
+
+def kappa(s: float) -> float:
+  """Hashing's constant over keeping the most frequent ids, for 1 < s < 2: 1.317 at s = 10/9, 1.647 at s = 1.25."""
+  if not 1 < s < 2:
+    raise ValueError(f"s={s}: kappa is known for 1 < s < 2")
+  return (s - 1) / s * math.gamma(2 - s) * math.gamma((s - 1) / s) ** s
+
+
+def _ids(s: float, below: float) -> tuple[np.ndarray, np.ndarray]:
+  """(number of ids, probability of each) of groups covering ids 1 .. below-1: single ids first, then 1,000 groups an octave."""
+  exact = np.arange(1, min(_EXACT_IDS, below) + 1, dtype=np.float64)
+  edges = exact
+  if below > _EXACT_IDS:
+    octaves = math.log2(below / _EXACT_IDS)
+    edges = np.concatenate([exact, _EXACT_IDS * 2 ** np.linspace(0, octaves, int(1000 * octaves) + 2)[1:]])
+  mass = -np.diff(edges ** -(s - 1))
+  count = np.diff(edges)
+  return count, mass / count
+
+
+def excess_ideal(num_examples: float, s: float, tau: float, num_fields: int, num_rows: int | None = None) -> float:
+  """Excess of the ideal learner after `num_examples`: `F/2 * sum_k p_k tau / (1 + N p_k tau)`.
+
+  Args:
+    num_examples: N.
+    s: Zipf exponent.
+    tau: c * sigma^2.
+    num_fields: F.
+    num_rows: rows of each table under `top`: ids from num_rows on share one row and stay unlearned; None: a row for every id.
+  """
+  own = _LARGEST if num_rows is None else min(num_rows, _LARGEST)
+  count, p = _ids(s, own)
+  learned = (count * p * tau / (1 + num_examples * p * tau)).sum()
+  return float(num_fields / 2 * (learned + tau * own ** -(s - 1)))
+
+
+def rows_floor(num_rows: int, s: float, tau: float, num_fields: int, rows_by: str = "top") -> float:
+  """Excess at unlimited data with `num_rows` rows a table: `F/2 tau V^-(s-1)`, times kappa(s) when ids are hashed (V large)."""
+  return num_fields / 2 * tau * num_rows ** -(s - 1) * (kappa(s) if rows_by == "hash" else 1.0)

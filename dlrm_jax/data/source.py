@@ -1,0 +1,95 @@
+"""`Source`: where the examples of a run come from. Planted data and prepared data sets look the same to the loop."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Protocol
+
+from dlrm_jax.batch import Batch
+from dlrm_jax.config import RunConfig
+from dlrm_jax.data import pipeline
+from dlrm_jax.data.planted import Planted, Truth
+from dlrm_jax.flags import UserError
+
+
+class Source(Protocol):
+  """A stream of training examples and a fixed set of evaluation examples.
+
+  Attributes:
+    name: for people; "planted" or the data set's name.
+    digest: stands for the content of a prepared data set; "" for planted data, whose config says it all.
+    num_dense: dense inputs M.
+    field_names, cardinalities: the categorical features and how many ids each has (None: without end).
+    base_rate: click rate of the training examples.
+  """
+
+  @property
+  def name(self) -> str: ...
+  @property
+  def digest(self) -> str: ...
+  @property
+  def num_dense(self) -> int: ...
+  @property
+  def field_names(self) -> tuple[str, ...]: ...
+  @property
+  def cardinalities(self) -> tuple[int | None, ...]: ...
+  @property
+  def base_rate(self) -> float: ...
+
+  def train_batches(self, seed: int, batch_size: int, num_examples: int, start: int = 0) -> Iterator[Batch]:
+    """Batches of training examples `start .. num_examples-1`, in order."""
+    ...
+
+  def eval_batches(self, batch_size: int, num_examples: int) -> Iterator[tuple[Batch, Truth | None]]:
+    """The first `num_examples` evaluation examples (fewer where the held-out split has fewer), with the truth where it is known."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedSource:
+  """A directory written by `dlrm_jax.data.prepare`, read in file order; `seed` does not change the order."""
+
+  dataset: pipeline.Dataset
+
+  @property
+  def name(self) -> str:
+    return self.dataset.name
+
+  @property
+  def digest(self) -> str:
+    return self.dataset.digest
+
+  @property
+  def num_dense(self) -> int:
+    return len(self.dataset.dense)
+
+  @property
+  def field_names(self) -> tuple[str, ...]:
+    return self.dataset.categorical
+
+  @property
+  def cardinalities(self) -> tuple[int | None, ...]:
+    return self.dataset.cardinalities
+
+  @property
+  def base_rate(self) -> float:
+    return self.dataset.train_base_rate
+
+  def train_batches(self, seed: int, batch_size: int, num_examples: int, start: int = 0) -> Iterator[Batch]:
+    del seed
+    return pipeline.batches(self.dataset, "train", batch_size, num_examples - start, start)
+
+  def eval_batches(self, batch_size: int, num_examples: int) -> Iterator[tuple[Batch, Truth | None]]:
+    for batch in pipeline.batches(self.dataset, "eval", batch_size, min(num_examples, self.dataset.eval_rows)):
+      yield batch, None
+
+
+def open_source(config: RunConfig) -> Source:
+  """The source that `config.data` names. Raises UserError for a missing or broken data set, or too many examples asked of it."""
+  if config.data == "planted":
+    return Planted(config.planted)
+  dataset = pipeline.open_dataset(config.data)
+  if config.train.num_examples > dataset.train_rows:
+    raise UserError(f"--num_examples={config.train.num_examples}: {config.data} has {dataset.train_rows} training rows (one pass)")
+  if dataset.eval_rows == 0:
+    raise UserError(f"--data={config.data}: no rows are held out; prepare it with --eval_rows or --eval_fraction")
+  return PreparedSource(dataset)

@@ -1,0 +1,1 @@
+"""The embedding engine: tables outside nnx and optax, gradients at the gathered rows, sparse updates."""

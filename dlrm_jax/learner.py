@@ -1,0 +1,73 @@
+"""`Learner`: what the loop trains. The DLRM, or the exact per-id estimator that judges it on planted data."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array
+
+from dlrm_jax import per_id
+from dlrm_jax.batch import Batch
+from dlrm_jax.config import RunConfig
+from dlrm_jax.data.source import Source
+from dlrm_jax.embedding.tables import make_layout
+from dlrm_jax.flops import cost
+from dlrm_jax.state import Progress
+from dlrm_jax.step import compile_programs
+
+
+@dataclasses.dataclass(frozen=True)
+class Learner:
+  """A state and the compiled functions on it.
+
+  Attributes:
+    state: before the first step.
+    train: (state, batch) -> state; the old state's buffers are given up.
+    predict: (state, batch) -> logits [B].
+    read_progress: state -> (state with counters at 0, mean training log loss since the last reading, first bad step or -1).
+    facts: params, FLOPs and bytes for the record.
+  """
+
+  state: Any
+  train: Callable[[Any, Batch], Any]
+  predict: Callable[[Any, Batch], Array]
+  read_progress: Callable[[Any], tuple[Any, float, int]]
+  facts: dict[str, Any]
+
+
+def make_learner(config: RunConfig, source: Source) -> Learner:
+  """The learner that the config names, compiled for its batch size."""
+  return _per_id(config, source) if config.train.learner == "per_id" else _dlrm(config, source)
+
+
+def _dlrm(config: RunConfig, source: Source) -> Learner:
+  layout = make_layout(config.model, source.field_names, source.cardinalities)
+  counted = cost(config.model, config.train, layout, source.num_dense)
+  programs = compile_programs(config, layout, source.num_dense)
+  facts = dataclasses.asdict(counted) | {
+    "flops_total": counted.flops_per_example["total"] * config.train.num_examples,
+    "flops_per_example_xla": programs.xla_flops / config.train.batch_size,
+    "tables": [dataclasses.asdict(t) for t in layout.tables],
+  }
+
+  def read_progress(state: Any) -> tuple[Any, float, int]:
+    progress = state.progress
+    loss = float(progress.loss_sum) / max(float(progress.weight_sum), 1.0)
+    return (
+      dataclasses.replace(state, progress=dataclasses.replace(Progress.zero(), bad_step=progress.bad_step)),
+      loss,
+      int(progress.bad_step),
+    )
+
+  return Learner(programs.init(np.uint32(config.train.seed)), programs.train, programs.predict, read_progress, facts)
+
+
+def _per_id(config: RunConfig, source: Source) -> Learner:
+  bias = config.planted.bias
+  state = per_id.init(len(source.field_names), config.planted.tail_sigma)
+  train = functools.partial(per_id.update, bias=bias)
+  predict = functools.partial(per_id.predict, bias=bias)
+  facts: dict[str, Any] = {"params": None, "flops_per_example": None, "bytes": None, "flops_total": None, "tables": []}
+  return Learner(state, train, predict, lambda state: (state, np.nan, -1), facts)

@@ -1,0 +1,132 @@
+"""One run, read top to bottom: one pass over the examples, evaluations on the way, a record at the end.
+
+Called by `train` (one run) and by `sweeps.run` (many).
+"""
+
+import dataclasses
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlrm_jax import hardware, metrics, record
+from dlrm_jax.batch import Batch
+from dlrm_jax.config import RunConfig, config_id
+from dlrm_jax.data import planted_theory
+from dlrm_jax.data.planted import Planted, Truth
+from dlrm_jax.data.source import Source, open_source
+from dlrm_jax.learner import Learner, make_learner
+from dlrm_jax.progress import Reporter
+
+_CHECK_EVERY = 512  # steps between looks at the loss when no evaluation is due
+
+
+def eval_points(num_examples: int, batch_size: int, first: int, per_octave: int) -> list[int]:
+  """Example counts to evaluate at: log-spaced from `first`, whole batches, the last one `num_examples`."""
+  points, k = set(), 0
+  while (wanted := first * 2 ** (k / per_octave)) < num_examples:
+    points.add(min(math.ceil(round(wanted) / batch_size) * batch_size, num_examples))
+    k += 1
+  return sorted(points | {num_examples})
+
+
+def evaluate(learner: Learner, state: Any, batches: list[tuple[Batch, Truth | None]], source: Source) -> metrics.Metrics:
+  """Metrics over the evaluation batches; `excess_tail` only where the tail is not all there is to learn."""
+  logit = np.concatenate([np.asarray(learner.predict(state, batch)) for batch, _ in batches])
+  keep = np.concatenate([np.asarray(batch.weight_b) for batch, _ in batches]) > 0
+  label = np.concatenate([np.asarray(batch.label_b) for batch, _ in batches])[keep]
+  if not isinstance(source, Planted):
+    return metrics.evaluate(logit[keep], label, source.base_rate)
+  truths = [truth for _, truth in batches if truth is not None]
+  true_logit, tail = (np.concatenate([np.asarray(getattr(t, name)) for t in truths])[keep] for name in ("logit_b", "tail_b"))
+  tail_only = not source.small_fields and not source.num_dense
+  return metrics.evaluate(logit[keep], label, source.base_rate, true_logit, None if tail_only else tail)
+
+
+def theory(config: RunConfig, source: Source) -> dict[str, float | None] | None:
+  """What the planted tail must give, for the record; None on real data."""
+  if not isinstance(source, Planted):
+    return None
+  s, fields = config.planted.zipf_s, config.planted.tail_fields
+  hashed_beyond = config.model.rows_by == "hash" and s >= 2  # kappa is not known there
+  floor = None if hashed_beyond else planted_theory.rows_floor(config.model.num_rows, s, source.tau, fields, config.model.rows_by)
+  return {"s": s, "beta_data": planted_theory.beta_data(s), "beta_rows": planted_theory.beta_rows(s), "rows_floor": floor}
+
+
+def _ideal(config: RunConfig, source: Source, examples: int) -> float | None:
+  if not isinstance(source, Planted):
+    return None
+  rows = config.model.num_rows if config.train.learner == "dlrm" else None
+  if rows is not None and config.model.rows_by == "hash":
+    return None  # the closed form knows tables that keep the most frequent ids
+  return planted_theory.excess_ideal(examples, config.planted.zipf_s, source.tau, config.planted.tail_fields, rows)
+
+
+def train(config: RunConfig, directory: str | Path, source: Source | None = None, quiet: bool = False) -> dict[str, Any]:
+  """Trains one configuration and writes `curve.jsonl` (as it goes) and `record.json` (whole, at the end) into `directory`.
+
+  A loss that is not finite ends the run: the record then says status "diverged" with the step. Returns the record.
+  Raises UserError for bad input, before anything is written.
+  """
+  source = source or open_source(config)
+  settings, directory = config.train, Path(directory)
+  evals = [(jax.tree.map(jnp.asarray, b), t) for b, t in source.eval_batches(settings.batch_size, settings.eval_examples)]
+  learner = make_learner(config, source)
+  directory.mkdir(parents=True, exist_ok=True)
+  points = eval_points(settings.num_examples, settings.batch_size, settings.first_eval, settings.evals_per_octave)
+  state, examples, bad_step, training_s = learner.state, 0, -1, 0.0
+  rows: list[dict[str, Any]] = []
+  started = resumed = time.perf_counter()
+  with open(directory / "curve.jsonl", "w") as curve, Reporter(settings.num_examples, quiet) as reporter:
+    batches = source.train_batches(settings.seed, settings.batch_size, settings.num_examples)
+    for step, batch in enumerate(batches):
+      state = learner.train(state, batch)
+      examples = min(examples + settings.batch_size, settings.num_examples)
+      due = examples == points[len(rows)]
+      if not due and (step + 1) % _CHECK_EVERY:
+        continue
+      state, train_loss, bad_step = learner.read_progress(state)
+      reporter.update(examples, train_loss)
+      if bad_step >= 0:
+        break
+      if due:
+        jax.block_until_ready(state)
+        training_s += time.perf_counter() - resumed
+        measured = evaluate(learner, state, evals, source)
+        row = {"examples": examples, **dataclasses.asdict(measured), "excess_ideal": _ideal(config, source, examples)}
+        rows.append(row | {"wall_s": time.perf_counter() - started})
+        curve.write(record.dumps(rows[-1], indent=None) + "\n")
+        curve.flush()
+        resumed = time.perf_counter()
+  last = rows[-1] if rows else {f.name: None for f in dataclasses.fields(metrics.Metrics)}
+  status = {"status": "done"} if bad_step < 0 else {"status": "diverged", "diverged_metric": "train log_loss", "diverged_step": bad_step}
+  out = hardware.header() | status | learner.facts
+  out |= {
+    "config_id": config_id(config, source.digest),
+    "config": describe(config, source),
+    "examples": examples,
+    "base_rate": source.base_rate,
+    **{f.name: last[f.name] for f in dataclasses.fields(metrics.Metrics)},
+    "wall_s": time.perf_counter() - started,
+    "training_s": training_s,
+    "examples_per_s": examples / training_s if training_s else math.nan,
+    "theory": theory(config, source),
+  }
+  record.write_json(directory / "record.json", out)
+  return out
+
+
+def describe(config: RunConfig, source: Source) -> dict[str, Any]:
+  """The config as the record keeps it: without where things lie, and without planted settings on real data."""
+  planted = isinstance(source, Planted)
+  return {
+    "model": dataclasses.asdict(config.model),
+    "train": dataclasses.asdict(config.train),
+    "planted": dataclasses.asdict(config.planted) if planted else None,
+    "data": source.name,
+    "data_digest": source.digest,
+  }

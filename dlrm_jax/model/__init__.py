@@ -1,0 +1,1 @@
+"""The dense part of DLRM, in flax.nnx."""

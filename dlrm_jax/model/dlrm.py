@@ -1,0 +1,57 @@
+"""The DLRM click model (Naumov et al. 2019, arXiv 1906.00091): everything but the tables."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from dlrm_jax.config import ModelConfig
+from dlrm_jax.model.interaction import dot_interaction
+from dlrm_jax.model.mlp import Mlp
+
+
+def overarch_width_in(model: ModelConfig, num_dense: int, num_features: int) -> int:
+  """Inputs of the overarch: the dense vector, the dots of all vectors, the gathered rows, as `overarch_inputs` says."""
+  inputs, vectors = model.overarch_inputs, num_features + (num_dense > 0)
+  width = model.embed_dim if "dense" in inputs and num_dense else 0
+  width += vectors * (vectors - 1) // 2 if "dots" in inputs else 0
+  return width + (num_features * model.embed_dim if "rows" in inputs else 0)
+
+
+class Dlrm(nnx.Module):
+  """Bottom MLP over dense inputs (none where there are none), interactions, overarch, one logit.
+
+  Args:
+    model: the configuration.
+    num_dense: M.
+    num_features: F, categorical.
+    rngs: for the initial weights.
+  """
+
+  def __init__(self, model: ModelConfig, num_dense: int, num_features: int, *, rngs: nnx.Rngs):
+    self.inputs = model.overarch_inputs
+    self.dtype = jnp.dtype(model.compute_dtype)
+    widths = model.bottom_widths(num_dense)
+    self.bottom = Mlp(num_dense, widths, final_relu=True, dtype=model.compute_dtype, rngs=rngs) if widths else None
+    width = overarch_width_in(model, num_dense, num_features)
+    self.overarch = Mlp(width, model.overarch, final_relu=False, dtype=model.compute_dtype, rngs=rngs)
+
+  def __call__(self, dense_bm: Float[Array, "B M"], embedded: dict[str, Float[Array, "B F _"]]) -> Float[Array, " B"]:
+    """Logits, float32.
+
+    Args:
+      dense_bm: dense inputs.
+      embedded: what `lookup` returned: "rows" [B, F, D] and, if the model reads it, "first_order" [B, F, 1].
+    """
+    rows_bfd = embedded["rows"].astype(self.dtype)
+    vectors_bfd, parts = rows_bfd, []
+    if self.bottom is not None:
+      hidden_bd = self.bottom(dense_bm)
+      vectors_bfd = jnp.concatenate([hidden_bd[:, None], rows_bfd], axis=1)
+      if "dense" in self.inputs:
+        parts.append(hidden_bd)
+    if "dots" in self.inputs:
+      parts.append(dot_interaction(vectors_bfd))
+    if "rows" in self.inputs:
+      parts.append(rows_bfd.reshape(rows_bfd.shape[0], -1))
+    logit_b = self.overarch(jnp.concatenate(parts, axis=1))[:, 0].astype(jnp.float32)
+    return logit_b + embedded["first_order"][..., 0].sum(axis=1) if "first_order" in self.inputs else logit_b

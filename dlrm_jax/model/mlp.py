@@ -1,0 +1,36 @@
+"""Multilayer perceptrons: the bottom MLP and the overarch."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+
+class Mlp(nnx.Module):
+  """Linear layers with ReLU between them; `final_relu` adds one after the last.
+
+  Weights are Glorot normal, biases normal with deviation sqrt(1/width), as in facebookresearch/dlrm.
+  """
+
+  def __init__(self, num_inputs: int, widths: tuple[int, ...], *, final_relu: bool, dtype: str, rngs: nnx.Rngs):
+    sizes = (num_inputs, *widths)
+    self.layers = nnx.List(
+      nnx.Linear(
+        fan_in,
+        fan_out,
+        dtype=jnp.dtype(dtype),
+        param_dtype=jnp.float32,
+        kernel_init=nnx.initializers.glorot_normal(),
+        bias_init=nnx.initializers.normal(fan_out**-0.5),
+        rngs=rngs,
+      )
+      for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True)
+    )
+    self.final_relu = final_relu
+
+  def __call__(self, x: Float[Array, "B inputs"]) -> Float[Array, "B outputs"]:
+    for i, layer in enumerate(self.layers):
+      x = layer(x)
+      if self.final_relu or i + 1 < len(self.layers):
+        x = jax.nn.relu(x)
+    return x

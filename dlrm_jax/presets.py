@@ -1,0 +1,20 @@
+"""Named starting points for `--preset`; every other flag overrides."""
+
+from dlrm_jax.config import ModelConfig, RunConfig, TrainConfig
+
+DLRM_INPUTS = ("dense", "dots")
+
+PRESETS: dict[str, RunConfig] = {
+  # A small model that learns planted data and MovieLens-sized click logs well in one pass.
+  "small": RunConfig(),
+  # Tests and smoke runs: seconds on one core.
+  "tiny": RunConfig(
+    model=ModelConfig(embed_dim=4, num_rows=1000, overarch=(16, 1)),
+    train=TrainConfig(num_examples=16_384, batch_size=256, eval_examples=4096, first_eval=1024),
+  ),
+  # facebookresearch/dlrm, bench/dlrm_s_criteo_kaggle.sh: D=16, bottom 13-512-256-64-16, top 512-256-1, batch 128, lr 0.1.
+  "criteo_kaggle": RunConfig(
+    model=ModelConfig(embed_dim=16, num_rows=10_131_227, bottom=(512, 256, 64, 16), overarch=(512, 256, 1), overarch_inputs=DLRM_INPUTS),
+    train=TrainConfig(num_examples=39_291_954, batch_size=128, eval_examples=6_548_663, dense_lr=0.1, table_lr=0.1, dense_optimizer="sgd"),
+  ),
+}

@@ -1,0 +1,28 @@
+"""Trains one model and writes record.json and curve.jsonl.
+
+python -m dlrm_jax.train --data=planted --workdir=runs/one
+python -m dlrm_jax.train --data=DIR --workdir=runs/two --num_examples=900000
+"""
+
+from pathlib import Path
+
+from dlrm_jax import flags, hardware, loop
+from dlrm_jax.config import RunConfig
+from dlrm_jax.presets import PRESETS
+
+
+def main(config: RunConfig) -> None:
+  """Checks, trains, prints one line of results."""
+  flags.check(bool(config.workdir), config, "workdir", "a directory for record.json and curve.jsonl")
+  if (Path(config.workdir) / "record.json").exists():
+    raise flags.UserError(f"--workdir={config.workdir}: holds a finished run (record.json); choose another directory")
+  hardware.select_platform()
+  out = loop.train(config, config.workdir)
+  if out["status"] == "diverged":
+    raise flags.UserError(f"{out['diverged_metric']} was not finite at step {out['diverged_step']}; see {config.workdir}/record.json")
+  known = {name: out[name] for name in ("log_loss", "ne", "roc_auc", "calibration", "excess") if out[name] is not None}
+  print("  ".join(f"{name}={value:.5f}" for name, value in known.items()), f" examples/s={out['examples_per_s']:,.0f}")
+
+
+if __name__ == "__main__":
+  flags.run(main, RunConfig, PRESETS)

@@ -1,0 +1,1 @@
+"""Sweeps over every scaling axis: from flags to one record per run."""

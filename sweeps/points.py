@@ -1,0 +1,97 @@
+"""From sweep flags to the list of runs: `SweepConfig` and its points. Shared by plan and run."""
+
+import dataclasses
+from typing import Any
+
+from dlrm_jax import flags
+from dlrm_jax.config import RunConfig, config_id
+from dlrm_jax.data.planted import Planted
+from dlrm_jax.data.source import Source, open_source
+from dlrm_jax.embedding.tables import make_layout
+from sweeps.axes import AXES, default_sizes, scaled
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepConfig:
+  """A base run and the axes to vary it along, one at a time."""
+
+  axes: tuple[str, ...] = flags.option(("data", "rows", "dim", "overarch", "mlp"), "axes to sweep", AXES)
+  sizes_rows: tuple[float, ...] = flags.option((), "rows a table to run; none: the base over 256, 64, 16, 4, 1")
+  sizes_dim: tuple[float, ...] = flags.option((), "embedding dims to run; none: the base times 1/8, 1/4, 1/2, 1, 2")
+  sizes_overarch: tuple[float, ...] = flags.option((), "factors on the overarch's hidden widths; none: 1/8, 1/4, 1/2, 1, 2")
+  sizes_mlp: tuple[float, ...] = flags.option((), "factors on the bottom MLP's hidden widths; none: 1/8, 1/4, 1/2, 1, 2")
+  axis_examples: int = flags.option(0, "examples of the runs on model axes; 0: as many as --num_examples")
+  seeds: int = flags.option(1, "runs of every configuration, with seeds --seed, --seed + 1, ...")
+  zipf_s_values: tuple[float, ...] = flags.option((), "planted data: sweep once for each Zipf exponent; none: --planted_zipf_s alone")
+  judge: bool = flags.option(False, "planted tail data: also run the exact per-id estimator on the data axis")
+  launcher: str = flags.option("inline", "where runs execute: one after the other in this process", ("inline",))
+  run: RunConfig = RunConfig()
+
+  def __post_init__(self):
+    flags.check_choices(self)
+    flags.check(len(self.axes) > 0, self, "axes", f"some of {', '.join(AXES)}")
+    flags.check(self.seeds >= 1, self, "seeds", "at least 1")
+    flags.check(self.axis_examples >= 0, self, "axis_examples", "at least 0")
+    flags.check(all(1 < s <= 3 for s in self.zipf_s_values), self, "zipf_s_values", "numbers above 1, at most 3")
+    planted = self.run.data == "planted"
+    flags.check(planted or not self.zipf_s_values, self, "zipf_s_values", "left out unless --data=planted")
+    flags.check(planted or not self.judge, self, "judge", "left out unless --data=planted")
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+  """One place in a sweep. The base run is a point of several axes; it has one config_id and is run once.
+
+  Attributes:
+    workload: the data, for people: "s=1.111" or a data set's name.
+    axis, size: where along which axis.
+    seed, learner: as in the run's config.
+    config_id: names the run's directory and record.
+    config: the run.
+  """
+
+  workload: str
+  axis: str
+  size: float
+  seed: int
+  learner: str
+  config_id: str
+  config: RunConfig
+
+  def describe(self) -> dict[str, Any]:
+    """What sweep.json keeps of a point."""
+    return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "config"}
+
+
+def expand(sweep: SweepConfig) -> list[tuple[Point, Source]]:
+  """Every point of a sweep with its source, each checked to be possible. Raises UserError before anything has run."""
+  out = []
+  for base in _workloads(sweep):
+    source = open_source(base)
+    name = f"s={base.planted.zipf_s:.4g}" if isinstance(source, Planted) else source.name
+    for seed in range(base.train.seed, base.train.seed + sweep.seeds):
+      seeded = _with_train(base, seed=seed)
+      for axis in sweep.axes:
+        center = seeded if axis == "data" or not sweep.axis_examples else _with_train(seeded, num_examples=sweep.axis_examples)
+        for size in getattr(sweep, f"sizes_{axis}", ()) or default_sizes(center, axis):
+          config = scaled(center, axis, size, source.num_dense)
+          make_layout(config.model, source.field_names, source.cardinalities)
+          config.model.bottom_widths(source.num_dense)
+          out.append((_point(name, axis, size, config, source), source))
+          if axis == "data" and sweep.judge:
+            out.append((_point(name, axis, size, _with_train(config, learner="per_id"), source), source))
+  return out
+
+
+def _workloads(sweep: SweepConfig) -> list[RunConfig]:
+  if not sweep.zipf_s_values:
+    return [sweep.run]
+  return [dataclasses.replace(sweep.run, planted=dataclasses.replace(sweep.run.planted, zipf_s=s)) for s in sweep.zipf_s_values]
+
+
+def _with_train(config: RunConfig, **changes: Any) -> RunConfig:
+  return dataclasses.replace(config, train=dataclasses.replace(config.train, **changes))
+
+
+def _point(workload: str, axis: str, size: float, config: RunConfig, source: Source) -> Point:
+  return Point(workload, axis, size, config.train.seed, config.train.learner, config_id(config, source.digest), config)

@@ -1,0 +1,26 @@
+"""Named sweeps for `--preset`; every other flag overrides."""
+
+from dlrm_jax.config import ModelConfig, RunConfig, TrainConfig
+from dlrm_jax.presets import PRESETS as RUN_PRESETS
+from sweeps.points import SweepConfig
+
+# The study of `make demo`: data exponents (s-1)/s of two planted workloads beside the exact estimator, and a rows axis that saturates.
+_QUICK = SweepConfig(
+  axes=("data", "rows"),
+  sizes_rows=(30, 100, 300, 1000, 3000),
+  axis_examples=2**19,
+  seeds=2,
+  zipf_s_values=(10 / 9, 1.25),
+  judge=True,
+  run=RunConfig(
+    model=ModelConfig(embed_dim=4, num_rows=2**20, overarch=(32, 1)),
+    train=TrainConfig(num_examples=2**22, table_lr=0.2),
+  ),
+)
+
+_TINY = SweepConfig(run=RUN_PRESETS["tiny"], axis_examples=8192)
+
+PRESETS: dict[str, SweepConfig] = {
+  "quick": _QUICK,
+  "tiny": _TINY,
+} | {name: SweepConfig(run=run) for name, run in RUN_PRESETS.items() if name != "tiny"}

@@ -1,0 +1,105 @@
+"""The dense part: by hand, against numpy, and its FLOPs against XLA's count."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from dlrm_jax.config import ModelConfig, RunConfig, TrainConfig
+from dlrm_jax.embedding.tables import make_layout
+from dlrm_jax.flags import UserError
+from dlrm_jax.flops import cost
+from dlrm_jax.model.dlrm import Dlrm, overarch_width_in
+from dlrm_jax.model.interaction import dot_interaction
+from dlrm_jax.step import compile_programs
+
+DLRM = ("dense", "dots")
+
+
+def test_interaction_by_hand():
+  vectors = jnp.array([[[1.0, 2.0], [3.0, 4.0], [-1.0, 0.5]]])
+  np.testing.assert_allclose(dot_interaction(vectors), [[11.0, 0.0, -1.0]])  # (0,1), (0,2), (1,2)
+
+
+def numpy_dlrm(model: Dlrm, dense: np.ndarray, rows: np.ndarray, first_order: np.ndarray, inputs: tuple[str, ...]) -> np.ndarray:
+  """The model written out once more, with loops."""
+
+  def mlp(layers: nnx.List, x: np.ndarray, final_relu: bool) -> np.ndarray:
+    for i, layer in enumerate(layers):
+      x = x @ np.asarray(layer.kernel[...], np.float64) + np.asarray(layer.bias[...], np.float64)
+      x = np.maximum(x, 0) if final_relu or i + 1 < len(layers) else x
+    return x
+
+  out = []
+  for b in range(len(rows)):
+    vectors = list(rows[b])
+    hidden = mlp(model.bottom.layers, dense[b], True) if model.bottom is not None else None
+    vectors = [hidden, *vectors] if hidden is not None else vectors
+    parts = [hidden] if hidden is not None and "dense" in inputs else []
+    if "dots" in inputs:
+      parts.append([vectors[f] @ vectors[g] for f in range(len(vectors)) for g in range(f + 1, len(vectors))])
+    if "rows" in inputs:
+      parts.append(rows[b].ravel())
+    logit = mlp(model.overarch.layers, np.concatenate(parts), False)[0]
+    out.append(logit + first_order[b].sum() if "first_order" in inputs else logit)
+  return np.array(out)
+
+
+@pytest.mark.parametrize("num_dense", [0, 5])
+@pytest.mark.parametrize("inputs", [DLRM, ("dense", "dots", "rows", "first_order"), ("rows",)])
+def test_forward_equals_numpy(num_dense: int, inputs: tuple[str, ...]):
+  config = ModelConfig(embed_dim=4, bottom=(7, 4) if num_dense else None, overarch=(6, 5, 1), overarch_inputs=inputs)
+  model = Dlrm(config, num_dense, 3, rngs=nnx.Rngs(0))
+  rng = np.random.default_rng(1)
+  dense, rows, first = rng.normal(size=(8, num_dense)), rng.normal(size=(8, 3, 4)), rng.normal(size=(8, 3, 1))
+  embedded = {"rows": jnp.asarray(rows, jnp.float32), "first_order": jnp.asarray(first, jnp.float32)}
+  with jax.default_matmul_precision("highest"):
+    got = model(jnp.asarray(dense, jnp.float32), embedded)
+  np.testing.assert_allclose(got, numpy_dlrm(model, dense, rows, first, inputs), rtol=2e-5, atol=1e-5)
+  assert model.overarch.layers[0].kernel[...].shape[0] == overarch_width_in(config, num_dense, 3)
+
+
+def test_bottom_without_dense_inputs_is_refused():
+  with pytest.raises(UserError, match="--bottom=8,4: the data has no dense inputs"):
+    ModelConfig(embed_dim=4, bottom=(8, 4)).bottom_widths(0)
+
+
+W1 = ModelConfig(embed_dim=16, num_rows=1000, bottom=(512, 256, 64, 16), overarch=(512, 256, 1), overarch_inputs=DLRM)
+W2 = ModelConfig(embed_dim=64, num_rows=1000, bottom=(512, 256, 64, 64), overarch=(512, 256, 1), overarch_inputs=DLRM)
+MLPERF_V1 = ModelConfig(embed_dim=128, num_rows=1000, bottom=(512, 256, 128), overarch=(1024, 1024, 512, 256, 1), overarch_inputs=DLRM)
+
+
+@pytest.mark.parametrize("model", [W1, W2, MLPERF_V1], ids=["W1", "W2", "mlperf_v1"])
+def test_flops_are_within_half_a_percent_of_xla(model: ModelConfig):
+  """The whole compiled step: lookup, forward, backward, both optimisers."""
+  config = RunConfig(model=model, train=TrainConfig(batch_size=2048))
+  layout = make_layout(model, tuple(f"c{i}" for i in range(26)), (1000,) * 26)
+  counted = cost(model, config.train, layout, num_dense=13)
+  xla = compile_programs(config, layout, num_dense=13).xla_flops / 2048
+  assert counted.flops_per_example["total"] == pytest.approx(xla, rel=0.005)
+
+
+def test_costs_of_w1_by_hand():
+  layout = make_layout(W1, tuple(f"c{i}" for i in range(26)), (1000,) * 26)
+  counted = cost(W1, TrainConfig(), layout, num_dense=13)
+  bottom, overarch = 13 * 512 + 512 * 256 + 256 * 64 + 64 * 16, (351 + 16) * 512 + 512 * 256 + 256
+  assert counted.flops_per_example == {
+    "bottom": 6 * bottom,
+    "interaction": 6 * 27 * 27 * 16,
+    "overarch": 6 * overarch,
+    "total": 6 * (bottom + 27 * 27 * 16 + overarch),
+  }
+  dense = bottom + 512 + 256 + 64 + 16 + overarch + 512 + 256 + 1
+  assert counted.params == {"embedding": 26 * 1000 * 16, "dense": dense, "total": 26 * 1000 * 16 + dense}
+  assert counted.bytes["embedding_slots"] == 4 * 26 * 1000 * 2  # one accumulator and the election scratch a row
+  assert counted.bytes["tables_moved_per_example"] == 4 * 26 * (3 * 16 + 2)
+
+
+def test_params_counted_are_params_made():
+  model = ModelConfig(embed_dim=4, num_rows=10, overarch=(6, 1), overarch_inputs=("dense", "dots", "rows", "first_order"))
+  layout = make_layout(model, ("a", "b"), (10, 7))
+  state = compile_programs(RunConfig(model=model), layout, num_dense=3).init(np.uint32(0))
+  counted = cost(model, TrainConfig(), layout, num_dense=3)
+  assert sum(x.size for x in jax.tree.leaves(state.dense)) == counted.params["dense"]
+  assert sum(stack.rows_vd.size for stack in state.tables.stacks.values()) == counted.params["embedding"] == 17 * 5
