@@ -69,7 +69,7 @@ class ModelConfig:
 class TrainConfig:
   """One online pass. The learning rates know no horizon (Adagrad), so one pass gives the whole data curve."""
 
-  num_examples: int = option(1_000_000, "training examples seen, at most one pass over the data")
+  num_examples: int = option(1_000_000, "training examples; of a data set with fewer, all it has (one pass)")
   batch_size: int = option(1024, "examples per step")
   seed: int = option(0, "initial weights and, on planted data, which examples are drawn")
   learner: str = option("dlrm", "the model, or the exact per-id Bayesian estimator (planted tail data only)", ("dlrm", "per_id"))

@@ -1,7 +1,7 @@
 """FLOPs and bytes of a model from its structure, by group. No device is touched.
 
-Convention: a multiply-add is 2 FLOPs; forward + backward is 3x forward (each product has two of its size in the backward pass);
-the whole Gram matrix of the interaction is counted; lookups count 0.
+Convention: a multiply-add is 2 FLOPs. A layer's product has two of its size in the backward pass (3x forward); the whole Gram
+matrix of the interaction is counted, and has one in the backward pass, since its gradient is symmetric (2x). Lookups count 0.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from dlrm_jax.config import ModelConfig, TrainConfig
 from dlrm_jax.embedding.tables import OPTIMIZER_SLOTS, Layout
 from dlrm_jax.model.dlrm import overarch_width_in
 
-TRAIN_OVER_FORWARD = 3
+TRAIN_OVER_FORWARD = {"bottom": 3, "interaction": 2, "overarch": 3}
 FLOAT_BYTES = 4
 _DENSE_SLOTS = {"sgd": 0, "adagrad": 1, "adam": 2}  # values an optax optimiser keeps per parameter
 
@@ -52,7 +52,7 @@ def cost(model: ModelConfig, train: TrainConfig, layout: Layout, num_dense: int)
     "interaction": 2 * vectors**2 * model.embed_dim if "dots" in model.overarch_inputs else 0,
     "overarch": mlp_flops(overarch_in, model.overarch),
   }
-  flops = {group: TRAIN_OVER_FORWARD * n for group, n in forward.items()}
+  flops = {group: TRAIN_OVER_FORWARD[group] * n for group, n in forward.items()}
   dense = (mlp_params(num_dense, bottom) if bottom else 0) + mlp_params(overarch_in, model.overarch)
   row_values = sum(layout.dims.values())
   slot_values = sum(

@@ -18,7 +18,7 @@ from dlrm_jax.batch import Batch
 from dlrm_jax.config import RunConfig, config_id
 from dlrm_jax.data import planted_theory
 from dlrm_jax.data.planted import Planted, Truth
-from dlrm_jax.data.source import Source, open_source
+from dlrm_jax.data.source import Source, one_pass, open_source
 from dlrm_jax.learner import Learner, make_learner
 from dlrm_jax.progress import Reporter
 
@@ -73,6 +73,7 @@ def train(config: RunConfig, directory: str | Path, source: Source | None = None
   Raises UserError for bad input, before anything is written.
   """
   source = source or open_source(config)
+  config = one_pass(config, source)
   settings, directory = config.train, Path(directory)
   evals = [(jax.tree.map(jnp.asarray, b), t) for b, t in source.eval_batches(settings.batch_size, settings.eval_examples)]
   learner = make_learner(config, source)

@@ -32,7 +32,8 @@ def scaled(base: RunConfig, axis: str, size: float, num_dense: int) -> RunConfig
   elif axis == "mlp":
     if num_dense == 0:
       raise UserError("--axes=mlp: the data has no dense inputs, so there is no bottom MLP to scale")
-    model = dataclasses.replace(model, bottom=_widen(axis, model.bottom_widths(num_dense), size))
+    if size != 1:  # at 1 the base stays as it is written, so that it is one run on every axis
+      model = dataclasses.replace(model, bottom=_widen(axis, model.bottom_widths(num_dense), size))
   else:
     raise UserError(f"--axes={axis}: must be among {', '.join(AXES)}")
   return dataclasses.replace(base, model=model, train=train)

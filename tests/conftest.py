@@ -1,5 +1,6 @@
-"""Shared by all tests: CPU only, full matrix precision where results are compared."""
+"""Shared by all tests: CPU only, and programs compiled with less effort, since tests compile much and run little."""
 
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "")

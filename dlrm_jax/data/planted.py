@@ -64,6 +64,10 @@ class Planted:
     return self.moments[0]
 
   @property
+  def max_examples(self) -> int | None:
+    return None  # without end
+
+  @property
   def tau(self) -> float:
     """c * sigma^2, the scale of `planted_theory`."""
     return self.moments[1] * self.config.tail_sigma**2
@@ -88,7 +92,7 @@ class Planted:
     return (None,) * self.config.tail_fields + (SMALL_IDS,) * len(self.small_fields)
 
   @functools.cached_property
-  def _teacher(self) -> dict[str, Array]:
+  def _teacher(self) -> dict[str, np.ndarray]:
     return _teacher(self.config)
 
   @functools.cached_property
@@ -129,12 +133,10 @@ def _slice(tree: tuple[Batch, Truth], start: ArrayLike, size: int) -> tuple[Batc
   return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), tree)
 
 
-def _orthonormal(key: Array, size: int, count: int, centred: bool) -> Float[Array, "size count"]:
+def _orthonormal(random: np.random.RandomState, size: int, count: int, centred: bool) -> Float[np.ndarray, "size count"]:
   """`count` random vectors over `size` points, orthonormal under the uniform mean (and of mean 0 if `centred`)."""
-  z = jax.random.normal(key, (size, count))
-  if centred:
-    z = z - z.mean(axis=0)
-  q, _ = jnp.linalg.qr(z)
+  z = random.standard_normal((size, count))
+  q, _ = np.linalg.qr(z - z.mean(axis=0) if centred else z)
   return q * np.sqrt(size)
 
 
@@ -144,34 +146,37 @@ def decaying_shares(count: int, delta: float) -> Float[np.ndarray, " count"]:
   return weight / weight.sum()
 
 
-@functools.lru_cache(maxsize=8)
-def _teacher(config: PlantedConfig) -> dict[str, Array]:
-  """The latent arrays of the small parts (the tail's effects are hashed from the id instead)."""
-  key = jax.random.key(config.seed)
-  teacher: dict[str, Array] = {}
+def _teacher(config: PlantedConfig) -> dict[str, np.ndarray]:
+  """The latent arrays of the small parts, float32 (the tail's effects are hashed from the id instead).
+
+  RandomState, since numpy promises that its streams never change.
+  """
+  teacher: dict[str, np.ndarray] = {}
   if config.pair_variance:
-    keys = jax.random.split(jax.random.fold_in(key, 101), PAIR_FIELDS)
-    teacher["pair_fkj"] = jnp.stack([_orthonormal(k, SMALL_IDS, PAIR_TERMS, centred=True) for k in keys])
+    random = np.random.RandomState([config.seed, 1])
     num_pairs = PAIR_FIELDS * (PAIR_FIELDS - 1) / 2
-    teacher["pair_scale_j"] = jnp.sqrt(config.pair_variance / num_pairs * decaying_shares(PAIR_TERMS, config.delta)).astype(jnp.float32)
+    teacher["pair_fkj"] = np.stack([_orthonormal(random, SMALL_IDS, PAIR_TERMS, centred=True) for _ in range(PAIR_FIELDS)])
+    teacher["pair_scale_j"] = np.sqrt(config.pair_variance / num_pairs * decaying_shares(PAIR_TERMS, config.delta))
   if config.dense_variance:
-    teacher["dense_w"] = _orthonormal(jax.random.fold_in(key, 102), DENSE_INPUTS, DENSE_INPUTS, centred=False) / np.sqrt(DENSE_INPUTS)
-    teacher["dense_scale_j"] = jnp.sqrt(config.dense_variance * decaying_shares(DENSE_INPUTS, config.delta)).astype(jnp.float32)
+    random = np.random.RandomState([config.seed, 2])
+    teacher["dense_w"] = _orthonormal(random, DENSE_INPUTS, DENSE_INPUTS, centred=False) / np.sqrt(DENSE_INPUTS)
+    teacher["dense_scale_j"] = np.sqrt(config.dense_variance * decaying_shares(DENSE_INPUTS, config.delta))
   if config.score_variance:
-    score_key = jax.random.fold_in(key, 103)
-    teacher["score_fk"] = jax.random.normal(jax.random.fold_in(score_key, 0), (SCORE_FIELDS, SMALL_IDS))
-    direction = jax.random.normal(jax.random.fold_in(score_key, 1), (SCORE_FIELDS, SCORE_TERMS))
-    teacher["score_w"] = 2 * direction / jnp.linalg.norm(direction, axis=0)
-    teacher["score_phase_j"] = jax.random.uniform(jax.random.fold_in(score_key, 2), (SCORE_TERMS,), maxval=2 * np.pi)
-    ids = jax.random.randint(jax.random.fold_in(score_key, 3), (2**16, SCORE_FIELDS), 0, SMALL_IDS)
-    raw = _score(teacher, ids)
+    random = np.random.RandomState([config.seed, 3])
+    direction = random.standard_normal((SCORE_FIELDS, SCORE_TERMS))
+    teacher["score_fk"] = random.standard_normal((SCORE_FIELDS, SMALL_IDS))
+    teacher["score_w"] = 2 * direction / np.linalg.norm(direction, axis=0)
+    teacher["score_phase_j"] = random.uniform(0, 2 * np.pi, SCORE_TERMS)
+    latent_nf = teacher["score_fk"][np.arange(SCORE_FIELDS), random.randint(0, SMALL_IDS, (2**16, SCORE_FIELDS))]
+    raw = np.sin(latent_nf @ teacher["score_w"] + teacher["score_phase_j"]).sum(axis=1)
     teacher["score_mean"], teacher["score_scale"] = raw.mean(), np.sqrt(config.score_variance) / raw.std()
-  return teacher
+  return {name: np.asarray(value, np.float32) for name, value in teacher.items()}
 
 
-def _score(teacher: dict[str, Array], ids_bf: Array) -> Float[Array, " B"]:
+def _score(teacher: dict[str, ArrayLike], ids_bf: UInt32[Array, "B 4"]) -> Float[Array, " B"]:
   latent_bf = teacher["score_fk"][jnp.arange(SCORE_FIELDS), ids_bf]
-  return jnp.sin(jnp.einsum("bf,fj->bj", latent_bf, teacher["score_w"], precision="highest") + teacher["score_phase_j"]).sum(axis=1)
+  terms_bj = jnp.sin(jnp.matmul(latent_bf, teacher["score_w"], precision="highest") + teacher["score_phase_j"])
+  return (terms_bj.sum(axis=1) - teacher["score_mean"]) * teacher["score_scale"]
 
 
 def zipf_ids(words: UInt32[Array, "*shape 3"], s: float) -> UInt32[Array, "*shape"]:
@@ -202,7 +207,9 @@ def tail_effects(seed: int, ids_bf: UInt32[Array, "B F"]) -> Float[Array, "B F"]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _draw(config: PlantedConfig, size: int, teacher: dict[str, Array], stream: Array, low: Array, high: Array) -> tuple[Batch, Truth]:
+def _draw(
+  config: PlantedConfig, size: int, teacher: dict[str, ArrayLike], stream: ArrayLike, low: ArrayLike, high: ArrayLike
+) -> tuple[Batch, Truth]:
   offset_b = jnp.arange(size, dtype=jnp.uint32)
   index_b = low + offset_b
   high_b = high + (index_b < low).astype(jnp.uint32)  # carry
@@ -228,7 +235,7 @@ def _draw(config: PlantedConfig, size: int, teacher: dict[str, Array], stream: A
     logit_b = logit_b + (terms_bj * teacher["dense_scale_j"]).sum(axis=1)
   if config.score_variance:
     ids.append(words(_SCORES, (SCORE_FIELDS,)) % SMALL_IDS)
-    logit_b = logit_b + (_score(teacher, ids[-1]) - teacher["score_mean"]) * teacher["score_scale"]
+    logit_b = logit_b + _score(teacher, ids[-1])
   label_b = (uniform(words(_CLICK, (1,))[:, 0]) < jax.nn.sigmoid(logit_b)).astype(jnp.float32)
   batch = Batch(dense_bm, jnp.concatenate(ids, axis=1).astype(jnp.int32), label_b, jnp.ones(size, jnp.float32))
   return batch, Truth(logit_b, tail_b)

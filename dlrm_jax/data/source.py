@@ -20,6 +20,7 @@ class Source(Protocol):
     num_dense: dense inputs M.
     field_names, cardinalities: the categorical features and how many ids each has (None: without end).
     base_rate: click rate of the training examples.
+    max_examples: training examples there are; None: without end.
   """
 
   @property
@@ -34,6 +35,8 @@ class Source(Protocol):
   def cardinalities(self) -> tuple[int | None, ...]: ...
   @property
   def base_rate(self) -> float: ...
+  @property
+  def max_examples(self) -> int | None: ...
 
   def train_batches(self, seed: int, batch_size: int, num_examples: int, start: int = 0) -> Iterator[Batch]:
     """Batches of training examples `start .. num_examples-1`, in order."""
@@ -74,6 +77,10 @@ class PreparedSource:
   def base_rate(self) -> float:
     return self.dataset.train_base_rate
 
+  @property
+  def max_examples(self) -> int | None:
+    return self.dataset.train_rows
+
   def train_batches(self, seed: int, batch_size: int, num_examples: int, start: int = 0) -> Iterator[Batch]:
     del seed
     return pipeline.batches(self.dataset, "train", batch_size, num_examples - start, start)
@@ -84,12 +91,17 @@ class PreparedSource:
 
 
 def open_source(config: RunConfig) -> Source:
-  """The source that `config.data` names. Raises UserError for a missing or broken data set, or too many examples asked of it."""
+  """The source that `config.data` names. Raises UserError for a missing or broken data set, or one without held-out rows."""
   if config.data == "planted":
     return Planted(config.planted)
   dataset = pipeline.open_dataset(config.data)
-  if config.train.num_examples > dataset.train_rows:
-    raise UserError(f"--num_examples={config.train.num_examples}: {config.data} has {dataset.train_rows} training rows (one pass)")
   if dataset.eval_rows == 0:
     raise UserError(f"--data={config.data}: no rows are held out; prepare it with --eval_rows or --eval_fraction")
   return PreparedSource(dataset)
+
+
+def one_pass(config: RunConfig, source: Source) -> RunConfig:
+  """`config` with no more examples than the source has: there is one pass at most."""
+  if source.max_examples is None or config.train.num_examples <= source.max_examples:
+    return config
+  return dataclasses.replace(config, train=dataclasses.replace(config.train, num_examples=source.max_examples))

@@ -1,13 +1,36 @@
 """How feature vectors meet: pairwise dot products (Naumov et al. 2019)."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 
+@jax.custom_vjp
 def dot_interaction(vectors_bfd: Float[Array, "B F D"]) -> Float[Array, "B P"]:
-  """Dot products of every pair f < g, P = F(F-1)/2, in row-major order of the upper triangle."""
+  """Dot products of every pair f < g, P = F(F-1)/2, in row-major order of the upper triangle.
+
+  The gradient is written out: with G the gradients placed symmetrically (0 on the diagonal), it is the one product G Z. What
+  autodiff derives (a scatter of the pairs, then two products) took 3.9 ms against 0.9 at B=1024, F=8, D=4 on one CPU core, and
+  42 against 35 at B=2048, F=27, D=16; multiplying elementwise and summing took 2.3 to 11 ms and 190 to 540.
+  """
   gram_bff = jnp.einsum("bfd,bgd->bfg", vectors_bfd, vectors_bfd)
   num = vectors_bfd.shape[1]
   upper = np.flatnonzero(np.triu(np.ones((num, num), bool), k=1))
   return gram_bff.reshape(-1, num * num)[:, upper]
+
+
+def _forward(vectors_bfd: Float[Array, "B F D"]) -> tuple[Float[Array, "B P"], Float[Array, "B F D"]]:
+  return dot_interaction(vectors_bfd), vectors_bfd
+
+
+def _backward(vectors_bfd: Float[Array, "B F D"], grad_bp: Float[Array, "B P"]) -> tuple[Float[Array, "B F D"]]:
+  num = vectors_bfd.shape[1]
+  pair_ff = np.full((num, num), grad_bp.shape[1])  # the diagonal finds the 0 that is appended
+  first, second = np.triu_indices(num, k=1)
+  pair_ff[first, second] = pair_ff[second, first] = np.arange(grad_bp.shape[1])
+  grad_bff = jnp.pad(grad_bp, ((0, 0), (0, 1)))[:, pair_ff]
+  return (jnp.einsum("bfg,bgd->bfd", grad_bff, vectors_bfd),)
+
+
+dot_interaction.defvjp(_forward, _backward)

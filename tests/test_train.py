@@ -1,0 +1,155 @@
+"""One run from flags to record: what is written, that it learns, that it stops where it must, that bad input leaves nothing."""
+
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from dlrm_jax import loop, record, train
+from dlrm_jax.config import ModelConfig, PlantedConfig, RunConfig, TrainConfig, config_id
+from dlrm_jax.data.planted import Planted
+from dlrm_jax.flags import UserError
+from dlrm_jax.learner import make_learner
+
+TINY = RunConfig(
+  model=ModelConfig(embed_dim=4, num_rows=500, overarch=(8, 1)),
+  train=TrainConfig(num_examples=10_000, batch_size=256, eval_examples=4096, first_eval=1000, table_lr=0.2),
+  planted=PlantedConfig(zipf_s=1.25),
+)
+
+
+def program(*words: str) -> subprocess.CompletedProcess[str]:
+  return subprocess.run([sys.executable, "-m", *words], capture_output=True, text=True, check=False, env=os.environ | {"COLUMNS": "200"})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+  directory = tmp_path_factory.mktemp("run")
+  return directory, loop.train(TINY, directory)
+
+
+def test_eval_points_are_log_spaced_whole_batches_and_end_at_the_end():
+  assert loop.eval_points(10_000, 256, 1000, 1) == [1024, 2048, 4096, 8192, 10_000]
+  assert loop.eval_points(500, 256, 1000, 2) == [500]
+  assert loop.eval_points(1024, 1024, 100, 3) == [1024]
+
+
+def test_record_and_curve_say_what_happened(run: tuple[Path, dict]):
+  directory, out = run
+  written = record.read_json(directory / "record.json")
+  curve = record.read_curve(directory / "curve.jsonl")
+  assert [row["examples"] for row in curve] == [1024, 1536, 2048, 2816, 4096, 5632, 8192, 10_000]
+  assert written["status"] == "done"
+  assert written["examples"] == 10_000
+  assert written["config_id"] == config_id(TINY)
+  assert written["config"]["train"]["batch_size"] == 256
+  assert written["params"] == {"embedding": 8 * 500 * 5, "dense": 28 * 8 + 8 + 8 + 1, "total": 8 * 500 * 5 + 241}
+  assert written["flops_total"] == written["flops_per_example"]["total"] * 10_000
+  assert {"cpu", "cores", "platform", "num_devices"} <= set(written["hardware"])
+  assert written["software"]["jax"] == jax.__version__
+  for name in ("log_loss", "ne", "roc_auc", "calibration", "excess"):
+    assert written[name] == curve[-1][name] == out[name]
+  assert written["excess_tail"] is None  # the tail is all there is
+  assert written["theory"]["beta_data"] == pytest.approx(0.2)
+
+
+def test_it_learns(run: tuple[Path, dict]):
+  curve = record.read_curve(run[0] / "curve.jsonl")
+  assert curve[-1]["excess"] < 0.75 * curve[0]["excess"]
+  assert curve[-1]["excess"] > 0.8 * curve[-1]["excess_ideal"]
+  assert curve[-1]["roc_auc"] > curve[0]["roc_auc"] > 0.5
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(run: tuple[Path, dict], tmp_path: Path):
+  again = loop.train(TINY, tmp_path / "again")
+  other = loop.train(dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, seed=1)), tmp_path / "other")
+  assert (again["log_loss"], again["excess"]) == (run[1]["log_loss"], run[1]["excess"])
+  assert other["log_loss"] != again["log_loss"]
+
+
+def test_padding_does_not_count():
+  """The last, partial batch trains as a smaller batch would: the same example repeated with weight 0 changes nothing."""
+  source = Planted(TINY.planted)
+  learner = make_learner(TINY, source)
+  batch = next(source.train_batches(0, 256, 100))
+  assert float(batch.weight_b.sum()) == 100
+  other = dataclasses.replace(batch, label_b=jax.numpy.where(batch.weight_b > 0, batch.label_b, 1 - batch.label_b))
+  states = [jax.device_get(make_learner(TINY, source).train(make_learner(TINY, source).state, b)) for b in (batch, other)]
+  for a, b in zip(jax.tree.leaves(states[0]), jax.tree.leaves(states[1]), strict=True):
+    np.testing.assert_array_equal(a, b)
+  assert learner.read_progress(states[0])[1] == pytest.approx(math.log(2), abs=0.5)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path: Path):
+  config = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, dense_optimizer="sgd", table_optimizer="sgd", table_lr=1e30, dense_lr=1e30))
+  out = loop.train(config, tmp_path)
+  assert out["status"] == "diverged"
+  assert out["diverged_metric"] == "train log_loss"
+  assert 0 < out["diverged_step"] < 40
+  assert out["log_loss"] is None
+  assert record.read_json(tmp_path / "record.json")["status"] == "diverged"
+  with pytest.raises(UserError, match=r"train log_loss was not finite at step \d+"):
+    train.main(dataclasses.replace(config, workdir=str(tmp_path / "cli")))
+
+
+def test_per_id_learner_writes_the_same_kind_of_record(tmp_path: Path):
+  out = loop.train(dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, learner="per_id")), tmp_path)
+  assert out["params"] is None
+  curve = record.read_curve(tmp_path / "curve.jsonl")
+  assert curve[-1]["excess"] == pytest.approx(curve[-1]["excess_ideal"], rel=0.15)
+  assert curve[-1]["excess"] == out["excess"]
+
+
+def test_all_parts_on_reports_the_tail_apart(tmp_path: Path):
+  planted = PlantedConfig(zipf_s=1.25, pair_variance=0.3, dense_variance=0.3, score_variance=0.2)
+  out = loop.train(dataclasses.replace(TINY, planted=planted), tmp_path)
+  assert 0 < out["excess_tail"] < out["excess"]
+  assert out["flops_per_example"]["bottom"] > 0
+
+
+def test_program_prints_one_line_and_refuses_to_write_over_a_run(tmp_path: Path):
+  words = ["dlrm_jax.train", "--preset=tiny", "--num_examples=4096", f"--workdir={tmp_path}/run"]
+  done = program(*words)
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.count("\n") == 1
+  assert "roc_auc=0." in done.stdout
+  kept = (tmp_path / "run" / "record.json").read_bytes()
+  assert json.loads(kept)["command"][:3] == ["python", "-m", "dlrm_jax.train"]
+  again = program(*words)
+  assert again.returncode == 2
+  assert again.stderr == f"error: --workdir={tmp_path}/run: holds a finished run (record.json); choose another directory\n"
+  assert (tmp_path / "run" / "record.json").read_bytes() == kept
+
+
+@pytest.mark.parametrize(
+  ("words", "message"),
+  [
+    ([], "--workdir=: must be a directory for record.json and curve.jsonl"),
+    (["--workdir=W", "--data=absent"], "absent: no such directory"),
+    (["--workdir=W", "--bottom=16,4", "--embed_dim=4"], "--bottom=16,4: the data has no dense inputs"),
+    (["--workdir=W", "--learner=per_id", "--planted_pair_variance=0.1"], "--learner=per_id: the exact estimator knows planted tail data only"),
+    (["--workdir=W", "--num_rows=2000000000"], "--num_rows=2000000000: 8 tables have 16000000000 rows together"),
+    (["--workdir=/proc/none", "--preset=tiny"], "/proc/none: No such file or directory"),
+  ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+  words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, "argv", ["train", *words])
+  from dlrm_jax import flags
+  from dlrm_jax.presets import PRESETS
+
+  with pytest.raises(SystemExit) as stop:
+    flags.run(train.main, RunConfig, PRESETS)
+  shown = capsys.readouterr().err
+  assert stop.value.code == 2
+  assert shown.startswith("error: ") and shown.count("\n") == 1 and message in shown, shown
+  assert list(tmp_path.iterdir()) == []
