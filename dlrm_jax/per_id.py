@@ -4,7 +4,6 @@ Diagonal online Bayesian logistic regression (adPredictor; Graepel et al. 2010, 
 mean w and a precision; after each single example, with q the predicted probability, `prec += q(1-q)` and `w += (y-q)/prec`.
 """
 
-import dataclasses
 import functools
 
 import jax
@@ -16,19 +15,13 @@ from dlrm_jax.batch import ArrayLike, Batch
 ROWS = 2**20  # ids beyond are seen too rarely to learn: they keep their prior mean, 0
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class PerIdState:
-  """Mean and precision of every effect, fields stacked: [F * ROWS + 1]; the last place belongs to all other ids and stays at 0."""
+def init(num_fields: int, sigma: float) -> Float[Array, "V 2"]:
+  """The prior of every effect, fields stacked: mean 0, precision 1/sigma^2 (sigma in logits).
 
-  mean: Float[ArrayLike, " V"]
-  precision: Float[ArrayLike, " V"]
-
-
-def init(num_fields: int, sigma: float) -> PerIdState:
-  """The prior: mean 0, standard deviation `sigma` logits."""
-  size = num_fields * ROWS + 1
-  return PerIdState(jnp.zeros(size), jnp.full(size, 1 / sigma**2))
+  The state is (mean, precision) of F * ROWS places and one more, which belongs to all other ids and keeps mean 0. One array, so that
+  the loop over examples has one gather and one scatter: two of each were run on two threads, 14 us an example against 2.
+  """
+  return jnp.tile(jnp.array([0.0, sigma**-2]), (num_fields * ROWS + 1, 1))
 
 
 def _places(ids_bf: Int32[ArrayLike, "B F"]) -> Int32[Array, "B F"]:
@@ -38,23 +31,23 @@ def _places(ids_bf: Int32[ArrayLike, "B F"]) -> Int32[Array, "B F"]:
 
 
 @jax.jit
-def predict(state: PerIdState, batch: Batch, bias: ArrayLike) -> Float[Array, " B"]:
+def predict(state: Float[Array, "V 2"], batch: Batch, bias: ArrayLike) -> Float[Array, " B"]:
   """Logits of a batch."""
-  return bias + state.mean[_places(batch.ids_bl)].sum(axis=1)
+  return bias + state[_places(batch.ids_bl), 0].sum(axis=1)
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def update(state: PerIdState, batch: Batch, bias: ArrayLike) -> PerIdState:
+def update(state: Float[Array, "V 2"], batch: Batch, bias: ArrayLike) -> Float[Array, "V 2"]:
   """One pass over the examples of a batch, one after the other."""
-  rest = state.mean.shape[0] - 1
+  rest = state.shape[0] - 1
 
-  def one(state: PerIdState, example: tuple[Array, Array, Array]) -> tuple[PerIdState, None]:
+  def one(state: Array, example: tuple[Array, Array, Array]) -> tuple[Array, None]:
     place_f, label, weight = example
-    mean_f, precision_f = state.mean[place_f], state.precision[place_f]
+    mean_f, precision_f = state[place_f].T
     prob = jax.nn.sigmoid(bias + mean_f.sum())
     precision_f = precision_f + weight * prob * (1 - prob)
-    mean_f = mean_f + weight * (label - prob) / precision_f
-    return PerIdState(state.mean.at[place_f].set(jnp.where(place_f == rest, 0, mean_f)), state.precision.at[place_f].set(precision_f)), None
+    mean_f = jnp.where(place_f == rest, 0, mean_f + weight * (label - prob) / precision_f)
+    return state.at[place_f].set(jnp.stack([mean_f, precision_f], axis=1)), None
 
   state, _ = jax.lax.scan(one, state, (_places(batch.ids_bl), jnp.asarray(batch.label_b), jnp.asarray(batch.weight_b)))
   return state

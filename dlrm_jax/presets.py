@@ -7,6 +7,11 @@ DLRM_INPUTS = ("dense", "dots")
 PRESETS: dict[str, RunConfig] = {
   # A small model that learns planted data and MovieLens-sized click logs well in one pass.
   "small": RunConfig(),
+  # A click log of up to some millions of rows, one pass.
+  "click_log": RunConfig(
+    model=ModelConfig(embed_dim=16, overarch_inputs=("dense", "dots", "rows", "first_order")),
+    train=TrainConfig(num_examples=10_000_000, batch_size=256, table_lr=0.1, dense_lr=0.05),
+  ),
   # Tests and smoke runs: seconds on one core.
   "tiny": RunConfig(
     model=ModelConfig(embed_dim=4, num_rows=1000, overarch=(16, 1)),

@@ -196,9 +196,9 @@ def test_per_id_update_by_hand():
   q2 = sigmoid(-1.0 + w)
   prec2 = prec + q2 * (1 - q2)
   w2 = w + (0 - q2) / prec2
-  assert float(out.mean[1]) == pytest.approx(w2, rel=1e-5)
-  assert float(out.mean[per_id.ROWS + 5]) == pytest.approx(w, rel=1e-5)
-  assert float(out.precision[1]) == pytest.approx(prec2, rel=1e-6)
+  assert float(out[1, 0]) == pytest.approx(w2, rel=1e-5)
+  assert float(out[per_id.ROWS + 5, 0]) == pytest.approx(w, rel=1e-5)
+  assert float(out[1, 1]) == pytest.approx(prec2, rel=1e-6)
   np.testing.assert_allclose(per_id.predict(out, batch, -1.0)[0], -1 + w2 + w, rtol=1e-5)
 
 

@@ -135,7 +135,7 @@ def test_plan_costs_are_those_of_the_record(tmp_path: Path):
     (["--axes=rows", "--sizes_rows=1"], "--num_rows=1: must be from 2"),
     (["--seeds=0"], "--seeds=0: must be at least 1"),
     (["--data=nowhere"], "nowhere: no such directory"),
-    (["--axis=rows"], "Unknown command line flag 'axis'. Did you mean: axes ?"),
+    (["--axess=rows"], "Unknown command line flag 'axess'. Did you mean: axes ?"),
     (["--launcher=cloud"], "--launcher=cloud: must be among inline"),
   ],
 )

@@ -45,7 +45,7 @@ def test_record_and_curve_say_what_happened(run: tuple[Path, dict]):
   directory, out = run
   written = record.read_json(directory / "record.json")
   curve = record.read_curve(directory / "curve.jsonl")
-  assert [row["examples"] for row in curve] == [1024, 1536, 2048, 2816, 4096, 5632, 8192, 10_000]
+  assert [row["examples"] for row in curve] == [1024, 1536, 2048, 3072, 4096, 5888, 8192, 10_000]
   assert written["status"] == "done"
   assert written["examples"] == 10_000
   assert written["config_id"] == config_id(TINY)
@@ -88,7 +88,9 @@ def test_padding_does_not_count():
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path: Path):
-  config = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, dense_optimizer="sgd", table_optimizer="sgd", table_lr=1e30, dense_lr=1e30))
+  config = dataclasses.replace(
+    TINY, train=dataclasses.replace(TINY.train, dense_optimizer="sgd", table_optimizer="sgd", table_lr=1e30, dense_lr=1e30)
+  )
   out = loop.train(config, tmp_path)
   assert out["status"] == "diverged"
   assert out["diverged_metric"] == "train log_loss"
@@ -134,7 +136,10 @@ def test_program_prints_one_line_and_refuses_to_write_over_a_run(tmp_path: Path)
     ([], "--workdir=: must be a directory for record.json and curve.jsonl"),
     (["--workdir=W", "--data=absent"], "absent: no such directory"),
     (["--workdir=W", "--bottom=16,4", "--embed_dim=4"], "--bottom=16,4: the data has no dense inputs"),
-    (["--workdir=W", "--learner=per_id", "--planted_pair_variance=0.1"], "--learner=per_id: the exact estimator knows planted tail data only"),
+    (
+      ["--workdir=W", "--learner=per_id", "--planted_pair_variance=0.1"],
+      "--learner=per_id: the exact estimator knows planted tail data only",
+    ),
     (["--workdir=W", "--num_rows=2000000000"], "--num_rows=2000000000: 8 tables have 16000000000 rows together"),
     (["--workdir=/proc/none", "--preset=tiny"], "/proc/none: No such file or directory"),
   ],

@@ -2,49 +2,12 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Protocol
 
 from dlrm_jax.batch import Batch
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data import pipeline
 from dlrm_jax.data.planted import Planted, Truth
 from dlrm_jax.flags import UserError
-
-
-class Source(Protocol):
-  """A stream of training examples and a fixed set of evaluation examples.
-
-  Attributes:
-    name: for people; "planted" or the data set's name.
-    digest: stands for the content of a prepared data set; "" for planted data, whose config says it all.
-    num_dense: dense inputs M.
-    field_names, cardinalities: the categorical features and how many ids each has (None: without end).
-    base_rate: click rate of the training examples.
-    max_examples: training examples there are; None: without end.
-  """
-
-  @property
-  def name(self) -> str: ...
-  @property
-  def digest(self) -> str: ...
-  @property
-  def num_dense(self) -> int: ...
-  @property
-  def field_names(self) -> tuple[str, ...]: ...
-  @property
-  def cardinalities(self) -> tuple[int | None, ...]: ...
-  @property
-  def base_rate(self) -> float: ...
-  @property
-  def max_examples(self) -> int | None: ...
-
-  def train_batches(self, seed: int, batch_size: int, num_examples: int, start: int = 0) -> Iterator[Batch]:
-    """Batches of training examples `start .. num_examples-1`, in order."""
-    ...
-
-  def eval_batches(self, batch_size: int, num_examples: int) -> Iterator[tuple[Batch, Truth | None]]:
-    """The first `num_examples` evaluation examples (fewer where the held-out split has fewer), with the truth where it is known."""
-    ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +51,15 @@ class PreparedSource:
   def eval_batches(self, batch_size: int, num_examples: int) -> Iterator[tuple[Batch, Truth | None]]:
     for batch in pipeline.batches(self.dataset, "eval", batch_size, min(num_examples, self.dataset.eval_rows)):
       yield batch, None
+
+
+# A stream of training examples and a fixed set of evaluation examples. Both kinds have
+#   name (for people), digest (stands for a data set's content; "" for planted data, whose config says it all),
+#   num_dense (M), field_names and cardinalities (categorical features; None: ids without end), base_rate (click rate of the training
+#   examples), max_examples (training examples there are; None: without end),
+#   train_batches(seed, batch_size, num_examples, start=0): batches of training examples start .. num_examples-1, in order,
+#   eval_batches(batch_size, num_examples): the first evaluation examples, with the Truth where it is known.
+Source = Planted | PreparedSource
 
 
 def open_source(config: RunConfig) -> Source:
