@@ -5,11 +5,14 @@ VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 DEMO := runs/demo
 
-.PHONY: demo test test-slow lint fast-tests constraints clean .venv
+.PHONY: demo figure test test-slow lint fast-tests constraints clean .venv
 
 demo: $(VENV)/.installed  ## the quick study on planted data, on this machine
 	$(BIN)/python -m sweeps.run --preset=quick --workdir=$(DEMO)
 	$(BIN)/python -m analysis.report --workdir=$(DEMO)
+
+figure: demo  ## the figure of README.md
+	cp $(DEMO)/report/data_law.svg analysis/data_law.svg
 
 test: lint fast-tests  ## lint, types and the fast tests
 

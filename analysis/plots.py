@@ -115,7 +115,7 @@ def _data_curves(frame: pl.DataFrame, rows: list[LawRow], axis: str) -> Figure:
       fitted += chart.fitted_line(row)
     if not points:
       continue
-    ideal = chart.ideal_line(shown)
+    ideal = chart.ideal_line(shown.filter(size=mine[-1].size))
     any_ideal |= bool(ideal)
     x = chart.log_axis(alt.X, "examples", "examples seen", [p["examples"] for p in points])
     y = chart.y_axis(mine[0].metric, [p["value"] for p in points + ideal])
@@ -129,7 +129,7 @@ def _data_curves(frame: pl.DataFrame, rows: list[LawRow], axis: str) -> Figure:
     )
     panels.append(alt.layer(*layers).properties(width=380, height=290, title=_workload_text(workload)))
   caption = f"Loss against examples seen, one colour for each size of the {axis} axis; lines are the fitted laws over their windows"
-  caption += "; dashed: the ideal learner with unlimited rows." if any_ideal else "."
+  caption += "; dashed: the ideal learner at the largest size." if any_ideal else "."
   return Figure(f"data_{axis}", f"Data curves, {axis} axis", caption, chart.finish(panels, 2))
 
 
@@ -153,9 +153,9 @@ def _size_curves(frame: pl.DataFrame, rows: list[LawRow], axis: str) -> Figure |
     theory = []
     if row.x == "size" and axis == "rows":
       for e in floor.to_dicts():
-        theory.append({"at": e[column], "value": e["rows_floor"], "line": "limit of the rows, unlimited data"})
+        theory.append({"at": e[column], "value": e["rows_floor"], "line": "ideal learner, unlimited data"})
         if e["excess_ideal"]:
-          theory.append({"at": e[column], "value": e["excess_ideal"], "line": "ideal learner, unlimited rows"})
+          theory.append({"at": e[column], "value": e["excess_ideal"], "line": "ideal learner, these examples"})
     title = SIZE_NAMES[axis] if row.x == "size" else X_NAMES[row.x]
     distinct = sorted({p["at"] for p in points})
     x = chart.log_axis(

@@ -8,7 +8,6 @@ DIR/report. On planted data the law is `power` on the excess, whose limit is 0; 
 
 import dataclasses
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +16,8 @@ from analysis.fitting import METHODS
 from analysis.laws import LAWS
 from analysis.load import Sweep, load
 from analysis.study import LawRow, data_laws, saturation, size_laws
+from analysis.tables import LAW_COLUMNS, SATURATION_TEXT, law_cells, print_tables, run_rows, saturation_rows
 from dlrm_jax import flags, record
-
-LAW_COLUMNS = (
-  "workload",
-  "learner",
-  "axis",
-  "size",
-  "law",
-  "metric",
-  "window",
-  "beta [95% interval]",
-  "theory",
-  "alpha",
-  "gamma",
-  "points",
-  "seeds",
-  "held-out error",
-  "status",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,45 +41,6 @@ class ReportConfig:
       flags.check(self.x_min < self.x_max, self, "x_min", f"below --x_max={self.x_max:g}")
 
 
-def short(value: float | int | None) -> str:
-  """A count the way axes show it: 1.02k, 4.19M; `-` for None."""
-  if value is None:
-    return "-"
-  for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-    if abs(value) >= size:
-      return f"{value / size:.3g}{unit}"
-  return f"{value:.4g}"
-
-
-def law_cells(row: LawRow) -> list[str]:
-  """One line of the law table, in the order of `LAW_COLUMNS`."""
-  fit = row.fit
-  size = short(row.size) if row.x == "examples" else f"all, against {row.x}"
-  window = "-" if fit.x_min is None else f"{short(fit.x_min)} to {short(fit.x_max)}"
-  beta = interval_text(fit.params.get("beta"), 3)
-  theory = "-" if row.theory_beta is None else f"{row.theory_beta:.3f}"
-  error = "-" if fit.extrapolation is None else f"{fit.extrapolation['relative_error']:+.2%}"
-  alpha, gamma = (f"{fit.params[name].estimate:.4g}" if name in fit.params else "-" for name in ("alpha", "gamma"))
-  counts = [str(fit.num_points), str(fit.num_seeds)]
-  return [row.workload, row.learner, row.axis, size, fit.law, row.metric, window, beta, theory, alpha, gamma, *counts, error, fit.status]
-
-
-def print_laws(rows: list[LawRow]) -> None:
-  """The law table on standard output."""
-  from rich.console import Console
-  from rich.table import Table
-
-  console = Console(width=None if sys.stdout.isatty() else 230)
-  table = Table(title="Scaling laws, L(x) = alpha * x**-beta + gamma; ? is an end that the points leave open")
-  for column in LAW_COLUMNS:
-    table.add_column(column, overflow="fold")
-  for row in rows:
-    table.add_row(*law_cells(row))
-  console.print(table)
-  for method in dict.fromkeys(row.fit.method for row in rows if row.fit.method):
-    console.print(f"Intervals, {method}: {METHODS[method]}.", markup=False, highlight=False)
-
-
 def left_out(sweep: Sweep) -> list[str]:
   """What the laws do not rest on, by name: points without a record and diverged runs."""
   lines = []
@@ -106,54 +49,6 @@ def left_out(sweep: Sweep) -> list[str]:
       shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
       lines.append(f"{len(names)} of {sweep.points['config_id'].n_unique()} runs {what}: {shown}")
   return lines
-
-
-def run_rows(sweep: Sweep) -> tuple[list[str], list[list[Any]]]:
-  """The table of runs: one line a point, unfinished ones included."""
-  columns = [
-    "run",
-    "workload",
-    "axis",
-    "size",
-    "seed",
-    "learner",
-    "params",
-    "examples",
-    "loss",
-    "metric",
-    "ROC AUC",
-    "examples/s",
-    "status",
-  ]
-  joined = sweep.points.join(sweep.runs, on="config_id", how="left").sort("workload", "axis", "learner", "size", "seed")
-  rows = []
-  for e in joined.to_dicts():
-    metric = next((m for m in ("excess_tail", "excess", "ne") if e[m] is not None), "ne")
-    loss, auc = ("-" if e[m] is None else f"{e[m]:.5g}" for m in (metric, "roc_auc"))
-    sizes = [short(e["params_total"]), short(e["examples"]), loss, metric, auc, short(e["examples_per_s"])]
-    rows.append([e["config_id"], e["workload"], e["axis"], short(e["size"]), e["seed"], e["learner"], *sizes, e["status"] or "not done"])
-  return columns, rows
-
-
-def saturation_rows(entries: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
-  columns = [
-    "workload",
-    "learner",
-    "rows per table",
-    "examples",
-    "excess",
-    "± sd",
-    "limit of the rows",
-    "ideal learner",
-    "excess / larger of both",
-  ]
-  rows = []
-  for e in entries:
-    known = e["rows_floor"] is not None and e["excess_ideal"] is not None
-    ratio = f"{e['excess'] / max(e['rows_floor'], e['excess_ideal']):.3f}" if known else "-"
-    numbers = ["-" if e[name] is None else f"{e[name]:.4g}" for name in ("excess", "std", "rows_floor", "excess_ideal")]
-    rows.append([e["workload"], e["learner"], short(e["size"]), short(e["examples"]), *numbers, ratio])
-  return columns, rows
 
 
 def headline(rows: list[LawRow]) -> list[str]:
@@ -203,11 +98,7 @@ def _sections(sweep: Sweep, rows: list[LawRow], figures: list[Any], saturated: l
   sections.append(("Laws", page.table(list(LAW_COLUMNS), [law_cells(row) for row in rows], caption, key) + methods))
   if saturated:
     columns, cells = saturation_rows(saturated)
-    text = (
-      "Final excess beside two closed forms: the limit that so many rows have with unlimited data (it falls as rows**-(s-1)), and the "
-      "ideal learner with unlimited rows at these examples. No learner beats either; more rows stop paying where the second is the larger."
-    )
-    sections.append(("Rows saturate", page.table(columns, cells, text)))
+    sections.append(("Rows saturate", page.table(columns, cells, SATURATION_TEXT)))
   sections += [(figure.title, page.figure(figure.name, figure.caption)) for figure in others]
   columns, cells = run_rows(sweep)
   sections.append(("Runs", f"<details><summary>{len(cells)} points</summary>{page.table(columns, cells)}</details>"))
@@ -241,7 +132,7 @@ def main(config: ReportConfig) -> None:
   specs = {figure.name: figure.spec for figure in figures}
   sections = _sections(sweep, everything, figures, saturated)
   record.write_text(output / "index.html", page.page(f"Scaling laws: {name}", subtitle, sections, specs, chart.THEMES, render.javascript()))
-  print_laws(everything)
+  print_tables(everything, saturated)
   for line in left_out(sweep):
     print(line)
   print(f"report: {output / 'index.html'}")

@@ -124,13 +124,12 @@ def size_laws(sweep: Sweep, law: str) -> list[LawRow]:
       fit = dataclasses.replace(fit, group=f"{workload} / {learner} / {axis} / final loss against {x}")
       known = x == "size" and axis in ("rows", "data")
       beta = _number(points[f"beta_{axis}"].max()) if known else None
-      gamma = _number(points["excess_ideal"].mean()) if known and axis == "rows" else None
-      rows.append(LawRow(workload, learner, axis, None, x, metric, fit, at, beta, gamma))
+      rows.append(LawRow(workload, learner, axis, None, x, metric, fit, at, beta))
   return rows
 
 
 def saturation(sweep: Sweep) -> list[dict[str, Any]]:
-  """The rows axis on planted data: each size's final excess beside the floor that theory gives it and the ideal learner's excess."""
+  """The rows axis on planted data: final excess beside what theory gives so many rows, with unlimited data and with these examples."""
   frame = sweep.evaluations().filter((pl.col("axis") == "rows") & pl.col("planted"))
   out = []
   for (workload, learner), group in frame.group_by("workload", "learner", maintain_order=True):

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from analysis import report
+from analysis import report, tables
 from analysis.load import load
 from dlrm_jax import flags, record
 
@@ -214,7 +214,7 @@ def test_points_csv_holds_every_evaluation(planted):
 def test_law_table_on_standard_output(planted, capsys):
   sweep = load(planted)
   rows = report.data_laws(sweep, "auto", 2.0**18, None)
-  report.print_laws(rows)
+  tables.print_tables(rows, report.saturation(sweep))
   out = capsys.readouterr().out
   assert "262k to 4.19M" in out and "excess" in out and "0.100" in out and "per_seed_t" in out
 

@@ -1,0 +1,130 @@
+"""The tables of a report as rows of text, for the page and for the terminal. Called by `analysis.report`."""
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from analysis.fit import interval_text
+from analysis.fitting import METHODS
+from analysis.load import Sweep
+from analysis.study import LawRow
+
+LAW_COLUMNS = (
+  "workload",
+  "learner",
+  "axis",
+  "size",
+  "law",
+  "metric",
+  "window",
+  "beta [95% interval]",
+  "theory",
+  "alpha",
+  "gamma",
+  "points",
+  "seeds",
+  "held-out error",
+  "status",
+)
+
+
+def short(value: float | int | None) -> str:
+  """A count the way axes show it: 1.02k, 4.19M; `-` for None."""
+  if value is None:
+    return "-"
+  for size, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+    if abs(value) >= size:
+      return f"{value / size:.3g}{unit}"
+  return f"{value:.4g}"
+
+
+def law_cells(row: LawRow) -> list[str]:
+  """One line of the law table, in the order of `LAW_COLUMNS`."""
+  fit = row.fit
+  size = short(row.size) if row.x == "examples" else f"all, against {row.x}"
+  window = "-" if fit.x_min is None else f"{short(fit.x_min)} to {short(fit.x_max)}"
+  beta = interval_text(fit.params.get("beta"), 3)
+  theory = "-" if row.theory_beta is None else f"{row.theory_beta:.3f}"
+  error = "-" if fit.extrapolation is None else f"{fit.extrapolation['relative_error']:+.2%}"
+  alpha, gamma = (f"{fit.params[name].estimate:.4g}" if name in fit.params else "-" for name in ("alpha", "gamma"))
+  counts = [str(fit.num_points), str(fit.num_seeds)]
+  return [row.workload, row.learner, row.axis, size, fit.law, row.metric, window, beta, theory, alpha, gamma, *counts, error, fit.status]
+
+
+def run_rows(sweep: Sweep) -> tuple[list[str], list[list[Any]]]:
+  """The table of runs: one line a point, unfinished ones included."""
+  columns = [
+    "run",
+    "workload",
+    "axis",
+    "size",
+    "seed",
+    "learner",
+    "params",
+    "examples",
+    "loss",
+    "metric",
+    "ROC AUC",
+    "examples/s",
+    "status",
+  ]
+  joined = sweep.points.join(sweep.runs, on="config_id", how="left").sort("workload", "axis", "learner", "size", "seed")
+  rows = []
+  for e in joined.to_dicts():
+    metric = next((m for m in ("excess_tail", "excess", "ne") if e[m] is not None), "ne")
+    loss, auc = ("-" if e[m] is None else f"{e[m]:.5g}" for m in (metric, "roc_auc"))
+    sizes = [short(e["params_total"]), short(e["examples"]), loss, metric, auc, short(e["examples_per_s"])]
+    rows.append([e["config_id"], e["workload"], e["axis"], short(e["size"]), e["seed"], e["learner"], *sizes, e["status"] or "not done"])
+  return columns, rows
+
+
+SATURATION_TEXT = (
+  "Final excess beside two closed forms of the ideal learner with so many rows: with unlimited data (it falls as rows**-(s-1)), and with "
+  "these examples. Where the first is nearly all of the second, the rows are the limit and more data buys little; where it is a small "
+  "part, more rows buy little. A trained model can lie a few per cent under them: they are averages over teachers, and exact for small logit errors."
+)
+
+
+def saturation_rows(entries: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+  """The table of the rows axis on planted data."""
+  columns = [
+    "workload",
+    "rows per table",
+    "examples",
+    "excess",
+    "± sd",
+    "ideal, unlimited data",
+    "ideal",
+    "excess / ideal",
+    "owed to the rows",
+  ]
+  rows = []
+  for e in entries:
+    known = e["rows_floor"] is not None and e["excess_ideal"] is not None
+    shares = [f"{e['excess'] / e['excess_ideal']:.3f}", f"{e['rows_floor'] / e['excess_ideal']:.0%}"] if known else ["-", "-"]
+    numbers = ["-" if e[name] is None else f"{e[name]:.4g}" for name in ("excess", "std", "rows_floor", "excess_ideal")]
+    rows.append([e["workload"], short(e["size"]), short(e["examples"]), *numbers, *shares])
+  return columns, rows
+
+
+def print_tables(rows: list[LawRow], saturated: list[dict[str, Any]]) -> None:
+  """The law table, and on planted data with a rows axis its saturation, on standard output."""
+  from rich.console import Console
+  from rich.table import Table
+
+  console = Console(width=None if sys.stdout.isatty() else 230)
+
+  def show(title: str, columns: Iterable[str], cells: Iterable[list[Any]]) -> None:
+    table = Table(title=title)
+    for column in columns:
+      table.add_column(column, overflow="fold")
+    for row in cells:
+      table.add_row(*map(str, row))
+    console.print(table)
+
+  show("Scaling laws, L(x) = alpha * x**-beta + gamma; ? is an end that the points leave open", LAW_COLUMNS, map(law_cells, rows))
+  for method in dict.fromkeys(row.fit.method for row in rows if row.fit.method):
+    console.print(f"Intervals, {method}: {METHODS[method]}.", markup=False, highlight=False)
+  if saturated:
+    show("Rows saturate", *saturation_rows(saturated))
+    console.print(SATURATION_TEXT, markup=False, highlight=False)
