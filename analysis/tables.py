@@ -81,7 +81,8 @@ def run_rows(sweep: Sweep) -> tuple[list[str], list[list[Any]]]:
 SATURATION_TEXT = (
   "Final excess beside two closed forms of the ideal learner with so many rows: with unlimited data (it falls as rows**-(s-1)), and with "
   "these examples. Where the first is nearly all of the second, the rows are the limit and more data buys little; where it is a small "
-  "part, more rows buy little. A trained model can lie a few per cent under them: they are averages over teachers, and exact for small logit errors."
+  "part, more rows buy little. A trained model can lie some per cent under them: they are averages over teachers, and exact for small "
+  "logit errors only."
 )
 
 
