@@ -17,7 +17,7 @@ S_VALUES = (10 / 9, 1.25)
 
 def ids_of(s: float, size: int) -> np.ndarray:
   batch, _ = Planted(PlantedConfig(zipf_s=s)).batch(1, 0, size)
-  return np.asarray(batch.ids_bl).view(np.uint32)
+  return np.asarray(batch.ids_bl).view(np.uint32) + np.uint32(1)  # ranks k
 
 
 @pytest.mark.parametrize("s", S_VALUES)
@@ -101,7 +101,7 @@ def test_tail_effects_belong_to_field_and_id():
   batch, truth = planted.batch(1, 0, 4096)
   ids = np.asarray(batch.ids_bl)
   same = {}
-  effects = np.asarray(hashing.normal(hashing.word(0, 0, jnp.arange(8), batch.ids_bl)))
+  effects = np.asarray(hashing.normal(hashing.word(0, 0, jnp.arange(8), batch.ids_bl + 1)))
   np.testing.assert_allclose(0.5 * effects.sum(axis=1), truth.tail_b, atol=1e-5)
   for field in range(8):
     for id_, effect in zip(ids[:, field], effects[:, field], strict=True):

@@ -103,7 +103,7 @@ class Planted:
     return float(prob.mean()), float((prob * (1 - prob)).mean())
 
   def batch(self, stream: int, start: int, size: int) -> tuple[Batch, Truth]:
-    """Examples `start .. start + size - 1` of a stream, on the device; tail ids from 1 (unsigned 32 bits), others from 0."""
+    """Examples `start .. start + size - 1` of a stream, on the device; ids from 0 (unsigned 32 bits): a tail id is its rank k - 1."""
     return _draw(self.config, size, self._teacher, np.uint32(stream), np.uint32(start & 0xFFFFFFFF), np.uint32(start >> 32))
 
   def train_batches(self, seed: int, batch_size: int, num_examples: int, start: int = 0) -> Iterator[Batch]:
@@ -221,6 +221,7 @@ def _draw(
 
   tail_ids = zipf_ids(words(_TAIL, (config.tail_fields, 3)), config.zipf_s)
   tail_b = config.tail_sigma * tail_effects(config.seed, tail_ids).sum(axis=1)
+  tail_ids = tail_ids - 1  # from 0, as everywhere in a batch
   logit_b, dense_bm = config.bias + tail_b, jnp.zeros((size, 0))
   ids = [tail_ids]
   if config.pair_variance:
