@@ -125,7 +125,7 @@ def _help(cls: type, presets: Mapping[str, Any] | None) -> str:
     lines += textwrap.wrap(f"--{flag}: {text}", 110, initial_indent="  ", subsequent_indent="    ")
     missing = field.default is dataclasses.MISSING
     default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-    lines.append(f"    {_describe(kind)}; " + ("required" if missing else f"default: {default if default != '' else 'none'}"))
+    lines.append(f"    {_describe(kind)}; " + ("required" if missing else f"default: {'none' if default in ('', None) else default}"))
   return "\n".join([*lines, "  --flagfile: read flags from this file, one a line", "  --help: print this"])
 
 

@@ -21,7 +21,8 @@ def main(config: RunConfig) -> None:
   if out["status"] == "diverged":
     raise flags.UserError(f"{out['diverged_metric']} was not finite at step {out['diverged_step']}; see {config.workdir}/record.json")
   known = {name: out[name] for name in ("log_loss", "ne", "roc_auc", "calibration", "excess") if out[name] is not None}
-  print("  ".join(f"{name}={value:.5f}" for name, value in known.items()), f" examples/s={out['examples_per_s']:,.0f}")
+  scores = "  ".join(f"{name}={value:.5f}" for name, value in known.items())
+  print(f"{scores}  examples={out['examples']:,}  examples/s={out['examples_per_s']:,.0f}")
 
 
 if __name__ == "__main__":
