@@ -17,7 +17,7 @@ Array = np.ndarray
 _WIDE = 10.0  # an exponent whose interval spans more than this factor is called not identifiable
 _HELD_OUT = 4  # the largest quarter of the distinct x is predicted from the rest
 METHODS = {
-  "per_seed_t": "95% t interval over per-seed fits",
+  "per_seed_t": "95% t interval over per-seed fits; seeds share the teacher (or the log) and the evaluation examples",
   "profile_independent_points": "95% profile likelihood of one curve, points treated as independent: too narrow if they come from one pass",
 }
 

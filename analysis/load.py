@@ -11,8 +11,8 @@ from typing import Any
 import polars as pl
 
 from dlrm_jax import flags, record
+from dlrm_jax.record import AXES
 
-AXES = ("data", "rows", "dim", "overarch", "mlp")
 SIZE_NAMES = {"data": "examples", "rows": "rows per table", "dim": "embedding dim", "overarch": "overarch width", "mlp": "bottom MLP width"}
 _POINT = {"workload": pl.String, "axis": pl.String, "size": pl.Float64, "seed": pl.Int64, "learner": pl.String, "config_id": pl.String}
 _RUN = {

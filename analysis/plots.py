@@ -13,8 +13,9 @@ from altair.utils.schemapi import debug_mode
 
 from analysis import chart
 from analysis.chart import LEARNER_NAMES, SI_LABEL, X_NAMES
-from analysis.load import AXES, SIZE_NAMES, Sweep
+from analysis.load import SIZE_NAMES, Sweep
 from analysis.study import LawRow, choose_metric, final_points
+from dlrm_jax.record import AXES
 
 
 @dataclasses.dataclass(frozen=True)

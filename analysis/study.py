@@ -12,11 +12,13 @@ import polars as pl
 
 from analysis.fitting import Fit, as_dict, fit_law
 from analysis.laws import LAWS
-from analysis.load import AXES, Sweep
+from analysis.load import Sweep
+from dlrm_jax.record import AXES
 
 PLANTED_X_MIN = 2**17  # examples: earlier, a trained model still learns its bias and scale (the default window on planted data)
+ROWS_LIMIT = 0.9  # share of the ideal excess owed to the rows, from which the rows law is read beside its theory
 REAL_SPAN = 64  # on a click log the default window is the last factor of this in examples
-MIN_WINDOW_POINTS = {"power": 5, "power_constant": 6}  # evaluations that the default window must keep; else all are fitted
+MIN_WINDOW_POINTS = {"power": 5, "power_constant": 5}  # evaluations that the default window must keep; else all are fitted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +53,14 @@ class LawRow:
 
 
 def choose_metric(frame: pl.DataFrame) -> str:
-  """`excess_tail` where recorded, else `excess`, else `ne`."""
-  return next((name for name in ("excess_tail", "excess") if frame[name].is_not_null().all() and len(frame)), "ne")
+  """The loss that answers to the axis of `frame`, which holds one axis.
+
+  `excess` on planted data, `ne` else. Where other parts than the tail are planted, the data and rows axes are read on `excess_tail`:
+  while those parts are being learned the total falls faster than the tail's law. The other axes answer to just those parts.
+  """
+  tail = set(frame["axis"]) <= {"data", "rows"}
+  names = ("excess_tail", "excess") if tail else ("excess",)
+  return next((name for name in names if frame[name].is_not_null().all() and len(frame)), "ne")
 
 
 def final_points(frame: pl.DataFrame) -> tuple[pl.DataFrame, int | None]:
@@ -77,7 +85,7 @@ def data_laws(sweep: Sweep, law: str, x_min: float | None, x_max: float | None) 
     key = (*sorted(set(curve["config_id"])), chosen)
     if key not in cache:  # one configuration may stand on several axes
       cache[key] = _data_law(curve.filter(pl.col(metric).is_not_null()), metric, planted, chosen, x_min, x_max)
-    fit, beta = cache[key], _number(curve["beta_data"].max())
+    fit, beta = cache[key], _number(curve["beta_data"].max()) if axis != "rows" else None  # limited rows bend the curve
     floor = _number(curve["rows_floor"].max()) if axis == "rows" and learner == "dlrm" else None
     group = f"{workload} / {learner} / {axis} / {size:g}"
     rows.append(LawRow(workload, learner, axis, size, "examples", metric, dataclasses.replace(fit, group=group), None, beta, floor))
@@ -123,6 +131,8 @@ def size_laws(sweep: Sweep, law: str) -> list[LawRow]:
       fit = fit_law(points[column].to_numpy(), points[metric].to_numpy(), chosen, points["seed"].to_numpy())
       fit = dataclasses.replace(fit, group=f"{workload} / {learner} / {axis} / final loss against {x}")
       known = x == "size" and axis in ("rows", "data")
+      if axis == "rows":  # theory is for unlimited data: apt where the rows are what limits
+        known &= bool(((points["rows_floor"] / points["excess_ideal"]).fill_null(0) > ROWS_LIMIT).all())
       beta = _number(points[f"beta_{axis}"].max()) if known else None
       rows.append(LawRow(workload, learner, axis, None, x, metric, fit, at, beta))
   return rows

@@ -67,7 +67,7 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-  """One online pass. The learning rates know no horizon (Adagrad), so one pass gives the whole data curve."""
+  """One online pass. Under Adagrad, the default, no learning rate knows the horizon, so one pass gives the whole data curve."""
 
   num_examples: int = option(1_000_000, "training examples; of a data set with fewer, all it has (one pass)")
   batch_size: int = option(1024, "examples per step")

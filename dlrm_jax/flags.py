@@ -5,6 +5,7 @@ their `PREFIX` in front). The dataclass stays the only place where a setting, it
 """
 
 import dataclasses
+import math
 import sys
 import textwrap
 import types
@@ -15,7 +16,7 @@ from typing import Any, NoReturn, TypeVar
 from absl import flags as absl_flags
 
 T = TypeVar("T")
-_TYPE_WORDS = {int: "an integer", float: "a number", str: "text", bool: "true or false"}
+_TYPE_WORDS = {int: "an integer", float: "a finite number", str: "text", bool: "true or false"}
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
 
@@ -71,10 +72,14 @@ def parse_value(text: str, kind: Any) -> Any:
     try:
       return int(text.replace("_", ""))
     except ValueError:
-      if "e" in text.lower() and float(text) == int(float(text)):  # 1e6
-        return int(float(text))
+      value = float(text)
+      if "e" in text.lower() and value.is_integer():  # 1e6
+        return int(value)
   elif kind is float:
-    return float(text)
+    value = float(text)
+    if not math.isfinite(value):
+      raise ValueError(text)
+    return value
   else:
     return text
   raise ValueError(text)

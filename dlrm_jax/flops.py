@@ -1,7 +1,8 @@
 """FLOPs and bytes of a model from its structure, by group. No device is touched.
 
 Convention: a multiply-add is 2 FLOPs. A layer's product has two of its size in the backward pass (3x forward); the whole Gram
-matrix of the interaction is counted, and has one in the backward pass, since its gradient is symmetric (2x). Lookups count 0.
+matrix of the interaction is counted, and has one in the backward pass, since its gradient is symmetric (2x). Lookups, biases,
+activations and optimisers count 0: below 0.5% of the step at widths of hundreds, up to 13% in models of the demo's size.
 """
 
 import dataclasses

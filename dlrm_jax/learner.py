@@ -47,7 +47,6 @@ def _dlrm(config: RunConfig, source: Source) -> Learner:
   counted = cost(config.model, config.train, layout, source.num_dense)
   programs = compile_programs(config, layout, source.num_dense)
   facts = dataclasses.asdict(counted) | {
-    "flops_total": counted.flops_per_example["total"] * config.train.num_examples,
     "flops_per_example_xla": programs.xla_flops / config.train.batch_size,
     "tables": [dataclasses.asdict(t) for t in layout.tables],
   }

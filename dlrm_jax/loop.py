@@ -5,6 +5,7 @@ Called by `train` (one run) and by `sweeps.run` (many).
 
 import dataclasses
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from dlrm_jax.data.source import Source, one_pass, open_source
 from dlrm_jax.learner import Learner, make_learner
 from dlrm_jax.progress import Reporter
 
+METRICS = tuple(f.name for f in dataclasses.fields(metrics.Metrics))
 _CHECK_EVERY = 512  # steps between looks at the loss when no evaluation is due
 
 
@@ -54,7 +56,8 @@ def theory(config: RunConfig, source: Source) -> dict[str, float | None] | None:
   s, fields = config.planted.zipf_s, config.planted.tail_fields
   hashed_beyond = config.model.rows_by == "hash" and s >= 2  # kappa is not known there
   floor = None if hashed_beyond else planted_theory.rows_floor(config.model.num_rows, s, source.tau, fields, config.model.rows_by)
-  return {"s": s, "beta_data": planted_theory.beta_data(s), "beta_rows": planted_theory.beta_rows(s), "rows_floor": floor}
+  beta_rows = None if hashed_beyond else planted_theory.beta_rows(s)
+  return {"s": s, "beta_data": planted_theory.beta_data(s), "beta_rows": beta_rows, "rows_floor": floor}
 
 
 def _ideal(config: RunConfig, source: Source, examples: int) -> float | None:
@@ -81,6 +84,7 @@ def train(config: RunConfig, directory: str | Path, source: Source | None = None
   points = eval_points(settings.num_examples, settings.batch_size, settings.first_eval, settings.evals_per_octave)
   state, examples, bad_step, training_s = learner.state, 0, -1, 0.0
   rows: list[dict[str, Any]] = []
+  diverged, num_eval = "", sum(int(np.asarray(batch.weight_b).sum()) for batch, _ in evals)
   started = resumed = time.perf_counter()
   with open(directory / "curve.jsonl", "w") as curve, Reporter(settings.num_examples, quiet) as reporter:
     batches = source.train_batches(settings.seed, settings.batch_size, settings.num_examples)
@@ -93,25 +97,34 @@ def train(config: RunConfig, directory: str | Path, source: Source | None = None
       state, train_loss, bad_step = learner.read_progress(state)
       reporter.update(examples, train_loss)
       if bad_step >= 0:
+        diverged = "train log_loss"
         break
       if due:
         jax.block_until_ready(state)
         training_s += time.perf_counter() - resumed
         measured = evaluate(learner, state, evals, source)
+        if not math.isfinite(measured.log_loss):
+          diverged, bad_step = "eval log_loss", step
+          break
         row = {"examples": examples, **dataclasses.asdict(measured), "excess_ideal": _ideal(config, source, examples)}
         rows.append(row | {"wall_s": time.perf_counter() - started})
         curve.write(record.dumps(rows[-1], indent=None) + "\n")
         curve.flush()
+        os.fsync(curve.fileno())
         resumed = time.perf_counter()
-  last = rows[-1] if rows else {f.name: None for f in dataclasses.fields(metrics.Metrics)}
-  status = {"status": "done"} if bad_step < 0 else {"status": "diverged", "diverged_metric": "train log_loss", "diverged_step": bad_step}
+  status = {"status": "diverged", "diverged_metric": diverged, "diverged_step": bad_step} if diverged else {"status": "done"}
+  last = rows[-1] if rows and not diverged else dict.fromkeys(METRICS)
   out = hardware.header() | status | learner.facts
+  if learner.facts["flops_per_example"]:
+    out["flops_total"] = learner.facts["flops_per_example"]["total"] * examples
   out |= {
     "config_id": config_id(config, source.digest),
     "config": describe(config, source),
     "examples": examples,
     "base_rate": source.base_rate,
-    **{f.name: last[f.name] for f in dataclasses.fields(metrics.Metrics)},
+    "eval_examples": num_eval,
+    "seed": settings.seed,
+    **{name: last[name] for name in METRICS},
     "wall_s": time.perf_counter() - started,
     "training_s": training_s,
     "examples_per_s": examples / training_s if training_s else math.nan,

@@ -72,7 +72,7 @@ def tail_excess(logit: np.ndarray, true_logit: np.ndarray, tail: np.ndarray) -> 
 def evaluate(
   logit: np.ndarray, label: np.ndarray, train_rate: float, true_logit: np.ndarray | None = None, tail: np.ndarray | None = None
 ) -> Metrics:
-  """All metrics of N predictions.
+  """All metrics of N predictions; all NaN if one logit is not finite.
 
   Args:
     logit: predicted logits [N].
@@ -82,6 +82,8 @@ def evaluate(
     tail: tail part of the true logit [N]; None where it is all there is to learn.
   """
   logit, label = np.asarray(logit, np.float64), np.asarray(label, np.float64)
+  if not np.isfinite(logit).all():
+    return Metrics(math.nan, math.nan, math.nan, math.nan)
   loss = float(np.mean(softplus(logit) - label * logit))
   rate = float(label.mean())
   calibration = float(sigmoid(logit).mean() / rate) if rate > 0 else math.nan
@@ -90,7 +92,7 @@ def evaluate(
   return Metrics(
     log_loss=loss,
     ne=loss / entropy(train_rate),
-    roc_auc=roc_auc(logit, label) if np.isfinite(logit).all() else math.nan,
+    roc_auc=roc_auc(logit, label),
     calibration=calibration,
     excess=excess(logit, true) if true is not None else None,
     excess_tail=tail_excess(logit, true, np.asarray(tail, np.float64)) if true is not None and tail is not None else None,

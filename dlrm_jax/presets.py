@@ -1,6 +1,7 @@
 """Named starting points for `--preset`; every other flag overrides."""
 
 from dlrm_jax.config import ModelConfig, RunConfig, TrainConfig
+from dlrm_jax.data import criteo
 
 DLRM_INPUTS = ("dense", "dots")
 
@@ -10,7 +11,7 @@ PRESETS: dict[str, RunConfig] = {
   # A click log of up to some millions of rows, one pass.
   "click_log": RunConfig(
     model=ModelConfig(embed_dim=16, overarch_inputs=("dense", "dots", "rows", "first_order")),
-    train=TrainConfig(num_examples=10_000_000, batch_size=256, table_lr=0.1, dense_lr=0.05),
+    train=TrainConfig(num_examples=10_000_000, batch_size=256, table_lr=0.1, dense_lr=0.05, eval_examples=1_000_000),
   ),
   # Tests and smoke runs: seconds on one core.
   "tiny": RunConfig(
@@ -19,7 +20,16 @@ PRESETS: dict[str, RunConfig] = {
   ),
   # facebookresearch/dlrm, bench/dlrm_s_criteo_kaggle.sh: D=16, bottom 13-512-256-64-16, top 512-256-1, batch 128, lr 0.1.
   "criteo_kaggle": RunConfig(
-    model=ModelConfig(embed_dim=16, num_rows=10_131_227, bottom=(512, 256, 64, 16), overarch=(512, 256, 1), overarch_inputs=DLRM_INPUTS),
-    train=TrainConfig(num_examples=39_291_954, batch_size=128, eval_examples=6_548_663, dense_lr=0.1, table_lr=0.1, dense_optimizer="sgd"),
+    model=ModelConfig(
+      embed_dim=16,
+      num_rows=max(criteo.KAGGLE_CARDINALITIES),
+      bottom=(512, 256, 64, 16),
+      overarch=(512, 256, 1),
+      overarch_inputs=DLRM_INPUTS,
+    ),
+    # the last of the seven days is held out: prepare with --eval_rows=6548660
+    train=TrainConfig(
+      num_examples=criteo.KAGGLE_ROWS, batch_size=128, dense_lr=0.1, table_lr=0.1, dense_optimizer="sgd", table_optimizer="sgd"
+    ),
   ),
 }

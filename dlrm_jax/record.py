@@ -17,6 +17,7 @@ from typing import Any
 from dlrm_jax.flags import UserError
 
 SCHEMA_VERSION = 1
+AXES = ("data", "rows", "dim", "overarch", "mlp")  # the scaling axes, in the order of tables and figures
 _PACKAGES = ("dlrm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "polars")
 
 

@@ -1,11 +1,11 @@
 """The scaling axes: what it means to run a base configuration at a size along one of them."""
 
 import dataclasses
+import math
 
 from dlrm_jax.config import RunConfig
 from dlrm_jax.flags import UserError
-
-AXES = ("data", "rows", "dim", "overarch", "mlp")
+from dlrm_jax.record import AXES
 
 
 def scaled(base: RunConfig, axis: str, size: float, num_dense: int) -> RunConfig:
@@ -39,25 +39,26 @@ def scaled(base: RunConfig, axis: str, size: float, num_dense: int) -> RunConfig
   return dataclasses.replace(base, model=model, train=train)
 
 
-def default_sizes(base: RunConfig, axis: str) -> tuple[float, ...]:
-  """Sizes to run where none are asked for: five a model axis, in factors of 4 (rows) or 2 around the base."""
+def default_sizes(base: RunConfig, axis: str, cardinalities: tuple[int | None, ...]) -> tuple[float, ...]:
+  """Sizes to run where none are asked for: five a model axis, in factors of 4 (rows, from the largest that all ids need) or 2."""
   if axis == "data":
     return (base.train.num_examples,)
   if axis == "rows":
-    return tuple(sorted({max(2, base.model.num_rows // 4**k) for k in range(5)}))
+    most = min(base.model.num_rows, max(base.model.num_rows if c is None else c for c in cardinalities))
+    return tuple(sorted({base.model.num_rows if k == 0 else max(2, most // 4**k) for k in range(5)}))
   if axis == "dim":
     return tuple(sorted({max(1, int(base.model.embed_dim * f)) for f in (0.125, 0.25, 0.5, 1, 2)}))
   return (0.125, 0.25, 0.5, 1.0, 2.0)
 
 
 def _whole(axis: str, size: float) -> int:
-  if size != int(size) or size < 1:
+  if not math.isfinite(size) or size != int(size) or size < 1:
     raise UserError(f"--sizes_{axis}={size:g}: must be whole numbers from 1 on")
   return int(size)
 
 
 def _widen(axis: str, widths: tuple[int, ...], factor: float) -> tuple[int, ...]:
-  if factor <= 0:
+  if not (math.isfinite(factor) and factor > 0):
     raise UserError(f"--sizes_{axis}={factor:g}: must be above 0")
   if len(widths) == 1:
     raise UserError(f"--axes={axis}: widths {widths} have no hidden layer to scale")

@@ -8,7 +8,9 @@ from dlrm_jax.config import RunConfig, config_id
 from dlrm_jax.data.planted import Planted
 from dlrm_jax.data.source import Source, one_pass, open_source
 from dlrm_jax.embedding.tables import make_layout
-from sweeps.axes import AXES, default_sizes, scaled
+from dlrm_jax.model.dlrm import overarch_width_in
+from dlrm_jax.record import AXES
+from sweeps.axes import default_sizes, scaled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +22,7 @@ class SweepConfig:
   sizes_dim: tuple[float, ...] = flags.option((), "embedding dims to run; none: the base times 1/8, 1/4, 1/2, 1, 2")
   sizes_overarch: tuple[float, ...] = flags.option((), "factors on the overarch's hidden widths; none: 1/8, 1/4, 1/2, 1, 2")
   sizes_mlp: tuple[float, ...] = flags.option((), "factors on the bottom MLP's hidden widths; none: 1/8, 1/4, 1/2, 1, 2")
+  sizes_data: tuple[float, ...] = flags.option((), "examples to run anew for; none: --num_examples (one pass is a whole curve)")
   axis_examples: int = flags.option(0, "examples of the runs on model axes; 0: as many as --num_examples")
   seeds: int = flags.option(1, "runs of every configuration, with seeds --seed, --seed + 1, ...")
   zipf_s_values: tuple[float, ...] = flags.option((), "planted data only: sweep once for each Zipf exponent; none: --planted_zipf_s")
@@ -44,6 +47,7 @@ class Point:
     axis, size: where along which axis.
     seed, learner: as in the run's config.
     config_id: names the run's directory and record.
+    base: names the configuration that the sweep varies, whatever its seed and length: points are compared within one base only.
     config: the run.
   """
 
@@ -53,6 +57,7 @@ class Point:
   seed: int
   learner: str
   config_id: str
+  base: str
   config: RunConfig
 
   def describe(self) -> dict[str, Any]:
@@ -71,13 +76,18 @@ def expand(sweep: SweepConfig) -> list[tuple[Point, Source]]:
       seeded = _with_train(base, seed=seed)
       for axis in sweep.axes:
         center = seeded if axis == "data" or not sweep.axis_examples else _with_train(seeded, num_examples=sweep.axis_examples)
-        for size in getattr(sweep, f"sizes_{axis}", ()) or default_sizes(one_pass(center, source), axis):
+        seen: set[RunConfig] = set()
+        for size in getattr(sweep, f"sizes_{axis}") or default_sizes(one_pass(center, source), axis, source.cardinalities):
           config = one_pass(scaled(center, axis, size, source.num_dense), source)
+          if config in seen:
+            continue  # narrow widths round to the same model
+          seen.add(config)
           make_layout(config.model, source.field_names, source.cardinalities)
+          overarch_width_in(config.model, source.num_dense, len(source.field_names))
           config.model.bottom_widths(source.num_dense)
-          out.append((_point(name, axis, size, config, source), source))
+          out.append((_point(name, axis, size, config, base, source), source))
           if axis == "data" and planted and sweep.judge and seed == base.train.seed:
-            out.append((_point(name, axis, size, _with_train(config, learner="per_id"), source), source))
+            out.append((_point(name, axis, size, _with_train(config, learner="per_id"), base, source), source))
   return out
 
 
@@ -91,5 +101,6 @@ def _with_train(config: RunConfig, **changes: Any) -> RunConfig:
   return dataclasses.replace(config, train=dataclasses.replace(config.train, **changes))
 
 
-def _point(workload: str, axis: str, size: float, config: RunConfig, source: Source) -> Point:
-  return Point(workload, axis, size, config.train.seed, config.train.learner, config_id(config, source.digest), config)
+def _point(workload: str, axis: str, size: float, config: RunConfig, base: RunConfig, source: Source) -> Point:
+  base_id = config_id(_with_train(base, seed=0, num_examples=1), source.digest)
+  return Point(workload, axis, size, config.train.seed, config.train.learner, config_id(config, source.digest), base_id, config)

@@ -33,6 +33,8 @@ def main(sweep: SweepConfig) -> None:
     )
     where = f"{point.workload} {point.axis}={point.size:g} seed {point.seed} {point.learner}"
     say(f"[{number}/{len(todo)}] {where}: {score}, {out['wall_s']:.0f} s, {out['examples_per_s']:,.0f} examples/s; about {left:.0f} s left")
+  if diverged and diverged == len(todo):
+    raise flags.UserError(f"all {diverged} runs diverged; their records are kept under {workdir}/runs")
   say(f"all {runs} runs recorded" + (f", {diverged} diverged (kept as results, left out of fits)" if diverged else ""))
 
 

@@ -1,6 +1,7 @@
 """Where the runs of a sweep lie: WORKDIR/sweep.json and WORKDIR/runs/<config_id>/."""
 
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ def finished(workdir: str | Path, config_id: str) -> dict[str, Any] | None:
   path = run_directory(workdir, config_id) / "record.json"
   try:
     return record.read_json(path) if path.exists() else None
-  except UserError:
+  except UserError as error:
+    print(f"{error}: the run is done again", file=sys.stderr)
     return None
 
 
@@ -39,5 +41,9 @@ def write_sweep(workdir: str | Path, points: list[Point], header: dict[str, Any]
   """Adds the points to WORKDIR/sweep.json, keeping those of earlier sweeps in the same directory."""
   path = Path(workdir) / "sweep.json"
   described = record.read_json(path)["points"] if path.exists() else []
+  bases = {d["workload"]: d["base"] for d in described}
+  for point in points:
+    if bases.setdefault(point.workload, point.base) != point.base:
+      raise UserError(f"--workdir={workdir}: holds a sweep of another base configuration of {point.workload}; choose another directory")
   described += [d for d in (p.describe() for p in points) if d not in described]
   record.write_json(path, header | {"points": described})

@@ -47,7 +47,9 @@ def test_interdependent_flags_are_checked_together():
     ("--preset=huge", "--preset=huge: must be among small, click_log, tiny, criteo_kaggle"),
     ("--batchsize=3", "Unknown command line flag 'batchsize'. Did you mean: batch_size ?"),
     ("extra", "unexpected argument 'extra': flags are written --name=value"),
-    ("--table_lr=nan", "--table_lr=nan: must be above 0"),
+    ("--table_lr=nan", "flag --table_lr=nan: expected a finite number"),
+    ("--num_examples=1e400", "flag --num_examples=1e400: expected an integer"),
+    ("--table_lr=0", "--table_lr=0.0: must be above 0"),
   ],
 )
 def test_bad_flags_give_one_line(word: str, message: str):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from analysis import report
 from dlrm_jax import flags, record
 from dlrm_jax.config import ModelConfig, PlantedConfig, RunConfig, TrainConfig
 from dlrm_jax.flags import UserError
@@ -50,9 +51,15 @@ def test_impossible_sizes_are_refused():
 
 def test_default_sizes_are_at_least_four_and_hold_the_base():
   for axis in ("rows", "dim", "overarch", "mlp"):
-    sizes = default_sizes(BASE, axis)
+    sizes = default_sizes(BASE, axis, (None,))
     assert len(sizes) >= 4
     assert any(scaled(BASE, axis, size, 13).model == BASE.model for size in sizes), axis
+
+
+def test_default_rows_start_where_every_id_has_one():
+  base = dataclasses.replace(BASE, model=dataclasses.replace(BASE.model, num_rows=100_000))
+  assert default_sizes(base, "rows", (6041, 22)) == (23, 94, 377, 1510, 100_000)
+  assert default_sizes(base, "rows", (6041, None))[-2:] == (25_000, 100_000)
 
 
 def sweep_of(**changes) -> SweepConfig:
@@ -104,6 +111,39 @@ def test_a_finished_run_is_never_run_again(tmp_path: Path, capsys: pytest.Captur
   assert records[1].stat().st_mtime_ns == before[records[1]][0]
 
 
+def test_narrow_widths_that_round_alike_are_run_once():
+  base = sweep_of().run
+  sweep = sweep_of(axes=("overarch",), run=dataclasses.replace(base, model=dataclasses.replace(base.model, overarch=(4, 1))))
+  assert [p.size for p, _ in expand(sweep)] == [0.125, 0.5, 1.0, 2.0]  # 0.5 and 1 units both make 1
+
+
+def test_another_base_in_the_same_directory_is_refused(tmp_path: Path):
+  """Its points would be fitted together with those that are there."""
+  sweep = sweep_of(axes=("data",))
+  run.main(dataclasses.replace(sweep, run=dataclasses.replace(sweep.run, workdir=str(tmp_path))))
+  before = (tmp_path / "sweep.json").read_bytes()
+  wider = dataclasses.replace(sweep.run, workdir=str(tmp_path), model=dataclasses.replace(sweep.run.model, overarch=(16, 1)))
+  with pytest.raises(UserError, match="holds a sweep of another base configuration"):
+    run.main(dataclasses.replace(sweep, run=wider))
+  assert (tmp_path / "sweep.json").read_bytes() == before
+
+
+def test_a_sweep_can_be_reported(tmp_path: Path):
+  """Records of the real trainer, through the real report: the dim axis is read on the total excess, the data axis on the tail's."""
+  sweep = sweep_of(axes=("data", "dim"), sizes_dim=(1, 4), seeds=2)
+  longer = dataclasses.replace(sweep.run.train, num_examples=16_384)
+  run.main(dataclasses.replace(sweep, run=dataclasses.replace(sweep.run, train=longer, workdir=str(tmp_path))))
+  report.main(report.ReportConfig(workdir=str(tmp_path)))
+  laws = record.read_json(tmp_path / "report" / "laws.json")
+  assert laws["num_runs"] == 4
+  assert {(fit["axis"], fit["x"], fit["metric"]) for fit in laws["fits"]} >= {
+    ("data", "examples", "excess_tail"),
+    ("dim", "examples", "excess"),
+    ("dim", "size", "excess"),
+  }
+  assert (tmp_path / "report" / "index.html").stat().st_size > 10_000
+
+
 def test_plan_lists_the_runs_and_touches_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
   monkeypatch.chdir(tmp_path)
   sweep = sweep_of(seeds=2)
@@ -134,6 +174,7 @@ def test_plan_costs_are_those_of_the_record(tmp_path: Path):
     (["--axes=mlp"], "--axes=mlp: the data has no dense inputs, so there is no bottom MLP to scale"),
     (["--axes=rows", "--sizes_rows=1"], "--num_rows=1: must be from 2"),
     (["--seeds=0"], "--seeds=0: must be at least 1"),
+    (["--axes=rows", "--sizes_rows=inf"], "flag --sizes_rows=inf: expected a comma-separated list, each a finite number"),
     (["--data=nowhere"], "nowhere: no such directory"),
     (["--axess=rows"], "Unknown command line flag 'axess'. Did you mean: axes ?"),
     (["--launcher=cloud"], "--launcher=cloud: must be among inline"),

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import os
 import subprocess
 import sys
@@ -12,11 +11,13 @@ import jax
 import numpy as np
 import pytest
 
-from dlrm_jax import loop, record, train
+from dlrm_jax import flags, loop, record, train
 from dlrm_jax.config import ModelConfig, PlantedConfig, RunConfig, TrainConfig, config_id
+from dlrm_jax.data import prepare
 from dlrm_jax.data.planted import Planted
 from dlrm_jax.flags import UserError
 from dlrm_jax.learner import make_learner
+from dlrm_jax.presets import PRESETS
 
 TINY = RunConfig(
   model=ModelConfig(embed_dim=4, num_rows=500, overarch=(8, 1)),
@@ -75,16 +76,21 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(run: tuple[Path,
 
 
 def test_padding_does_not_count():
-  """The last, partial batch trains as a smaller batch would: the same example repeated with weight 0 changes nothing."""
+  """A partial batch trains as a smaller batch of the same examples would; what is in the padding does not matter."""
   source = Planted(TINY.planted)
-  learner = make_learner(TINY, source)
-  batch = next(source.train_batches(0, 256, 100))
-  assert float(batch.weight_b.sum()) == 100
-  other = dataclasses.replace(batch, label_b=jax.numpy.where(batch.weight_b > 0, batch.label_b, 1 - batch.label_b))
-  states = [jax.device_get(make_learner(TINY, source).train(make_learner(TINY, source).state, b)) for b in (batch, other)]
-  for a, b in zip(jax.tree.leaves(states[0]), jax.tree.leaves(states[1]), strict=True):
-    np.testing.assert_array_equal(a, b)
-  assert learner.read_progress(states[0])[1] == pytest.approx(math.log(2), abs=0.5)
+  padded = next(source.train_batches(0, 256, 100))
+  assert float(padded.weight_b.sum()) == 100
+  states = []
+  for size, batch in ((256, padded), (100, jax.tree.map(lambda x: x[:100], padded))):
+    config = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, batch_size=size))
+    learner = make_learner(config, source)
+    states.append(jax.device_get(learner.train(learner.state, batch)))
+  assert states[0].progress.loss_sum == pytest.approx(states[1].progress.loss_sum, rel=1e-5)
+  for a, b in zip(jax.tree.leaves(states[0].dense), jax.tree.leaves(states[1].dense), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+  for name in ("rows", "first_order"):
+    a, b = (s.tables.stacks[name].rows_vd for s in states)
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path: Path):
@@ -99,6 +105,48 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path: Pa
   assert record.read_json(tmp_path / "record.json")["status"] == "diverged"
   with pytest.raises(UserError, match=r"train log_loss was not finite at step \d+"):
     train.main(dataclasses.replace(config, workdir=str(tmp_path / "cli")))
+
+
+def test_an_evaluation_that_is_not_finite_stops_the_run_too(tmp_path: Path):
+  """One step: its own loss is finite, the weights it leaves are not."""
+  settings = dataclasses.replace(TINY.train, num_examples=256, dense_optimizer="sgd", table_optimizer="sgd", table_lr=1e30, dense_lr=1e30)
+  out = loop.train(dataclasses.replace(TINY, train=settings), tmp_path)
+  assert (out["status"], out["diverged_metric"], out["diverged_step"]) == ("diverged", "eval log_loss", 0)
+  assert out["log_loss"] is None
+  assert record.read_curve(tmp_path / "curve.jsonl") == []
+
+
+def write_log(directory: Path, *prepare_words: str) -> Path:
+  """A small prepared data set: one feature decides the click, one is noise."""
+  rng = np.random.default_rng(0)
+  item, user, age = rng.integers(0, 30, 3000), rng.integers(0, 200, 3000), rng.integers(18, 70, 3000)
+  label = rng.uniform(size=3000) < np.where(item % 3 == 0, 0.7, 0.2)
+  lines = [f"{int(y)},i{i},u{u},{a}" for y, i, u, a in zip(label, item, user, age, strict=True)]
+  (directory / "log.csv").write_text("clicked,item,user,age\n" + "\n".join(lines) + "\n")
+  (directory / "log.toml").write_text('label = "clicked"\ncategorical = ["item", "user"]\n[dense]\nage = {}\n')
+  words = ["--format=csv", f"--input={directory}/log.csv", f"--schema={directory}/log.toml", f"--output={directory}/set", *prepare_words]
+  prepare.main(flags.parse(["prepare", *words], prepare.PrepareConfig))
+  return directory / "set"
+
+
+def test_a_click_log_of_ones_own_is_learned(tmp_path: Path):
+  config = dataclasses.replace(TINY, data=str(write_log(tmp_path)))
+  out = loop.train(config, tmp_path / "run")
+  assert out["examples"] == 2700  # 10,000 were asked for: there is one pass
+  assert out["eval_examples"] == 300
+  assert out["config"]["train"]["num_examples"] == 2700
+  assert out["roc_auc"] > 0.68
+  assert out["excess"] is None and out["theory"] is None and out["config"]["planted"] is None
+  assert [t["num_rows"] for t in out["tables"]] == [31, 201]
+
+
+def test_hashed_ids_need_hashed_rows(tmp_path: Path):
+  """Hashes are not ranks of frequency: keeping the smallest would throw nearly all of them into one row."""
+  config = dataclasses.replace(TINY, data=str(write_log(tmp_path, "--vocabulary=hash")))
+  with pytest.raises(UserError, match="--rows_by=top: the ids of .* are hashes"):
+    loop.train(config, tmp_path / "run")
+  out = loop.train(dataclasses.replace(config, model=dataclasses.replace(config.model, rows_by="hash")), tmp_path / "run")
+  assert out["roc_auc"] > 0.68
 
 
 def test_per_id_learner_writes_the_same_kind_of_record(tmp_path: Path):
@@ -141,6 +189,7 @@ def test_program_prints_one_line_and_refuses_to_write_over_a_run(tmp_path: Path)
       "--learner=per_id: the exact estimator knows planted tail data only",
     ),
     (["--workdir=W", "--num_rows=2000000000"], "--num_rows=2000000000: 8 tables have 16000000000 rows together"),
+    (["--workdir=W", "--planted_bias=nan"], "flag --planted_bias=nan: expected a finite number"),
     (["--workdir=/proc/none", "--preset=tiny"], "/proc/none: No such file or directory"),
   ],
 )
@@ -149,9 +198,6 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 ):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(sys, "argv", ["train", *words])
-  from dlrm_jax import flags
-  from dlrm_jax.presets import PRESETS
-
   with pytest.raises(SystemExit) as stop:
     flags.run(train.main, RunConfig, PRESETS)
   shown = capsys.readouterr().err

@@ -48,6 +48,7 @@ class Dataset:
     train_base_rate, eval_base_rate: shares of label 1.
     train_shards, eval_shards: the files.
     rows_per_group: rows of every block of a split but its last.
+    vocabulary: "frequency" (ids are ranks) or "hash".
   """
 
   path: Path
@@ -63,6 +64,7 @@ class Dataset:
   train_shards: tuple[Shard, ...]
   eval_shards: tuple[Shard, ...]
   rows_per_group: int
+  vocabulary: str
 
   def rows(self, split: str) -> int:
     """The number of rows of "train" or "eval"."""
@@ -127,6 +129,7 @@ def _from_contents(path: Path, contents: dict[str, Any]) -> Dataset:
     train_rows=int(splits["train"]["rows"]),
     eval_rows=int(splits["eval"]["rows"]),
     train_base_rate=float(splits["train"]["base_rate"]),
+    vocabulary=str(contents["vocabulary"]["mode"]),
     eval_base_rate=float(splits["eval"]["base_rate"]),
     train_shards=shards["train"],
     eval_shards=shards["eval"],

@@ -67,7 +67,11 @@ def made_whole(output: Path, overwrite: bool) -> Iterator[Path]:
     if output.exists():
       old = Path(tempfile.mkdtemp(dir=parent, prefix=f".{output.name}.old-"))
       output.rename(old)
-      temporary.rename(output)
+      try:
+        temporary.rename(output)
+      except BaseException:
+        old.rename(output)
+        raise
       shutil.rmtree(old)
     else:
       temporary.rename(output)

@@ -69,6 +69,8 @@ def open_source(config: RunConfig) -> Source:
   dataset = pipeline.open_dataset(config.data)
   if dataset.eval_rows == 0:
     raise UserError(f"--data={config.data}: no rows are held out; prepare it with --eval_rows or --eval_fraction")
+  if dataset.vocabulary == "hash" and config.model.rows_by == "top":
+    raise UserError(f"--rows_by=top: the ids of {config.data} are hashes, not ranks of frequency; use --rows_by=hash")
   return PreparedSource(dataset)
 
 

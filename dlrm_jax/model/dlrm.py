@@ -5,16 +5,20 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from dlrm_jax.config import ModelConfig
+from dlrm_jax.flags import UserError
 from dlrm_jax.model.interaction import dot_interaction
 from dlrm_jax.model.mlp import Mlp
 
 
 def overarch_width_in(model: ModelConfig, num_dense: int, num_features: int) -> int:
-  """Inputs of the overarch: the dense vector, the dots of all vectors, the gathered rows, as `overarch_inputs` says."""
+  """Inputs of the overarch: the dense vector, the dots of all vectors, the gathered rows, as `overarch_inputs` says; UserError if none."""
   inputs, vectors = model.overarch_inputs, num_features + (num_dense > 0)
   width = model.embed_dim if "dense" in inputs and num_dense else 0
   width += vectors * (vectors - 1) // 2 if "dots" in inputs else 0
-  return width + (num_features * model.embed_dim if "rows" in inputs else 0)
+  width += num_features * model.embed_dim if "rows" in inputs else 0
+  if width == 0:
+    raise UserError(f"--overarch_inputs={','.join(inputs)}: one feature has no pairs, so the overarch has no inputs; add rows")
+  return width
 
 
 class Dlrm(nnx.Module):
