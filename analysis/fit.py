@@ -110,6 +110,9 @@ def print_fits(fits: list[Fit]) -> None:
 
 
 def main(config: FitConfig) -> None:
+  output = Path(config.output)
+  if output.is_dir() or (output.exists() and output.samefile(config.input)):
+    raise flags.UserError(f"--output={output}: is {'a directory' if output.is_dir() else 'the input'}; name another file")
   fits = []
   for group, points in read_columns(config).items():
     x, y, seed = zip(*points, strict=True)

@@ -1,7 +1,7 @@
 """Bounded non-linear least squares in float64 for a batch of starts at once, and a law's best parameters found with it.
 
 A fit has a dozen points and three parameters but needs many starts, and an interval needs many fits with one parameter held, so the
-batch is the loop worth vectorising. called by `analysis.fitting` and `analysis.uncertainty`.
+batch is the loop worth vectorising. Called by `analysis.fitting` and `analysis.uncertainty`.
 """
 
 import dataclasses

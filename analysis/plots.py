@@ -82,9 +82,15 @@ def _headline(frame: pl.DataFrame, rows: list[LawRow]) -> Figure:
     panels.append(alt.layer(*layers).properties(width=380, height=290, title=title))
   caption = (
     "Loss against examples seen; every point is one evaluation of one seed, faint ones lie before the fitted window. "
-    "Lines: the fitted law" + ("; dashed: the closed form of the ideal learner." if frame["excess_ideal"].is_not_null().any() else ".")
+    "Lines: the fitted law" + (IDEAL_CAPTION if frame["excess_ideal"].is_not_null().any() else ".")
   )
   return Figure("data_law", "The data law", caption, chart.finish(panels, 2))
+
+
+IDEAL_CAPTION = (
+  "; dashed: the closed form of the ideal learner, an average over teachers that is exact for small logit errors only, so that a learner "
+  "on one teacher may lie some per cent under it."
+)
 
 
 def _window_opacity() -> Any:
@@ -218,11 +224,13 @@ def _compute(frame: pl.DataFrame) -> Figure | None:
       .encode(x=x, y=y, color=color, detail="size:N", tooltip=tooltip)
     )
     lowest, front = np.inf, []
-    for v in sorted(values, key=lambda v: v["flops"]):
+    for v in sorted(values, key=lambda v: (v["flops"], v["value"])):
       if v["value"] < lowest:
         lowest = v["value"]
         front.append({"flops": v["flops"], "value": lowest})
-    envelope = alt.Chart(chart.data(front)).mark_line(style="theory", strokeWidth=1.5, strokeDash=[5, 4]).encode(x=x, y=y)
+    envelope = (
+      alt.Chart(chart.data(front)).mark_line(style="theory", strokeWidth=1.5, strokeDash=[5, 4], interpolate="step-after").encode(x=x, y=y)
+    )
     panels.append(alt.layer(line, envelope).properties(width=380, height=290, title=_workload_text(workload)))
   if not panels:
     return None

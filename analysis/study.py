@@ -95,9 +95,13 @@ def data_laws(sweep: Sweep, law: str, x_min: float | None, x_max: float | None) 
 
 def _data_law(curve: pl.DataFrame, metric: str, planted: bool, law: str, x_min: float | None, x_max: float | None) -> Fit:
   curve = curve.unique(["config_id", "examples"], maintain_order=True)
+  wanted = x_min
   if x_min is None and len(curve):
-    x_min = _default_x_min(curve["examples"].unique().to_numpy(), planted, law)
-  return fit_law(curve["examples"].to_numpy(), curve[metric].to_numpy(), law, curve["seed"].to_numpy(), x_min, x_max)
+    wanted = _default_x_min(curve["examples"].unique().to_numpy(), planted, law)
+  fit = fit_law(curve["examples"].to_numpy(), curve[metric].to_numpy(), law, curve["seed"].to_numpy(), wanted, x_max)
+  if planted and wanted is None and fit.status == "ok":
+    return dataclasses.replace(fit, status="short_window", note=f"too few evaluations from {PLANTED_X_MIN} examples on: all were fitted")
+  return fit
 
 
 def _number(value: Any) -> float | None:

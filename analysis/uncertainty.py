@@ -1,4 +1,4 @@
-"""Intervals for fitted parameters: a t interval over seeds, and profile likelihood on one curve. called by `analysis.fitting`.
+"""Intervals for fitted parameters: a t interval over seeds, and profile likelihood on one curve. Called by `analysis.fitting`.
 
 The points of one training pass are correlated, so an interval from the residuals of one curve is too narrow; where there are two seeds
 or more, the spread of per-seed fits is used instead. A bootstrap over a handful of seeds covers far less than it says and is not offered.

@@ -123,7 +123,7 @@ class RunConfig:
   """One training run."""
 
   data: str = option("planted", "planted, or a directory written by dlrm_jax.data.prepare")
-  workdir: str = option("", "where record.json and curve.jsonl go; required")
+  workdir: str = option("", "the directory that results go into")
   model: ModelConfig = ModelConfig()
   train: TrainConfig = TrainConfig()
   planted: PlantedConfig = PlantedConfig()

@@ -16,6 +16,8 @@ def main(config: RunConfig) -> None:
   flags.check(bool(config.workdir), config, "workdir", "a directory for record.json and curve.jsonl")
   if (Path(config.workdir) / "record.json").exists():
     raise flags.UserError(f"--workdir={config.workdir}: holds a finished run (record.json); choose another directory")
+  if (Path(config.workdir) / "sweep.json").exists():
+    raise flags.UserError(f"--workdir={config.workdir}: holds a sweep (sweep.json); choose another directory")
   hardware.select_platform()
   out = loop.train(config, config.workdir)
   if out["status"] == "diverged":

@@ -42,6 +42,8 @@ def write_sweep(workdir: str | Path, points: list[Point], header: dict[str, Any]
   path = Path(workdir) / "sweep.json"
   described = record.read_json(path)["points"] if path.exists() else []
   bases = {d["workload"]: d["base"] for d in described}
+  if bases and not set(bases) & {point.workload for point in points}:
+    raise UserError(f"--workdir={workdir}: holds a sweep of {', '.join(bases)}; choose another directory")
   for point in points:
     if bases.setdefault(point.workload, point.base) != point.base:
       raise UserError(f"--workdir={workdir}: holds a sweep of another base configuration of {point.workload}; choose another directory")

@@ -235,3 +235,13 @@ def test_command_line(tmp_path):
   np.testing.assert_allclose(json.loads((tmp_path / "o.json").read_text())["fits"][0]["params"]["gamma"]["estimate"], 0.7, rtol=1e-6)
   bad = subprocess.run([*words, "--law=cubic"], capture_output=True, text=True, cwd=Path(__file__).parents[1])
   assert bad.returncode == 2 and bad.stderr.count("\n") == 1 and "--law=cubic" in bad.stderr
+
+
+def test_the_input_is_never_written_over(tmp_path):
+  path = tmp_path / "points.csv"
+  path.write_text("x,y\n" + "".join(f"{x},{x**-0.3}\n" for x in range(1, 9)))
+  before = path.read_bytes()
+  for output, message in ((path, "is the input"), (tmp_path, "is a directory")):
+    with pytest.raises(flags.UserError, match=message):
+      program.main(program.FitConfig(input=str(path), x="x", y="y", output=str(output)))
+  assert path.read_bytes() == before

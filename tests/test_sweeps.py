@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from analysis import report
-from dlrm_jax import flags, record
+from dlrm_jax import flags, record, train
 from dlrm_jax.config import ModelConfig, PlantedConfig, RunConfig, TrainConfig
 from dlrm_jax.flags import UserError
 from sweeps import plan, points, presets, run
@@ -125,6 +125,11 @@ def test_another_base_in_the_same_directory_is_refused(tmp_path: Path):
   wider = dataclasses.replace(sweep.run, workdir=str(tmp_path), model=dataclasses.replace(sweep.run.model, overarch=(16, 1)))
   with pytest.raises(UserError, match="holds a sweep of another base configuration"):
     run.main(dataclasses.replace(sweep, run=wider))
+  elsewhere = dataclasses.replace(sweep.run, workdir=str(tmp_path), planted=PlantedConfig(zipf_s=1.5))
+  with pytest.raises(UserError, match=r"holds a sweep of s=1\.111; choose another"):
+    run.main(dataclasses.replace(sweep, run=elsewhere))
+  with pytest.raises(UserError, match=r"holds a sweep \(sweep.json\)"):
+    train.main(dataclasses.replace(sweep.run, workdir=str(tmp_path)))
   assert (tmp_path / "sweep.json").read_bytes() == before
 
 
