@@ -30,8 +30,7 @@ class ReportConfig:
     "auto", "law fitted to every curve; auto: power where the constant is known to be 0, else power_constant", ("auto", *LAWS)
   )
   x_min: float | None = flags.option(
-    None,
-    "smallest number of examples that data laws are fitted to; by default 2**17 on planted data (all if fewer than 5 evaluations are left: status short_window), a 64th of the run else",
+    None, "smallest number of examples fitted; by default 2**17 on planted data (all if too few are left), else a 64th of the run"
   )
   x_max: float | None = flags.option(None, "largest number of examples that data laws are fitted to")
 
