@@ -11,14 +11,13 @@ import numpy as np
 import polars as pl
 
 from analysis.fitting import Fit, as_dict, fit_law
-from analysis.laws import LAWS
 from analysis.load import Sweep
 from dlrm_jax.record import AXES
 
 PLANTED_X_MIN = 2**17  # examples: earlier, a trained model still learns its bias and scale (the default window on planted data)
 ROWS_LIMIT = 0.9  # share of the ideal excess owed to the rows, from which the rows law is read beside its theory
 REAL_SPAN = 64  # on a click log the default window is the last factor of this in examples
-MIN_WINDOW_POINTS = {"power": 5, "power_constant": 5}  # evaluations that the default window must keep; else all are fitted
+MIN_WINDOW_POINTS = 5  # evaluations that the default window must keep; else all are fitted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +96,7 @@ def _data_law(curve: pl.DataFrame, metric: str, planted: bool, law: str, x_min: 
   curve = curve.unique(["config_id", "examples"], maintain_order=True)
   wanted = x_min
   if x_min is None and len(curve):
-    wanted = _default_x_min(curve["examples"].unique().to_numpy(), planted, law)
+    wanted = _default_x_min(curve["examples"].unique().to_numpy(), planted)
   fit = fit_law(curve["examples"].to_numpy(), curve[metric].to_numpy(), law, curve["seed"].to_numpy(), wanted, x_max)
   if planted and wanted is None and fit.status == "ok":
     return dataclasses.replace(fit, status="short_window", note=f"too few evaluations from {PLANTED_X_MIN} examples on: all were fitted")
@@ -108,9 +107,9 @@ def _number(value: Any) -> float | None:
   return None if value is None else float(value)
 
 
-def _default_x_min(examples: np.ndarray, planted: bool, law: str) -> float | None:
+def _default_x_min(examples: np.ndarray, planted: bool) -> float | None:
   start = float(PLANTED_X_MIN if planted else examples.max() / REAL_SPAN)
-  return start if np.sum(examples >= start) >= MIN_WINDOW_POINTS.get(law, len(LAWS[law].params) + 3) else None
+  return start if np.sum(examples >= start) >= MIN_WINDOW_POINTS else None
 
 
 def size_laws(sweep: Sweep, law: str) -> list[LawRow]:
