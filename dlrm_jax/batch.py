@@ -17,18 +17,22 @@ class Batch:
 
   Attributes:
     dense_bm: the M dense inputs, already transformed; M may be 0.
-    ids_bl: one categorical id per feature (L = F one-hot features), before it is mapped to a table row; on planted
-      data the 32 bits are those of an unsigned id.
+    ids_bl: categorical ids before they are mapped to table rows: a bag of fixed length for each feature, bags side by side, L the
+      sum of their lengths (F where all features are one-hot); on planted data the 32 bits are those of an unsigned id.
     label_b: 0.0 or 1.0.
     weight_b: 1.0 for an example, 0.0 for padding.
+    bag_weight_bl: weight of each id in its bag, 0.0 for padding; None where every bag is full.
   """
 
   dense_bm: Float[ArrayLike, "B M"]
   ids_bl: Int32[ArrayLike, "B L"]
   label_b: Float[ArrayLike, " B"]
   weight_b: Float[ArrayLike, " B"]
+  bag_weight_bl: Float[ArrayLike, "B L"] | None = None
 
 
-def empty_batch(size: int, num_dense: int, num_features: int) -> Batch:
-  """A batch of padding alone, of the shapes that a model with these inputs takes."""
-  return Batch(jnp.zeros((size, num_dense)), jnp.zeros((size, num_features), jnp.int32), jnp.zeros(size), jnp.zeros(size))
+def empty_batch(size: int, num_dense: int, num_lookups: int, weighted: bool = False) -> Batch:
+  """A batch of padding alone, of the shapes that a model with these inputs takes; `weighted`: with weights in the bags."""
+  ids_bl = jnp.zeros((size, num_lookups), jnp.int32)
+  weights = jnp.zeros((size, num_lookups)) if weighted else None
+  return Batch(jnp.zeros((size, num_dense)), ids_bl, jnp.zeros(size), jnp.zeros(size), weights)

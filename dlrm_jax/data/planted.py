@@ -91,6 +91,14 @@ class Planted:
     """Distinct ids of each field; None: without end."""
     return (None,) * self.config.tail_fields + (SMALL_IDS,) * len(self.small_fields)
 
+  @property
+  def bag_lengths(self) -> tuple[int, ...]:
+    return (1,) * len(self.field_names)
+
+  @property
+  def weighted(self) -> bool:
+    return False
+
   @functools.cached_property
   def _teacher(self) -> dict[str, np.ndarray]:
     return _teacher(self.config)

@@ -37,6 +37,14 @@ class PreparedSource:
     return self.dataset.cardinalities
 
   @property
+  def bag_lengths(self) -> tuple[int, ...]:
+    return (1,) * len(self.dataset.categorical)
+
+  @property
+  def weighted(self) -> bool:
+    return False
+
+  @property
   def base_rate(self) -> float:
     return self.dataset.train_base_rate
 
@@ -55,8 +63,9 @@ class PreparedSource:
 
 # A stream of training examples and a fixed set of evaluation examples. Both kinds have
 #   name (for people), digest (stands for a data set's content; "" for planted data, whose config says it all),
-#   num_dense (M), field_names and cardinalities (categorical features; None: ids without end), base_rate (click rate of the training
-#   examples), max_examples (training examples there are; None: without end),
+#   num_dense (M), field_names and cardinalities (categorical features; None: ids without end), bag_lengths (ids a feature has),
+#   weighted (whether batches carry bag weights), base_rate (click rate of the training examples),
+#   max_examples (training examples there are; None: without end),
 #   train_batches(seed, batch_size, num_examples, start=0): batches of training examples start .. num_examples-1, in order,
 #   eval_batches(batch_size, num_examples): the first evaluation examples, with the Truth where it is known.
 Source = Planted | PreparedSource
