@@ -7,6 +7,7 @@ the numbers.
 import dataclasses
 import hashlib
 import json
+import math
 from typing import Any
 
 from dlrm_jax.flags import UserError, check, check_choices, option
@@ -16,11 +17,12 @@ SCHEMA_VERSION = 1  # hashed into config_id: raise it when a default below chang
 
 @dataclasses.dataclass(frozen=True)
 class TableConfig:
-  """One embedding table: `num_rows` rows of `dim` float32."""
+  """One embedding table of `num_rows` rows of `dim` values; an example looks up `bag_length` of them."""
 
   name: str
   num_rows: int
   dim: int
+  bag_length: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +36,16 @@ class ModelConfig:
   )
   bottom: tuple[int, ...] | None = option(None, "all widths of the MLP over dense inputs, ending in embed_dim; none: 4*embed_dim,embed_dim")
   overarch: tuple[int, ...] = option((64, 64, 1), "all widths of the MLP over the interactions, ending in 1")
-  interaction: str = option("dot", "how the feature vectors meet", ("dot",))
+  pooling: str = option("sum", "how the rows of a bag become one vector; mean divides by the sum of the bag's weights", ("sum", "mean"))
+  table_dtype: str = option(
+    "float32", "dtype of the rows; bfloat16 is rounded at random, optimiser slots stay float32", ("float32", "bfloat16")
+  )
+  interaction: str = option("dot", "how the feature vectors meet: pairwise dots, or DCN v2's cross layers", ("dot", "dcn_v2"))
+  cross_layers: int = option(3, "layers of the cross network (interaction=dcn_v2)")
+  cross_rank: int = option(512, "rank of each cross layer's weight (interaction=dcn_v2)")
   overarch_inputs: tuple[str, ...] = option(
     ("dense", "dots", "first_order"),
-    "what the overarch reads; first_order is a learned scalar per id, added to the logit",
+    "what the overarch reads; dots: what the interaction gives; first_order: a learned scalar per id, added to the logit",
     ("dense", "dots", "rows", "first_order"),
   )
   compute_dtype: str = option("float32", "dtype of the matrix products; parameters stay float32", ("float32", "bfloat16"))
@@ -49,6 +57,8 @@ class ModelConfig:
     check(2 <= self.num_rows <= 2**31 - 1, self, "num_rows", "from 2 to 2147483647")
     check(len(self.overarch) >= 1 and min(self.overarch) >= 1, self, "overarch", "widths of at least 1")
     check(self.overarch[-1] == 1, self, "overarch", "widths ending in 1 (one click logit)")
+    check(self.cross_layers >= 1, self, "cross_layers", "at least 1")
+    check(self.cross_rank >= 1, self, "cross_rank", "at least 1")
     check("dots" in self.overarch_inputs or "rows" in self.overarch_inputs, self, "overarch_inputs", "a list with dots or rows in it")
     if self.bottom is not None:
       check(len(self.bottom) >= 1 and min(self.bottom) >= 1, self, "bottom", "widths of at least 1")
@@ -73,12 +83,23 @@ class TrainConfig:
   batch_size: int = option(1024, "examples per step")
   seed: int = option(0, "initial weights and, on planted data, which examples are drawn")
   learner: str = option("dlrm", "the model, or the exact per-id Bayesian estimator (planted tail data only)", ("dlrm", "per_id"))
-  table_optimizer: str = option("rowwise_adagrad", "optimiser of the tables", ("sgd", "adagrad", "rowwise_adagrad"))
+  table_optimizer: str = option(
+    "rowwise_adagrad", "optimiser of the tables; adam is lazy: only rows of the batch move", ("sgd", "adagrad", "rowwise_adagrad", "adam")
+  )
   table_lr: float = option(0.05, "learning rate of the tables")
+  table_weight_decay: float = option(0.0, "rows of the batch also shrink by learning rate x this x the row (decoupled)")
   table_init: float = option(0.05, "embedding rows start uniform in +-table_init; first-order scalars at 0")
   dense_optimizer: str = option("adagrad", "optimiser of the MLPs (optax)", ("sgd", "adagrad", "adam"))
   dense_lr: float = option(0.02, "learning rate of the MLPs")
   warmup_examples: int = option(0, "the dense learning rate rises linearly over this many examples")
+  table_warmup_examples: int = option(0, "the tables' learning rate rises linearly over this many examples")
+  lr_schedule: str = option(
+    "constant",
+    "both learning rates after their warm-up; inverse_sqrt falls as 1/sqrt(1 + examples/decay_examples), linear, quadratic and cosine "
+    "reach 0 after decay_examples (a horizon: one pass is then no data curve)",
+    ("constant", "inverse_sqrt", "linear", "quadratic", "cosine"),
+  )
+  decay_examples: int = option(0, "the schedule's length in examples; required unless it is constant")
   eval_examples: int = option(65_536, "examples of each evaluation; on a data set at most the held-out rows")
   first_eval: int = option(4096, "examples before the first evaluation")
   evals_per_octave: int = option(2, "evaluations for each doubling of the examples seen")
@@ -89,8 +110,10 @@ class TrainConfig:
       check(getattr(self, name) >= 1, self, name, "at least 1")
     for name in ("table_lr", "dense_lr"):
       check(getattr(self, name) > 0, self, name, "above 0")
-    check(self.table_init >= 0, self, "table_init", "at least 0")
-    check(self.warmup_examples >= 0, self, "warmup_examples", "at least 0")
+    for name in ("table_init", "table_weight_decay", "warmup_examples", "table_warmup_examples", "decay_examples"):
+      check(getattr(self, name) >= 0, self, name, "at least 0")
+    if self.lr_schedule != "constant":
+      check(self.decay_examples >= 1, self, "decay_examples", f"at least 1 with --lr_schedule={self.lr_schedule}")
     check(0 <= self.seed < 2**31, self, "seed", "from 0 to 2147483647")
 
 
@@ -108,14 +131,57 @@ class PlantedConfig:
   dense_variance: float = option(0.0, "logit variance of the dense part over 16 dense inputs; 0: the part is absent")
   score_variance: float = option(0.0, "logit variance of the score part over 4 fields of 64 ids; 0: the part is absent")
   delta: float = option(1.0, "decay of the pair and dense parts: the j-th term has variance ~ j^-(1+delta)")
+  bag_length: int = option(1, "most ids of a tail field in an example: bags of 1 to this many, each size as likely, effects summed")
 
   def __post_init__(self):
     check(self.tail_fields >= 1, self, "tail_fields", "at least 1")
+    check(self.bag_length >= 1, self, "bag_length", "at least 1")
     check(1 < self.zipf_s <= 3, self, "zipf_s", "above 1, at most 3 (at 1 the ids have no distribution)")
     check(self.tail_sigma > 0, self, "tail_sigma", "above 0")
     for name in ("pair_variance", "dense_variance", "score_variance", "delta"):
       check(getattr(self, name) >= 0, self, name, "at least 0")
     check(0 <= self.seed < 2**31, self, "seed", "from 0 to 2147483647")
+
+
+PLACEMENTS = ("replicated", "row", "table", "column")
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """The devices of a run and where each table lies on them (embedding/plan.py)."""
+
+  mesh: str = option("1", "devices: a number, or two axes (data x model) such as 2x4")
+  placement: tuple[str, ...] = option(
+    ("auto",),
+    f"where tables lie: {', '.join(PLACEMENTS)}, or auto (planned); for one table, feature:placement, such as auto,C3:row,C20:column",
+  )
+  device_memory_gib: float | None = option(None, "memory of a device that the plan may fill, GiB; none: what the device has")
+  parallelism: str = option("jit", "jit with sharded tables, or the plain pmap baseline, whose tables are all replicated", ("jit", "pmap"))
+
+  def __post_init__(self):
+    check_choices(self)
+    parts = self.mesh.split("x")
+    ok = len(parts) in (1, 2) and all(p.isdecimal() and int(p) >= 1 for p in parts)
+    check(ok, self, "mesh", "a number of devices such as 8, or two such as 2x4")
+    for word in self.placement:
+      feature, _, placement = word.rpartition(":")
+      ok = placement in PLACEMENTS or (placement == "auto" and not feature)
+      check(ok, self, "placement", f"among auto, {', '.join(PLACEMENTS)}, or feature:placement")
+    check(
+      sum(":" not in word for word in self.placement) <= 1, self, "placement", "one placement for all, and feature:placement for others"
+    )
+    check(self.device_memory_gib is None or self.device_memory_gib > 0, self, "device_memory_gib", "above 0")
+    if self.parallelism == "pmap":
+      check(set(self.placement) <= {"auto", "replicated"}, self, "placement", "replicated with --parallelism=pmap")
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """Devices along each axis of the mesh."""
+    return tuple(int(part) for part in self.mesh.split("x"))
+
+  @property
+  def num_devices(self) -> int:
+    return math.prod(self.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,17 +190,31 @@ class RunConfig:
 
   data: str = option("planted", "planted, or a directory written by dlrm_jax.data.prepare")
   workdir: str = option("", "the directory that results go into")
+  coordinator: str | None = option(None, "several processes: host:port of the first, or auto on a cluster that jax knows (Slurm, TPU pods)")
+  num_processes: int = option(1, "several processes: how many (with coordinator=host:port)")
+  process_id: int = option(0, "several processes: which one this is, from 0")
   model: ModelConfig = ModelConfig()
   train: TrainConfig = TrainConfig()
   planted: PlantedConfig = PlantedConfig()
+  mesh: MeshConfig = MeshConfig()
 
   def __post_init__(self):
     check(bool(self.data), self, "data", "planted or a directory made by dlrm_jax.data.prepare")
+    check(self.num_processes >= 1, self, "num_processes", "at least 1")
+    check(0 <= self.process_id < self.num_processes, self, "process_id", f"from 0 to {self.num_processes - 1} (--num_processes - 1)")
+    if self.num_processes > 1 and not self.coordinator:
+      raise UserError(f"--num_processes={self.num_processes} needs --coordinator=host:port")
+    devices = self.mesh.num_devices
+    if self.train.batch_size % devices:
+      raise UserError(f"--batch_size={self.train.batch_size}: must be a multiple of the {devices} devices of --mesh={self.mesh.mesh}")
+    if self.train.learner == "per_id" and devices > 1:
+      raise UserError(f"--mesh={self.mesh.mesh}: --learner=per_id runs on one device")
     if self.train.learner == "per_id":
       planted = self.planted
       tail_only = self.data == "planted" and not planted.pair_variance + planted.dense_variance + planted.score_variance
       if not tail_only:
         raise UserError("--learner=per_id: the exact estimator knows planted tail data only (--data=planted, other variances 0)")
+      check(planted.bag_length == 1, planted, "bag_length", "1 with --learner=per_id, which knows one id a field")
 
 
 def non_default(config: Any) -> dict[str, Any]:
@@ -148,7 +228,7 @@ def non_default(config: Any) -> dict[str, Any]:
 
 
 def config_id(config: RunConfig, data_digest: str = "") -> str:
-  """16 hex digits naming a run by what changes its numbers: model, data, training, seed; never where it is written.
+  """16 hex digits naming a run by what changes its numbers: model, data, training, seed, mesh; never where it is written.
 
   Fields at their default are left out, so a new field orphans no old run.
 
@@ -164,5 +244,7 @@ def config_id(config: RunConfig, data_digest: str = "") -> str:
     "data": non_default(config.planted) if planted else data_digest,
     "kind": "planted" if planted else "dataset",
   }
+  if mesh := non_default(config.mesh):
+    content["mesh"] = mesh
   text = json.dumps(content, sort_keys=True, separators=(",", ":"))
   return hashlib.sha256(text.encode()).hexdigest()[:16]

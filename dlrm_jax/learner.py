@@ -11,9 +11,10 @@ from jaxtyping import Array
 from dlrm_jax import per_id
 from dlrm_jax.batch import Batch
 from dlrm_jax.config import RunConfig
-from dlrm_jax.data.source import Source
-from dlrm_jax.embedding.tables import make_layout
+from dlrm_jax.data.source import Source, layout_of
+from dlrm_jax.embedding.plan import machine_of, make_plan
 from dlrm_jax.flops import cost
+from dlrm_jax.mesh import make_mesh, put_batch
 from dlrm_jax.state import Progress
 from dlrm_jax.step import compile_programs
 
@@ -24,6 +25,7 @@ class Learner:
 
   Attributes:
     state: before the first step.
+    put: a batch from a source to where the functions want it.
     train: (state, batch) -> state; the old state's buffers are given up.
     predict: (state, batch) -> logits [B].
     read_progress: state -> (state with counters at 0, mean training log loss since the last reading, first bad step or -1).
@@ -31,6 +33,7 @@ class Learner:
   """
 
   state: Any
+  put: Callable[[Batch], Batch]
   train: Callable[[Any, Batch], Any]
   predict: Callable[[Any, Batch], Array]
   read_progress: Callable[[Any], tuple[Any, float, int]]
@@ -43,12 +46,13 @@ def make_learner(config: RunConfig, source: Source) -> Learner:
 
 
 def _dlrm(config: RunConfig, source: Source) -> Learner:
-  layout = make_layout(config.model, source.field_names, source.cardinalities)
+  layout, mesh = layout_of(config, source), make_mesh(config)
+  plan = make_plan(config, layout, machine_of(mesh))
   counted = cost(config.model, config.train, layout, source.num_dense)
-  programs = compile_programs(config, layout, source.num_dense)
+  programs = compile_programs(config, plan, source.num_dense, mesh)
   facts = dataclasses.asdict(counted) | {
-    "flops_per_example_xla": programs.xla_flops / config.train.batch_size,
-    "tables": [dataclasses.asdict(t) for t in layout.tables],
+    "flops_per_example_xla": programs.xla_flops * mesh.size / config.train.batch_size,
+    "tables": [dataclasses.asdict(t) | {"placement": placement} for t, placement in zip(layout.tables, plan.placements, strict=True)],
   }
 
   def read_progress(state: Any) -> tuple[Any, float, int]:
@@ -60,7 +64,8 @@ def _dlrm(config: RunConfig, source: Source) -> Learner:
       int(progress.bad_step),
     )
 
-  return Learner(programs.init(np.uint32(config.train.seed)), programs.train, programs.predict, read_progress, facts)
+  put = functools.partial(put_batch, mesh=mesh)
+  return Learner(programs.init(np.uint32(config.train.seed)), put, programs.train, programs.predict, read_progress, facts)
 
 
 def _per_id(config: RunConfig, source: Source) -> Learner:
@@ -69,4 +74,4 @@ def _per_id(config: RunConfig, source: Source) -> Learner:
   train = functools.partial(per_id.update, bias=bias)
   predict = functools.partial(per_id.predict, bias=bias)
   facts: dict[str, Any] = {"params": None, "flops_per_example": None, "bytes": None, "flops_total": None, "tables": []}
-  return Learner(state, train, predict, lambda state: (state, np.nan, -1), facts)
+  return Learner(state, lambda batch: batch, train, predict, lambda state: (state, np.nan, -1), facts)

@@ -55,7 +55,8 @@ def theory(config: RunConfig, source: Source) -> dict[str, float | None] | None:
     return None
   s, fields = config.planted.zipf_s, config.planted.tail_fields
   hashed_beyond = config.model.rows_by == "hash" and s >= 2  # kappa is not known there
-  floor = None if hashed_beyond else planted_theory.rows_floor(config.model.num_rows, s, source.tau, fields, config.model.rows_by)
+  rows, rows_by = config.model.num_rows, config.model.rows_by
+  floor = None if hashed_beyond else planted_theory.rows_floor(rows, s, source.tau, fields, rows_by, source.draws)
   beta_rows = None if hashed_beyond else planted_theory.beta_rows(s)
   return {"s": s, "beta_data": planted_theory.beta_data(s), "beta_rows": beta_rows, "rows_floor": floor}
 
@@ -66,7 +67,7 @@ def _ideal(config: RunConfig, source: Source, examples: int) -> float | None:
   rows = config.model.num_rows if config.train.learner == "dlrm" else None
   if rows is not None and config.model.rows_by == "hash":
     return None  # the closed form knows tables that keep the most frequent ids
-  return planted_theory.excess_ideal(examples, config.planted.zipf_s, source.tau, config.planted.tail_fields, rows)
+  return planted_theory.excess_ideal(examples, config.planted.zipf_s, source.tau, config.planted.tail_fields, rows, source.draws)
 
 
 def train(config: RunConfig, directory: str | Path, source: Source | None = None, quiet: bool = False) -> dict[str, Any]:
@@ -78,8 +79,8 @@ def train(config: RunConfig, directory: str | Path, source: Source | None = None
   source = source or open_source(config)
   config = one_pass(config, source)
   settings, directory = config.train, Path(directory)
-  evals = [(jax.tree.map(jnp.asarray, b), t) for b, t in source.eval_batches(settings.batch_size, settings.eval_examples)]
   learner = make_learner(config, source)
+  evals = [(learner.put(jax.tree.map(jnp.asarray, b)), t) for b, t in source.eval_batches(settings.batch_size, settings.eval_examples)]
   directory.mkdir(parents=True, exist_ok=True)
   points = eval_points(settings.num_examples, settings.batch_size, settings.first_eval, settings.evals_per_octave)
   state, examples, bad_step, training_s = learner.state, 0, -1, 0.0
@@ -89,7 +90,7 @@ def train(config: RunConfig, directory: str | Path, source: Source | None = None
   with open(directory / "curve.jsonl", "w") as curve, Reporter(settings.num_examples, quiet) as reporter:
     batches = source.train_batches(settings.seed, settings.batch_size, settings.num_examples)
     for step, batch in enumerate(batches):
-      state = learner.train(state, batch)
+      state = learner.train(state, learner.put(batch))
       examples = min(examples + settings.batch_size, settings.num_examples)
       due = examples == points[len(rows)]
       if not due and (step + 1) % _CHECK_EVERY:

@@ -1,16 +1,23 @@
 """`TrainState`: everything a training run carries from step to step, and how it starts."""
 
 import dataclasses
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int32, UInt32
 
 from dlrm_jax.batch import ArrayLike
 from dlrm_jax.config import RunConfig, TrainConfig
-from dlrm_jax.embedding.tables import Layout, Tables, init_tables
+from dlrm_jax.embedding.placement import Plan
+from dlrm_jax.embedding.tables import Tables, init_tables, specs
+from dlrm_jax.embedding.update import Rule
+from dlrm_jax.mesh import REPLICATED, placed
 from dlrm_jax.model.dlrm import Dlrm
 
 
@@ -30,7 +37,13 @@ class Progress:
 
   @classmethod
   def zero(cls) -> "Progress":
-    return cls(jnp.zeros(()), jnp.zeros(()), jnp.full((), -1, jnp.int32))
+    """On the host, so that it goes to whatever devices a run has."""
+    return cls(np.zeros((), np.float32), np.zeros((), np.float32), np.full((), -1, np.int32))
+
+  def after(self, step: Int32[ArrayLike, ""], loss: Float[ArrayLike, ""], examples: Float[ArrayLike, ""]) -> "Progress":
+    """The counters after one more step with this mean loss over so many examples."""
+    bad = jnp.where((self.bad_step < 0) & ~jnp.isfinite(loss), step, self.bad_step)
+    return Progress(self.loss_sum + loss * examples, self.weight_sum + examples, bad)
 
 
 @jax.tree_util.register_dataclass
@@ -45,23 +58,49 @@ class TrainState:
   progress: Progress
 
 
+def learning_rate(train: TrainConfig, peak: float, warmup_examples: int) -> optax.ScalarOrSchedule:
+  """A learning rate by step: a linear warm-up, then `lr_schedule`; a plain number where nothing changes."""
+  warmup, decay = (-(-examples // train.batch_size) for examples in (warmup_examples, train.decay_examples))
+  schedules: dict[str, Callable[[], optax.Schedule]] = {
+    "constant": lambda: optax.constant_schedule(peak),
+    "inverse_sqrt": lambda: lambda step: peak * (1 + step / decay) ** -0.5,
+    "linear": lambda: optax.polynomial_schedule(peak, 0.0, 1, decay),
+    "quadratic": lambda: optax.polynomial_schedule(peak, 0.0, 2, decay),
+    "cosine": lambda: optax.cosine_decay_schedule(peak, decay),
+  }
+  after = schedules[train.lr_schedule]()
+  if warmup:
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+  return peak if train.lr_schedule == "constant" else after
+
+
 def dense_optimizer(train: TrainConfig) -> optax.GradientTransformation:
-  """The optax optimiser of the MLPs; constant learning rate after a linear warm-up, so that no horizon enters."""
-  lr: optax.ScalarOrSchedule = train.dense_lr
-  if train.warmup_examples:
-    lr = optax.linear_schedule(0.0, train.dense_lr, -(-train.warmup_examples // train.batch_size))
+  """The optax optimiser of the MLPs."""
   makers = {"sgd": optax.sgd, "adagrad": optax.adagrad, "adam": optax.adam}
-  return makers[train.dense_optimizer](lr)
+  return makers[train.dense_optimizer](learning_rate(train, train.dense_lr, train.warmup_examples))
 
 
-def make_model(config: RunConfig, layout: Layout, num_dense: int, key: Array) -> Dlrm:
+def table_rule(train: TrainConfig, step: Int32[ArrayLike, ""]) -> Rule:
+  """The tables' optimiser at a step."""
+  lr = learning_rate(train, train.table_lr, train.table_warmup_examples)
+  return Rule(train.table_optimizer, lr(step) if callable(lr) else lr, train.table_weight_decay, step)
+
+
+def make_model(config: RunConfig, plan: Plan, num_dense: int, key: Array) -> Dlrm:
   """The dense model with weights drawn from `key`."""
-  return Dlrm(config.model, num_dense, len(layout.tables), rngs=nnx.Rngs(key))
+  return Dlrm(config.model, num_dense, len(plan.layout.tables), rngs=nnx.Rngs(key))
 
 
-def init_state(config: RunConfig, layout: Layout, num_dense: int, seed: UInt32[ArrayLike, ""]) -> TrainState:
+def init_state(config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh, seed: UInt32[ArrayLike, ""]) -> TrainState:
   """The state before the first step; a function of the config and the seed (uint32) alone. Jit it."""
-  dense = nnx.state(make_model(config, layout, num_dense, jax.random.key(seed)), nnx.Param)
-  tables = init_tables(layout, config.train, seed)
+  dense = nnx.state(make_model(config, plan, num_dense, jax.random.key(seed)), nnx.Param)
+  tables = init_tables(plan, config.train, seed, mesh)
   slots = dense_optimizer(config.train).init(dense)
   return TrainState(tables, dense, slots, jnp.zeros((), jnp.int32), Progress.zero())
+
+
+def state_shapes(config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh) -> TrainState:
+  """Shape, dtype and place of every array of a state: tables as planned, all else on every device."""
+  shapes = jax.eval_shape(functools.partial(init_state, config, plan, num_dense, mesh), np.uint32(0))
+  groups = {name: placed(shapes.tables.groups[name], mesh, spec) for name, spec in specs(plan, mesh).items()}
+  return dataclasses.replace(placed(shapes, mesh, REPLICATED), tables=Tables(groups))

@@ -6,18 +6,19 @@ import math
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float
 
-from dlrm_jax.batch import Batch, empty_batch
-from dlrm_jax.config import PlantedConfig, RunConfig
-from dlrm_jax.embedding.lookup import lookup
-from dlrm_jax.embedding.tables import Layout, row_of
-from dlrm_jax.embedding.update import update
-from dlrm_jax.state import Progress, TrainState, dense_optimizer, init_state, make_model
+from dlrm_jax.batch import ArrayLike, Batch, empty_batch
+from dlrm_jax.config import RunConfig
+from dlrm_jax.embedding.engine import lookup, update
+from dlrm_jax.embedding.placement import Plan
+from dlrm_jax.embedding.pool import lookups_of
+from dlrm_jax.mesh import REPLICATED, constrain, placed, split
+from dlrm_jax.state import TrainState, dense_optimizer, init_state, make_model, state_shapes, table_rule
 
 
 def loss_and_grads(
@@ -33,21 +34,19 @@ def loss_and_grads(
   return jax.value_and_grad(loss_fn, argnums=(0, 1))(dense, embedded)
 
 
-def train_step(config: RunConfig, layout: Layout, graphdef: nnx.GraphDef, state: TrainState, batch: Batch) -> TrainState:
+def train_step(config: RunConfig, plan: Plan, mesh: Mesh, graphdef: nnx.GraphDef, state: TrainState, batch: Batch) -> TrainState:
   """One step on one batch: lookup, loss, gradients, dense update, sparse update."""
-  row_bf = row_of(layout, batch.ids_bl)
-  loss, (dense_grads, row_grads) = loss_and_grads(graphdef, state.dense, lookup(state.tables, row_bf), batch)
+  embedded, routes = lookup(plan, mesh, state.tables, lookups_of(plan.layout, batch))
+  loss, (dense_grads, row_grads) = loss_and_grads(graphdef, state.dense, embedded, batch)
   changes, dense_slots = dense_optimizer(config.train).update(dense_grads, state.dense_slots, state.dense)
-  tables = update(state.tables, config.train.table_optimizer, row_bf, row_grads, config.train.table_lr)
-  examples = batch.weight_b.sum()
-  bad = jnp.where((state.progress.bad_step < 0) & ~jnp.isfinite(loss), state.step, state.progress.bad_step)
-  progress = Progress(state.progress.loss_sum + loss * examples, state.progress.weight_sum + examples, bad)
+  tables = update(plan, mesh, state.tables, routes, row_grads, table_rule(config.train, state.step))
+  progress = state.progress.after(state.step, loss, batch.weight_b.sum())
   return TrainState(tables, optax.apply_updates(state.dense, changes), dense_slots, state.step + 1, progress)
 
 
-def predict(layout: Layout, graphdef: nnx.GraphDef, state: TrainState, batch: Batch) -> Float[Array, " B"]:
+def predict(plan: Plan, mesh: Mesh, graphdef: nnx.GraphDef, state: TrainState, batch: Batch) -> Float[Array, " B"]:
   """Logits of a batch."""
-  embedded = lookup(state.tables, row_of(layout, batch.ids_bl))
+  embedded, _ = lookup(plan, mesh, state.tables, lookups_of(plan.layout, batch))
   return nnx.merge(graphdef, state.dense)(batch.dense_bm, embedded)
 
 
@@ -58,8 +57,8 @@ class Programs:
   Attributes:
     init: seed (uint32) -> state.
     train: (state, batch) -> state; the state is donated.
-    predict: (state, batch) -> logits [B].
-    xla_flops: FLOPs of one training step as XLA counts them; NaN where it does not say.
+    predict: (state, batch) -> logits [B], on every device.
+    xla_flops: FLOPs of one training step as XLA counts them, of one device; NaN where it does not say.
   """
 
   init: Callable[[np.uint32], TrainState]
@@ -68,22 +67,38 @@ class Programs:
   xla_flops: float
 
 
-def compile_programs(config: RunConfig, layout: Layout, num_dense: int) -> Programs:
+def lower(config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh) -> tuple[jax.stages.Wrapped, jax.stages.Lowered, jax.stages.Lowered]:
+  """(init, the lowered training step, the lowered prediction) of a config on a mesh, whose devices may be absent."""
+  graphdef, _ = nnx.split(nnx.eval_shape(lambda: make_model(config, plan, num_dense, jax.random.key(0))), nnx.Param)
+  layout, state = plan.layout, state_shapes(config, plan, num_dense, mesh)
+  empty = jax.eval_shape(lambda: empty_batch(config.train.batch_size, num_dense, layout.num_lookups, layout.weighted))
+  batch = placed(empty, mesh, split(mesh))
+
+  def start(seed: ArrayLike) -> TrainState:
+    return constrain(init_state(config, plan, num_dense, mesh, seed), state)
+
+  def step(old: TrainState, batch: Batch) -> TrainState:
+    return constrain(train_step(config, plan, mesh, graphdef, old, batch), state)
+
+  def logits(state: TrainState, batch: Batch) -> Array:
+    return predict(plan, mesh, graphdef, state, batch)
+
+  with jax.default_matmul_precision(config.model.matmul_precision):
+    train = jax.jit(step, donate_argnums=0).lower(state, batch)
+    everywhere = NamedSharding(mesh, REPLICATED)
+    return jax.jit(start), train, jax.jit(logits, out_shardings=everywhere).lower(state, batch)
+
+
+def compile_programs(config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh) -> Programs:
   """Compiles the programs of a config, once for all runs that differ in seed or in number of examples only."""
   train = dataclasses.replace(config.train, seed=0, num_examples=1)
-  return _compile(dataclasses.replace(config, train=train, workdir="", data="planted", planted=PlantedConfig()), layout, num_dense)
+  alike = RunConfig(model=config.model, train=train, mesh=config.mesh)
+  return _compile(alike, plan, num_dense, mesh)
 
 
 @functools.lru_cache(maxsize=32)
-def _compile(config: RunConfig, layout: Layout, num_dense: int) -> Programs:
-  graphdef, _ = nnx.split(nnx.eval_shape(lambda: make_model(config, layout, num_dense, jax.random.key(0))), nnx.Param)
-  init = jax.jit(lambda seed: init_state(config, layout, num_dense, seed))
-  state = jax.eval_shape(init, np.uint32(0))
-  batch_size = config.train.batch_size
-  batch = jax.eval_shape(lambda: empty_batch(batch_size, num_dense, len(layout.tables)))
-  with jax.default_matmul_precision(config.model.matmul_precision):
-    step = jax.jit(functools.partial(train_step, config, layout, graphdef), donate_argnums=0)
-    compiled = step.lower(state, batch).compile()  # ahead of time: it can never be compiled again unseen
-    logits = jax.jit(functools.partial(predict, layout, graphdef)).lower(state, batch).compile()
-  analysis = compiled.cost_analysis() or {}
-  return Programs(init, compiled, logits, float(analysis.get("flops", math.nan)))
+def _compile(config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh) -> Programs:
+  init, train, logits = lower(config, plan, num_dense, mesh)
+  step = train.compile()  # ahead of time: it can never be compiled again unseen
+  analysis = step.cost_analysis() or {}
+  return Programs(init, step, logits.compile(), float(analysis.get("flops", math.nan)))

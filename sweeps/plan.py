@@ -9,8 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dlrm_jax import flags, hardware
-from dlrm_jax.data.source import Source
-from dlrm_jax.embedding.tables import make_layout
+from dlrm_jax.data.source import Source, layout_of
 from dlrm_jax.flops import Cost, cost
 from sweeps import store
 from sweeps.points import Point, SweepConfig, expand
@@ -21,7 +20,7 @@ def point_cost(point: Point, source: Source) -> Cost | None:
   """Params, FLOPs and bytes of a point; None for the per-id estimator, which has no such structure."""
   if point.learner != "dlrm":
     return None
-  layout = make_layout(point.config.model, source.field_names, source.cardinalities)
+  layout = layout_of(point.config, source)
   return cost(point.config.model, point.config.train, layout, source.num_dense)
 
 

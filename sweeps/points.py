@@ -6,8 +6,7 @@ from typing import Any
 from dlrm_jax import flags
 from dlrm_jax.config import RunConfig, config_id
 from dlrm_jax.data.planted import Planted
-from dlrm_jax.data.source import Source, one_pass, open_source
-from dlrm_jax.embedding.tables import make_layout
+from dlrm_jax.data.source import Source, layout_of, one_pass, open_source
 from dlrm_jax.model.dlrm import overarch_width_in
 from dlrm_jax.record import AXES
 from sweeps.axes import default_sizes, scaled
@@ -82,7 +81,7 @@ def expand(sweep: SweepConfig) -> list[tuple[Point, Source]]:
           if config in seen:
             continue  # narrow widths round to the same model
           seen.add(config)
-          make_layout(config.model, source.field_names, source.cardinalities)
+          layout_of(config, source)
           overarch_width_in(config.model, source.num_dense, len(source.field_names))
           config.model.bottom_widths(source.num_dense)
           out.append((_point(name, axis, size, config, base, source), source))

@@ -40,7 +40,7 @@ def test_interdependent_flags_are_checked_together():
     ("--embed_dim=four", "flag --embed_dim=four: expected an integer"),
     ("--overarch=64,2", "--overarch=64,2: must be widths ending in 1 (one click logit)"),
     ("--bottom=64,5", "--bottom=64,5: must be widths ending in embed_dim=8"),
-    ("--interaction=cross", "--interaction=cross: must be among dot"),
+    ("--interaction=cross", "--interaction=cross: must be among dot, dcn_v2"),
     ("--overarch_inputs=dense,squares", "--overarch_inputs=dense,squares: must be among dense, dots, rows, first_order"),
     ("--planted_zipf_s=1", "--planted_zipf_s=1.0: must be above 1, at most 3 (at 1 the ids have no distribution)"),
     ("--num_rows=1", "--num_rows=1: must be from 2 to 2147483647"),

@@ -1,109 +1,173 @@
-"""The embedding engine against the dense oracle, and the mapping of ids to rows."""
+"""The engine's parts by hand: optimisers, bags, packed rows, the mapping of ids to rows. The whole against the oracle: test_engine.py."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
+from dlrm_jax.batch import Batch
 from dlrm_jax.config import ModelConfig, TrainConfig
-from dlrm_jax.embedding import reference
-from dlrm_jax.embedding.lookup import lookup
-from dlrm_jax.embedding.tables import OPTIMIZER_SLOTS, Layout, init_tables, make_layout, row_of
-from dlrm_jax.embedding.update import update
+from dlrm_jax.embedding import storage
+from dlrm_jax.embedding.engine import lookup_local
+from dlrm_jax.embedding.layout import Layout, make_layout, row_of
+from dlrm_jax.embedding.placement import Group, Plan
+from dlrm_jax.embedding.pool import lookups_of
+from dlrm_jax.embedding.tables import GroupState, init_group
+from dlrm_jax.embedding.update import Rule, apply, mean_square, round_at_random
+from dlrm_jax.state import learning_rate
 
-OPTIMIZERS = tuple(OPTIMIZER_SLOTS)
 
-
-def layout_of(num_rows: int, cardinalities: tuple[int | None, ...], dim: int = 3, rows_by: str = "top") -> Layout:
+def layout_of(num_rows: int, cardinalities: tuple[int | None, ...], dim: int = 3, rows_by: str = "top", **kwargs) -> Layout:
   model = ModelConfig(embed_dim=dim, num_rows=num_rows, rows_by=rows_by)
-  return make_layout(model, tuple(f"c{i}" for i in range(len(cardinalities))), cardinalities)
+  return make_layout(model, tuple(f"c{i}" for i in range(len(cardinalities))), cardinalities, **kwargs)
 
 
-def zipf_batch(rng: np.random.Generator, cardinality: int, shape: tuple[int, int]) -> np.ndarray:
-  """Ids with many duplicates."""
-  return np.minimum(rng.zipf(1.3, shape) - 1, cardinality - 1).astype(np.int32)
+def local_state(layout: Layout, optimizer: str, **train) -> GroupState:
+  group = Group(layout, tuple(range(len(layout.tables))), "replicated")
+  return init_group(group, TrainConfig(table_optimizer=optimizer, **train), np.uint32(0), 0)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_five_steps_equal_the_dense_oracle(optimizer: str):
-  layout = layout_of(50, (50, 20, 50))
-  tables = init_tables(layout, TrainConfig(table_optimizer=optimizer), np.uint32(1))
-  stepped = jax.jit(lambda t, row, grads: update(t, optimizer, row, grads, 0.1), donate_argnums=0)
-  start = {name: np.array(stack.rows_vd) for name, stack in tables.stacks.items()}
-  dense = {name: (rows.astype(np.float64), np.zeros(rows.shape if optimizer == "adagrad" else len(rows))) for name, rows in start.items()}
-  rng, touched = np.random.default_rng(0), np.zeros(layout.total_rows, bool)
-  for _ in range(5):
-    row_bf = np.asarray(row_of(layout, zipf_batch(rng, 20, (64, 3))))
-    assert len(np.unique(row_bf)) < row_bf.size / 3  # duplicates abound
-    grads = {name: rng.normal(size=(64, 3, dim)).astype(np.float32) for name, dim in layout.dims.items()}
-    tables = stepped(tables, row_bf, grads)
-    touched[row_bf] = True
-    for name, (rows, squares) in dense.items():
-      dense[name] = reference.dense_update(rows, squares, optimizer, row_bf.ravel(), grads[name].reshape(row_bf.size, -1), 0.1)
-  assert not touched.all()
-  for name, (rows, squares) in dense.items():
-    stack = tables.stacks[name]
-    largest = np.abs(rows - start[name]).max()
-    np.testing.assert_allclose(stack.rows_vd, rows, rtol=1e-5, atol=1e-6 * largest, err_msg=name)
-    np.testing.assert_array_equal(np.asarray(stack.rows_vd)[~touched], start[name][~touched])  # bit for bit
-    if optimizer != "sgd":
-      np.testing.assert_allclose(stack.slots["squares"], squares, rtol=1e-5)
-      assert not np.asarray(stack.slots["squares"])[~touched].any()
+def step(state: GroupState, rule: Rule, row: list[int], grads: dict, valid: list[bool] | None = None) -> GroupState:
+  valid_n = np.ones(len(row), bool) if valid is None else np.array(valid)
+  squared = dict.fromkeys(state.stacks, mean_square)
+  return apply(state, rule, jnp.array(row), jnp.asarray(valid_n), {k: jnp.asarray(v) for k, v in grads.items()}, squared)
 
 
 def test_adagrad_by_hand():
   """Row 1 is looked up twice with gradients 3 and 1: their sum 4 is squared, not each (16, not 10)."""
-  layout = layout_of(4, (4,), dim=1)
-  tables = init_tables(layout, TrainConfig(table_optimizer="adagrad", table_init=0.0), np.uint32(0))
-  grads = {name: jnp.array([[[3.0]], [[1.0]], [[-2.0]]]) for name in layout.dims}
-  out = update(tables, "adagrad", jnp.array([[1], [1], [3]]), grads, 0.5)
+  state = local_state(layout_of(4, (4,), dim=1), "adagrad", table_init=0.0)
+  grad = np.array([[3.0], [1.0], [-2.0]])
+  out = step(state, Rule("adagrad", 0.5, 0.0, 0), [1, 1, 3], {"rows": grad, "first_order": grad})
   np.testing.assert_allclose(out.stacks["rows"].slots["squares"][:, 0], [0, 16, 0, 4])
   np.testing.assert_allclose(out.stacks["rows"].rows_vd[:, 0], [0, -0.5, 0, 0.5], rtol=1e-6)
 
 
 def test_rowwise_adagrad_by_hand():
   """One accumulator a row, the mean of squares over the row: (9 + 16) / 2."""
-  layout = layout_of(3, (3,), dim=2)
-  tables = init_tables(layout, TrainConfig(table_optimizer="rowwise_adagrad", table_init=0.0), np.uint32(0))
-  grads = {"rows": jnp.array([[[3.0, 4.0]]]), "first_order": jnp.array([[[0.0]]])}
-  out = update(tables, "rowwise_adagrad", jnp.array([[2]]), grads, 1.0)
+  state = local_state(layout_of(3, (3,), dim=2), "rowwise_adagrad", table_init=0.0)
+  out = step(state, Rule("rowwise_adagrad", 1.0, 0.0, 0), [2], {"rows": [[3.0, 4.0]], "first_order": [[0.0]]})
   np.testing.assert_allclose(out.stacks["rows"].slots["squares"], [0, 0, 12.5])
   np.testing.assert_allclose(out.stacks["rows"].rows_vd[2], [-3 / np.sqrt(12.5), -4 / np.sqrt(12.5)], rtol=1e-6)
   np.testing.assert_array_equal(out.stacks["first_order"].rows_vd, np.zeros((3, 1)))  # a zero gradient moves nothing
 
 
-def test_lookup_gathers_the_rows():
-  layout = layout_of(10, (10, 5))
-  tables = init_tables(layout, TrainConfig(), np.uint32(3))
-  row_bf = row_of(layout, jnp.array([[9, 0], [2, 4]]))
-  np.testing.assert_array_equal(row_bf, [[9, 10], [2, 14]])
-  got = lookup(tables, row_bf)
-  np.testing.assert_array_equal(got["rows"], np.asarray(tables.stacks["rows"].rows_vd)[np.array([[9, 10], [2, 14]])])
-  assert got["first_order"].shape == (2, 2, 1)
+def test_lazy_adam_is_adam_on_rows_touched_in_every_step_and_freezes_the_others():
+  """optax's Adam judges the first row; the second is touched at step 0 only, and Adam proper would go on moving it."""
+  state = local_state(layout_of(2, (2,), dim=2), "adam", table_init=0.1)
+  start = np.array(state.stacks["rows"].rows_vd)
+  adam, grads = optax.adam(0.05, b1=0.9, b2=0.999, eps=1e-8), np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
+  params, moments = jnp.asarray(start[0]), adam.init(jnp.asarray(start[0]))
+  for t, g in enumerate(grads):
+    zeros = np.zeros((2, 1))
+    state = step(state, Rule("adam", 0.05, 0.0, t), [0, 1], {"rows": np.stack([g, g]), "first_order": zeros}, valid=[True, t == 0])
+    if t == 0:
+      after_first = np.array(state.stacks["rows"].rows_vd[1])
+    changes, moments = adam.update(jnp.asarray(g), moments)
+    params = optax.apply_updates(params, changes)
+  np.testing.assert_allclose(state.stacks["rows"].rows_vd[0], params, rtol=1e-5)
+  np.testing.assert_array_equal(state.stacks["rows"].rows_vd[1], after_first)
+
+
+def test_weight_decay_shrinks_touched_rows_only():
+  state = local_state(layout_of(3, (3,), dim=2), "sgd", table_init=0.5)
+  start = np.array(state.stacks["rows"].rows_vd)
+  out = step(state, Rule("sgd", 0.1, 0.3, 0), [1], {"rows": [[1.0, -1.0]], "first_order": [[0.0]]})
+  expected = start.copy()
+  expected[1] = start[1] - 0.1 * (np.array([1.0, -1.0]) + 0.3 * start[1])
+  np.testing.assert_allclose(out.stacks["rows"].rows_vd, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dim", [1, 16, 64])
+def test_packed_rows_are_the_same_rows(dim: int):
+  """128 values a line, as on TPU, against one row a line."""
+  rng = np.random.default_rng(0)
+  plain = rng.normal(size=(256, dim)).astype(np.float32)
+  packed = plain.reshape(storage.shape(256, dim, 128))
+  assert packed.shape == (2 * dim, 128)
+  row = np.array([0, 255, 17, 18, 130, 17])
+  np.testing.assert_array_equal(storage.take(jnp.asarray(packed), jnp.asarray(row), dim), plain[row])
+  targets, change = np.array([3, 2, 200, 256 + 5, 255]), rng.normal(size=(5, dim)).astype(np.float32)
+  expected = plain.copy()
+  expected[targets[[0, 1, 2, 4]]] += change[[0, 1, 2, 4]]
+  np.testing.assert_array_equal(np.asarray(storage.add(jnp.asarray(packed), jnp.asarray(targets), change)).reshape(256, dim), expected)
+  np.testing.assert_array_equal(storage.add(jnp.asarray(plain), jnp.asarray(targets), change), expected)
+
+
+def test_bags_by_hand():
+  """Sum and mean, with weights and padding; a padded example counts for nothing."""
+  ids = np.array([[0, 1, 2], [1, 1, 0], [2, 2, 2]], np.int32)
+  weights = np.array([[1.0, 3.0, 2.0], [0.0, 0.0, 1.0], [1.0, 1.0, 1.0]], np.float32)
+  batch = Batch(np.zeros((3, 0), np.float32), ids, np.zeros(3, np.float32), np.array([1, 1, 0], np.float32), weights)
+  rows = np.array([[1.0, 2.0], [10.0, 20.0], [100.0, 200.0]], np.float32)
+  for pooling, expected in (("sum", [[31, 62], [200, 400]]), ("mean", [[31 / 4, 62 / 4], [100, 200]])):
+    model = ModelConfig(embed_dim=2, pooling=pooling, overarch_inputs=("dots",))
+    layout = make_layout(model, ("bag", "one"), (3, 3), (2, 1), weighted=True)
+    lookups = lookups_of(layout, batch)
+    np.testing.assert_array_equal(lookups.valid_bl, [[True, True, True], [False, False, True], [False, False, False]])
+    plan = Plan(layout, 1, (Group(layout, (0, 1), "replicated"),))
+    state = {"replicated": local_state(layout, "sgd")}
+    stack = state["replicated"].stacks["rows"]
+    tables = {"replicated": GroupState({"rows": type(stack)(jnp.asarray(np.tile(rows, (2, 1))), {})}, state["replicated"].election_v)}
+    vectors, _ = lookup_local(plan, (), tables, lookups)
+    np.testing.assert_allclose(vectors["rows"][0], expected, rtol=1e-6)
+    np.testing.assert_allclose(vectors["rows"][1], [[0, 0], [1, 2]], rtol=1e-6)  # an empty bag is zeros, mean or sum
+
+
+def test_rounding_at_random_keeps_the_mean_and_stays_within_a_step():
+  x = np.linspace(-1, 1, 100_001).astype(np.float32)[np.arange(100_001) != 50_000]
+  rounded = np.asarray(round_at_random(jnp.asarray(x), jnp.dtype("bfloat16"))).astype(np.float64)
+  assert (np.abs(rounded - x) <= 2.0**-7 * np.abs(x)).all()
+  exact = np.asarray(jnp.asarray(rounded, jnp.dtype("bfloat16"))).astype(np.float64)
+  np.testing.assert_array_equal(round_at_random(jnp.asarray(exact, jnp.float32), jnp.dtype("bfloat16")), exact)  # what fits is kept
+  low = x[(np.abs(x) > 0.5)]
+  error = np.asarray(round_at_random(jnp.asarray(low), jnp.dtype("bfloat16"))).astype(np.float64) - low
+  assert abs(error.mean()) < 4 * error.std() / np.sqrt(len(low))
+  nearest = np.asarray(jnp.asarray(low).astype(jnp.dtype("bfloat16"))).astype(np.float64) - low
+  assert error.std() > 1.2 * nearest.std()  # it is not rounding to nearest
+
+
+def test_schedules_by_hand():
+  def at(schedule: str, step: int, warmup: int = 0) -> float:
+    train = TrainConfig(batch_size=10, lr_schedule=schedule, decay_examples=0 if schedule == "constant" else 1000)
+    rate = learning_rate(train, 0.4, warmup)
+    return float(rate(jnp.int32(step))) if callable(rate) else rate
+
+  assert learning_rate(TrainConfig(), 0.4, 0) == 0.4  # a plain number: the compiled step is the same as ever
+  assert [at("constant", s, warmup=40) for s in (0, 1, 4, 9)] == pytest.approx([0, 0.1, 0.4, 0.4])
+  assert [at("linear", s) for s in (0, 25, 50, 100, 200)] == pytest.approx([0.4, 0.3, 0.2, 0, 0])
+  assert [at("quadratic", s) for s in (0, 50, 100)] == pytest.approx([0.4, 0.1, 0])
+  assert [at("cosine", s) for s in (0, 50, 100)] == pytest.approx([0.4, 0.2, 0], abs=1e-7)
+  assert [at("inverse_sqrt", s) for s in (0, 300, 1500)] == pytest.approx([0.4, 0.2, 0.1])
+  assert at("linear", 4 + 50, warmup=40) == pytest.approx(0.2)  # the schedule starts after the warm-up
 
 
 def test_top_shares_the_last_row_and_fitting_features_keep_all():
   layout = layout_of(4, (100, 3, None))
   ids = jnp.array([[0, 0, 1], [2, 1, 3], [3, 2, 4], [99, 2, -1]], jnp.int32)  # -1: the largest unsigned id
-  np.testing.assert_array_equal(row_of(layout, ids) - layout.offsets, [[0, 0, 1], [2, 1, 3], [3, 2, 3], [3, 2, 3]])
+  np.testing.assert_array_equal(row_of(layout, ids), [[0, 0, 1], [2, 1, 3], [3, 2, 3], [3, 2, 3]])
 
 
 def test_hash_is_stable_spreads_and_leaves_fitting_features_alone():
   layout = layout_of(64, (100_000, 100_000, 10), rows_by="hash")
   ids = np.stack([np.arange(64_000)] * 2 + [np.arange(64_000) % 10], axis=1).astype(np.int32)
-  row = np.asarray(row_of(layout, ids)) - layout.offsets
+  row = np.asarray(row_of(layout, ids))
   np.testing.assert_array_equal(row[:5], [[26, 16, 0], [23, 34, 1], [33, 31, 2], [23, 2, 3], [6, 28, 4]])  # golden: records depend on it
   np.testing.assert_array_equal(row[:, 2], ids[:, 2])
   for feature in (0, 1):
     counts = np.bincount(row[:, feature], minlength=64)
     assert abs(counts - 1000).max() < 5 * np.sqrt(1000)
   assert 500 < (row[:, 0] == row[:, 1]).sum() < 1500  # features hash differently: 1 in 64 agree
+  bags = layout_of(64, (100_000, 100_000, 10), rows_by="hash", bag_lengths=(2, 1, 1))
+  np.testing.assert_array_equal(row_of(bags, ids[:, [0, 0, 1, 2]]), row[:, [0, 0, 1, 2]])  # a bag hashes as its feature does
 
 
 def test_initial_rows_are_uniform_and_differ_by_seed():
   layout = layout_of(5000, (None,), dim=4)
-  rows = np.asarray(init_tables(layout, TrainConfig(table_init=0.3), np.uint32(0)).stacks["rows"].rows_vd)
+  group = Group(layout, (0,), "replicated")
+  rows, other = (
+    np.asarray(jax.jit(lambda s: init_group(group, TrainConfig(table_init=0.3), s, 0))(np.uint32(s)).stacks["rows"].rows_vd) for s in (0, 1)
+  )
   assert np.abs(rows).max() <= 0.3
   np.testing.assert_allclose([rows.mean(), rows.var()], [0, 0.3**2 / 3], atol=0.005)
-  other = np.asarray(init_tables(layout, TrainConfig(table_init=0.3), np.uint32(1)).stacks["rows"].rows_vd)
   assert abs(np.corrcoef(rows.ravel(), other.ravel())[0, 1]) < 0.03

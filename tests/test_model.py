@@ -1,5 +1,7 @@
 """The dense part: by hand, against numpy, and its FLOPs against XLA's count."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +9,11 @@ import pytest
 from flax import nnx
 
 from dlrm_jax.config import ModelConfig, RunConfig, TrainConfig
-from dlrm_jax.embedding.tables import make_layout
+from dlrm_jax.embedding.layout import make_layout
+from dlrm_jax.embedding.plan import Machine, make_plan
 from dlrm_jax.flags import UserError
 from dlrm_jax.flops import cost
+from dlrm_jax.mesh import make_mesh
 from dlrm_jax.model.dlrm import Dlrm, overarch_width_in
 from dlrm_jax.model.interaction import dot_interaction
 from dlrm_jax.step import compile_programs
@@ -75,6 +79,32 @@ def test_forward_equals_numpy(num_dense: int, inputs: tuple[str, ...]):
   assert model.overarch.layers[0].kernel[...].shape[0] == overarch_width_in(config, num_dense, 3)
 
 
+def test_cross_network_equals_numpy():
+  """x_{l+1} = x_0 * (W V x_l + b) + x_l, in loops; the biases are made non-zero first."""
+  config = ModelConfig(
+    embed_dim=4, bottom=(7, 4), overarch=(6, 1), overarch_inputs=DLRM, interaction="dcn_v2", cross_layers=2, cross_rank=3
+  )
+  model, rng = Dlrm(config, 5, 3, rngs=nnx.Rngs(0)), np.random.default_rng(1)
+  for up in model.cross.up:
+    up.bias[...] = jnp.asarray(rng.normal(size=16), jnp.float32)
+  x = rng.normal(size=(8, 16))
+  with jax.default_matmul_precision("highest"):
+    got = model.cross(jnp.asarray(x, jnp.float32))
+  expected = []
+  for start in x:
+    now = start
+    for down, up in zip(model.cross.down, model.cross.up, strict=True):
+      now = start * (now @ np.asarray(down.kernel[...]) @ np.asarray(up.kernel[...]) + np.asarray(up.bias[...])) + now
+    expected.append(now)
+  np.testing.assert_allclose(got, np.array(expected), rtol=2e-5, atol=1e-5)
+  dense, rows = jnp.asarray(rng.normal(size=(8, 5)), jnp.float32), jnp.asarray(rng.normal(size=(8, 3, 4)), jnp.float32)
+  with jax.default_matmul_precision("highest"):
+    logit = model(dense, {"rows": rows})
+    hidden = model.bottom(dense)
+    crossed = model.cross(jnp.concatenate([hidden, rows.reshape(8, -1)], axis=1))
+    np.testing.assert_allclose(logit, model.overarch(jnp.concatenate([hidden, crossed], axis=1))[:, 0], rtol=1e-5, atol=1e-6)
+
+
 def test_bottom_without_dense_inputs_is_refused():
   with pytest.raises(UserError, match="--bottom=8,4: the data has no dense inputs"):
     ModelConfig(embed_dim=4, bottom=(8, 4)).bottom_widths(0)
@@ -85,13 +115,17 @@ W2 = ModelConfig(embed_dim=64, num_rows=1000, bottom=(512, 256, 64, 64), overarc
 MLPERF_V1 = ModelConfig(embed_dim=128, num_rows=1000, bottom=(512, 256, 128), overarch=(1024, 1024, 512, 256, 1), overarch_inputs=DLRM)
 
 
-@pytest.mark.parametrize("model", [W1, W2, MLPERF_V1], ids=["W1", "W2", "mlperf_v1"])
+MLPERF_V2 = dataclasses.replace(MLPERF_V1, interaction="dcn_v2", overarch_inputs=("dots",))
+
+
+@pytest.mark.parametrize("model", [W1, W2, MLPERF_V1, MLPERF_V2], ids=["W1", "W2", "mlperf_v1", "mlperf_v2"])
 def test_flops_are_within_half_a_percent_of_xla(model: ModelConfig):
   """The whole compiled step: lookup, forward, backward, both optimisers."""
   config = RunConfig(model=model, train=TrainConfig(batch_size=2048))
   layout = make_layout(model, tuple(f"c{i}" for i in range(26)), (1000,) * 26)
   counted = cost(model, config.train, layout, num_dense=13)
-  xla = compile_programs(config, layout, num_dense=13).xla_flops / 2048
+  mesh = make_mesh(config)
+  xla = compile_programs(config, make_plan(config, layout, Machine(1)), 13, mesh).xla_flops / 2048
   assert counted.flops_per_example["total"] == pytest.approx(xla, rel=0.005)
 
 
@@ -111,10 +145,13 @@ def test_costs_of_w1_by_hand():
   assert counted.bytes["tables_moved_per_example"] == 4 * 26 * (3 * 16 + 2)
 
 
-def test_params_counted_are_params_made():
-  model = ModelConfig(embed_dim=4, num_rows=10, overarch=(6, 1), overarch_inputs=("dense", "dots", "rows", "first_order"))
+@pytest.mark.parametrize("interaction", ["dot", "dcn_v2"])
+def test_params_counted_are_params_made(interaction: str):
+  inputs = ("dense", "dots", "rows", "first_order")
+  model = ModelConfig(embed_dim=4, num_rows=10, overarch=(6, 1), overarch_inputs=inputs, interaction=interaction, cross_rank=5)
   layout = make_layout(model, ("a", "b"), (10, 7))
-  state = compile_programs(RunConfig(model=model), layout, num_dense=3).init(np.uint32(0))
+  config = RunConfig(model=model)
+  state = compile_programs(config, make_plan(config, layout, Machine(1)), 3, make_mesh(config)).init(np.uint32(0))
   counted = cost(model, TrainConfig(), layout, num_dense=3)
   assert sum(x.size for x in jax.tree.leaves(state.dense)) == counted.params["dense"]
-  assert sum(stack.rows_vd.size for stack in state.tables.stacks.values()) == counted.params["embedding"] == 17 * 5
+  assert sum(stack.rows_vd.size for stack in state.tables.groups["replicated"].stacks.values()) == counted.params["embedding"] == 17 * 5

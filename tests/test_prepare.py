@@ -377,7 +377,7 @@ def test_criteo_facts():
     ('label = "y"\ncategorical = "a"', "categorical must be a list"),
     ('label = "y"\ncategorical = ["a", "a"]', "'a' is there twice"),
     ('label = "y"\ncategorical = ["y"]', "cannot be a categorical column too"),
-    ('label = "y"\ncategorical = ["a"]\nbags = 1', "unknown key 'bags'; there are label, categorical, dense, name"),
+    ('label = "y"\ncategorical = ["a"]\nbag = 1', "unknown key 'bag'; there are label, categorical, dense, bags, name"),
     ('label = "y"\ncategorical = ["a"]\ndense = ["b"]', "dense must be a table"),
     ('label = "y"\ncategorical = ["a"]\n[dense]\nb = { clip = 1 }', "dense column 'b': unknown key 'clip'; there are transform, missing"),
     ('label = "y"\ncategorical = ["a"]\n[dense]\nb = { transform = "log" }', "'log' must be among log1p, none"),

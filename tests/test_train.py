@@ -89,7 +89,7 @@ def test_padding_does_not_count():
   for a, b in zip(jax.tree.leaves(states[0].dense), jax.tree.leaves(states[1].dense), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
   for name in ("rows", "first_order"):
-    a, b = (s.tables.stacks[name].rows_vd for s in states)
+    a, b = (s.tables.groups["replicated"].stacks[name].rows_vd for s in states)
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float32, Float64, Int32, UInt8, UInt64
 from dlrm_jax.data import vocabulary
 from dlrm_jax.data.read import Chunk, is_text
 from dlrm_jax.data.rejects import Reject
-from dlrm_jax.data.schema import CategoricalColumn, Schema
+from dlrm_jax.data.schema import Bag, CategoricalColumn, Schema
 
 # Reason of a reject -> the cells that are accepted. Decimal numbers have neither blanks nor a leading plus.
 REASONS = {
@@ -37,12 +37,14 @@ class Rows:
   Attributes:
     label_n: 0 or 1.
     dense: one transformed column per dense column of the schema.
-    hashes: one column of 64-bit hashes per categorical column.
+    hashes: one column of 64-bit hashes per id of a row (`Schema.lookups`); missing cells have `missing_hash`.
+    truncated: for each bag of a list column, how many of the rows had a longer list.
   """
 
   label_n: UInt8[np.ndarray, " n"]
   dense: tuple[Float32[np.ndarray, " n"], ...]
   hashes: tuple[UInt64[np.ndarray, " n"], ...]
+  truncated: dict[str, int]
 
 
 def _text(cells: pa.Array) -> tuple[pa.StringArray, Int32[np.ndarray, " n"], UInt8[np.ndarray, " total"]]:
@@ -87,9 +89,9 @@ def _numbers(cells: pa.Array, integer: bool) -> tuple[Float64[np.ndarray, " n"],
   return number.cast(pa.float64(), safe=False).fill_null(0.0).to_numpy(zero_copy_only=False), missing_n, bad_n
 
 
-def missing_hash(column: CategoricalColumn) -> np.uint64:
-  """The hash that an empty cell of this column gets."""
-  return hash_category(column, pa.array([""]))[0][0]
+def missing_hash(feature: CategoricalColumn | Bag) -> np.uint64:
+  """The hash that an empty cell of this column or bag gets."""
+  return hash_category(feature.cell if isinstance(feature, Bag) else feature, pa.array([""]))[0][0]
 
 
 def hash_category(column: CategoricalColumn, cells: pa.Array) -> tuple[UInt64[np.ndarray, " n"], Bool[np.ndarray, " n"] | None]:
@@ -123,6 +125,22 @@ def parse_hexadecimal(text: UInt8[np.ndarray, " total"]) -> UInt64[np.ndarray, "
   return x
 
 
+def hash_lists(bag: Bag, cells: pa.Array) -> tuple[list[UInt64[np.ndarray, " n"]], Bool[np.ndarray, " n"]]:
+  """The first `bag.length` values of every list as one column of hashes each, and which lists are longer.
+
+  Where a list is shorter or null, or its value is, the hash is that of a missing cell.
+  """
+  value_v, _ = hash_category(bag.cell, cells.flatten())  # without those behind null lists
+  length_n = pc.list_value_length(cells).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+  start_n = np.cumsum(length_n) - length_n
+  hashes, absent = [], missing_hash(bag)
+  for i in range(bag.length):
+    hash_n, has_n = np.full(len(cells), absent), length_n > i
+    hash_n[has_n] = value_v[start_n[has_n] + i]
+    hashes.append(hash_n)
+  return hashes, length_n > bag.length
+
+
 def parse(chunk: Chunk, schema: Schema) -> tuple[Rows, list[Reject]]:
   """The rows of a chunk that are good in every column, and the rejects of the chunk in order of lines.
 
@@ -149,6 +167,13 @@ def parse(chunk: Chunk, schema: Schema) -> tuple[Rows, list[Reject]]:
     hash_n, bad_n = hash_category(category, chunk.columns[category.name])
     mark(bad_n, "not 8 hexadecimal digits", category.name)
     hashes.append(hash_n)
+  longer = {}
+  for bag in schema.bags:
+    if bag.list_length is None:
+      hashes.extend(hash_category(bag.cell, chunk.columns[name])[0] for name in bag.columns)
+    else:
+      columns, longer[bag.name] = hash_lists(bag, chunk.columns[bag.columns[0]])
+      hashes.extend(columns)
   rejects, label_u8 = list(chunk.rejects), label_n.astype(np.uint8)
   if len(faults) > 1:
     good_n = fault_n == 0
@@ -159,4 +184,5 @@ def parse(chunk: Chunk, schema: Schema) -> tuple[Rows, list[Reject]]:
     rejects.sort(key=lambda reject: reject.line)
     label_u8 = label_u8[good_n]
     dense, hashes = [x[good_n] for x in dense], [x[good_n] for x in hashes]
-  return Rows(label_u8, tuple(dense), tuple(hashes)), rejects
+    longer = {name: x[good_n] for name, x in longer.items()}
+  return Rows(label_u8, tuple(dense), tuple(hashes), {name: int(x.sum()) for name, x in longer.items()}), rejects

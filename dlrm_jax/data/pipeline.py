@@ -15,7 +15,8 @@ from jaxtyping import Float32, Int32, UInt8
 
 from dlrm_jax import record
 from dlrm_jax.batch import Batch
-from dlrm_jax.data.shards import sha256, shard_columns
+from dlrm_jax.data.schema import lookup_names
+from dlrm_jax.data.shards import PADDING, sha256, shard_columns
 from dlrm_jax.flags import UserError
 
 SPLITS = ("train", "eval")
@@ -42,8 +43,10 @@ class Dataset:
     name: its name, for reports.
     digest: stands for the content, wherever it lies.
     dense: names of the M dense columns.
-    categorical: names of the F categorical columns.
-    cardinalities: the number of ids of each categorical column, id 0 (unseen or rare) included.
+    categorical: names of the F categorical features.
+    cardinalities: the number of ids of each, id 0 (unseen or rare) included.
+    bag_lengths: how many ids a row holds of each.
+    weighted: whether there are bags, whose empty places are padding.
     train_rows, eval_rows: rows of the two splits.
     train_base_rate, eval_base_rate: shares of label 1.
     train_shards, eval_shards: the files.
@@ -57,6 +60,8 @@ class Dataset:
   dense: tuple[str, ...]
   categorical: tuple[str, ...]
   cardinalities: tuple[int, ...]
+  bag_lengths: tuple[int, ...]
+  weighted: bool
   train_rows: int
   eval_rows: int
   train_base_rate: float
@@ -126,6 +131,8 @@ def _from_contents(path: Path, contents: dict[str, Any]) -> Dataset:
     dense=tuple(columns["dense"]),
     categorical=tuple(column["name"] for column in columns["categorical"]),
     cardinalities=tuple(int(column["cardinality"]) for column in columns["categorical"]),
+    bag_lengths=tuple(int(column.get("bag_length", 1)) for column in columns["categorical"]),
+    weighted=any("bag_length" in column for column in columns["categorical"]),
     train_rows=int(splits["train"]["rows"]),
     eval_rows=int(splits["eval"]["rows"]),
     train_base_rate=float(splits["train"]["base_rate"]),
@@ -139,10 +146,10 @@ def _from_contents(path: Path, contents: dict[str, Any]) -> Dataset:
 
 @dataclasses.dataclass(frozen=True)
 class _Block:
-  """Consecutive rows: the unit that Grain reads."""
+  """Consecutive rows: the unit that Grain reads; ids as on disk."""
 
   dense_nm: Float32[np.ndarray, "n M"]
-  ids_nf: Int32[np.ndarray, "n F"]
+  ids_nl: Int32[np.ndarray, "n L"]
   label_n: UInt8[np.ndarray, " n"]
 
 
@@ -151,7 +158,8 @@ class _Blocks:
 
   def __init__(self, dataset: Dataset, split: str):
     self._places = [(shard, g) for shard in dataset.shards(split) for g in range(-(-shard.rows // dataset.rows_per_group))]
-    self._num_dense, self._columns = len(dataset.dense), shard_columns(dataset.dense, dataset.categorical)
+    self._num_dense = len(dataset.dense)
+    self._columns = shard_columns(dataset.dense, lookup_names(dataset.categorical, dataset.bag_lengths))
 
   def __len__(self) -> int:
     return len(self._places)
@@ -180,6 +188,8 @@ def _stack(columns: list[np.ndarray], rows: int, dtype: Any) -> np.ndarray:
 
 def batches(dataset: Dataset, split: str, batch_size: int, num_examples: int | None = None, start: int = 0) -> Iterator[Batch]:
   """Batches of numpy arrays in the order of the log; the last one is padded with examples of weight 0.
+
+  Where the data set has bags, an empty place in one has id 0 and weight 0; elsewhere there are no bag weights.
 
   Args:
     dataset: from `open_dataset`.
@@ -214,29 +224,31 @@ def _batches(dataset: Dataset, split: str, batch_size: int, start: int, stop: in
     place += len(block.label_n)
     while low < high:
       taken = min(batch_size - waiting, high - low)
-      parts.append(_Block(block.dense_nm[low : low + taken], block.ids_nf[low : low + taken], block.label_n[low : low + taken]))
+      parts.append(_Block(block.dense_nm[low : low + taken], block.ids_nl[low : low + taken], block.label_n[low : low + taken]))
       low, waiting = low + taken, waiting + taken
       if waiting == batch_size:
-        yield _batch(parts, batch_size)
+        yield _batch(parts, batch_size, dataset.weighted)
         parts, waiting = [], 0
   if parts:
-    yield _batch(parts, batch_size)
+    yield _batch(parts, batch_size, dataset.weighted)
 
 
-def _batch(parts: list[_Block], batch_size: int) -> Batch:
-  """Joins consecutive rows into one batch; padding rows have id 0, label 0, dense 0 and weight 0."""
+def _batch(parts: list[_Block], batch_size: int, weighted: bool) -> Batch:
+  """Joins consecutive rows into one batch; padding rows have id 0, label 0, dense 0 and weight 0, and empty bags if `weighted`."""
   rows = sum(len(part.label_n) for part in parts)
 
-  def joined(arrays: list[np.ndarray], dtype: Any) -> np.ndarray:
+  def joined(arrays: list[np.ndarray], dtype: Any, fill: int = 0) -> np.ndarray:
     if len(arrays) == 1 and rows == batch_size:
       return arrays[0].astype(dtype, copy=False)
-    out = np.zeros((batch_size, *arrays[0].shape[1:]), dtype)
+    out = np.full((batch_size, *arrays[0].shape[1:]), fill, dtype)
     np.concatenate(arrays, out=out[:rows], casting="safe")
     return out
 
+  ids_bl = joined([part.ids_nl for part in parts], np.int32, fill=PADDING if weighted else 0)
   return Batch(
     dense_bm=joined([part.dense_nm for part in parts], np.float32),
-    ids_bl=joined([part.ids_nf for part in parts], np.int32),
+    ids_bl=np.maximum(ids_bl, 0) if weighted else ids_bl,
     label_b=joined([part.label_n for part in parts], np.float32),
     weight_b=(np.arange(batch_size) < rows).astype(np.float32),
+    bag_weight_bl=(ids_bl != PADDING).astype(np.float32) if weighted else None,
   )

@@ -3,6 +3,7 @@
 logit = bias + tail + pairs + dense + scores (additive, so that each part answers to one way of scaling a model):
 
 - tail: one linear effect per id, ids p_k = k^-(s-1) - (k+1)^-(s-1), about k^-s, k = 1, 2, ... without end. Answers to data and rows.
+  With `bag_length` n > 1 a field draws a bag of 1 to n ids, each size as likely, and the effects of its ids are summed.
 - pairs: 4 fields of 64 ids meeting in inner products of 32 decaying terms. Answers to the embedding dim.
 - dense: 16 dense inputs, decaying terms |w.x|. Answers to the bottom MLP's width.
 - scores: a smooth non-linear function of 4 latent scalars. Answers to the overarch.
@@ -33,7 +34,7 @@ DENSE_INPUTS = 16
 ID_BITS = 31  # ids from 2**31 on are fresh ones, never seen again
 _SUB_BITS = 12  # inside an octave the density is followed in 2**12 steps
 _CHUNK = 8192  # examples drawn in one call, so that one shape is compiled and a call costs little per example
-_EFFECTS, _TAIL, _PAIRS, _DENSE, _SCORES, _CLICK = range(6)  # what a random word is for
+_EFFECTS, _TAIL, _PAIRS, _DENSE, _SCORES, _CLICK, _SIZES = range(7)  # what a random word is for
 
 
 @jax.tree_util.register_dataclass
@@ -93,11 +94,16 @@ class Planted:
 
   @property
   def bag_lengths(self) -> tuple[int, ...]:
-    return (1,) * len(self.field_names)
+    return (self.config.bag_length,) * self.config.tail_fields + (1,) * len(self.small_fields)
 
   @property
   def weighted(self) -> bool:
-    return False
+    return self.config.bag_length > 1
+
+  @property
+  def draws(self) -> float:
+    """Mean number of ids of a tail field in an example, `planted_theory`'s m."""
+    return (1 + self.config.bag_length) / 2
 
   @functools.cached_property
   def _teacher(self) -> dict[str, np.ndarray]:
@@ -209,9 +215,9 @@ def zipf_ids(words: UInt32[Array, "*shape 3"], s: float) -> UInt32[Array, "*shap
   return jnp.where(octave >= ID_BITS, words[..., 2] | jnp.uint32(1 << ID_BITS), known)
 
 
-def tail_effects(seed: int, ids_bf: UInt32[Array, "B F"]) -> Float[Array, "B F"]:
-  """Standard normal effect of every (field, id), hashed: no vocabulary is stored."""
-  return normal(word(seed, _EFFECTS, jnp.arange(ids_bf.shape[1]), ids_bf))
+def tail_effects(seed: int, ids_bl: UInt32[Array, "B L"], bag_length: int) -> Float[Array, "B L"]:
+  """Standard normal effect of every (field, id), hashed: no vocabulary is stored. Bags of the fields lie side by side."""
+  return normal(word(seed, _EFFECTS, jnp.arange(ids_bl.shape[1]) // bag_length, ids_bl))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -227,9 +233,14 @@ def _draw(
     number = jnp.arange(math.prod(shape), dtype=jnp.uint32)
     return word(config.seed, purpose, stream, high_b[:, None], index_b[:, None], number).reshape(size, *shape)
 
-  tail_ids = zipf_ids(words(_TAIL, (config.tail_fields, 3)), config.zipf_s)
-  tail_b = config.tail_sigma * tail_effects(config.seed, tail_ids).sum(axis=1)
+  tail_ids = zipf_ids(words(_TAIL, (config.tail_fields * config.bag_length, 3)), config.zipf_s)
+  effects_bl, weight_bl = tail_effects(config.seed, tail_ids, config.bag_length), None
   tail_ids = tail_ids - 1  # from 0, as everywhere in a batch
+  if config.bag_length > 1:
+    filled_bf1 = 1 + words(_SIZES, (config.tail_fields, 1)) % config.bag_length
+    weight_bl = (jnp.arange(config.bag_length) < filled_bf1).reshape(size, -1).astype(jnp.float32)
+    effects_bl, tail_ids = effects_bl * weight_bl, jnp.where(weight_bl > 0, tail_ids, 0)
+  tail_b = config.tail_sigma * effects_bl.sum(axis=1)
   logit_b, dense_bm = config.bias + tail_b, jnp.zeros((size, 0))
   ids = [tail_ids]
   if config.pair_variance:
@@ -246,5 +257,7 @@ def _draw(
     ids.append(words(_SCORES, (SCORE_FIELDS,)) % SMALL_IDS)
     logit_b = logit_b + _score(teacher, ids[-1])
   label_b = (uniform(words(_CLICK, (1,))[:, 0]) < jax.nn.sigmoid(logit_b)).astype(jnp.float32)
-  batch = Batch(dense_bm, jnp.concatenate(ids, axis=1).astype(jnp.int32), label_b, jnp.ones(size, jnp.float32))
-  return batch, Truth(logit_b, tail_b)
+  ids_bl = jnp.concatenate(ids, axis=1).astype(jnp.int32)
+  if weight_bl is not None:  # the small fields' bags are full
+    weight_bl = jnp.pad(weight_bl, ((0, 0), (0, ids_bl.shape[1] - weight_bl.shape[1])), constant_values=1)
+  return Batch(dense_bm, ids_bl, label_b, jnp.ones(size, jnp.float32), weight_bl), Truth(logit_b, tail_b)

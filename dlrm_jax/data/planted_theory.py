@@ -3,6 +3,16 @@
 Excess is the mean KL from the true click probability, in nats; for small errors it is `c/2 * E (logit error)^2`, c = E p(1-p).
 With `tau = c * sigma^2` an id of probability p whose effect is learned by an ideal (Bayesian) learner from N examples keeps
 the share `1 / (1 + N p tau)` of its prior variance. Throughout, F fields with P(id >= k) = k^-(s-1).
+
+Bags. A field draws m ids an example on average, and the effects of its ids are summed. Let n_k count id k in a bag. A learner that
+treats ids as independent sees the design (n_k), so an effect's precision grows by c E[n_k^2] an example, and what is left of its error
+costs c/2 E[n_k^2] times its variance: p_k becomes E[n_k^2] above. An id drawn at most once in a bag has E[n_k^2] = m p_k, so each draw
+is a lookup of its own and `excess(N) = m F/2 sum_k p_k tau / (1 + m N p_k tau)`: m times that of one id a field after m N examples.
+The exponents stay. Repeats make E[n_k^2] = m p_k + (n^2 - 1)/3 p_k^2 for sizes uniform in 1..n, m = (n+1)/2: it concerns the most
+frequent ids, which are learned first and then cost 1/N whatever their p. For bags up to 8, tau = 0.036 / m and s = 10/9 or 1.25 it adds
+less than 2% to the excess at N = 1,000, 0.3% at 10,000 and 0.03% at 100,000; at most 0.12% there for bags of 32. Ids that meet in a bag
+are told apart more slowly, too: the exact posterior of a linear model of 400 ids, two fields and bags up to 6 leaves 5%, 3.5% and 2.8%
+more than the sum at N = 500, 4,000 and 20,000 (one id a field: 1% more at all three).
 """
 
 import math
@@ -42,8 +52,8 @@ def _ids(s: float, below: float) -> tuple[np.ndarray, np.ndarray]:
   return count, mass / count
 
 
-def excess_ideal(num_examples: float, s: float, tau: float, num_fields: int, num_rows: int | None = None) -> float:
-  """Excess of the ideal learner after `num_examples`: `F/2 * sum_k p_k tau / (1 + N p_k tau)`.
+def excess_ideal(num_examples: float, s: float, tau: float, num_fields: int, num_rows: int | None = None, draws: float = 1.0) -> float:
+  """Excess of the ideal learner after `num_examples`: `m F/2 * sum_k p_k tau / (1 + m N p_k tau)`.
 
   Args:
     num_examples: N.
@@ -51,13 +61,18 @@ def excess_ideal(num_examples: float, s: float, tau: float, num_fields: int, num
     tau: c * sigma^2.
     num_fields: F.
     num_rows: rows of each table under `top`: ids from num_rows on share one row and stay unlearned; None: a row for every id.
+    draws: m, the mean number of ids of a field in an example.
   """
   own = _LARGEST if num_rows is None else min(num_rows, _LARGEST)
   count, p = _ids(s, own)
-  learned = (count * p * tau / (1 + num_examples * p * tau)).sum()
-  return float(num_fields / 2 * (learned + tau * own ** -(s - 1)))
+  learned = (count * p * tau / (1 + draws * num_examples * p * tau)).sum()
+  return float(draws * num_fields / 2 * (learned + tau * own ** -(s - 1)))
 
 
-def rows_floor(num_rows: int, s: float, tau: float, num_fields: int, rows_by: str = "top") -> float:
-  """Excess at unlimited data with `num_rows` rows a table: `F/2 tau V^-(s-1)`, times kappa(s) when ids are hashed (V large)."""
-  return num_fields / 2 * tau * num_rows ** -(s - 1) * (kappa(s) if rows_by == "hash" else 1.0)
+def rows_floor(num_rows: int, s: float, tau: float, num_fields: int, rows_by: str = "top", draws: float = 1.0) -> float:
+  """Excess at unlimited data with `num_rows` rows a table: `m F/2 tau V^-(s-1)`, times kappa(s) when ids are hashed (V large).
+
+  m, the mean number of ids of a field in an example, is a factor whether ids repeat in a bag or not: the best row is the mean effect of
+  its ids weighted by p_k, what it misses has mean 0 over a draw, and draws are independent.
+  """
+  return draws * num_fields / 2 * tau * num_rows ** -(s - 1) * (kappa(s) if rows_by == "hash" else 1.0)

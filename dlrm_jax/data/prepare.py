@@ -9,21 +9,21 @@ The output directory appears whole, by a rename, or not at all.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import rich.console
 import rich.progress
 import rich.table
 
 from dlrm_jax import flags, record
-from dlrm_jax.data import criteo, delimited, parse, read, vocabulary
+from dlrm_jax.data import criteo, parse, spool, vocabulary
 from dlrm_jax.data.rejects import Rejects
-from dlrm_jax.data.schema import Schema, load_schema
-from dlrm_jax.data.shards import ROWS_PER_GROUP, ShardWriter, find_inputs, made_whole
+from dlrm_jax.data.schema import Bag, CategoricalColumn, Schema, load_schema, lookup_names
+from dlrm_jax.data.shards import PADDING, ROWS_PER_GROUP, ShardWriter, find_inputs, made_whole
 
 VOCABULARIES = ("frequency", "hash")
 
@@ -55,31 +55,6 @@ class PrepareConfig:
     flags.check(0 <= self.max_reject_fraction <= 1, self, "max_reject_fraction", "between 0 and 1")
 
 
-def _spool(config: PrepareConfig, schema: Schema, sources: list[Path], path: Path, rejects: Rejects, bar: "_Bar") -> tuple[list[dict], int]:
-  """Writes label, dense values and hashes of the good rows to `path`. Returns the sources' entries in `dataset.json` and the rows."""
-  kinds = [pa.uint8()] + [pa.float32()] * len(schema.dense) + [pa.uint64()] * len(schema.categorical)
-  columns = pa.schema([(str(i), kind) for i, kind in enumerate(kinds)])
-  reader = read.read_parquet if config.format == "parquet" else delimited.read_text
-  entries, num_rows = [], 0
-  with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, columns) as writer:
-    for source in sources:
-      with read.HashingFile(source, bar) as raw:
-        for chunk in reader(source, schema, raw):
-          rows, bad = parse.parse(chunk, schema)
-          num_rows += len(rows.label_n)
-          rejects.add(source, bad, num_rows)
-          writer.write_batch(pa.record_batch([read.arrow(x) for x in (rows.label_n, *rows.dense, *rows.hashes)], schema=columns))
-        entries.append({"path": source.name, "bytes": source.stat().st_size, "sha256": raw.hexdigest()})
-  return entries, num_rows
-
-
-def _spooled(path: Path) -> Iterator[list[np.ndarray]]:
-  """The chunks of a spool file, one array per column."""
-  with pa.OSFile(str(path), "rb") as file, pa.ipc.open_stream(file) as reader:
-    for batch in reader:
-      yield [column.to_numpy() for column in batch.columns]
-
-
 def _held_out(config: PrepareConfig, num_rows: int) -> int:
   """The number of rows of the evaluation split. Raises UserError when either split would be empty."""
   eval_rows = int(num_rows * config.eval_fraction) if config.eval_rows is None else config.eval_rows
@@ -89,29 +64,40 @@ def _held_out(config: PrepareConfig, num_rows: int) -> int:
   return eval_rows
 
 
-def _count(spool: Path, schema: Schema, train_rows: int, bar: "_Bar") -> tuple[list[vocabulary.Counter], list[int]]:
-  """Counts every column's values over the first `train_rows` rows, and its missing cells over all rows."""
+def _count(spooled: Path, schema: Schema, train_rows: int, bar: "_Bar") -> tuple[dict[str, vocabulary.Counter], Counter[str]]:
+  """Counts every feature's values over the first `train_rows` rows (those of a bag without padding), and its missing cells over all."""
   first = 1 + len(schema.dense)
-  counters = [vocabulary.Counter() for _ in schema.categorical]
-  absent, num_missing, seen = [parse.missing_hash(column) for column in schema.categorical], [0] * len(counters), 0
-  for columns in _spooled(spool):
-    for i, hash_n in enumerate(columns[first:]):
-      num_missing[i] += int((hash_n == absent[i]).sum())
+  counters = {feature.name: vocabulary.Counter() for feature in schema.features}
+  absent = {feature.name: parse.missing_hash(feature) for feature in schema.features}
+  num_missing, seen = Counter[str](), 0
+  for columns in spool.chunks(spooled):
+    for feature, hash_n in zip(schema.lookups, columns[first:], strict=True):
+      missing_n = hash_n == absent[feature.name]
+      num_missing[feature.name] += int(missing_n.sum())
       if seen < train_rows:
-        counters[i].add(hash_n[: train_rows - seen])
+        train_n = hash_n[: train_rows - seen]
+        counters[feature.name].add(train_n[~missing_n[: train_rows - seen]] if isinstance(feature, Bag) else train_n)
     seen += len(columns[0])
     bar(len(columns[0]))
   return counters, num_missing
 
 
-def _write(spool: Path, schema: Schema, directory: Path, train_rows: int, tables: list[vocabulary.Vocabulary] | None, bar: "_Bar") -> dict:
+def _to_ids(feature: CategoricalColumn | Bag, table: vocabulary.Vocabulary | None) -> Callable[[np.ndarray], np.ndarray]:
+  """The function from a feature's hashes to its ids; `table` is None for the `hash` vocabulary."""
+  lookup = vocabulary.hash_ids if table is None else table.lookup
+  absent = parse.missing_hash(feature)
+  return (lambda hash_n: np.where(hash_n == absent, np.int32(PADDING), lookup(hash_n))) if isinstance(feature, Bag) else lookup
+
+
+def _write(spooled: Path, schema: Schema, directory: Path, train_rows: int, tables: dict[str, vocabulary.Vocabulary], bar: "_Bar") -> dict:
   """Writes the shards of both splits. Returns the splits' entries in `dataset.json`."""
   first = 1 + len(schema.dense)
-  splits = {split: ShardWriter(directory, split, schema.dense_names, schema.categorical_names) for split in ("train", "eval")}
+  names = lookup_names([f.name for f in schema.features], [f.length for f in schema.features])
+  splits = {split: ShardWriter(directory, split, schema.dense_names, names) for split in ("train", "eval")}
+  to_ids = {feature.name: _to_ids(feature, tables.get(feature.name)) for feature in schema.features}
   left = train_rows
-  for columns in _spooled(spool):
-    lookups = [vocabulary.hash_ids] * len(schema.categorical) if tables is None else [table.lookup for table in tables]
-    columns[first:] = [lookup(hash_n) for lookup, hash_n in zip(lookups, columns[first:], strict=True)]
+  for columns in spool.chunks(spooled):
+    columns[first:] = [to_ids[feature.name](hash_n) for feature, hash_n in zip(schema.lookups, columns[first:], strict=True)]
     for writer, part in ((splits["train"], slice(0, left)), (splits["eval"], slice(left, None))):
       if len(columns[0][part]):
         writer.add([column[part] for column in columns])
@@ -120,12 +106,29 @@ def _write(spool: Path, schema: Schema, directory: Path, train_rows: int, tables
   return {split: writer.close() for split, writer in splits.items()}
 
 
+def _entries(
+  schema: Schema, tables: dict[str, vocabulary.Vocabulary], num_rows: int, num_missing: Counter[str], truncated: Counter[str]
+) -> list[dict[str, Any]]:
+  """The features' entries in `dataset.json`; `bag_length` is in them where the data set has bags, `truncated` where lists were read."""
+  entries = []
+  for feature in schema.features:
+    name, table = feature.name, tables.get(feature.name)
+    size = vocabulary.HASH_CARDINALITY if table is None else table.cardinality
+    entry = {"name": name, "cardinality": size, "missing_share": num_missing[name] / (num_rows * feature.length)}
+    if schema.bags:
+      entry["bag_length"] = feature.length
+    if name in truncated:
+      entry["truncated"] = truncated[name]
+    entries.append(entry)
+  return entries
+
+
 def _digest(contents: dict[str, Any]) -> str:
-  """What identifies the data: names, cardinalities and values, but not where they lie nor how they are cut into files."""
+  """What identifies the data: names, cardinalities, bag lengths above 1 and values, but neither places nor files."""
   columns, splits = contents["columns"], contents["splits"]
   stands_for = [
     columns["dense"],
-    [[column["name"], column["cardinality"]] for column in columns["categorical"]],
+    [[c["name"], c["cardinality"], *([c["bag_length"]] if c.get("bag_length", 1) > 1 else [])] for c in columns["categorical"]],
     [[split, splits[split]["rows"], splits[split]["content_sha256"]] for split in ("train", "eval")],
   ]
   return hashlib.sha256(json.dumps(stands_for).encode()).hexdigest()
@@ -155,31 +158,32 @@ class _Bar:
 def prepare(config: PrepareConfig) -> dict[str, Any]:
   """Makes the data set and returns what `dataset.json` holds. Raises UserError, leaving nothing behind, on bad input."""
   schema = criteo.SCHEMA if config.schema is None else load_schema(config.schema)
+  if schema.list_columns and config.format != "parquet":
+    raise flags.UserError(
+      f"{config.schema}: column '{schema.list_columns[0]}' of lists: only --format=parquet has them; name one column for each value"
+    )
   sources = find_inputs(config.input)
   with made_whole(Path(config.output), config.overwrite) as directory:
-    spool = directory / "spool.arrow"
+    spooled = directory / "spool.arrow"
     rejects = Rejects(directory / "rejects.tsv", config.max_reject_fraction)
     with _Bar("reading", sum(source.stat().st_size for source in sources), is_bytes=True) as bar:
-      entries, num_rows = _spool(config, schema, sources, spool, rejects, bar)
+      entries, num_rows, truncated = spool.write(spooled, config.format, schema, sources, rejects, bar)
     rejected = rejects.finish(num_rows)
     train_rows = num_rows - _held_out(config, num_rows)
     with _Bar("counting", num_rows) as bar:
-      counters, num_missing = _count(spool, schema, train_rows, bar)
-    tables = None if config.vocabulary == "hash" else [counter.vocabulary(config.min_count) for counter in counters]
+      counters, num_missing = _count(spooled, schema, train_rows, bar)
+    ranked = config.vocabulary == "frequency"
+    tables = {name: counter.vocabulary(config.min_count) for name, counter in counters.items()} if ranked else {}
     with _Bar("writing", num_rows) as bar:
-      splits = _write(spool, schema, directory, train_rows, tables, bar)
-    spool.unlink()
+      splits = _write(spooled, schema, directory, train_rows, tables, bar)
+    spooled.unlink()
     if not 0 < splits["train"]["base_rate"] < 1:
       raise flags.UserError(f"every label of the {train_rows} training rows is {splits['train']['base_rate']:.0f}: nothing can be learned")
-    sizes = [vocabulary.HASH_CARDINALITY] * len(schema.categorical) if tables is None else [table.cardinality for table in tables]
-    categorical = [
-      {"name": name, "cardinality": size, "missing_share": missing / num_rows}
-      for name, size, missing in zip(schema.categorical_names, sizes, num_missing, strict=True)
-    ]
+    categorical = _entries(schema, tables, num_rows, num_missing, truncated)
     contents = record.header() | {
       "name": schema.name or Path(config.output).resolve().name,
-      "schema": dataclasses.asdict(schema),
-      "vocabulary": {"mode": config.vocabulary, "min_count": config.min_count if config.vocabulary == "frequency" else None},
+      "schema": {name: value for name, value in dataclasses.asdict(schema).items() if name != "bags" or value},
+      "vocabulary": {"mode": config.vocabulary, "min_count": config.min_count if ranked else None},
       "columns": {"dense": list(schema.dense_names), "categorical": categorical},
       "rows_per_group": ROWS_PER_GROUP,
       "splits": splits,
@@ -204,10 +208,13 @@ def print_summary(contents: dict[str, Any], output: str) -> None:
   table = rich.table.Table(
     title=f"columns ({len(contents['columns']['dense'])} dense: {', '.join(contents['columns']['dense']) or 'none'})"
   )
-  for heading in ("categorical", "ids", "missing"):
+  categorical = contents["columns"]["categorical"]
+  bags = ("bag", "lists cut") if "bag_length" in categorical[0] else ()
+  for heading in ("categorical", "ids", "missing", *bags):
     table.add_column(heading, justify="left" if heading == "categorical" else "right")
-  for column in contents["columns"]["categorical"]:
-    table.add_row(column["name"], f"{column['cardinality']:,}", f"{column['missing_share']:.2%}")
+  for column in categorical:
+    cells = (str(column["bag_length"]), f"{column['truncated']:,}" if "truncated" in column else "") if bags else ()
+    table.add_row(column["name"], f"{column['cardinality']:,}", f"{column['missing_share']:.2%}", *cells)
   console.print(table)
   table = rich.table.Table(title=f"rejected lines: {rejects['total']:,} ({rejects['share']:.4%})")
   table.add_column("reason")

@@ -80,11 +80,28 @@ def is_text(kind: pa.DataType) -> bool:
   return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
+def _is_value(kind: pa.DataType) -> bool:
+  return is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+  return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
 def _check_types(file: pa.Schema, schema: Schema, path: Path) -> None:
   """Raises UserError unless the columns of a Parquet file have types that `parse` understands."""
   for name in schema.columns:
     kind = file.field(name).type
-    simple = is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    if name in schema.list_columns:
+      # Arrow cannot read lists of dictionary-encoded values where two row groups meet.
+      if not (_is_list(kind) and _is_value(kind.value_type) and not pa.types.is_dictionary(kind.value_type)):
+        what = "a bag with a length must be a column of lists of integers, plain text or booleans"
+        raise UserError(f"{path}: column '{name}' is {kind}: {what}")
+      continue
+    simple = _is_value(kind)
+    if name in schema.bag_columns and not simple:
+      lists = f'; lists are read as {{ column = "{name}", length = 5 }}' if _is_list(kind) else ""
+      raise UserError(f"{path}: column '{name}' is {kind}: the columns of a bag must hold integers, text or booleans{lists}")
     if name in schema.categorical_names and not simple:
       raise UserError(f"{path}: column '{name}' is {kind}: a categorical column must hold integers, text or booleans")
     if not (simple or pa.types.is_floating(kind)):

@@ -9,14 +9,18 @@ A schema file:
     [dense]                                    # optional; a column may be dense and categorical at once
     age = { transform = "none", missing = 40 }
     views = {}                                 # transform = "log1p", missing = 0
+
+    [bags]                                     # optional; features of several values, after those of `categorical`
+    genres = ["genre_1", "genre_2", "genre_3"] # columns that share one vocabulary
+    tags = { column = "tags", length = 5 }     # a list column (Parquet): the first 5 values of each list
 """
 
 import dataclasses
 import math
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64
@@ -24,6 +28,7 @@ from jaxtyping import Bool, Float32, Float64
 from dlrm_jax.flags import UserError
 
 TRANSFORMS = ("log1p", "none")
+MAX_BAG_LENGTH = 1000  # a block of 65,536 rows of such a bag takes 0.5 GB while it is prepared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +72,45 @@ class CategoricalColumn:
 
   name: str
   hexadecimal: bool = False
+  length: ClassVar[int] = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Bag:
+  """Several values looked up in one table as one feature. Missing cells are padding: unlike a categorical column's, not a value.
+
+  Attributes:
+    name: the feature's name; it keys the hash of every value, so that all cells of the bag share one vocabulary.
+    columns: columns of one value each, or a single column of lists.
+    list_length: how many values of each list are kept; None where the columns hold one value each.
+  """
+
+  name: str
+  columns: tuple[str, ...]
+  list_length: int | None = None
+
+  def __post_init__(self) -> None:
+    if not self.columns:
+      raise UserError(f"bag '{self.name}' is empty: name at least one column")
+    _refuse_repeats(self.columns, f"the columns of bag '{self.name}'")
+    if not 1 <= self.length <= MAX_BAG_LENGTH:
+      raise UserError(f"bag '{self.name}': a length of {self.length} must be from 1 to {MAX_BAG_LENGTH}")
+
+  @property
+  def length(self) -> int:
+    """Ids of the bag, padding included."""
+    return len(self.columns) if self.list_length is None else self.list_length
+
+  @property
+  def cell(self) -> CategoricalColumn:
+    """How one value of the bag is hashed."""
+    return CategoricalColumn(self.name)
+
+
+def lookup_names(features: Sequence[str], bag_lengths: Sequence[int]) -> tuple[str, ...]:
+  """The names of the L ids of a row: a feature of one id has the feature's name, a longer bag NAME.0, NAME.1, ..."""
+  pairs = zip(features, bag_lengths, strict=True)
+  return tuple(f"{name}.{i}" if length > 1 else name for name, length in pairs for i in range(length))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,9 +120,10 @@ class Schema:
   Attributes:
     label: the column that holds 0 or 1.
     dense: dense columns.
-    categorical: categorical columns, at least one.
+    categorical: categorical columns.
     name: a name for the data set, or None.
     header: the names of all columns of files without a header line, or None where files have one.
+    bags: features of several values, after the categorical columns. There is at least one feature.
   """
 
   label: str
@@ -86,14 +131,22 @@ class Schema:
   categorical: tuple[CategoricalColumn, ...]
   name: str | None = None
   header: tuple[str, ...] | None = None
+  bags: tuple[Bag, ...] = ()
 
   def __post_init__(self) -> None:
-    if not self.categorical:
-      raise UserError("a schema needs at least one categorical column")
-    for kind, names in (("dense", self.dense_names), ("categorical", self.categorical_names)):
-      _refuse_repeats(names, f"a schema's {kind} columns")
+    if not self.features:
+      raise UserError("a schema needs at least one categorical column or bag")
+    _refuse_repeats(self.dense_names, "a schema's dense columns")
+    _refuse_repeats(self.categorical_names, "a schema's categorical columns")
+    _refuse_repeats((feature.name for feature in self.features), "a schema's categorical columns and bags")
+    _refuse_repeats(lookup_names([f.name for f in self.features], [f.length for f in self.features]), "the names of a schema's ids")
+    for kind, names in (("dense", self.dense_names), ("categorical", self.categorical_names), ("bag", self.bag_columns)):
       if self.label in names:
         raise UserError(f"the label column '{self.label}' cannot be a {kind} column too")
+    of_one_value = {*self.dense_names, *self.categorical_names, *(c for bag in self.bags if bag.list_length is None for c in bag.columns)}
+    both = [name for name in self.list_columns if name in of_one_value]
+    if both:
+      raise UserError(f"column '{both[0]}' cannot be a list in one place and hold one value in another")
 
   @property
   def dense_names(self) -> tuple[str, ...]:
@@ -104,9 +157,27 @@ class Schema:
     return tuple(column.name for column in self.categorical)
 
   @property
+  def features(self) -> tuple[CategoricalColumn | Bag, ...]:
+    """The F categorical features, in the order of a batch."""
+    return (*self.categorical, *self.bags)
+
+  @property
+  def lookups(self) -> tuple[CategoricalColumn | Bag, ...]:
+    """The feature that each of the L ids of a row belongs to."""
+    return tuple(feature for feature in self.features for _ in range(feature.length))
+
+  @property
+  def bag_columns(self) -> tuple[str, ...]:
+    return tuple(name for bag in self.bags for name in bag.columns)
+
+  @property
+  def list_columns(self) -> tuple[str, ...]:
+    return tuple(name for bag in self.bags if bag.list_length is not None for name in bag.columns)
+
+  @property
   def columns(self) -> tuple[str, ...]:
     """Every column that is read, once each."""
-    return tuple(dict.fromkeys((self.label, *self.dense_names, *self.categorical_names)))
+    return tuple(dict.fromkeys((self.label, *self.dense_names, *self.categorical_names, *self.bag_columns)))
 
   def check_present(self, present: Iterable[str], path: str) -> None:
     """Raises UserError unless the columns of the file at `path` are distinct and include those of the schema."""
@@ -130,6 +201,18 @@ def _refuse_unknown(table: dict[str, Any], allowed: tuple[str, ...], where: str)
       raise UserError(f"{where}: unknown key '{key}'; there are {', '.join(allowed)}")
 
 
+def _bag(name: str, entry: Any) -> Bag:
+  """A bag from its entry in the file: a list of columns, or a table with a list column and a length."""
+  if isinstance(entry, dict):
+    _refuse_unknown(entry, ("column", "length"), f"bag '{name}'")
+    column, length = entry.get("column"), entry.get("length")
+    if isinstance(column, str) and isinstance(length, int) and not isinstance(length, bool):
+      return Bag(name, (column,), length)
+  elif isinstance(entry, list) and all(isinstance(column, str) for column in entry):
+    return Bag(name, tuple(entry))
+  raise UserError(f"bag '{name}' must be a list of column names, or {{ column = \"name\", length = 5 }} for a list column")
+
+
 def load_schema(path: str) -> Schema:
   """Reads a schema file. Raises UserError in one line naming the file and what is wrong in it."""
   try:
@@ -139,14 +222,16 @@ def load_schema(path: str) -> Schema:
     raise UserError(f"{path}: not valid TOML ({error})") from None
   except FileNotFoundError:
     raise UserError(f"--schema={path}: no such file") from None
-  _refuse_unknown(table, ("label", "categorical", "dense", "name"), path)
+  _refuse_unknown(table, ("label", "categorical", "dense", "bags", "name"), path)
   if "label" not in table:
     raise UserError(f'{path}: no label; write label = "name of the column that holds 0 or 1"')
-  categorical, dense = table.get("categorical", []), table.get("dense", {})
+  categorical, dense, bags = table.get("categorical", []), table.get("dense", {}), table.get("bags", {})
   if not isinstance(categorical, list) or not all(isinstance(name, str) for name in categorical):
     raise UserError(f'{path}: categorical must be a list of column names, such as ["user_id", "item_id"]')
   if not isinstance(dense, dict) or not all(isinstance(options, dict) for options in dense.values()):
     raise UserError(f'{path}: dense must be a table of columns, such as [dense] and then age = {{ transform = "none" }}')
+  if not isinstance(bags, dict):
+    raise UserError(f'{path}: bags must be a table of features, such as [bags] and then genres = ["genre_1", "genre_2"]')
   for key in ("label", "name"):
     if not isinstance(table.get(key, ""), str):
       raise UserError(f"{path}: {key} must be text")
@@ -163,6 +248,7 @@ def load_schema(path: str) -> Schema:
       ),
       categorical=tuple(CategoricalColumn(name) for name in categorical),
       name=table.get("name"),
+      bags=tuple(_bag(name, entry) for name, entry in bags.items()),
     )
   except UserError as error:
     raise UserError(f"{path}: {error}") from None

@@ -1,6 +1,7 @@
 """The files of `prepare`: finding the inputs, the output directory that appears whole, and the Parquet shards with their digests.
 
-Columns of a shard: `label` uint8, `dense.NAME` float32 (transformed), `id.NAME` int32. Row groups of `ROWS_PER_GROUP` rows are the
+Columns of a shard: `label` uint8, `dense.NAME` float32 (transformed), `id.NAME` int32; the ids of a bag of several are `id.NAME.0`,
+`id.NAME.1`, ..., where -1 is padding. Row groups of `ROWS_PER_GROUP` rows are the
 blocks that the pipeline reads.
 """
 
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 from dlrm_jax.data.read import arrow
 from dlrm_jax.flags import UserError
 
+PADDING = -1  # the id of an empty place in a bag
 ROWS_PER_GROUP = 1 << 16
 GROUPS_PER_SHARD = 16
 
@@ -90,18 +92,18 @@ def sha256(path: Path) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def shard_columns(dense: Sequence[str], categorical: Sequence[str]) -> list[str]:
-  """The names of a shard's columns, in order."""
-  return ["label", *(f"dense.{name}" for name in dense), *(f"id.{name}" for name in categorical)]
+def shard_columns(dense: Sequence[str], lookups: Sequence[str]) -> list[str]:
+  """The names of a shard's columns, in order; `lookups` are those of `schema.lookup_names`."""
+  return ["label", *(f"dense.{name}" for name in dense), *(f"id.{name}" for name in lookups)]
 
 
 class ShardWriter:
   """Writes the rows of one split as `SPLIT-00000.parquet`, ... under a directory."""
 
-  def __init__(self, directory: Path, split: str, dense: Sequence[str], categorical: Sequence[str]):
+  def __init__(self, directory: Path, split: str, dense: Sequence[str], lookups: Sequence[str]):
     self._directory, self._split = directory, split
-    kinds = [pa.uint8()] + [pa.float32()] * len(dense) + [pa.int32()] * len(categorical)
-    self._schema = pa.schema(list(zip(shard_columns(dense, categorical), kinds, strict=True)))
+    kinds = [pa.uint8()] + [pa.float32()] * len(dense) + [pa.int32()] * len(lookups)
+    self._schema = pa.schema(list(zip(shard_columns(dense, lookups), kinds, strict=True)))
     self._waiting: list[pa.RecordBatch] = []
     self._num_waiting = 0
     self._writer: pq.ParquetWriter | None = None

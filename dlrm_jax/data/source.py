@@ -7,6 +7,7 @@ from dlrm_jax.batch import Batch
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data import pipeline
 from dlrm_jax.data.planted import Planted, Truth
+from dlrm_jax.embedding.layout import Layout, make_layout
 from dlrm_jax.flags import UserError
 
 
@@ -38,11 +39,11 @@ class PreparedSource:
 
   @property
   def bag_lengths(self) -> tuple[int, ...]:
-    return (1,) * len(self.dataset.categorical)
+    return self.dataset.bag_lengths
 
   @property
   def weighted(self) -> bool:
-    return False
+    return self.dataset.weighted
 
   @property
   def base_rate(self) -> float:
@@ -81,6 +82,11 @@ def open_source(config: RunConfig) -> Source:
   if dataset.vocabulary == "hash" and config.model.rows_by == "top":
     raise UserError(f"--rows_by=top: the ids of {config.data} are hashes, not ranks of frequency; use --rows_by=hash")
   return PreparedSource(dataset)
+
+
+def layout_of(config: RunConfig, source: Source) -> Layout:
+  """The tables of a model on a source."""
+  return make_layout(config.model, source.field_names, source.cardinalities, source.bag_lengths, source.weighted)
 
 
 def one_pass(config: RunConfig, source: Source) -> RunConfig:

@@ -1,29 +1,32 @@
-"""Embedding tables: their layout (`Layout`, static) and their state (`Tables`, a pytree), and which row an id belongs to.
-
-All tables of one kind are stacked into one array, so that F features cost one gather and one scatter.
-"""
+"""The state of the embedding tables: `Tables`, a pytree, and how it starts."""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int32, UInt32
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Float, Int32, UInt32
 
 from dlrm_jax.batch import ArrayLike
-from dlrm_jax.config import ModelConfig, TableConfig, TrainConfig
-from dlrm_jax.flags import UserError
-from dlrm_jax.hashing import mix32, uniform, word
+from dlrm_jax.config import TrainConfig
+from dlrm_jax.embedding import storage
+from dlrm_jax.embedding.placement import Group, Plan
+from dlrm_jax.hashing import uniform, word
+from dlrm_jax.mesh import REPLICATED, split
 
 # Slots an optimiser keeps beside the rows: name -> whether it has one value per element (else one per row).
-OPTIMIZER_SLOTS: dict[str, dict[str, bool]] = {"sgd": {}, "adagrad": {"squares": True}, "rowwise_adagrad": {"squares": False}}
-_MAX_TOTAL_ROWS = 2**31 - 2**24  # row numbers are int32, and positions just above are used for "no row"
+OPTIMIZER_SLOTS: dict[str, dict[str, bool]] = {
+  "sgd": {},
+  "adagrad": {"squares": True},
+  "rowwise_adagrad": {"squares": False},
+  "adam": {"first_moment": True, "second_moment": True},
+}
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Stack:
-  """Tables of one dim under each other: rows [V, D] and optimiser slots [V, D] or [V]."""
+  """Tables under each other: rows [V, D] and float32 optimiser slots [V, D] or [V], stored as `storage.py` says."""
 
   rows_vd: Float[ArrayLike, "V D"]
   slots: dict[str, Float[ArrayLike, "..."]]
@@ -31,93 +34,61 @@ class Stack:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Tables:
-  """The state of all embedding tables.
+class GroupState:
+  """The tables of one placement.
 
   Attributes:
-    stacks: "rows" (dim D) and, where the model reads them, "first_order" (dim 1), both with the same V rows.
-    election_v: scratch of the update, one int32 a row (`update.py`); its content never matters.
+    stacks: "rows" (dim D) and, where the model reads them, "first_order" (dim 1), both with the same V places.
+    election_v: scratch of the update, one int32 a place (`update.py`); its content never matters.
   """
 
   stacks: dict[str, Stack]
   election_v: Int32[ArrayLike, " V"]
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Layout:
-  """Where every table's rows lie in the stack, and how ids map to them.
+class Tables:
+  """The state of all embedding tables, by group (`Plan.by_name`). On a mesh, devices' parts lie under each other in every array."""
 
-  Attributes:
-    tables: one per categorical feature, in order.
-    rows_by: "top" or "hash", for features with more ids than rows.
-    cardinalities: ids of each feature; None: without end.
-    first_order: whether a scalar per id is kept too.
+  groups: dict[str, GroupState]
+
+
+def specs(plan: Plan, mesh: Mesh) -> dict[str, PartitionSpec]:
+  """How the arrays of each group lie on the mesh."""
+  return {name: split(mesh) if group.sharded else REPLICATED for name, group in plan.by_name.items()}
+
+
+def init_group(group: Group, train: TrainConfig, seed: UInt32[ArrayLike, ""], device: ArrayLike) -> GroupState:
+  """A device's part of a group: rows uniform in +-table_init (first-order scalars 0), slots 0.
+
+  A row's first value is a hash of (seed, row, component), so that it depends on no placement; elementwise, so that under jit no
+  second copy of a table is made.
   """
-
-  tables: tuple[TableConfig, ...]
-  rows_by: str
-  cardinalities: tuple[int | None, ...]
-  first_order: bool
-
-  @property
-  def offsets(self) -> np.ndarray:
-    """First row of each table in the stack, int32 [F]."""
-    return np.concatenate([[0], np.cumsum([t.num_rows for t in self.tables])[:-1]]).astype(np.int32)
-
-  @property
-  def total_rows(self) -> int:
-    return sum(t.num_rows for t in self.tables)
-
-  @property
-  def dims(self) -> dict[str, int]:
-    return {"rows": self.tables[0].dim} | ({"first_order": 1} if self.first_order else {})
-
-  @property
-  def num_params(self) -> int:
-    return self.total_rows * sum(self.dims.values())
-
-
-def make_layout(model: ModelConfig, names: tuple[str, ...], cardinalities: tuple[int | None, ...]) -> Layout:
-  """One table a feature, with a row for every id up to `model.num_rows`. Raises UserError if the rows outgrow int32."""
-  rows = [min(model.num_rows, c) if c is not None else model.num_rows for c in cardinalities]
-  tables = tuple(TableConfig(name, n, model.embed_dim) for name, n in zip(names, rows, strict=True))
-  layout = Layout(tables, model.rows_by, cardinalities, "first_order" in model.overarch_inputs)
-  if layout.total_rows > _MAX_TOTAL_ROWS:
-    raise UserError(
-      f"--num_rows={model.num_rows}: {len(tables)} tables have {layout.total_rows} rows together, at most {_MAX_TOTAL_ROWS} are possible"
-    )
-  return layout
-
-
-def init_tables(layout: Layout, train: TrainConfig, seed: UInt32[ArrayLike, ""]) -> Tables:
-  """Rows uniform in +-table_init (first-order scalars 0), slots 0, float32.
-
-  A row's first value is a hash of (seed, row, component): elementwise, so under jit no second copy of a table is made.
-  """
-  stacks = {}
-  for name, dim in layout.dims.items():
-    per_row, per_element = (layout.total_rows,), (layout.total_rows, dim)
-    slots = {slot: jnp.zeros(per_element if full else per_row) for slot, full in OPTIMIZER_SLOTS[train.table_optimizer].items()}
-    rows_vd = jnp.zeros(per_element)
+  stacks, places = {}, group.local_rows
+  for name, dim in group.layout.dims.items():
+    shape = group.local_shape(dim)
+    slots = {slot: jnp.zeros(shape if full else places) for slot, full in OPTIMIZER_SLOTS[train.table_optimizer].items()}
+    rows_vd = jnp.zeros(shape)
     if name == "rows":
-      place = word(seed, jnp.arange(layout.total_rows)[:, None], jnp.arange(dim))
-      rows_vd = (2 * uniform(place) - 1) * train.table_init
+      width = group.local_dim(dim)
+      k = storage.rows_per_line(width, group.lanes)
+      line, lane = jnp.arange(shape[0])[:, None], jnp.arange(shape[1])
+      row = group.layout_row(device, jnp.arange(places)).reshape(-1, k)[:, lane // width] if k > 1 else None
+      row = group.layout_row(device, line[:, 0])[:, None] if row is None else row
+      component = lane % width + (device * width if group.is_split(dim) else 0)
+      rows_vd = ((2 * uniform(word(seed, row, component)) - 1) * train.table_init).astype(group.layout.dtype)
     stacks[name] = Stack(rows_vd, slots)
-  return Tables(stacks, jnp.zeros(layout.total_rows, jnp.int32))
+  return GroupState(stacks, jnp.zeros(places, jnp.int32))
 
 
-def row_of(layout: Layout, ids_bf: Int32[ArrayLike, "B F"]) -> Int32[Array, "B F"]:
-  """The row of the stack that each id uses.
+def init_tables(plan: Plan, train: TrainConfig, seed: UInt32[ArrayLike, ""], mesh: Mesh) -> Tables:
+  """The tables before the first step. Jit it."""
 
-  A feature with no more ids than rows: a row for each id. Else `top`: ids below num_rows-1 have their own row and all
-  others share the last (ids are frequency ranks on prepared and planted data); `hash`: a fixed hash of (feature, id).
-  """
-  rows_f = np.array([t.num_rows for t in layout.tables], np.uint32)
-  fits_f = np.array([c is not None and c <= t.num_rows for c, t in zip(layout.cardinalities, layout.tables, strict=True)])
-  ids = jnp.asarray(ids_bf).astype(jnp.uint32)  # planted ids use all 32 bits
-  if layout.rows_by == "hash" and not fits_f.all():
-    salt_f = word(jnp.arange(len(rows_f)))
-    row = jnp.where(fits_f, ids, mix32(ids ^ salt_f) % rows_f)
-  else:
-    row = ids
-  return jnp.minimum(row, rows_f - 1).astype(jnp.int32) + layout.offsets
+  def local(seed: UInt32[ArrayLike, ""]) -> dict[str, GroupState]:
+    device = jax.lax.axis_index(mesh.axis_names) if mesh.size > 1 else 0
+    return {name: init_group(group, train, seed, device) for name, group in plan.by_name.items()}
+
+  if mesh.size == 1:
+    return Tables(local(seed))
+  return Tables(jax.shard_map(local, mesh=mesh, in_specs=REPLICATED, out_specs=specs(plan, mesh), check_vma=False)(seed))

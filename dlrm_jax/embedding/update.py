@@ -6,61 +6,135 @@ found there afterwards is the row's representative; all gradients of the row are
 """
 
 import dataclasses
+from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int32
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int32
 
 from dlrm_jax.batch import ArrayLike
-from dlrm_jax.embedding.tables import Stack, Tables
+from dlrm_jax.embedding import storage
+from dlrm_jax.embedding.tables import GroupState, Stack
+from dlrm_jax.hashing import mix32
 
-EPS = 1e-8  # added to the root of the accumulated squares, outside it; accumulators start at 0
+EPS = 1e-8  # added to the root, outside it; accumulators and moments start at 0
+ADAM_FIRST, ADAM_SECOND = 0.9, 0.999  # decay of the moments
+
+# The mean of squares over a whole row, [n], of gradients [n, D], of which a device may hold a slice only.
+MeanSquare = Callable[[Float[Array, "n D"]], Float[Array, " n"]]
 
 
-def _elect(tables: Tables, row_n: Int32[Array, " n"]) -> tuple[Int32[Array, " n"], Int32[Array, " n"], Int32[Array, " V"]]:
+@dataclasses.dataclass(frozen=True)
+class Rule:
+  """How rows move in one step.
+
+  Attributes:
+    optimizer: sgd, adagrad, rowwise_adagrad or adam.
+    lr: learning rate.
+    weight_decay: rows also move by -lr * weight_decay * row.
+    step: steps taken before this one.
+  """
+
+  optimizer: str
+  lr: ArrayLike
+  weight_decay: float
+  step: ArrayLike
+
+
+def mean_square(grad_nd: Float[Array, "n D"]) -> Float[Array, " n"]:
+  """The mean of squares of rows that are whole."""
+  return jnp.mean(grad_nd**2, axis=1)
+
+
+def round_at_random(x: Float[Array, "*n"], dtype: jnp.dtype) -> Float[Array, "*n"]:
+  """float32 to bfloat16, up or down with the chances that keep the mean; the draw is a hash of the value's own bits.
+
+  The error is below one step of bfloat16, 2^-7 of the value. Rounding to nearest would stop rows whose steps are below half of that.
+  """
+  if dtype != jnp.bfloat16:
+    return x.astype(dtype)
+  bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+  raised = (bits + (mix32(bits) >> 16)) & jnp.uint32(0xFFFF0000)
+  return jax.lax.bitcast_convert_type(jnp.where(jnp.isfinite(x), raised, bits), jnp.float32).astype(dtype)
+
+
+def _elect(
+  election_v: Int32[ArrayLike, " V"], row_n: Int32[Array, " n"], valid_n: Bool[Array, " n"]
+) -> tuple[Int32[Array, " n"], Int32[Array, " n"], Int32[Array, " V"]]:
   """(representative position of each lookup, its row where it is one itself and else a place out of bounds, scratch)."""
   position_n = jnp.arange(row_n.shape[0], dtype=jnp.int32)
-  scratch = tables.election_v.at[row_n].set(position_n, mode="promise_in_bounds")
-  representative_n = scratch.at[row_n].get(mode="promise_in_bounds")
-  out_of_bounds = tables.election_v.shape[0] + position_n  # all different, so that scatters may assume unique places
-  return representative_n, jnp.where(representative_n == position_n, row_n, out_of_bounds), scratch
+  out_of_bounds = election_v.shape[0] + position_n  # all different, so that scatters may assume unique places
+  scratch = election_v.at[jnp.where(valid_n, row_n, out_of_bounds)].set(position_n, mode="drop")
+  representative_n = jnp.where(valid_n, scratch.at[row_n].get(mode="promise_in_bounds"), position_n)
+  return representative_n, jnp.where(valid_n & (representative_n == position_n), row_n, out_of_bounds), scratch
 
 
 def _step(
-  stack: Stack, optimizer: str, row_n: Int32[Array, " n"], target_n: Int32[Array, " n"], grad_nd: Float[Array, "n D"], lr: Array | float
+  stack: Stack, rule: Rule, row_n: Int32[Array, " n"], target_n: Int32[Array, " n"], grad_nd: Float[Array, "n D"], squared: MeanSquare
 ) -> Stack:
   """One optimiser step of a stack from summed gradients; `target_n` is out of bounds where a position has nothing to write."""
-  if optimizer == "sgd":
-    change_nd, slots = grad_nd, {}
-  elif optimizer in ("adagrad", "rowwise_adagrad"):
-    square = grad_nd**2 if optimizer == "adagrad" else jnp.mean(grad_nd**2, axis=1)
-    total = stack.slots["squares"].at[row_n].get(mode="promise_in_bounds") + square
-    slots = {"squares": stack.slots["squares"].at[target_n].set(total, mode="drop", unique_indices=True)}
-    root = jnp.sqrt(total) + EPS
-    change_nd = grad_nd / (root if optimizer == "adagrad" else root[:, None])
+  dim, slots = grad_nd.shape[1], {}
+
+  def advance(name: str, change: Array) -> Array:
+    """Adds to a slot at the targets; returns the new values, read back: what was read before the write would keep a copy of the array."""
+    slots[name] = storage.add(stack.slots[name], target_n, change)
+    return storage.take(slots[name], row_n, dim)
+
+  def old(name: str) -> Array:
+    return storage.take(stack.slots[name], row_n, dim)
+
+  if rule.optimizer == "sgd":
+    direction_nd = grad_nd
+  elif rule.optimizer == "adagrad":
+    direction_nd = grad_nd / (jnp.sqrt(advance("squares", grad_nd**2)) + EPS)
+  elif rule.optimizer == "rowwise_adagrad":
+    direction_nd = grad_nd / (jnp.sqrt(advance("squares", squared(grad_nd))) + EPS)[:, None]
+  elif rule.optimizer == "adam":
+    first_nd = advance("first_moment", (1 - ADAM_FIRST) * (grad_nd - old("first_moment")))
+    second_nd = advance("second_moment", (1 - ADAM_SECOND) * (grad_nd**2 - old("second_moment")))
+    count = jnp.asarray(rule.step + 1, jnp.float32)
+    first_nd, second_nd = (  # 1 - b^t, without the cancellation that costs float32 five digits at b = .999, t = 1
+      moment_nd / -jnp.expm1(count * np.float32(np.log(b))) for moment_nd, b in ((first_nd, ADAM_FIRST), (second_nd, ADAM_SECOND))
+    )
+    direction_nd = first_nd / (jnp.sqrt(second_nd) + EPS)
   else:
-    raise ValueError(f"unknown table optimiser {optimizer}")
-  return Stack(stack.rows_vd.at[target_n].add(-lr * change_nd, mode="drop", unique_indices=True), slots)
+    raise ValueError(f"unknown table optimiser {rule.optimizer}")
+  dtype = stack.rows_vd.dtype
+  if not rule.weight_decay and dtype == jnp.float32:
+    return Stack(storage.add(stack.rows_vd, target_n, -rule.lr * direction_nd), slots)
+  old_nd = storage.take(stack.rows_vd, row_n, dim).astype(jnp.float32)
+  new_nd = old_nd - rule.lr * (direction_nd + rule.weight_decay * old_nd)
+  change_nd = round_at_random(new_nd, dtype).astype(jnp.float32) - old_nd
+  return Stack(storage.add(stack.rows_vd, target_n, change_nd.astype(dtype)), slots)
 
 
-def update(
-  tables: Tables, optimizer: str, row_bf: Int32[ArrayLike, "B F"], grads: dict[str, Float[ArrayLike, "B F _"]], lr: Array | float
-) -> Tables:
-  """Applies one step of `optimizer` to the rows in `row_bf`.
+def apply(
+  state: GroupState,
+  rule: Rule,
+  row_n: Int32[Array, " n"],
+  valid_n: Bool[Array, " n"],
+  grads: dict[str, Float[ArrayLike, "n _"]],
+  squared: dict[str, MeanSquare],
+) -> GroupState:
+  """Applies one step of the rule to rows on this device.
 
-  sgd: `w -= lr g`. adagrad (Duchi et al. 2011): `h += g^2; w -= lr g / (sqrt(h) + eps)`. rowwise_adagrad: the same with one h a row,
-  the mean of squares over the row (FBGEMM's EXACT_ROWWISE_ADAGRAD). g is the sum over a row's lookups; h starts at 0, eps = 1e-8.
+  With g the sum of a row's gradients: sgd `w -= lr g`. adagrad (Duchi et al. 2011): `h += g^2; w -= lr g / (sqrt(h) + eps)`.
+  rowwise_adagrad: the same with one h a row, the mean of squares over the row (FBGEMM's EXACT_ROWWISE_ADAGRAD). adam, lazy:
+  `m += (1-b1)(g-m); v += (1-b2)(g^2-v); w -= lr m/(1-b1^t) / (sqrt(v/(1-b2^t)) + eps)` with t the steps of the run so far and
+  the moments of rows outside the batch frozen. Weight decay is decoupled. Slots start at 0, eps = 1e-8, b1 = .9, b2 = .999.
 
   Args:
-    tables: state; donate it.
-    row_bf: row of the stack of each lookup.
-    grads: gradient of the loss with respect to what `lookup` returned.
-    lr: learning rate.
+    state: the device's part of a group; donate it.
+    rule: what to do.
+    row_n: place of each gradient's row, in bounds; repeats allowed.
+    valid_n: whether the gradient counts at all.
+    grads: of each stack.
+    squared: of each stack, the mean of squares over whole rows.
   """
-  row_n = row_bf.reshape(-1)
-  representative_n, target_n, scratch = _elect(tables, row_n)
+  representative_n, target_n, scratch = _elect(state.election_v, row_n, valid_n)
   stacks = {}
-  for name, stack in tables.stacks.items():
-    grad_nd = grads[name].reshape(row_n.shape[0], -1)
-    summed_nd = jnp.zeros_like(grad_nd).at[representative_n].add(grad_nd, mode="promise_in_bounds")
-    stacks[name] = _step(stack, optimizer, row_n, target_n, summed_nd, lr)
-  return dataclasses.replace(tables, stacks=stacks, election_v=scratch)
+  for name, stack in state.stacks.items():
+    summed_nd = jnp.zeros_like(grads[name]).at[representative_n].add(grads[name], mode="promise_in_bounds")
+    stacks[name] = _step(stack, rule, row_n, target_n, summed_nd, squared[name])
+  return GroupState(stacks, scratch)

@@ -6,15 +6,20 @@ from jaxtyping import Array, Float
 
 from dlrm_jax.config import ModelConfig
 from dlrm_jax.flags import UserError
-from dlrm_jax.model.interaction import dot_interaction
+from dlrm_jax.model.interaction import CrossNetwork, dot_interaction
 from dlrm_jax.model.mlp import Mlp
 
 
+def interaction_width(model: ModelConfig, vectors: int) -> int:
+  """P: what the interaction of so many vectors gives."""
+  return vectors * (vectors - 1) // 2 if model.interaction == "dot" else vectors * model.embed_dim
+
+
 def overarch_width_in(model: ModelConfig, num_dense: int, num_features: int) -> int:
-  """Inputs of the overarch: the dense vector, the dots of all vectors, the gathered rows, as `overarch_inputs` says; UserError if none."""
+  """Inputs of the overarch: the dense vector, the interaction, the gathered rows, as `overarch_inputs` says; UserError if none."""
   inputs, vectors = model.overarch_inputs, num_features + (num_dense > 0)
   width = model.embed_dim if "dense" in inputs and num_dense else 0
-  width += vectors * (vectors - 1) // 2 if "dots" in inputs else 0
+  width += interaction_width(model, vectors) if "dots" in inputs else 0
   width += num_features * model.embed_dim if "rows" in inputs else 0
   if width == 0:
     raise UserError(f"--overarch_inputs={','.join(inputs)}: one feature has no pairs, so the overarch has no inputs; add rows")
@@ -36,6 +41,12 @@ class Dlrm(nnx.Module):
     self.dtype = jnp.dtype(model.compute_dtype)
     widths = model.bottom_widths(num_dense)
     self.bottom = Mlp(num_dense, widths, final_relu=True, dtype=model.compute_dtype, rngs=rngs) if widths else None
+    crossed = interaction_width(model, num_features + (num_dense > 0))
+    self.cross = (
+      CrossNetwork(crossed, model.cross_layers, model.cross_rank, dtype=model.compute_dtype, rngs=rngs)
+      if model.interaction == "dcn_v2" and "dots" in self.inputs
+      else None
+    )
     width = overarch_width_in(model, num_dense, num_features)
     self.overarch = Mlp(width, model.overarch, final_relu=False, dtype=model.compute_dtype, rngs=rngs)
 
@@ -54,7 +65,8 @@ class Dlrm(nnx.Module):
       if "dense" in self.inputs:
         parts.append(hidden_bd)
     if "dots" in self.inputs:
-      parts.append(dot_interaction(vectors_bfd))
+      batch = vectors_bfd.shape[0]
+      parts.append(dot_interaction(vectors_bfd) if self.cross is None else self.cross(vectors_bfd.reshape(batch, -1)))
     if "rows" in self.inputs:
       parts.append(rows_bfd.reshape(rows_bfd.shape[0], -1))
     logit_b = self.overarch(jnp.concatenate(parts, axis=1))[:, 0].astype(jnp.float32)

@@ -1,0 +1,38 @@
+"""Every device holds all rows: lookups stay at home, gradients go to everyone."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from dlrm_jax.embedding import storage
+from dlrm_jax.embedding.exchange.common import Arrays, Axes, TakeStep, all_gather, flat, psum
+from dlrm_jax.embedding.placement import Group
+from dlrm_jax.embedding.pool import Lookups, pool, unpool
+
+
+def fetch(group: Group, arrays: Arrays, lookups: Lookups, axes: Axes) -> tuple[Arrays, Lookups]:
+  """Gathers and pools on the device. The route is the lookups, with rows of the stack."""
+  del axes
+  row_bl = lookups.row_bl + group.offsets[group.segments]
+  dims = group.layout.dims
+  out = {name: pool(storage.take(array, row_bl, dims[name]), lookups.weight_bl, group.lengths) for name, array in arrays.items()}
+  return out, Lookups(row_bl, lookups.valid_bl, lookups.weight_bl)
+
+
+def deliver(group: Group, route: Lookups, grads: Arrays, take_step: TakeStep, state: Any, axes: Axes) -> Any:
+  """Every device takes the same step: from all devices' pooled gradients, or where tables are small from the sum over whole tables."""
+  if group.dense_gradient and axes:
+    row_n, valid_n, weight_bl = route.row_bl.reshape(-1), route.valid_bl.reshape(-1), route.weight_bl
+    rows_v = jnp.arange(group.local_rows, dtype=jnp.int32)
+    target_n = jnp.where(valid_n, row_n, group.local_rows)
+    totals = {}
+    for name, grad_bfd in grads.items():
+      grad_nd = flat(unpool(grad_bfd, weight_bl, group.segments))
+      own_vd = jnp.zeros((group.local_rows, grad_nd.shape[1])).at[target_n].add(grad_nd, mode="drop")
+      totals[name] = psum(own_vd, axes, "values")
+    touched_v = psum(jnp.zeros(group.local_rows).at[target_n].add(1.0, mode="drop"), axes, "counts") > 0
+    return take_step(state, rows_v, touched_v, totals)
+  row_bl, valid_bl = (all_gather(x, axes, "ids") for x in (route.row_bl, route.valid_bl))
+  weight_bl = None if route.weight_bl is None else all_gather(route.weight_bl, axes, "ids")
+  every = {name: flat(unpool(all_gather(grad, axes, "values"), weight_bl, group.segments)) for name, grad in grads.items()}
+  return take_step(state, row_bl.reshape(-1), valid_bl.reshape(-1), every)

@@ -1,0 +1,191 @@
+"""The planner: where each table lies, from table sizes, mesh and memory per device; bytes held and exchanged.
+
+A table's cost is the bytes a device exchanges for it in a step, and an eighth of the bytes of memory it touches: links move about an
+eighth of what memory does (H100: 450 GB/s each way by NVLink, 3.35 TB/s of HBM). Small tables come out replicated, one-hot tables dealt by
+rows, bags split by columns. Where that does not fit, the tables that gain most go to rows. `table` is chosen by hand only.
+"""
+
+import dataclasses
+import functools
+
+import jax
+from jax.sharding import Mesh
+
+from dlrm_jax import record
+from dlrm_jax.config import PLACEMENTS, RunConfig
+from dlrm_jax.embedding.exchange.row import CAPACITY
+from dlrm_jax.embedding.layout import Layout
+from dlrm_jax.embedding.placement import Group, Plan
+from dlrm_jax.embedding.tables import OPTIMIZER_SLOTS
+from dlrm_jax.flags import UserError
+
+MEMORY_OVER_LINK = 8  # bytes of memory a device moves while it exchanges one
+LANES = 128  # values a line of a TPU's memory holds
+_LINE_BYTES = {0: 32, LANES: 512}  # least that one lookup moves: a sector of a GPU, a line of a TPU
+_WORD = 4  # bytes of a gradient, slot, id or count
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+  """What the plan is for.
+
+  Attributes:
+    num_devices: n.
+    memory_bytes: of one device; None: not known, so that nothing is refused.
+    lanes: 128 on TPU, whose arrays are stored in lines of 128 values; else 0.
+  """
+
+  num_devices: int
+  memory_bytes: int | None = None
+  lanes: int = 0
+
+
+def machine_of(mesh: Mesh) -> Machine:
+  """The machine at hand. On the CPU, devices share the host's memory."""
+  device = mesh.devices.flat[0]
+  stats = device.memory_stats() if device.process_index == jax.process_index() else None
+  memory = stats.get("bytes_limit") if stats else None
+  if memory is None and device.platform == "cpu":
+    memory = record.hardware()["memory_bytes"] // mesh.size
+  return Machine(mesh.size, memory, lanes=LANES if device.platform == "tpu" else 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class TableCost:
+  """One table under one placement, per device: bytes held, bytes exchanged in a step (values both ways; ids and the like), bytes of
+  memory touched in a step. `least_bytes` is the least that any exchange of this placement can move of values."""
+
+  placement: str
+  held_bytes: float
+  value_bytes: float
+  other_bytes: float
+  touched_bytes: float
+  least_bytes: float
+
+  @property
+  def cost(self) -> float:
+    return self.value_bytes + self.other_bytes + self.touched_bytes / MEMORY_OVER_LINK
+
+
+def dense_gradient(layout: Layout, feature: int, batch_size: int, num_devices: int) -> bool:
+  """Whether a replicated table is so small that summing its whole gradient moves less than gathering those of the batch."""
+  per_device = batch_size // num_devices
+  return 2 * layout.tables[feature].num_rows < (num_devices - 1) * per_device  # an all-reduce moves each value about twice
+
+
+def table_cost(layout: Layout, optimizer: str, feature: int, placement: str, batch_size: int, machine: Machine) -> TableCost:
+  """What a table costs under a placement."""
+  table, n, dims = layout.tables[feature], machine.num_devices, layout.dims
+  examples, value = batch_size / n, 2 if layout.dtype == "bfloat16" else _WORD
+  slots = OPTIMIZER_SLOTS[optimizer].values()
+  per_element = sum(full for full in slots) * _WORD
+  per_row = (len(slots) - sum(slots)) * _WORD * len(dims) + _WORD  # and the election scratch
+  widths = {name: table.dim // n if placement == "column" and dim > 1 else dim for name, dim in dims.items()}
+  held: float = table.num_rows * (sum(w * ((value if name == "rows" else _WORD) + per_element) for name, w in widths.items()) + per_row)
+  held = held / n if placement in ("row", "table") else 1
+  bag, dim, weights = table.bag_length, sum(dims.values()), 2 if layout.weighted else 1
+  sent = least = other = 0.0
+  if n == 1:
+    pass
+  elif placement == "row":  # rows one way, gradients the other, one for each lookup
+    least = examples * bag * dim * (value + _WORD)
+    sent, other = CAPACITY * least, 2 * CAPACITY * examples * bag * _WORD
+  elif placement == "replicated":
+    small = dense_gradient(layout, feature, batch_size, n)
+    least = sent = (float(table.num_rows) if small else n * examples) * dim * _WORD
+    other = table.num_rows * _WORD if small else n * examples * bag * _WORD * weights
+  else:  # one pooled vector of an example
+    pooled = _WORD if bag > 1 or layout.weighted else value
+    least = sent = examples * dim * (pooled + _WORD)
+    other = examples * bag * _WORD * weights * (n if placement == "column" else 1)
+    if placement == "column" and optimizer == "rowwise_adagrad":
+      other += n * examples * bag * _WORD
+  served = examples * bag * (n if placement in ("column", "replicated") and n > 1 else 1)
+  touched = 3 * served * max(sum(widths.values()) * _WORD, _LINE_BYTES[machine.lanes])  # read, then read and written
+  return TableCost(placement, held, sent, other, touched, least)
+
+
+def _choices(layout: Layout, machine: Machine, words: tuple[str, ...]) -> list[tuple[str, ...]]:
+  """The placements to choose from for each table, from `--placement`. Raises UserError for a feature there is none of."""
+  names = [t.name for t in layout.tables]
+  default = next((word for word in words if ":" not in word), "auto")
+  asked = dict(word.rsplit(":", 1) for word in words if ":" in word)
+  for name in asked:
+    if name not in names:
+      raise UserError(f"--placement={name}:{asked[name]}: no such feature; there are {', '.join(names)}")
+  out: list[tuple[str, ...]] = []
+  for table in layout.tables:
+    placement = asked.get(table.name, default)
+    splits = table.dim % machine.num_devices == 0
+    if placement == "column" and not splits:
+      raise UserError(
+        f"--placement={table.name}:column: embed_dim={table.dim} does not split into {machine.num_devices} equal slices; "
+        f"use row, or a dim that {machine.num_devices} divides"
+      )
+    out.append(("replicated", "row", *(["column"] if splits else [])) if placement == "auto" else (placement,))
+  return out
+
+
+def _owners(layout: Layout, features: list[int], num_devices: int) -> tuple[int, ...]:
+  """Deals whole tables: largest first, to the device with the fewest, then the least full."""
+  counts, rows, owner = [0] * num_devices, [0] * num_devices, {}
+  for f in sorted(features, key=lambda f: -layout.tables[f].num_rows):
+    d = min(range(num_devices), key=lambda d: (counts[d], rows[d]))
+    owner[f], counts[d], rows[d] = d, counts[d] + 1, rows[d] + layout.tables[f].num_rows
+  return tuple(owner[f] for f in features)
+
+
+def make_plan(config: RunConfig, layout: Layout, machine: Machine) -> Plan:
+  """Places every table. Raises UserError, saying by how much, where memory does not suffice."""
+  n, batch_size = machine.num_devices, config.train.batch_size
+  words = ("replicated",) if config.mesh.parallelism == "pmap" or n == 1 else config.mesh.placement
+  cost = functools.partial(table_cost, layout, config.train.table_optimizer, batch_size=batch_size, machine=machine)
+  choices = [[cost(f, placement) for placement in options] for f, options in enumerate(_choices(layout, machine, words))]
+  chosen = [min(options, key=lambda c: c.cost) for options in choices]
+  memory = machine.memory_bytes
+  if config.mesh.device_memory_gib is not None:
+    memory = int(config.mesh.device_memory_gib * 2**30)
+  if memory is not None:
+    room = memory - working_bytes(config, layout, n)
+    by_gain = sorted(range(len(chosen)), key=lambda f: min(c.held_bytes for c in choices[f]) - chosen[f].held_bytes)
+    for f in by_gain:
+      if sum(c.held_bytes for c in chosen) > room:
+        chosen[f] = min(choices[f], key=lambda c: c.held_bytes)
+    held = sum(c.held_bytes for c in chosen)
+    if held > room:
+      raise UserError(
+        f"the tables need {held / 2**30:.2f} GiB on each of {n} devices, which have {max(room, 0) / 2**30:.2f} GiB for them "
+        f"({memory / 2**30:.2f} less {working_bytes(config, layout, n) / 2**30:.2f} for a step): "
+        f"{(held - room) / 2**30:.2f} GiB too much; use more devices, or lower --num_rows, --embed_dim or --batch_size"
+      )
+  groups = []
+  for placement in PLACEMENTS:
+    for small in (False, True):
+      features = [
+        f
+        for f, c in enumerate(chosen)
+        if c.placement == placement and small == (placement == "replicated" and n > 1 and dense_gradient(layout, f, batch_size, n))
+      ]
+      if features:
+        owners = _owners(layout, features, n) if placement == "table" else ()
+        groups.append(Group(layout, tuple(features), placement, n, owners, small, machine.lanes))
+  return Plan(layout, n, tuple(groups))
+
+
+def working_bytes(config: RunConfig, layout: Layout, num_devices: int) -> int:
+  """Rough bytes that a step needs beside the tables: looked-up rows and gradients in flight, and the activations of the MLPs twice."""
+  examples, model = config.train.batch_size / num_devices, config.model
+  rows = examples * layout.num_lookups * sum(layout.dims.values())
+  vectors = len(layout.tables) + 1
+  widths = sum(model.bottom or ()) + sum(model.overarch) + vectors * model.embed_dim
+  widths += vectors**2 if model.interaction == "dot" else 3 * model.cross_layers * vectors * model.embed_dim
+  return int(_WORD * (4 * rows + 3 * examples * widths))
+
+
+def costs(plan: Plan, config: RunConfig, machine: Machine) -> list[TableCost]:
+  """What each table of a plan costs, in order of features."""
+  out = {}
+  for group in plan.groups:
+    for f in group.features:
+      out[f] = table_cost(plan.layout, config.train.table_optimizer, f, group.placement, config.train.batch_size, machine)
+  return [out[f] for f in range(len(plan.layout.tables))]

@@ -1,0 +1,65 @@
+"""The mesh of devices and every PartitionSpec, in one place.
+
+A mesh has one axis (data) or two (data x model). Batches are split over all of its devices, tables too (embedding/plan.py says
+how), dense parameters are on every device.
+"""
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from dlrm_jax.batch import Batch
+from dlrm_jax.config import RunConfig
+from dlrm_jax.flags import UserError
+
+AXES = ("data", "model")
+REPLICATED = PartitionSpec()
+
+
+def connect(config: RunConfig) -> None:
+  """Joins the other processes of a run that has several. Call before the first jax computation; does nothing without --coordinator."""
+  if config.coordinator == "auto":
+    jax.distributed.initialize()
+  elif config.coordinator:
+    jax.distributed.initialize(config.coordinator, config.num_processes, config.process_id)
+
+
+def make_mesh(config: RunConfig, devices: list[jax.Device] | None = None) -> Mesh:
+  """The mesh that `--mesh` asks for over the first of `devices` (default: all that jax has). UserError where there are too few."""
+  shape, wanted = config.mesh.shape, config.mesh.num_devices
+  devices = jax.devices() if devices is None else devices
+  if wanted > len(devices) or (jax.process_count() > 1 and wanted != len(devices)):
+    kind = devices[0].platform
+    hint = f"; JAX_NUM_CPU_DEVICES={wanted} simulates them on the CPU" if kind == "cpu" and jax.process_count() == 1 else ""
+    whose = f"the {jax.process_count()} processes have" if jax.process_count() > 1 else "there are" if len(devices) > 1 else "there is"
+    raise UserError(f"--mesh={config.mesh.mesh}: needs {wanted} devices, {whose} {len(devices)} ({kind}){hint}")
+  return Mesh(np.array(devices[:wanted]).reshape(shape), AXES[: len(shape)], axis_types=(AxisType.Auto,) * len(shape))
+
+
+def split(mesh: Mesh) -> PartitionSpec:
+  """The first dimension over all devices: examples of a batch, rows of a table."""
+  return PartitionSpec(mesh.axis_names)
+
+
+def placed(shapes: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
+  """A tree of shapes with their place on the mesh, as `jax.jit` takes for its arguments."""
+  sharding = NamedSharding(mesh, spec)
+  return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
+
+
+def constrain(tree: Any, like: Any) -> Any:
+  """Inside jit: the arrays of `tree` lie where those of `like` do."""
+  return jax.tree.map(lambda x, shape: jax.lax.with_sharding_constraint(x, shape.sharding), tree, like)
+
+
+def put_batch(batch: Batch, mesh: Mesh) -> Batch:
+  """A batch, whole on the host or on one device, split over the mesh. Every process holds the whole batch and gives its devices theirs."""
+  if mesh.size == 1:
+    return batch
+  sharding = NamedSharding(mesh, split(mesh))
+  if jax.process_count() == 1:
+    return jax.device_put(batch, sharding)
+  host = jax.tree.map(np.asarray, batch)
+  return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, x.__getitem__), host)
