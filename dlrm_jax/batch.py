@@ -13,7 +13,7 @@ ArrayLike = Any  # numpy from disk, jax on the device, abstract shapes while com
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
-  """`B` examples. The last, partial batch of a pass is padded with examples of weight 0.
+  """`B` examples. The last, partial batch of a pass is padded with examples of weight 0. Under pmap there is an axis of devices in front.
 
   Attributes:
     dense_bm: the M dense inputs, already transformed; M may be 0.
@@ -24,11 +24,11 @@ class Batch:
     bag_weight_bl: weight of each id in its bag, 0.0 for padding; None where every bag is full.
   """
 
-  dense_bm: Float[ArrayLike, "B M"]
-  ids_bl: Int32[ArrayLike, "B L"]
-  label_b: Float[ArrayLike, " B"]
-  weight_b: Float[ArrayLike, " B"]
-  bag_weight_bl: Float[ArrayLike, "B L"] | None = None
+  dense_bm: Float[ArrayLike, "*n B M"]
+  ids_bl: Int32[ArrayLike, "*n B L"]
+  label_b: Float[ArrayLike, "*n B"]
+  weight_b: Float[ArrayLike, "*n B"]
+  bag_weight_bl: Float[ArrayLike, "*n B L"] | None = None
 
 
 def empty_batch(size: int, num_dense: int, num_lookups: int, weighted: bool = False) -> Batch:

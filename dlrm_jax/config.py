@@ -188,7 +188,7 @@ class MeshConfig:
 class RunConfig:
   """One training run."""
 
-  data: str = option("planted", "planted, or a directory written by dlrm_jax.data.prepare")
+  data: str = option("planted", "planted, or a directory written by dlrm_jax.data.prepare (to plan or time a step, a shape's name will do)")
   workdir: str = option("", "the directory that results go into")
   coordinator: str | None = option(None, "several processes: host:port of the first, or auto on a cluster that jax knows (Slurm, TPU pods)")
   num_processes: int = option(1, "several processes: how many (with coordinator=host:port)")

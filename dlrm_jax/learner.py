@@ -5,16 +5,17 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Array
 
-from dlrm_jax import per_id
+from dlrm_jax import per_id, pmap
 from dlrm_jax.batch import Batch
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data.source import Source, layout_of
 from dlrm_jax.embedding.plan import machine_of, make_plan
 from dlrm_jax.flops import cost
-from dlrm_jax.mesh import make_mesh, put_batch
+from dlrm_jax.mesh import make_mesh
 from dlrm_jax.state import Progress
 from dlrm_jax.step import compile_programs
 
@@ -49,23 +50,21 @@ def _dlrm(config: RunConfig, source: Source) -> Learner:
   layout, mesh = layout_of(config, source), make_mesh(config)
   plan = make_plan(config, layout, machine_of(mesh))
   counted = cost(config.model, config.train, layout, source.num_dense)
-  programs = compile_programs(config, plan, source.num_dense, mesh)
+  make = compile_programs if config.mesh.parallelism == "jit" else pmap.compile_programs
+  programs = make(config, plan, source.num_dense, mesh)
   facts = dataclasses.asdict(counted) | {
     "flops_per_example_xla": programs.xla_flops * mesh.size / config.train.batch_size,
     "tables": [dataclasses.asdict(t) | {"placement": placement} for t, placement in zip(layout.tables, plan.placements, strict=True)],
   }
 
   def read_progress(state: Any) -> tuple[Any, float, int]:
-    progress = state.progress
+    progress = jax.tree.map(lambda x: np.asarray(x).reshape(-1)[0], state.progress)  # under pmap, one of each device, all the same
     loss = float(progress.loss_sum) / max(float(progress.weight_sum), 1.0)
-    return (
-      dataclasses.replace(state, progress=dataclasses.replace(Progress.zero(), bad_step=progress.bad_step)),
-      loss,
-      int(progress.bad_step),
-    )
+    zero = dataclasses.replace(Progress.zero(), bad_step=progress.bad_step)
+    zero = jax.tree.map(lambda x, old: np.full(old.shape, x, old.dtype), zero, state.progress)
+    return dataclasses.replace(state, progress=zero), loss, int(progress.bad_step)
 
-  put = functools.partial(put_batch, mesh=mesh)
-  return Learner(programs.init(np.uint32(config.train.seed)), put, programs.train, programs.predict, read_progress, facts)
+  return Learner(programs.init(np.uint32(config.train.seed)), programs.put, programs.train, programs.predict, read_progress, facts)
 
 
 def _per_id(config: RunConfig, source: Source) -> Learner:

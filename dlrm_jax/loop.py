@@ -3,12 +3,13 @@
 Called by `train` (one run) and by `sweeps.run` (many).
 """
 
+import contextlib
 import dataclasses
 import math
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 import jax.numpy as jnp
@@ -36,14 +37,33 @@ def eval_points(num_examples: int, batch_size: int, first: int, per_octave: int)
   return sorted(points | {num_examples})
 
 
-def evaluate(learner: Learner, state: Any, batches: list[tuple[Batch, Truth | None]], source: Source) -> metrics.Metrics:
+@dataclasses.dataclass(frozen=True)
+class EvalBatch:
+  """One evaluation batch on the devices, and what metrics need of it on the host: labels, which examples count, the teacher's logits."""
+
+  placed: Batch
+  label_b: np.ndarray
+  keep_b: np.ndarray
+  truth: Truth | None
+
+
+def eval_batches(source: Source, learner: Learner, batch_size: int, num_examples: int) -> list[EvalBatch]:
+  """The evaluation set, put where the learner wants it."""
+  out = []
+  for batch, truth in source.eval_batches(batch_size, num_examples):
+    placed = learner.put(jax.tree.map(jnp.asarray, batch))
+    out.append(EvalBatch(placed, np.asarray(batch.label_b), np.asarray(batch.weight_b) > 0, truth))
+  return out
+
+
+def evaluate(learner: Learner, state: Any, batches: list[EvalBatch], source: Source) -> metrics.Metrics:
   """Metrics over the evaluation batches; `excess_tail` only where the tail is not all there is to learn."""
-  logit = np.concatenate([np.asarray(learner.predict(state, batch)) for batch, _ in batches])
-  keep = np.concatenate([np.asarray(batch.weight_b) for batch, _ in batches]) > 0
-  label = np.concatenate([np.asarray(batch.label_b) for batch, _ in batches])[keep]
+  logit = np.concatenate([np.asarray(learner.predict(state, batch.placed)) for batch in batches])
+  keep, label = (np.concatenate([getattr(batch, name) for batch in batches]) for name in ("keep_b", "label_b"))
+  label = label[keep]
   if not isinstance(source, Planted):
     return metrics.evaluate(logit[keep], label, source.base_rate)
-  truths = [truth for _, truth in batches if truth is not None]
+  truths = [batch.truth for batch in batches if batch.truth is not None]
   true_logit, tail = (np.concatenate([np.asarray(getattr(t, name)) for t in truths])[keep] for name in ("logit_b", "tail_b"))
   tail_only = not source.small_fields and not source.num_dense
   return metrics.evaluate(logit[keep], label, source.base_rate, true_logit, None if tail_only else tail)
@@ -70,24 +90,31 @@ def _ideal(config: RunConfig, source: Source, examples: int) -> float | None:
   return planted_theory.excess_ideal(examples, config.planted.zipf_s, source.tau, config.planted.tail_fields, rows, source.draws)
 
 
+def _curve(directory: Path, primary: bool) -> contextlib.AbstractContextManager[TextIO | None]:
+  """The file that evaluations go to; of several processes the first writes."""
+  return open(directory / "curve.jsonl", "w") if primary else contextlib.nullcontext()
+
+
 def train(config: RunConfig, directory: str | Path, source: Source | None = None, quiet: bool = False) -> dict[str, Any]:
   """Trains one configuration and writes `curve.jsonl` (as it goes) and `record.json` (whole, at the end) into `directory`.
 
+  Of several processes each calls it alike; the first writes.
   A loss that is not finite ends the run: the record then says status "diverged" with the step. Returns the record.
   Raises UserError for bad input, before anything is written.
   """
   source = source or open_source(config)
   config = one_pass(config, source)
   settings, directory = config.train, Path(directory)
-  learner = make_learner(config, source)
-  evals = [(learner.put(jax.tree.map(jnp.asarray, b)), t) for b, t in source.eval_batches(settings.batch_size, settings.eval_examples)]
-  directory.mkdir(parents=True, exist_ok=True)
+  learner, primary = make_learner(config, source), jax.process_index() == 0
+  evals = eval_batches(source, learner, settings.batch_size, settings.eval_examples)
+  if primary:
+    directory.mkdir(parents=True, exist_ok=True)
   points = eval_points(settings.num_examples, settings.batch_size, settings.first_eval, settings.evals_per_octave)
   state, examples, bad_step, training_s = learner.state, 0, -1, 0.0
   rows: list[dict[str, Any]] = []
-  diverged, num_eval = "", sum(int(np.asarray(batch.weight_b).sum()) for batch, _ in evals)
+  diverged, num_eval = "", sum(int(batch.keep_b.sum()) for batch in evals)
   started = resumed = time.perf_counter()
-  with open(directory / "curve.jsonl", "w") as curve, Reporter(settings.num_examples, quiet) as reporter:
+  with _curve(directory, primary) as curve, Reporter(settings.num_examples, quiet or not primary) as reporter:
     batches = source.train_batches(settings.seed, settings.batch_size, settings.num_examples)
     for step, batch in enumerate(batches):
       state = learner.train(state, learner.put(batch))
@@ -109,9 +136,10 @@ def train(config: RunConfig, directory: str | Path, source: Source | None = None
           break
         row = {"examples": examples, **dataclasses.asdict(measured), "excess_ideal": _ideal(config, source, examples)}
         rows.append(row | {"wall_s": time.perf_counter() - started})
-        curve.write(record.dumps(rows[-1], indent=None) + "\n")
-        curve.flush()
-        os.fsync(curve.fileno())
+        if curve is not None:
+          curve.write(record.dumps(rows[-1], indent=None) + "\n")
+          curve.flush()
+          os.fsync(curve.fileno())
         resumed = time.perf_counter()
   status = {"status": "diverged", "diverged_metric": diverged, "diverged_step": bad_step} if diverged else {"status": "done"}
   last = rows[-1] if rows and not diverged else dict.fromkeys(METRICS)
@@ -131,7 +159,8 @@ def train(config: RunConfig, directory: str | Path, source: Source | None = None
     "examples_per_s": examples / training_s if training_s else math.nan,
     "theory": theory(config, source),
   }
-  record.write_json(directory / "record.json", out)
+  if primary:
+    record.write_json(directory / "record.json", out)
   return out
 
 
@@ -142,6 +171,7 @@ def describe(config: RunConfig, source: Source) -> dict[str, Any]:
     "model": dataclasses.asdict(config.model),
     "train": dataclasses.asdict(config.train),
     "planted": dataclasses.asdict(config.planted) if planted else None,
+    "mesh": dataclasses.asdict(config.mesh),
     "data": source.name,
     "data_digest": source.digest,
   }

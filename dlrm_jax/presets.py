@@ -1,9 +1,16 @@
 """Named starting points for `--preset`; every other flag overrides."""
 
+import dataclasses
+
 from dlrm_jax.config import ModelConfig, RunConfig, TrainConfig
 from dlrm_jax.data import criteo
 
 DLRM_INPUTS = ("dense", "dots")
+
+_MLPERF = ModelConfig(
+  embed_dim=128, num_rows=40_000_000, bottom=(512, 256, 128), overarch=(1024, 1024, 512, 256, 1), overarch_inputs=DLRM_INPUTS
+)
+_MLPERF_TRAIN = TrainConfig(num_examples=criteo.TB_TRAIN_ROWS, batch_size=65_536, table_lr=0.005, dense_lr=0.005)
 
 PRESETS: dict[str, RunConfig] = {
   # A small model that learns planted data and MovieLens-sized click logs well in one pass.
@@ -20,6 +27,7 @@ PRESETS: dict[str, RunConfig] = {
   ),
   # facebookresearch/dlrm, bench/dlrm_s_criteo_kaggle.sh: D=16, bottom 13-512-256-64-16, top 512-256-1, batch 128, lr 0.1.
   "criteo_kaggle": RunConfig(
+    data="criteo_kaggle",
     model=ModelConfig(
       embed_dim=16,
       num_rows=max(criteo.KAGGLE_CARDINALITIES),
@@ -31,5 +39,21 @@ PRESETS: dict[str, RunConfig] = {
     train=TrainConfig(
       num_examples=criteo.KAGGLE_ROWS, batch_size=128, dense_lr=0.1, table_lr=0.1, dense_optimizer="sgd", table_optimizer="sgd"
     ),
+  ),
+  # facebookresearch/dlrm, bench/dlrm_s_criteo_terabyte.sh: D=64, ids capped at 10M, batch 2048, lr 0.1.
+  "criteo_1tb": RunConfig(
+    data="criteo_1tb",
+    model=ModelConfig(embed_dim=64, num_rows=10_000_000, bottom=(512, 256, 64), overarch=(512, 512, 256, 1), overarch_inputs=DLRM_INPUTS),
+    train=TrainConfig(
+      num_examples=criteo.TB_TRAIN_ROWS, batch_size=2048, dense_lr=0.1, table_lr=0.1, dense_optimizer="sgd", table_optimizer="sgd"
+    ),
+  ),
+  # MLPerf's DLRM (until v2.1): one-hot, dots, D=128, rows capped at 40M, about 105 GB of tables. Its SGD schedule is not copied.
+  "mlperf_v1": RunConfig(data="criteo_1tb", model=_MLPERF, train=_MLPERF_TRAIN),
+  # MLPerf's DLRM-DCNv2 (from v3.0): bags, three cross layers of rank 512, Adagrad at 0.005. Row-wise here: one accumulator a row.
+  "mlperf_v2": RunConfig(
+    data="criteo_1tb_bags",
+    model=dataclasses.replace(_MLPERF, interaction="dcn_v2", overarch_inputs=("dots",)),
+    train=_MLPERF_TRAIN,
   ),
 }

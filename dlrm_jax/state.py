@@ -31,9 +31,9 @@ class Progress:
     bad_step: first step whose loss was not finite; -1 if none.
   """
 
-  loss_sum: Float[ArrayLike, ""]
-  weight_sum: Float[ArrayLike, ""]
-  bad_step: Int32[ArrayLike, ""]
+  loss_sum: Float[ArrayLike, "*n"]
+  weight_sum: Float[ArrayLike, "*n"]
+  bad_step: Int32[ArrayLike, "*n"]
 
   @classmethod
   def zero(cls) -> "Progress":
@@ -49,12 +49,12 @@ class Progress:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-  """Tables with their optimiser slots, dense parameters with theirs, the step counter."""
+  """Tables with their optimiser slots, dense parameters with theirs, the step counter. Under pmap all have an axis of devices in front."""
 
   tables: Tables
   dense: nnx.State
   dense_slots: optax.OptState
-  step: Int32[ArrayLike, ""]
+  step: Int32[ArrayLike, "*n"]
   progress: Progress
 
 

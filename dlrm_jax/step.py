@@ -17,30 +17,32 @@ from dlrm_jax.config import RunConfig
 from dlrm_jax.embedding.engine import lookup, update
 from dlrm_jax.embedding.placement import Plan
 from dlrm_jax.embedding.pool import lookups_of
-from dlrm_jax.mesh import REPLICATED, constrain, placed, split
+from dlrm_jax.mesh import REPLICATED, constrain, placed, put_batch, split
 from dlrm_jax.state import TrainState, dense_optimizer, init_state, make_model, state_shapes, table_rule
 
 
 def loss_and_grads(
-  graphdef: nnx.GraphDef, dense: nnx.State, embedded: dict[str, Array], batch: Batch
+  graphdef: nnx.GraphDef, dense: nnx.State, embedded: dict[str, Array], batch: Batch, examples: Float[Array, ""]
 ) -> tuple[Float[Array, ""], tuple[nnx.State, dict[str, Array]]]:
-  """Mean log loss (nats) over the examples of weight 1, and its gradients with respect to the MLPs and to the gathered rows."""
+  """Log loss (nats) summed over the examples of weight 1, over `examples` (their number, of all devices), and its gradients with
+  respect to the MLPs and to the pooled vectors."""
 
   def loss_fn(dense: nnx.State, embedded: dict[str, Array]) -> Float[Array, ""]:
     logit_b = nnx.merge(graphdef, dense)(batch.dense_bm, embedded)
     loss_b = optax.sigmoid_binary_cross_entropy(logit_b, batch.label_b)
-    return (loss_b * batch.weight_b).sum() / batch.weight_b.sum()
+    return (loss_b * batch.weight_b).sum() / examples
 
   return jax.value_and_grad(loss_fn, argnums=(0, 1))(dense, embedded)
 
 
 def train_step(config: RunConfig, plan: Plan, mesh: Mesh, graphdef: nnx.GraphDef, state: TrainState, batch: Batch) -> TrainState:
   """One step on one batch: lookup, loss, gradients, dense update, sparse update."""
+  examples = batch.weight_b.sum()
   embedded, routes = lookup(plan, mesh, state.tables, lookups_of(plan.layout, batch))
-  loss, (dense_grads, row_grads) = loss_and_grads(graphdef, state.dense, embedded, batch)
+  loss, (dense_grads, row_grads) = loss_and_grads(graphdef, state.dense, embedded, batch, examples)
   changes, dense_slots = dense_optimizer(config.train).update(dense_grads, state.dense_slots, state.dense)
   tables = update(plan, mesh, state.tables, routes, row_grads, table_rule(config.train, state.step))
-  progress = state.progress.after(state.step, loss, batch.weight_b.sum())
+  progress = state.progress.after(state.step, loss, examples)
   return TrainState(tables, optax.apply_updates(state.dense, changes), dense_slots, state.step + 1, progress)
 
 
@@ -56,12 +58,14 @@ class Programs:
 
   Attributes:
     init: seed (uint32) -> state.
+    put: a batch of the host to the devices.
     train: (state, batch) -> state; the state is donated.
     predict: (state, batch) -> logits [B], on every device.
     xla_flops: FLOPs of one training step as XLA counts them, of one device; NaN where it does not say.
   """
 
   init: Callable[[np.uint32], TrainState]
+  put: Callable[[Batch], Batch]
   train: Callable[[TrainState, Batch], TrainState]
   predict: Callable[[TrainState, Batch], Array]
   xla_flops: float
@@ -101,4 +105,5 @@ def _compile(config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh) -> Progr
   init, train, logits = lower(config, plan, num_dense, mesh)
   step = train.compile()  # ahead of time: it can never be compiled again unseen
   analysis = step.cost_analysis() or {}
-  return Programs(init, step, logits.compile(), float(analysis.get("flops", math.nan)))
+  put = functools.partial(put_batch, mesh=mesh)
+  return Programs(init, put, step, logits.compile(), float(analysis.get("flops", math.nan)))

@@ -6,7 +6,9 @@ python -m dlrm_jax.train --data=DIR --workdir=runs/two --num_examples=900000
 
 from pathlib import Path
 
-from dlrm_jax import flags, hardware, loop
+import jax
+
+from dlrm_jax import flags, hardware, loop, mesh
 from dlrm_jax.config import RunConfig
 from dlrm_jax.presets import PRESETS
 
@@ -19,7 +21,10 @@ def main(config: RunConfig) -> None:
   if (Path(config.workdir) / "sweep.json").exists():
     raise flags.UserError(f"--workdir={config.workdir}: holds a sweep (sweep.json); choose another directory")
   hardware.select_platform()
+  mesh.connect(config)
   out = loop.train(config, config.workdir)
+  if jax.process_index():
+    return
   if out["status"] == "diverged":
     raise flags.UserError(f"{out['diverged_metric']} was not finite at step {out['diverged_step']}; see {config.workdir}/record.json")
   known = {name: out[name] for name in ("log_loss", "ne", "roc_auc", "calibration", "excess") if out[name] is not None}

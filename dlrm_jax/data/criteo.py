@@ -21,6 +21,7 @@ SCHEMA = Schema(
 )
 
 KAGGLE_ROWS = 45_840_617
+TB_TRAIN_ROWS = 4_195_197_692  # day_0 .. day_22, as MLPerf's reference counts them
 # Distinct values of C1..C26 in the Kaggle log.
 # fmt: off
 KAGGLE_CARDINALITIES = (

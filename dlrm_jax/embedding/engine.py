@@ -16,7 +16,7 @@ from dlrm_jax.embedding.tables import GroupState, Tables, specs
 from dlrm_jax.embedding.update import MeanSquare, Rule, apply, mean_square
 from dlrm_jax.mesh import split
 
-_EXCHANGES: dict[str, Any] = {"replicated": replicated, "row": row, "table": table, "column": column}
+EXCHANGES: dict[str, Any] = {"replicated": replicated, "row": row, "table": table, "column": column}
 
 Routes = dict[str, Any]  # by group: what `update` needs to know of a `lookup`
 
@@ -29,7 +29,7 @@ def lookup_local(
   for name, group in plan.by_name.items():
     mine = lookups if len(plan.groups) == 1 else jax.tree.map(lambda x, group=group: x[:, group.columns], lookups)
     arrays = {stack: state.rows_vd for stack, state in groups[name].stacks.items()}
-    vectors, routes[name] = _EXCHANGES[group.placement].fetch(group, arrays, mine, axes)
+    vectors, routes[name] = EXCHANGES[group.placement].fetch(group, arrays, mine, axes)
     found.append(vectors)
   if len(found) == 1 and plan.order is None:
     return found[0], routes
@@ -46,7 +46,7 @@ def update_local(
     mine = grads if len(plan.groups) == 1 and plan.order is None else {k: g[:, list(group.features)] for k, g in grads.items()}
     squared = {stack: _mean_square(group, dim, axes) for stack, dim in plan.layout.dims.items()}
     step = functools.partial(_take_step, rule, squared)
-    out[name] = _EXCHANGES[group.placement].deliver(group, routes[name], mine, step, groups[name], axes)
+    out[name] = EXCHANGES[group.placement].deliver(group, routes[name], mine, step, groups[name], axes)
   return out
 
 

@@ -23,6 +23,7 @@ MEMORY_OVER_LINK = 8  # bytes of memory a device moves while it exchanges one
 LANES = 128  # values a line of a TPU's memory holds
 _LINE_BYTES = {0: 32, LANES: 512}  # least that one lookup moves: a sector of a GPU, a line of a TPU
 _WORD = 4  # bytes of a gradient, slot, id or count
+_ID_BYTES = {False: 5, True: 9}  # a row, whether it counts, and where bags are weighted its weight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,9 +43,8 @@ class Machine:
 
 def machine_of(mesh: Mesh) -> Machine:
   """The machine at hand. On the CPU, devices share the host's memory."""
-  device = mesh.devices.flat[0]
-  stats = device.memory_stats() if device.process_index == jax.process_index() else None
-  memory = stats.get("bytes_limit") if stats else None
+  device = next(device for device in mesh.devices.flat if device.process_index == jax.process_index())
+  memory = (device.memory_stats() or {}).get("bytes_limit")
   if memory is None and device.platform == "cpu":
     memory = record.hardware()["memory_bytes"] // mesh.size
   return Machine(mesh.size, memory, lanes=LANES if device.platform == "tpu" else 0)
@@ -52,15 +52,29 @@ def machine_of(mesh: Mesh) -> Machine:
 
 @dataclasses.dataclass(frozen=True)
 class TableCost:
-  """One table under one placement, per device: bytes held, bytes exchanged in a step (values both ways; ids and the like), bytes of
-  memory touched in a step. `least_bytes` is the least that any exchange of this placement can move of values."""
+  """One table under one placement: bytes per device, of exchanges in one step, where a device's part of what it sends to itself counts.
+
+  Attributes:
+    placement: where the table lies.
+    held_bytes: rows, slots and scratch.
+    value_bytes: rows and gradients exchanged, both ways.
+    least_bytes: the least of these that any exchange of this placement can move.
+    id_bytes: ids and bag weights exchanged.
+    sum_bytes: squares and counts that are summed over devices.
+    touched_bytes: memory read and written by lookups and updates.
+  """
 
   placement: str
   held_bytes: float
   value_bytes: float
-  other_bytes: float
-  touched_bytes: float
   least_bytes: float
+  id_bytes: float
+  sum_bytes: float
+  touched_bytes: float
+
+  @property
+  def other_bytes(self) -> float:
+    return self.id_bytes + self.sum_bytes
 
   @property
   def cost(self) -> float:
@@ -68,9 +82,8 @@ class TableCost:
 
 
 def dense_gradient(layout: Layout, feature: int, batch_size: int, num_devices: int) -> bool:
-  """Whether a replicated table is so small that summing its whole gradient moves less than gathering those of the batch."""
-  per_device = batch_size // num_devices
-  return 2 * layout.tables[feature].num_rows < (num_devices - 1) * per_device  # an all-reduce moves each value about twice
+  """Whether a replicated table is so small that its whole gradient is less than those of the batch's examples."""
+  return num_devices > 1 and layout.tables[feature].num_rows < batch_size
 
 
 def table_cost(layout: Layout, optimizer: str, feature: int, placement: str, batch_size: int, machine: Machine) -> TableCost:
@@ -82,27 +95,30 @@ def table_cost(layout: Layout, optimizer: str, feature: int, placement: str, bat
   per_row = (len(slots) - sum(slots)) * _WORD * len(dims) + _WORD  # and the election scratch
   widths = {name: table.dim // n if placement == "column" and dim > 1 else dim for name, dim in dims.items()}
   held: float = table.num_rows * (sum(w * ((value if name == "rows" else _WORD) + per_element) for name, w in widths.items()) + per_row)
-  held = held / n if placement in ("row", "table") else 1
-  bag, dim, weights = table.bag_length, sum(dims.values()), 2 if layout.weighted else 1
-  sent = least = other = 0.0
+  if placement in ("row", "table"):
+    held /= n
+  bag, dim = table.bag_length, sum(dims.values())
+  sent = least = ids = sums = 0.0
   if n == 1:
     pass
   elif placement == "row":  # rows one way, gradients the other, one for each lookup
     least = examples * bag * dim * (value + _WORD)
-    sent, other = CAPACITY * least, 2 * CAPACITY * examples * bag * _WORD
+    sent, ids = CAPACITY * least, 2 * CAPACITY * examples * bag * _WORD
   elif placement == "replicated":
     small = dense_gradient(layout, feature, batch_size, n)
     least = sent = (float(table.num_rows) if small else n * examples) * dim * _WORD
-    other = table.num_rows * _WORD if small else n * examples * bag * _WORD * weights
+    ids = 0.0 if small else n * examples * bag * _ID_BYTES[layout.weighted]
+    sums = table.num_rows * float(_WORD) if small else 0.0
   else:  # one pooled vector of an example
     pooled = _WORD if bag > 1 or layout.weighted else value
     least = sent = examples * dim * (pooled + _WORD)
-    other = examples * bag * _WORD * weights * (n if placement == "column" else 1)
+    ids = examples * bag * _ID_BYTES[layout.weighted] * (n if placement == "column" else 1)
     if placement == "column" and optimizer == "rowwise_adagrad":
-      other += n * examples * bag * _WORD
-  served = examples * bag * (n if placement in ("column", "replicated") and n > 1 else 1)
+      sums = n * examples * bag * float(_WORD)
+  everyones = placement == "column" or (placement == "replicated" and not dense_gradient(layout, feature, batch_size, n))
+  served = examples * bag * (n if everyones else 1)
   touched = 3 * served * max(sum(widths.values()) * _WORD, _LINE_BYTES[machine.lanes])  # read, then read and written
-  return TableCost(placement, held, sent, other, touched, least)
+  return TableCost(placement, held, sent, least, ids, sums, touched)
 
 
 def _choices(layout: Layout, machine: Machine, words: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -164,7 +180,7 @@ def make_plan(config: RunConfig, layout: Layout, machine: Machine) -> Plan:
       features = [
         f
         for f, c in enumerate(chosen)
-        if c.placement == placement and small == (placement == "replicated" and n > 1 and dense_gradient(layout, f, batch_size, n))
+        if c.placement == placement and small == (placement == "replicated" and dense_gradient(layout, f, batch_size, n))
       ]
       if features:
         owners = _owners(layout, features, n) if placement == "table" else ()

@@ -28,7 +28,7 @@ OPTIMIZER_SLOTS: dict[str, dict[str, bool]] = {
 class Stack:
   """Tables under each other: rows [V, D] and float32 optimiser slots [V, D] or [V], stored as `storage.py` says."""
 
-  rows_vd: Float[ArrayLike, "V D"]
+  rows_vd: Float[ArrayLike, "*n V D"]
   slots: dict[str, Float[ArrayLike, "..."]]
 
 
@@ -43,7 +43,7 @@ class GroupState:
   """
 
   stacks: dict[str, Stack]
-  election_v: Int32[ArrayLike, " V"]
+  election_v: Int32[ArrayLike, "*n V"]
 
 
 @jax.tree_util.register_dataclass

@@ -4,8 +4,7 @@ from typing import Any
 
 import jax
 
-from dlrm_jax.embedding import storage
-from dlrm_jax.embedding.exchange.common import Arrays, Axes, TakeStep, all_gather, all_to_all, flat
+from dlrm_jax.embedding.exchange.common import Arrays, Axes, TakeStep, all_gather, all_to_all, flat, take
 from dlrm_jax.embedding.placement import Group
 from dlrm_jax.embedding.pool import Lookups, pool, unpool
 
@@ -19,10 +18,10 @@ def fetch(group: Group, arrays: Arrays, lookups: Lookups, axes: Axes) -> tuple[A
   for name, array in arrays.items():
     dim = group.layout.dims[name]
     if group.is_split(dim):
-      slices_bfd = pool(storage.take(array, everyones.row_bl, group.local_dim(dim)), everyones.weight_bl, group.lengths)
+      slices_bfd = pool(take(group, array, everyones.row_bl, group.local_dim(dim)), everyones.weight_bl, group.lengths)
       out[name] = all_to_all(slices_bfd, axes, "values", split_axis=0, concat_axis=2)
     else:  # every device has it whole
-      out[name] = pool(storage.take(array, row_bl, dim), weight_bl, group.lengths)
+      out[name] = pool(take(group, array, row_bl, dim), weight_bl, group.lengths)
   return out, everyones
 
 

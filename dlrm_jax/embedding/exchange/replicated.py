@@ -4,8 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from dlrm_jax.embedding import storage
-from dlrm_jax.embedding.exchange.common import Arrays, Axes, TakeStep, all_gather, flat, psum
+from dlrm_jax.embedding.exchange.common import Arrays, Axes, TakeStep, all_gather, flat, psum, take
 from dlrm_jax.embedding.placement import Group
 from dlrm_jax.embedding.pool import Lookups, pool, unpool
 
@@ -15,7 +14,7 @@ def fetch(group: Group, arrays: Arrays, lookups: Lookups, axes: Axes) -> tuple[A
   del axes
   row_bl = lookups.row_bl + group.offsets[group.segments]
   dims = group.layout.dims
-  out = {name: pool(storage.take(array, row_bl, dims[name]), lookups.weight_bl, group.lengths) for name, array in arrays.items()}
+  out = {name: pool(take(group, array, row_bl, dims[name]), lookups.weight_bl, group.lengths) for name, array in arrays.items()}
   return out, Lookups(row_bl, lookups.valid_bl, lookups.weight_bl)
 
 

@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32
 
-from dlrm_jax.embedding import storage
-from dlrm_jax.embedding.exchange.common import Arrays, Axes, TakeStep, all_to_all
+from dlrm_jax.embedding.exchange.common import Arrays, Axes, TakeStep, all_to_all, take
 from dlrm_jax.embedding.placement import Group
 from dlrm_jax.embedding.pool import Lookups, pool, unpool
 
@@ -76,7 +75,7 @@ def fetch(group: Group, arrays: Arrays, lookups: Lookups, axes: Axes) -> tuple[A
     asked_k = all_to_all(ask_oc, axes, "ids").reshape(-1)
     slot_n, here_n = _slots(group, unique_n, want_n, start_o, stop_o)
     for name, array in arrays.items():
-      answer_kd = all_to_all(storage.take(array, jnp.maximum(asked_k, 0), dims[name]), axes, "values")
+      answer_kd = all_to_all(take(group, array, jnp.maximum(asked_k, 0), dims[name]), axes, "values")
       found[name] = jnp.where(here_n[:, None], answer_kd[slot_n], found[name])
     return stop_o, more, found
 

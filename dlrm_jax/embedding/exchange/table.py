@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32
 
-from dlrm_jax.embedding import storage
-from dlrm_jax.embedding.exchange.common import Arrays, Axes, TakeStep, all_to_all, flat
+from dlrm_jax.embedding.exchange.common import Arrays, Axes, TakeStep, all_to_all, flat, take
 from dlrm_jax.embedding.placement import Group
 from dlrm_jax.embedding.pool import Lookups, unpool
 
@@ -49,7 +48,7 @@ def fetch(group: Group, arrays: Arrays, lookups: Lookups, axes: Axes) -> tuple[A
   place_f = np.array([np.flatnonzero(features_nf.reshape(-1) == f)[0] for f in range(len(group.features))])
   out = {}
   for name, array in arrays.items():
-    rows_bld = storage.take(array, served.row_bl, group.layout.dims[name])
+    rows_bld = take(group, array, served.row_bl, group.layout.dims[name])
     pooled_bfd = _pool(rows_bld, served, slot_l, features_nf.shape[1], bags=max(group.lengths) > 1)
     home_nbfd = all_to_all(pooled_bfd, axes, "values").reshape(group.num_devices, -1, *pooled_bfd.shape[1:])
     out[name] = jnp.moveaxis(home_nbfd, 0, 1).reshape(home_nbfd.shape[1], -1, pooled_bfd.shape[2])[:, place_f]

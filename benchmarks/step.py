@@ -1,0 +1,221 @@
+"""Times the training step on the devices at hand, and how it scales over meshes of them.
+
+  python -m benchmarks.step --output=step.json                                # workload W1 on one device
+  python -m benchmarks.step --output=scaling.json --preset=W2 --mesh=8 --scaling=both
+
+It is the step that dlrm_jax.train runs, on random batches that are already on the devices: no input pipeline, no evaluation. Weak
+scaling: --batch_size is of one device. Strong scaling: it is of all devices together. An output file that exists is replaced.
+"""
+
+import collections
+import dataclasses
+import functools
+import sys
+import typing
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import hlo
+from benchmarks.exchanged import exchanged
+from benchmarks.output import check_output
+from benchmarks.timing import peak_rss_bytes, time_steps
+from dlrm_jax import flags, hardware, pmap, record
+from dlrm_jax.config import MeshConfig, ModelConfig, RunConfig, TrainConfig
+from dlrm_jax.data.shapes import DataShape, shape_of
+from dlrm_jax.embedding.placement import Plan
+from dlrm_jax.embedding.plan import costs, machine_of, make_plan
+from dlrm_jax.flags import UserError, option
+from dlrm_jax.flops import cost
+from dlrm_jax.mesh import connect, make_mesh, split
+from dlrm_jax.presets import DLRM_INPUTS
+from dlrm_jax.presets import PRESETS as RUN_PRESETS
+from dlrm_jax.step import compile_programs
+
+_BATCHES = 8  # distinct ones, used in turn
+_SIMULATED = "Simulated devices share the host's cores: efficiencies between them say nothing about hardware."
+
+
+@dataclasses.dataclass(frozen=True)
+class StepConfig:
+  """Flags of `python -m benchmarks.step`."""
+
+  output: str = option("", "JSON file to write; required")
+  name: str = option("", "what the rows are called; none: as the preset")
+  steps: int = option(50, "steps that are timed, of each mesh")
+  warmup: int = option(5, "steps before them that are not")
+  scaling: str = option(
+    "none", "more meshes: weak, batch_size on every device; strong, batch_size on all together", ("none", "weak", "strong", "both")
+  )
+  meshes: tuple[str, ...] = option((), "the meshes to time; none: that of --mesh, with --scaling also the smaller ones that lead to it")
+  price_per_device_hour: float | None = option(
+    None, "what a device costs an hour, in any currency: rows then say what a million examples cost"
+  )
+  run: RunConfig = RunConfig()
+
+  def __post_init__(self):
+    flags.check_choices(self)
+    flags.check(self.steps >= 1, self, "steps", "at least 1")
+    flags.check(self.warmup >= 0, self, "warmup", "at least 0")
+    flags.check(self.price_per_device_hour is None or self.price_per_device_hour > 0, self, "price_per_device_hour", "above 0")
+    flags.check(self.run.train.learner == "dlrm", self.run.train, "learner", "dlrm: nothing else is timed")
+    for mesh in self.meshes:
+      try:
+        MeshConfig(mesh=mesh)
+      except UserError:
+        raise UserError(f"--meshes={','.join(self.meshes)}: '{mesh}' must be a number of devices such as 8, or two such as 2x4") from None
+
+
+_W1 = RunConfig(
+  data="criteo_like",
+  model=ModelConfig(embed_dim=16, num_rows=100_000, bottom=(512, 256, 64, 16), overarch=(512, 256, 1), overarch_inputs=DLRM_INPUTS),
+  train=TrainConfig(batch_size=2048),
+)
+_W2 = dataclasses.replace(_W1, model=dataclasses.replace(_W1.model, embed_dim=64, bottom=(512, 256, 64, 64)))
+PRESETS = {name: StepConfig(name=name, run=run) for name, run in ({"W1": _W1, "W2": _W2} | RUN_PRESETS).items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """One row to be: a run on a mesh, in a series of them."""
+
+  scaling: str
+  run: RunConfig
+  mesh: Mesh
+  plan: Plan
+
+
+def leading_to(mesh: MeshConfig) -> list[str]:
+  """The meshes of a series that ends in `mesh`: its last axis grows by powers of two, then the one before it."""
+  shapes = [(1,) * len(mesh.shape)]
+  for axis in reversed(range(len(mesh.shape))):
+    while (size := shapes[-1][axis]) < mesh.shape[axis]:
+      shapes.append((*shapes[-1][:axis], min(2 * size, mesh.shape[axis]), *shapes[-1][axis + 1 :]))
+  return ["x".join(map(str, shape)) for shape in shapes]
+
+
+def cases(config: StepConfig, shape: DataShape) -> list[Case]:
+  """Every row to time, checked: UserError where devices or memory do not suffice or a mesh does not divide its batch."""
+  run, out = config.run, []
+  kinds = ("weak", "strong") if config.scaling == "both" else (config.scaling,)
+  for kind in kinds:
+    for word in config.meshes or ([run.mesh.mesh] if kind == "none" else leading_to(run.mesh)):
+      place = dataclasses.replace(run.mesh, mesh=word)
+      batch_size = run.train.batch_size * (place.num_devices if kind == "weak" else 1)
+      one = dataclasses.replace(run, mesh=place, train=dataclasses.replace(run.train, batch_size=batch_size))
+      mesh = make_mesh(one)
+      out.append(Case(kind, one, mesh, make_plan(one, shape.layout(one), machine_of(mesh))))
+  return out
+
+
+def _counted(words: tuple[str, ...]) -> str:
+  """("row", "row", "column") as "2 row, 1 column"."""
+  return ", ".join(f"{count} {word}" for word, count in collections.Counter(words).most_common())
+
+
+def measure(config: StepConfig, case: Case, shape: DataShape) -> dict[str, Any]:
+  """Compiles and times one case; its row without what depends on other rows."""
+  run, plan = case.run, case.plan
+  make = compile_programs if run.mesh.parallelism == "jit" else pmap.compile_programs
+  programs = make(run, plan, shape.num_dense, case.mesh)
+  compiled = typing.cast(jax.stages.Compiled, programs.train)
+  there = NamedSharding(case.mesh, split(case.mesh))
+  batches = [jax.device_put(programs.put(shape.random_batch(run, seed)), there) for seed in range(_BATCHES)]
+  timing = time_steps(programs.train, programs.init(np.uint32(run.train.seed)), batches, config.warmup, config.steps)
+  moved, planned = exchanged(hlo.collectives(compiled.as_text() or "")), costs(plan, run, machine_of(case.mesh))
+  return {
+    "name": config.name,
+    "scaling": case.scaling,
+    "batch_size": run.train.batch_size,
+    "num_rows": run.model.num_rows,
+    "embed_dim": run.model.embed_dim,
+    "mesh": run.mesh.mesh,
+    "num_devices": run.mesh.num_devices,
+    "parallelism": run.mesh.parallelism,
+    "placements": _counted(plan.placements),
+    "steps": len(timing.step_s),
+    "step_ms_p50": timing.percentile_ms(50),
+    "step_ms_p90": timing.percentile_ms(90),
+    "examples_per_s": timing.per_second(run.train.batch_size),
+    "peak_rss_bytes": peak_rss_bytes(),  # of the whole program so far
+    "flops_per_example": cost(run.model, run.train, plan.layout, shape.num_dense).flops_per_example["total"],
+    "exchange_bytes_per_device": moved["values"],
+    "exchange_other_bytes_per_device": moved["other"],
+    "dense_bytes_per_device": moved["dense"],
+    "mixed_bytes_per_device": moved["mixed"],
+    "planned_bytes_per_device": sum(table.value_bytes for table in planned),
+    "planned_other_bytes_per_device": sum(table.other_bytes for table in planned),
+    "least_bytes_per_device": sum(table.least_bytes for table in planned),
+  }
+
+
+def compared(rows: list[dict[str, Any]], price_per_device_hour: float | None) -> list[dict[str, Any]]:
+  """The rows with `efficiency`, examples/s per device over that of the smallest mesh of the series (None without a series), and, where
+  a price is given, `cost_per_million_examples` in its currency."""
+  out = []
+  for row in rows:
+    series = [other for other in rows if other["scaling"] == row["scaling"]]
+    base = min(series, key=lambda other: other["num_devices"])
+    per_device = row["examples_per_s"] / row["num_devices"]
+    efficiency = None if row["scaling"] == "none" else per_device / (base["examples_per_s"] / base["num_devices"])
+    out.append(row | {"efficiency": efficiency})
+    if price_per_device_hour is not None:
+      out[-1]["cost_per_million_examples"] = price_per_device_hour / 3600 * 1e6 / per_device
+  return out
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+  """The rows as a table on standard output."""
+  first = rows[0]
+  table = Table(title=f"{first['name']}: at most {first['num_rows']:,} rows a table, dim {first['embed_dim']}, {first['parallelism']}")
+  columns: dict[str, Any] = {
+    "scaling": lambda row: row["scaling"],
+    "mesh": lambda row: row["mesh"],
+    "batch": lambda row: f"{row['batch_size']:,}",
+    "tables": lambda row: row["placements"],
+    "ms p50": lambda row: f"{row['step_ms_p50']:.2f}",
+    "ms p90": lambda row: f"{row['step_ms_p90']:.2f}",
+    "examples/s": lambda row: f"{row['examples_per_s']:,.0f}",
+  }
+  if first["scaling"] != "none":
+    columns["efficiency"] = lambda row: f"{row['efficiency']:.2f}"
+  kilobytes = {"rows kB": "exchange", "planned": "planned", "ids kB": "exchange_other", "MLP kB": "dense", "mixed kB": "mixed"}
+  for name, field in kilobytes.items():  # of a device and step
+    if any(row[f"{field}_bytes_per_device"] for row in rows):
+      columns[name] = lambda row, field=field: f"{row[f'{field}_bytes_per_device'] / 1e3:,.1f}"
+  if "cost_per_million_examples" in first:
+    columns["cost/million"] = lambda row: f"{row['cost_per_million_examples']:.4g}"
+  for name in columns:
+    table.add_column(name, justify="left" if name in ("scaling", "tables") else "right")
+  for row in rows:
+    table.add_row(*(text(row) for text in columns.values()))
+  Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def main(config: StepConfig) -> None:
+  """Checks everything, then times mesh after mesh, writes the JSON file and prints a table."""
+  hardware.select_platform()
+  connect(config.run)
+  shape = shape_of(config.run)
+  todo = cases(config, shape)
+  check_output(config.output)
+  say = functools.partial(print, file=sys.stderr, flush=True)
+  rows = []
+  for number, case in enumerate(todo, start=1):
+    say(f"{number}/{len(todo)} {config.name} {case.scaling} mesh {case.run.mesh.mesh}, batch {case.run.train.batch_size}: ", end="")
+    rows.append(measure(config, case, shape))
+    say(f"{rows[-1]['step_ms_p50']:.2f} ms a step")
+  rows = compared(rows, config.price_per_device_hour)
+  if jax.process_index() == 0:
+    record.write_json(config.output, hardware.header() | {"results": rows})
+    show(rows)
+    if jax.devices()[0].platform == "cpu" and any(case.mesh.size > 1 for case in todo):
+      print(_SIMULATED)
+
+
+if __name__ == "__main__":
+  flags.run(main, StepConfig, PRESETS)

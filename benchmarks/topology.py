@@ -1,0 +1,157 @@
+"""Compiles the real training step for a machine that is absent, and says what it holds, exchanges and computes.
+
+python -m benchmarks.topology --topology=tpu:v5e:2x4 --preset=mlperf_v1 --output=v5e.json
+
+Nothing is run and no table is made: tables are shapes. Called by hand and by the tests; reading of compiled text is in hlo.py.
+"""
+
+import dataclasses
+import math
+import time
+from typing import Any
+
+import jax
+import rich.console
+import rich.table
+
+from benchmarks import hlo, targets
+from benchmarks.exchanged import exchanged, parts
+from benchmarks.hlo_text import parse_arrays
+from benchmarks.output import check_output
+from dlrm_jax import flags, record
+from dlrm_jax.config import MeshConfig, RunConfig
+from dlrm_jax.data.shapes import shape_of
+from dlrm_jax.embedding.plan import LANES, Machine, TableCost, costs, make_plan
+from dlrm_jax.flops import FLOAT_BYTES, cost
+from dlrm_jax.mesh import make_mesh
+from dlrm_jax.presets import PRESETS
+from dlrm_jax.step import lower
+
+_GPU_SHARE = 0.75  # of a GPU's memory, what jax reserves unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise
+
+
+@dataclasses.dataclass(frozen=True)
+class TopologyConfig:
+  """A machine and a run."""
+
+  topology: str = flags.option(help="the machine: tpu:v5e:2x4, tpu:v5p:2x2x2, gpu:h100:1x8, gpu:a100:1x8, or others of their kind")
+  output: str = flags.option(help="the JSON file to write")
+  run: RunConfig = RunConfig(data="criteo_like")
+
+
+def compile_for(config: RunConfig, target: targets.Target) -> dict[str, Any]:
+  """Plans and compiles one step. Returns `memory`, `collectives`, `placement`, `exchange` and `flops`, as flat records; bytes per device.
+
+  Raises UserError where the tables do not fit, by the plan or by the compiler.
+  """
+  if config.mesh.mesh == MeshConfig().mesh:
+    config = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, mesh=str(target.num_devices)))
+  devices = targets.devices(target)
+  mesh, shape = make_mesh(config, devices), shape_of(config)
+  flags.check(mesh.size == len(devices), config.mesh, "mesh", f"a mesh of the {len(devices)} devices of {target.name}")
+  usable = int(target.usable_bytes * (_GPU_SHARE if target.platform == "gpu" else 1))
+  machine, layout = Machine(mesh.size, usable, LANES if target.platform == "tpu" else 0), shape.layout(config)
+  plan = make_plan(config, layout, machine)
+  started = time.perf_counter()
+  _, lowered, _ = lower(config, plan, shape.num_dense, mesh)
+  try:
+    compiled = lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    line = next(line for line in str(error).splitlines() if "RESOURCE_EXHAUSTED" in line)
+    raise flags.UserError(f"--topology={target.name}: the compiler refuses: {line.strip()}; lower --batch_size or --num_rows") from None
+  compile_s, text, sizes = time.perf_counter() - started, compiled.as_text() or "", compiled.memory_analysis()
+  found = hlo.collectives(text)
+  if sizes is None:
+    raise flags.UserError(f"--topology={target.name}: the compiler does not say how much memory the step takes")
+  planned, counted = costs(plan, config, machine), cost(config.model, config.train, layout, shape.num_dense)
+  needed = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes + sizes.temp_size_in_bytes
+  largest_stack = 4 * max(math.prod(group.local_shape(layout.dims["rows"])) for group in plan.groups)
+  analysis = compiled.cost_analysis() or {}
+  return {
+    "topology": target.name,
+    "mesh": config.mesh.mesh,
+    "batch_size": config.train.batch_size,
+    "memory": {
+      "argument_bytes": sizes.argument_size_in_bytes,
+      "output_bytes": sizes.output_size_in_bytes,
+      "alias_bytes": sizes.alias_size_in_bytes,
+      "temporary_bytes": sizes.temp_size_in_bytes,
+      "needed_bytes": needed,
+      "usable_bytes": usable,
+      "fits": needed <= usable,
+      "planned_table_bytes": sum(c.held_bytes for c in planned),
+      "largest_stack_bytes": largest_stack,
+    },
+    "collectives": [dataclasses.asdict(c) | {"category": hlo.category(c)} for c in found],
+    "exchange": _exchange(found, planned, FLOAT_BYTES * counted.params["dense"], layout.dtype),
+    "placement": [dataclasses.asdict(t) | dataclasses.asdict(c) for t, c in zip(layout.tables, planned, strict=True)],
+    "whole_table_copies": [dataclasses.asdict(a) for a in hlo.largest_arrays(text, largest_stack // 2)],
+    "flops": {
+      "counted_per_device": counted.flops_per_example["total"] * config.train.batch_size // mesh.size,
+      "xla_per_device": analysis.get("flops"),
+    },
+    "compile_s": compile_s,
+  }
+
+
+def _exchange(found: list[hlo.Collective], planned: list[TableCost], dense_bytes: int, dtype: str) -> dict[str, float | None]:
+  """Bytes by kind as compiled, and those of rows and gradients against the least that the placements can move.
+
+  A TPU may send rows as bfloat16 that only a product of default precision reads: against the least they count as the float32 they are.
+  A GPU joins sums of rows' gradients with counts, squares and the MLPs' gradients: what plan and model have of those is taken off.
+  """
+  moved = exchanged(found)
+  arrays = [array for c in found for kind, shapes in parts(c) if kind == "values" for shape in shapes for array in parse_arrays(shape)]
+  whole = sum(math.prod(array.dims) * (FLOAT_BYTES if dtype == "float32" else array.bytes / math.prod(array.dims)) for array in arrays)
+  apart = moved["dense"] + sum(c.bytes for c in found if hlo.category(c) in ("exchange_counts", "exchange_squares"))
+  others = max(0.0, sum(c.sum_bytes for c in planned) + dense_bytes - apart)
+  values, least = whole + max(0.0, moved["mixed"] - others), sum(c.least_bytes for c in planned)
+  ratio = values / least if least else None
+  return {f"{kind}_bytes": float(size) for kind, size in moved.items()} | {"least_bytes": least, "values_over_least": ratio}
+
+
+def print_result(out: dict[str, Any]) -> None:
+  """The placement, memory and collectives as tables."""
+  console = rich.console.Console()
+  table = rich.table.Table(title=f"{out['topology']}, mesh {out['mesh']}, batch {out['batch_size']:,}: placement, per device and step")
+  for heading in ("table", "rows", "dim", "bag", "placement", "holds MiB", "exchanges KiB", "least KiB", "ids etc. KiB"):
+    table.add_column(heading, justify="left" if heading in ("table", "placement") else "right")
+  for t in out["placement"]:
+    sizes = (t["held_bytes"] / 2**20, t["value_bytes"] / 2**10, t["least_bytes"] / 2**10, (t["id_bytes"] + t["sum_bytes"]) / 2**10)
+    table.add_row(t["name"], f"{t['num_rows']:,}", str(t["dim"]), str(t["bag_length"]), t["placement"], *(f"{x:,.1f}" for x in sizes))
+  console.print(table)
+  table = rich.table.Table(title="collectives")
+  for heading in ("kind", "for", "shapes", "MiB", "in a loop"):
+    table.add_column(heading, justify="right" if heading == "MiB" else "left")
+  for c in out["collectives"]:
+    table.add_row(c["kind"], c["category"], " ".join(c["shapes"]), f"{c['bytes'] / 2**20:,.2f}", "once a round" if c["in_loop"] else "")
+  console.print(table)
+  memory, exchange = out["memory"], out["exchange"]
+  gib = {name: memory[f"{name}_bytes"] / 2**30 for name in ("argument", "temporary", "needed", "usable")}
+  console.print(
+    f"a device: {gib['argument']:.2f} GiB of arguments, {gib['temporary']:.2f} of temporaries, {gib['needed']:.2f} in all "
+    f"of {gib['usable']:.2f}: {'fits' if memory['fits'] else 'DOES NOT FIT'}"
+  )
+  if exchange["least_bytes"]:
+    console.print(
+      f"rows and gradients: {exchange['values_bytes'] / 2**20:,.1f} MiB exchanged, {exchange['values_over_least']:.2f}x the least "
+      f"that these placements can move; {len(out['whole_table_copies'])} copies of tables; compiled in {out['compile_s']:.0f} s"
+    )
+
+
+def main(config: TopologyConfig) -> None:
+  target = targets.parse(config.topology)
+  check_output(config.output)
+  out = compile_for(config.run, target)
+  record.write_json(config.output, record.header() | out)
+  print_result(out)
+  if not out["memory"]["fits"]:
+    raise flags.UserError(f"--topology={target.name}: the step does not fit; {config.output} says what it holds")
+
+
+CONFIGS = {name: TopologyConfig("", "", run) for name, run in PRESETS.items()}
+
+if __name__ == "__main__":
+  flags.run(main, TopologyConfig, CONFIGS)

@@ -1,0 +1,107 @@
+"""Runs on meshes, in several processes and under pmap give the losses of one device; meshes and placements that cannot be are refused."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from process_losses import losses
+
+from dlrm_jax import flags, train
+from dlrm_jax.config import MeshConfig, RunConfig, config_id
+from dlrm_jax.presets import PRESETS
+
+WORDS = [
+  *("--batch_size=64", "--num_examples=640", "--embed_dim=8", "--num_rows=300", "--overarch=16,1", "--table_lr=0.2"),
+  *("--planted_zipf_s=1.25", "--planted_bag_length=3", "--planted_dense_variance=0.3"),
+]
+
+
+def config_of(*words: str) -> RunConfig:
+  return flags.parse(["test", *WORDS, *words], RunConfig)
+
+
+@pytest.fixture(scope="module")
+def alone() -> list[float]:
+  """Losses of one device."""
+  out = losses(config_of())
+  assert len(out) == 10 and out[-1] != out[0]
+  return out
+
+
+@pytest.mark.parametrize(
+  "words",
+  [
+    ["--mesh=2x4"],
+    ["--mesh=8", "--placement=row", "--table_optimizer=rowwise_adagrad"],
+    ["--mesh=4", "--placement=auto,tail0:table,tail1:column,tail2:replicated,tail3:row"],
+    ["--mesh=4", "--parallelism=pmap"],
+  ],
+  ids=" ".join,
+)
+def test_a_mesh_gives_the_losses_of_one_device(words: list[str], alone: list[float]):
+  np.testing.assert_allclose(losses(config_of(*words)), alone, rtol=1e-5)
+
+
+def processes(count: int, *words: str) -> list[float]:
+  """Losses printed by the first of `count` processes that share the mesh."""
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+  given = [*WORDS, *words, f"--coordinator=localhost:{port}", f"--num_processes={count}"]
+  script = str(Path(__file__).with_name("process_losses.py"))
+  env = os.environ | {"JAX_NUM_CPU_DEVICES": str(4 // count), "PYTHONPATH": str(Path(__file__).parent.parent)}
+  pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+  running = [subprocess.Popen([sys.executable, script, *given, f"--process_id={i}"], env=env, **pipes) for i in range(count)]
+  out = [process.communicate(timeout=300) for process in running]
+  assert all(process.returncode == 0 for process in running), out[0][1][-2000:]
+  return json.loads(next(line for line in out[0][0].splitlines() if line.startswith("[0")))
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_several_processes_give_the_losses_of_one(count: int, alone: list[float]):
+  got = processes(count, "--mesh=2x2", "--placement=row,tail0:table,tail1:column,tail2:replicated")
+  np.testing.assert_allclose(got, alone, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("words", "message"),
+  [
+    (["--mesh=16"], "--mesh=16: needs 16 devices, there are 8 (cpu); JAX_NUM_CPU_DEVICES=16 simulates them on the CPU"),
+    (["--mesh=2x2x2"], "--mesh=2x2x2: must be a number of devices such as 8, or two such as 2x4"),
+    (["--mesh=0"], "--mesh=0: must be a number of devices"),
+    (["--mesh=3", "--batch_size=256"], "--batch_size=256: must be a multiple of the 3 devices of --mesh=3"),
+    (["--mesh=8", "--placement=column"], "--placement=tail0:column: embed_dim=4 does not split into 8 equal slices"),
+    (["--mesh=2", "--placement=columns"], "--placement=columns: must be among auto, replicated, row, table, column"),
+    (["--mesh=2", "--placement=auto,C3:row"], "--placement=C3:row: no such feature; there are tail0, tail1"),
+    (["--mesh=2", "--placement=row,table"], "--placement=row,table: must be one placement for all"),
+    (["--mesh=2", "--device_memory_gib=0.00001"], "GiB too much; use more devices, or lower --num_rows, --embed_dim or --batch_size"),
+    (["--mesh=2", "--parallelism=pmap", "--placement=row"], "--placement=row: must be replicated with --parallelism=pmap"),
+    (["--num_processes=2"], "--num_processes=2 needs --coordinator=host:port"),
+    (["--num_processes=2", "--process_id=2"], "--process_id=2: must be from 0 to 1"),
+    (["--lr_schedule=cosine"], "--decay_examples=0: must be at least 1 with --lr_schedule=cosine"),
+    (["--mesh=2", "--learner=per_id"], "--mesh=2: --learner=per_id runs on one device"),
+  ],
+)
+def test_what_cannot_be_is_refused_in_one_line(
+  words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+  monkeypatch.setattr(sys, "argv", ["train", "--preset=tiny", f"--workdir={tmp_path}/run", *words])
+  with pytest.raises(SystemExit) as stop:
+    flags.run(train.main, RunConfig, PRESETS)
+  shown = capsys.readouterr().err
+  assert stop.value.code == 2
+  assert shown.startswith("error: ") and shown.count("\n") == 1 and message in shown, shown
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_mesh_and_placement_change_the_config_id_and_their_defaults_do_not():
+  base = config_id(RunConfig())
+  assert config_id(RunConfig(mesh=MeshConfig(mesh="1", placement=("auto",)))) == base
+  assert len({base, config_id(RunConfig(mesh=MeshConfig(mesh="8"))), config_id(RunConfig(mesh=MeshConfig(placement=("row",))))}) == 3
+  assert len(jax.devices()) == 8

@@ -1,0 +1,89 @@
+"""Small real steps compiled for TPUs that are absent: what they exchange, hold and copy. Large presets: test_topology_slow.py."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import targets, topology
+from dlrm_jax import flags
+from dlrm_jax.config import MeshConfig, ModelConfig, RunConfig, TrainConfig
+from dlrm_jax.embedding.exchange.row import capacity
+
+BATCH, DIM, ROWS = 1024, 64, 1_000_000  # tables beyond what the compiler may keep in a TPU's fast memory
+SMALL = RunConfig(
+  data="criteo_like",
+  model=ModelConfig(embed_dim=DIM, num_rows=ROWS, bottom=(32, DIM), overarch=(32, 1), overarch_inputs=("dense", "dots")),
+  train=TrainConfig(batch_size=BATCH),
+)
+
+
+def with_placement(*placement: str, config: RunConfig = SMALL) -> RunConfig:
+  return dataclasses.replace(config, mesh=MeshConfig(placement=placement))
+
+
+def test_a_row_placed_step_moves_the_capacity_and_copies_no_table():
+  """By hand: 26 lookups of 128 examples, 1.25 times over, 64 values of 4 bytes, once as rows and once as gradients."""
+  out = topology.compile_for(with_placement("row"), targets.parse("tpu:v5e:2x4"))
+  room = capacity(26 * BATCH // 8, 8)
+  assert room == 520
+  values = [c for c in out["collectives"] if c["category"] == "exchange_values"]
+  assert [(c["kind"], c["shapes"][0].partition("[")[2]) for c in values] == [("all-to-all", f"8,{room},{DIM}]")] * 2
+  assert out["exchange"]["least_bytes"] == 2 * 26 * BATCH // 8 * DIM * 4
+  assert out["exchange"]["values_over_least"] == 1.25
+  assert out["whole_table_copies"] == []
+  memory, rows = out["memory"], 26 * ROWS / 8
+  assert memory["fits"]
+  assert rows * (DIM + 2) * 4 <= memory["argument_bytes"] < 1.2 * rows * (DIM + 2) * 4  # a row, its accumulator, the election scratch
+  assert memory["needed_bytes"] == memory["argument_bytes"] + memory["output_bytes"] - memory["alias_bytes"] + memory["temporary_bytes"]
+  assert memory["alias_bytes"] > 0.99 * memory["output_bytes"]  # tables are updated where they are
+
+
+@pytest.mark.parametrize("placement", ["column", "table", "replicated"])
+def test_other_placements_stay_near_the_least(placement: str):
+  out = topology.compile_for(with_placement(placement), targets.parse("tpu:v5e:2x4"))
+  assert 0.99 <= out["exchange"]["values_over_least"] <= 1.25
+  assert out["whole_table_copies"] == []
+
+
+def test_a_whole_table_copy_would_be_seen(monkeypatch: pytest.MonkeyPatch):
+  """Rows of 64 stored one a line are copied whole on a TPU: the trap that storage.py is there for."""
+  monkeypatch.setattr(topology, "LANES", 0)
+  out = topology.compile_for(with_placement("row"), targets.parse("tpu:v5e:2x4"))
+  assert out["whole_table_copies"]
+
+
+def test_the_program_writes_its_json_and_prints_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+  path = tmp_path / "out.json"
+  monkeypatch.setattr(sys, "argv", ["topology", "--preset=tiny", "--topology=tpu:v5e:2x2", f"--output={path}", "--mesh=2x2"])
+  flags.run(topology.main, topology.TopologyConfig, topology.CONFIGS)
+  shown, out = capsys.readouterr().out, json.loads(path.read_text())
+  assert "fits" in shown and "all-to-all" in shown
+  assert {"schema_version", "command", "hardware", "software", "memory", "collectives", "exchange", "placement", "flops"} <= set(out)
+  assert out["mesh"] == "2x2" and out["flops"]["counted_per_device"] > 0
+
+
+@pytest.mark.parametrize(
+  ("words", "message"),
+  [
+    (["--topology=tpu:v5e:3x3"], "--topology=tpu:v5e:3x3: the shape of tpu:v5e must be among"),
+    (["--topology=tpu:v5e:2x4", "--mesh=4"], "--mesh=4: must be a mesh of the 8 devices of tpu:v5e:2x4"),
+    (["--topology=tpu:v5e:2x4", "--mesh=16"], "--mesh=16: needs 16 devices, there are 8 (tpu)"),
+    (["--topology=tpu:v5e:1x1", "--preset=mlperf_v1"], "GiB too much; use more devices"),
+    (["--topology=tpu:v5e:2x4", "--output=/proc/none/x.json"], "/proc/none"),
+    ([], "--topology=: must be PLATFORM:CHIP:SHAPE such as tpu:v5e:2x4"),
+    (["--topology=tpu:v5e:2x4", "--output="], "--output=: must be a JSON file to write"),
+  ],
+)
+def test_bad_input_is_one_line(
+  words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+  monkeypatch.setattr(sys, "argv", ["topology", "--preset=tiny", f"--output={tmp_path}/o.json", *words])
+  with pytest.raises(SystemExit) as stop:
+    flags.run(topology.main, topology.TopologyConfig, topology.CONFIGS)
+  shown = capsys.readouterr().err
+  assert stop.value.code == 2
+  assert shown.startswith("error: ") and shown.count("\n") == 1 and message in shown, shown
+  assert list(tmp_path.iterdir()) == []
