@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import jax
+import rich.box
 import rich.console
 import rich.table
 
@@ -115,14 +116,17 @@ def _exchange(found: list[hlo.Collective], planned: list[TableCost], dense_bytes
 def print_result(out: dict[str, Any]) -> None:
   """The placement, memory and collectives as tables."""
   console = rich.console.Console()
-  table = rich.table.Table(title=f"{out['topology']}, mesh {out['mesh']}, batch {out['batch_size']:,}: placement, per device and step")
+  console.width = max(console.width, 110)  # whole numbers of rows even where the width is not known
+  table = rich.table.Table(
+    box=rich.box.SIMPLE, title=f"{out['topology']}, mesh {out['mesh']}, batch {out['batch_size']:,}: placement, per device and step"
+  )
   for heading in ("table", "rows", "dim", "bag", "placement", "holds MiB", "exchanges KiB", "least KiB", "ids etc. KiB"):
     table.add_column(heading, justify="left" if heading in ("table", "placement") else "right")
   for t in out["placement"]:
     sizes = (t["held_bytes"] / 2**20, t["value_bytes"] / 2**10, t["least_bytes"] / 2**10, (t["id_bytes"] + t["sum_bytes"]) / 2**10)
     table.add_row(t["name"], f"{t['num_rows']:,}", str(t["dim"]), str(t["bag_length"]), t["placement"], *(f"{x:,.1f}" for x in sizes))
   console.print(table)
-  table = rich.table.Table(title="collectives")
+  table = rich.table.Table(box=rich.box.SIMPLE, title="collectives")
   for heading in ("kind", "for", "shapes", "MiB", "in a loop"):
     table.add_column(heading, justify="right" if heading == "MiB" else "left")
   for c in out["collectives"]:

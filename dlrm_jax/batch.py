@@ -1,11 +1,15 @@
 """`Batch`: the one record type between a data source and the loss."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Float, Int32
+
+from dlrm_jax.flags import UserError
 
 ArrayLike = Any  # numpy from disk, jax on the device, abstract shapes while compiling
 
@@ -29,6 +33,21 @@ class Batch:
   label_b: Float[ArrayLike, "*n B"]
   weight_b: Float[ArrayLike, "*n B"]
   bag_weight_bl: Float[ArrayLike, "*n B L"] | None = None
+
+
+def check_ids(columns: Sequence[np.ndarray], names: Sequence[str], limits: Sequence[int], where: str, lowest: int = 0) -> None:
+  """Raises UserError naming feature, value and limit unless lowest <= id < limit everywhere. On the device an id beyond would be clipped.
+
+  Args:
+    columns: the ids of each lookup, [N].
+    names, limits: feature and number of ids of each column.
+    where: what holds the ids, for the message.
+    lowest: -1 where that marks an empty place of a bag.
+  """
+  for column, name, limit in zip(columns, names, limits, strict=True):
+    if len(column) and (column.min() < lowest or column.max() >= limit):
+      value = column.min() if column.min() < lowest else column.max()
+      raise UserError(f"{where}: feature {name} has id {value}; ids are from 0 to {limit - 1}")
 
 
 def empty_batch(size: int, num_dense: int, num_lookups: int, weighted: bool = False) -> Batch:

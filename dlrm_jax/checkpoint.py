@@ -35,9 +35,10 @@ MANIFEST = "checkpoint.json"
 _CHUNK_BYTES = 2**25  # of a file that is read or written at once; a share of another mesh must not be read as a whole
 
 
-def save(path: str | Path, state: TrainState, plan: Plan, mesh: Mesh) -> None:
+def save(path: str | Path, state: TrainState, plan: Plan, mesh: Mesh, run: dict[str, Any] | None = None) -> None:
   """Writes the state as the checkpoint at `path` and then removes the one before it. Call it in all processes.
 
+  `run` goes into the manifest: what `run_of` is to tell of the run.
   Raises OSError where it cannot be written; the checkpoint before it then stays.
   """
   path, primary = Path(path), jax.process_index() == 0
@@ -58,9 +59,14 @@ def save(path: str | Path, state: TrainState, plan: Plan, mesh: Mesh) -> None:
         _write(checkpointer, path / arrays / f"table_{feature}", part)
   if primary:
     files = {str(file.relative_to(path)): file.stat().st_size for file in sorted((path / arrays).rglob("*")) if file.is_file()}
-    record.write_json(path / MANIFEST, hardware.header() | facts | {"files": files})
+    record.write_json(path / MANIFEST, hardware.header() | facts | {"files": files, "run": run or {}})
     shutil.rmtree(path / ("a" if arrays == "b" else "b"), ignore_errors=True)
   sync_global_devices("checkpoint saved")
+
+
+def run_of(path: str | Path) -> dict[str, Any]:
+  """What `save` was told of the run. Raises UserError where there is no checkpoint."""
+  return record.read_json(Path(path) / MANIFEST).get("run") or {}
 
 
 def restore(path: str | Path, config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh) -> TrainState:

@@ -190,6 +190,8 @@ class RunConfig:
 
   data: str = option("planted", "planted, or a directory written by dlrm_jax.data.prepare (to plan or time a step, a shape's name will do)")
   workdir: str = option("", "the directory that results go into")
+  checkpoint: bool = option(False, "keep the trained state in WORKDIR/checkpoint")
+  restore: str | None = option(None, "go on from this checkpoint, after the examples it has seen; mesh and placement may differ")
   coordinator: str | None = option(None, "several processes: host:port of the first, or auto on a cluster that jax knows (Slurm, TPU pods)")
   num_processes: int = option(1, "several processes: how many (with coordinator=host:port)")
   process_id: int = option(0, "several processes: which one this is, from 0")

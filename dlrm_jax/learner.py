@@ -3,17 +3,19 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Array
 
-from dlrm_jax import per_id, pmap
+from dlrm_jax import checkpoint, per_id, pmap
 from dlrm_jax.batch import Batch
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data.source import Source, layout_of
 from dlrm_jax.embedding.plan import machine_of, make_plan
+from dlrm_jax.embedding.print_plan import print_plan
 from dlrm_jax.flops import cost
 from dlrm_jax.mesh import make_mesh
 from dlrm_jax.state import Progress
@@ -29,6 +31,8 @@ class Learner:
     put: a batch from a source to where the functions want it.
     train: (state, batch) -> state; the old state's buffers are given up.
     predict: (state, batch) -> logits [B].
+    save: (directory, state, facts of the run): writes a checkpoint; None where there are none.
+    restore: directory -> state.
     read_progress: state -> (state with counters at 0, mean training log loss since the last reading, first bad step or -1).
     facts: params, FLOPs and bytes for the record.
   """
@@ -39,6 +43,8 @@ class Learner:
   predict: Callable[[Any, Batch], Array]
   read_progress: Callable[[Any], tuple[Any, float, int]]
   facts: dict[str, Any]
+  save: Callable[[Path, Any, dict[str, Any]], None] | None = None
+  restore: Callable[[str], Any] | None = None
 
 
 def make_learner(config: RunConfig, source: Source) -> Learner:
@@ -48,7 +54,8 @@ def make_learner(config: RunConfig, source: Source) -> Learner:
 
 def _dlrm(config: RunConfig, source: Source) -> Learner:
   layout, mesh = layout_of(config, source), make_mesh(config)
-  plan = make_plan(config, layout, machine_of(mesh))
+  machine = machine_of(mesh)
+  plan = make_plan(config, layout, machine)
   counted = cost(config.model, config.train, layout, source.num_dense)
   make = compile_programs if config.mesh.parallelism == "jit" else pmap.compile_programs
   programs = make(config, plan, source.num_dense, mesh)
@@ -64,7 +71,28 @@ def _dlrm(config: RunConfig, source: Source) -> Learner:
     zero = jax.tree.map(lambda x, old: np.full(old.shape, x, old.dtype), zero, state.progress)
     return dataclasses.replace(state, progress=zero), loss, int(progress.bad_step)
 
-  return Learner(programs.init(np.uint32(config.train.seed)), programs.put, programs.train, programs.predict, read_progress, facts)
+  if mesh.size > 1 and jax.process_index() == 0:
+    print_plan(plan, config, machine)
+  train, state = programs.train, programs.init(np.uint32(config.train.seed))
+  if mesh.size > 1 and mesh.devices.flat[0].platform == "cpu":
+    train = _one_at_a_time(train)
+  learner = Learner(state, programs.put, train, programs.predict, read_progress, facts)
+  if config.mesh.parallelism == "pmap":
+    return learner
+  return dataclasses.replace(
+    learner,
+    save=lambda path, state, run: checkpoint.save(path, state, plan, mesh, run),
+    restore=lambda path: checkpoint.restore(path, config, plan, source.num_dense, mesh),
+  )
+
+
+def _one_at_a_time(train: Callable[[Any, Batch], Any]) -> Callable[[Any, Batch], Any]:
+  """Waits for each step: simulated devices that run several steps ahead starve each other of threads, and XLA:CPU then gives up."""
+
+  def waited(state: Any, batch: Batch) -> Any:
+    return jax.block_until_ready(train(state, batch))
+
+  return waited
 
 
 def _per_id(config: RunConfig, source: Source) -> Learner:

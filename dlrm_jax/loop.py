@@ -15,12 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlrm_jax import hardware, metrics, record
+from dlrm_jax import checkpoint, hardware, metrics, record
 from dlrm_jax.batch import Batch
 from dlrm_jax.config import RunConfig, config_id
 from dlrm_jax.data import planted_theory
 from dlrm_jax.data.planted import Planted, Truth
 from dlrm_jax.data.source import Source, one_pass, open_source
+from dlrm_jax.flags import UserError
 from dlrm_jax.learner import Learner, make_learner
 from dlrm_jax.progress import Reporter
 
@@ -90,6 +91,28 @@ def _ideal(config: RunConfig, source: Source, examples: int) -> float | None:
   return planted_theory.excess_ideal(examples, config.planted.zipf_s, source.tau, config.planted.tail_fields, rows, source.draws)
 
 
+def seen(config: RunConfig, source: Source, examples: int) -> dict[str, Any]:
+  """What a run that goes on from a checkpoint must share with it, and how many examples it has seen."""
+  planted = dataclasses.asdict(config.planted) if isinstance(source, Planted) else None
+  stream = {"data": source.name, "data_digest": source.digest, "planted": planted, "batch_size": config.train.batch_size}
+  return {"examples": examples, "seed": config.train.seed} | stream
+
+
+def restored(config: RunConfig, learner: Learner, source: Source) -> tuple[Any, int]:
+  """(state, examples seen): the learner's first state, or that of `--restore`. Raises UserError where its run was another."""
+  if config.restore is None:
+    return learner.state, 0
+  if learner.restore is None:
+    raise UserError(f"--restore={config.restore}: only --learner=dlrm under --parallelism=jit has checkpoints")
+  there, here = checkpoint.run_of(config.restore), seen(config, source, 0)
+  for name, value in here.items():
+    if name != "examples" and there.get(name) != value:
+      raise UserError(f"--restore={config.restore}: its {name} is {there.get(name)}, this run's is {value}; they must be the same")
+  if there["examples"] >= config.train.num_examples or there["examples"] % config.train.batch_size:
+    raise UserError(f"--num_examples={config.train.num_examples}: the checkpoint has seen {there['examples']}: nothing is left to train on")
+  return learner.restore(config.restore), there["examples"]
+
+
 def _curve(directory: Path, primary: bool) -> contextlib.AbstractContextManager[TextIO | None]:
   """The file that evaluations go to; of several processes the first writes."""
   return open(directory / "curve.jsonl", "w") if primary else contextlib.nullcontext()
@@ -107,16 +130,20 @@ def train(config: RunConfig, directory: str | Path, source: Source | None = None
   settings, directory = config.train, Path(directory)
   learner, primary = make_learner(config, source), jax.process_index() == 0
   evals = eval_batches(source, learner, settings.batch_size, settings.eval_examples)
+  state, start = restored(config, learner, source)
+  if config.checkpoint and learner.save is None:
+    raise UserError("--checkpoint: only --learner=dlrm under --parallelism=jit has checkpoints")
   if primary:
     directory.mkdir(parents=True, exist_ok=True)
   points = eval_points(settings.num_examples, settings.batch_size, settings.first_eval, settings.evals_per_octave)
-  state, examples, bad_step, training_s = learner.state, 0, -1, 0.0
+  points = [point for point in points if point > start]
+  examples, bad_step, training_s = start, -1, 0.0
   rows: list[dict[str, Any]] = []
   diverged, num_eval = "", sum(int(batch.keep_b.sum()) for batch in evals)
   started = resumed = time.perf_counter()
   with _curve(directory, primary) as curve, Reporter(settings.num_examples, quiet or not primary) as reporter:
-    batches = source.train_batches(settings.seed, settings.batch_size, settings.num_examples)
-    for step, batch in enumerate(batches):
+    batches = source.train_batches(settings.seed, settings.batch_size, settings.num_examples, start)
+    for step, batch in enumerate(batches, start // settings.batch_size):
       state = learner.train(state, learner.put(batch))
       examples = min(examples + settings.batch_size, settings.num_examples)
       due = examples == points[len(rows)]
@@ -141,6 +168,8 @@ def train(config: RunConfig, directory: str | Path, source: Source | None = None
           curve.flush()
           os.fsync(curve.fileno())
         resumed = time.perf_counter()
+  if config.checkpoint and learner.save is not None and not diverged:
+    learner.save(directory / "checkpoint", state, seen(config, source, examples))
   status = {"status": "diverged", "diverged_metric": diverged, "diverged_step": bad_step} if diverged else {"status": "done"}
   last = rows[-1] if rows and not diverged else dict.fromkeys(METRICS)
   out = hardware.header() | status | learner.facts
@@ -156,7 +185,7 @@ def train(config: RunConfig, directory: str | Path, source: Source | None = None
     **{name: last[name] for name in METRICS},
     "wall_s": time.perf_counter() - started,
     "training_s": training_s,
-    "examples_per_s": examples / training_s if training_s else math.nan,
+    "examples_per_s": (examples - start) / training_s if training_s else math.nan,
     "theory": theory(config, source),
   }
   if primary:

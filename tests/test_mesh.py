@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from process_losses import losses
 
-from dlrm_jax import flags, train
+from dlrm_jax import flags, loop, record, train
 from dlrm_jax.config import MeshConfig, RunConfig, config_id
 from dlrm_jax.presets import PRESETS
 
@@ -105,3 +105,27 @@ def test_mesh_and_placement_change_the_config_id_and_their_defaults_do_not():
   assert config_id(RunConfig(mesh=MeshConfig(mesh="1", placement=("auto",)))) == base
   assert len({base, config_id(RunConfig(mesh=MeshConfig(mesh="8"))), config_id(RunConfig(mesh=MeshConfig(placement=("row",))))}) == 3
   assert len(jax.devices()) == 8
+
+
+def test_a_run_goes_on_from_a_checkpoint_on_another_mesh(tmp_path: Path):
+  """8 devices by rows, then 2 by tables, against one device without a stop: the same evaluations at the same counts."""
+  half, whole = ("--num_examples=3200", "--first_eval=1600"), ("--num_examples=6400", "--first_eval=1600")
+  loop.train(config_of(*half, "--mesh=8", "--placement=row", "--checkpoint"), tmp_path / "half", quiet=True)
+  there = f"--restore={tmp_path}/half/checkpoint"
+  went_on = loop.train(config_of(*whole, "--mesh=2", "--placement=table", there), tmp_path / "rest", quiet=True)
+  at_once = loop.train(config_of(*whole), tmp_path / "whole", quiet=True)
+  curves = {name: record.read_curve(tmp_path / name / "curve.jsonl") for name in ("half", "rest", "whole")}
+  assert [row["examples"] for row in curves["rest"]] == [row["examples"] for row in curves["whole"] if row["examples"] > 3200]
+  assert went_on["log_loss"] == pytest.approx(at_once["log_loss"], rel=1e-6)
+  by_count = {row["examples"]: row["log_loss"] for row in curves["whole"]}
+  for row in curves["half"] + curves["rest"]:
+    assert row["log_loss"] == pytest.approx(by_count[row["examples"]], rel=1e-5)
+  for words, message in (
+    (("--batch_size=128",), "its batch_size is 64, this run's is 128; they must be the same"),
+    (("--num_examples=3200",), "--num_examples=3200: the checkpoint has seen 3200: nothing is left to train on"),
+    (("--planted_seed=5",), "its planted is"),
+    (("--embed_dim=4",), "dim is 8 in the checkpoint and 4 in this run"),
+  ):
+    with pytest.raises(flags.UserError, match=message):
+      loop.train(config_of(*whole, there, *words), tmp_path / "refused", quiet=True)
+  assert not (tmp_path / "refused").exists()

@@ -1,5 +1,6 @@
 """`dlrm_jax.data.pipeline`: the batches are the rows of the log, in order, once each; a damaged data set does not open."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ import polars as pl
 import pytest
 
 from dlrm_jax import flags
+from dlrm_jax.batch import check_ids
 from dlrm_jax.data import pipeline, shards
 from dlrm_jax.data.pipeline import batches, open_dataset
 from dlrm_jax.data.prepare import PrepareConfig, prepare
@@ -155,3 +157,19 @@ def test_missing_or_broken_data_sets(copy, tmp_path, monkeypatch):
   shard.unlink()
   with pytest.raises(UserError, match=r"train-00002\.parquet: missing"):
     open_dataset(copy)
+
+
+def test_ids_out_of_range_are_caught_on_the_host():
+  columns = [np.array([0, 4], np.int32), np.array([2, 1], np.int32)]
+  check_ids(columns, ["a", "b"], [5, 3], "x")
+  for bad, message in ((5, "x: feature a has id 5; ids are from 0 to 4"), (-1, "x: feature a has id -1; ids are from 0 to 4")):
+    with pytest.raises(UserError, match=f"^{message}$"):
+      check_ids([np.array([0, bad], np.int32), columns[1]], ["a", "b"], [5, 3], "x")
+  check_ids([np.array([-1], np.int32)], ["a"], [5], "x", lowest=-1)
+
+
+def test_a_shard_with_ids_beyond_the_tables_is_refused(prepared):
+  dataset = open_dataset(prepared / "out")
+  fewer = dataclasses.replace(dataset, cardinalities=(dataset.cardinalities[0], 9))
+  with pytest.raises(UserError, match=r"train-00000.parquet: feature item has id 9; ids are from 0 to 8$"):
+    list(batches(fewer, "train", 50))

@@ -4,7 +4,7 @@ Called by the training loop. Elements of the Grain pipeline are blocks (row grou
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float32, Int32, UInt8
 
 from dlrm_jax import record
-from dlrm_jax.batch import Batch
+from dlrm_jax.batch import Batch, check_ids
 from dlrm_jax.data.schema import lookup_names
 from dlrm_jax.data.shards import PADDING, sha256, shard_columns
 from dlrm_jax.flags import UserError
@@ -159,6 +159,9 @@ class _Blocks:
   def __init__(self, dataset: Dataset, split: str):
     self._places = [(shard, g) for shard in dataset.shards(split) for g in range(-(-shard.rows // dataset.rows_per_group))]
     self._num_dense = len(dataset.dense)
+    of_lookup = np.repeat(np.arange(len(dataset.categorical)), dataset.bag_lengths)
+    self._names, self._limits = [dataset.categorical[f] for f in of_lookup], [dataset.cardinalities[f] for f in of_lookup]
+    self._lowest = -1 if dataset.weighted else 0
     self._columns = shard_columns(dataset.dense, lookup_names(dataset.categorical, dataset.bag_lengths))
 
   def __len__(self) -> int:
@@ -169,6 +172,7 @@ class _Blocks:
     with pq.ParquetFile(shard.path) as file:
       table = file.read_row_group(group, columns=self._columns, use_threads=False)
     label_n, *columns = (table[name].to_numpy() for name in self._columns)
+    check_ids(columns[self._num_dense :], self._names, self._limits, str(shard.path), lowest=self._lowest)
     return _Block(
       _stack(columns[: self._num_dense], len(label_n), np.float32), _stack(columns[self._num_dense :], len(label_n), np.int32), label_n
     )
@@ -212,6 +216,14 @@ def batches(dataset: Dataset, split: str, batch_size: int, num_examples: int | N
   return _batches(dataset, split, batch_size, start, start + num_examples)
 
 
+def _one_line_errors(blocks: Iterable[_Block]) -> Iterator[_Block]:
+  """The blocks; a UserError from reading them without the lines that Grain adds to it."""
+  try:
+    yield from blocks
+  except UserError as error:
+    raise UserError(str(error).splitlines()[0]) from None
+
+
 def _batches(dataset: Dataset, split: str, batch_size: int, start: int, stop: int) -> Iterator[Batch]:
   # Every row group but the split's last is full, so that row i lies in block i // rows_per_group.
   first, last = start // dataset.rows_per_group, -(-stop // dataset.rows_per_group)
@@ -219,7 +231,7 @@ def _batches(dataset: Dataset, split: str, batch_size: int, start: int, stop: in
   blocks = grain.MapDataset.source(_Blocks(dataset, split))[first:last].to_iter_dataset(options)
   parts: list[_Block] = []
   waiting, place = 0, first * dataset.rows_per_group
-  for block in blocks if first < last else ():
+  for block in _one_line_errors(blocks) if first < last else ():
     low, high = max(0, start - place), min(len(block.label_n), stop - place)
     place += len(block.label_n)
     while low < high:

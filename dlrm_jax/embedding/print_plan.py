@@ -1,0 +1,37 @@
+"""The plan as a table, on standard error: where each table lies, what a device holds of it and exchanges for it in a step."""
+
+import rich.box
+import rich.console
+import rich.table
+
+from dlrm_jax.config import RunConfig
+from dlrm_jax.embedding.placement import Plan
+from dlrm_jax.embedding.plan import Machine, costs, working_bytes
+
+
+def print_plan(plan: Plan, config: RunConfig, machine: Machine) -> None:
+  """Prints it; the last line sums up, with the memory there is."""
+  console, planned = rich.console.Console(stderr=True), costs(plan, config, machine)
+  console.width = max(console.width, 100)  # whole numbers of rows even where the width is not known
+  table = rich.table.Table(
+    box=rich.box.SIMPLE, title=f"tables on {machine.num_devices} devices, batch {config.train.batch_size:,}: per device and step"
+  )
+  for heading in ("table", "rows", "dim", "bag", "placement", "holds", "exchanges", "and ids etc."):
+    table.add_column(heading, justify="left" if heading in ("table", "placement") else "right", no_wrap=True)
+  for t, c in zip(plan.layout.tables, planned, strict=True):
+    sizes = (size_of(c.held_bytes), size_of(c.value_bytes), size_of(c.other_bytes))
+    table.add_row(t.name, f"{t.num_rows:,}", str(t.dim), str(t.bag_length), c.placement, *sizes)
+  console.print(table)
+  held, moved, other = (sum(getattr(c, name) for c in planned) for name in ("held_bytes", "value_bytes", "other_bytes"))
+  memory = f" of {size_of(machine.memory_bytes)}" if machine.memory_bytes is not None else ""
+  working = size_of(working_bytes(config, plan.layout, machine.num_devices))
+  console.print(f"a device holds {size_of(held)} of tables{memory}, about {working} more in a step, and exchanges {size_of(moved + other)}")
+
+
+def size_of(count: float) -> str:
+  """Bytes for people."""
+  for unit in ("B", "KiB", "MiB"):
+    if count < 1024:
+      return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
+    count /= 1024
+  return f"{count:,.2f} GiB"

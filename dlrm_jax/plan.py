@@ -1,0 +1,36 @@
+"""Shows where the tables of a run would lie on a machine, without one: bytes per device, bytes exchanged per step. Touches no device.
+
+python -m dlrm_jax.plan --preset=mlperf_v1 --mesh=8 --device_memory_gib=80
+"""
+
+import dataclasses
+
+from dlrm_jax import flags
+from dlrm_jax.config import RunConfig
+from dlrm_jax.data.shapes import shape_of
+from dlrm_jax.embedding.plan import LANES, Machine, make_plan
+from dlrm_jax.embedding.print_plan import print_plan
+from dlrm_jax.presets import PRESETS
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanConfig:
+  """A run and the kind of machine."""
+
+  platform: str = flags.option("gpu", "kind of device: on a TPU each lookup touches 128 values", ("cpu", "gpu", "tpu"))
+  run: RunConfig = RunConfig()
+
+  def __post_init__(self):
+    flags.check_choices(self)
+
+
+def main(config: PlanConfig) -> None:
+  """Plans and prints, or refuses what does not fit."""
+  run = config.run
+  memory = None if run.mesh.device_memory_gib is None else int(run.mesh.device_memory_gib * 2**30)
+  machine = Machine(run.mesh.num_devices, memory, LANES if config.platform == "tpu" else 0)
+  print_plan(make_plan(run, shape_of(run).layout(run), machine), run, machine)
+
+
+if __name__ == "__main__":
+  flags.run(main, PlanConfig, {name: PlanConfig(run=run) for name, run in PRESETS.items()})
