@@ -19,7 +19,8 @@ from dlrm_jax.config import PlantedConfig, RunConfig, TrainConfig, config_id
 from dlrm_jax.data import planted_theory as theory
 from dlrm_jax.data import prepare as prepare_program
 from dlrm_jax.data import read, vocabulary
-from dlrm_jax.data.pipeline import batches, open_dataset
+from dlrm_jax.data.dataset import open_dataset
+from dlrm_jax.data.pipeline import batches
 from dlrm_jax.data.planted import EVAL_STREAM, PAIR_TERMS, Planted, decaying_shares, zipf_ids
 from dlrm_jax.data.prepare import PrepareConfig, prepare
 from dlrm_jax.data.schema import Bag, load_schema

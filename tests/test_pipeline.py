@@ -11,8 +11,9 @@ import pytest
 
 from dlrm_jax import flags
 from dlrm_jax.batch import check_ids
-from dlrm_jax.data import pipeline, shards
-from dlrm_jax.data.pipeline import batches, open_dataset
+from dlrm_jax.data import shards
+from dlrm_jax.data.dataset import open_dataset
+from dlrm_jax.data.pipeline import batches
 from dlrm_jax.data.prepare import PrepareConfig, prepare
 from dlrm_jax.flags import UserError
 
@@ -147,7 +148,7 @@ def test_missing_or_broken_data_sets(copy, tmp_path, monkeypatch):
   shard.write_bytes(data)
   with pytest.raises(UserError, match=r"train-00002\.parquet: changed since it was prepared"):
     open_dataset(copy)
-  monkeypatch.setattr(pipeline, "VERIFY_BYTES", 0)
+  monkeypatch.setattr("dlrm_jax.data.dataset.VERIFY_BYTES", 0)
   open_dataset(copy)  # large data sets are only checked on request
   with pytest.raises(UserError, match="changed since it was prepared"):
     open_dataset(copy, verify=True)

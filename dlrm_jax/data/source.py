@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dlrm_jax.batch import Batch
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data import pipeline
+from dlrm_jax.data.dataset import Dataset, open_dataset
 from dlrm_jax.data.planted import Planted, Truth
 from dlrm_jax.embedding.layout import Layout, make_layout
 from dlrm_jax.flags import UserError
@@ -15,7 +16,7 @@ from dlrm_jax.flags import UserError
 class PreparedSource:
   """A directory written by `dlrm_jax.data.prepare`, read in file order; `seed` does not change the order."""
 
-  dataset: pipeline.Dataset
+  dataset: Dataset
 
   @property
   def name(self) -> str:
@@ -76,7 +77,7 @@ def open_source(config: RunConfig) -> Source:
   """The source that `config.data` names. Raises UserError for a missing or broken data set, or one without held-out rows."""
   if config.data == "planted":
     return Planted(config.planted)
-  dataset = pipeline.open_dataset(config.data)
+  dataset = open_dataset(config.data)
   if dataset.eval_rows == 0:
     raise UserError(f"--data={config.data}: no rows are held out; prepare it with --eval_rows or --eval_fraction")
   if dataset.vocabulary == "hash" and config.model.rows_by == "top":
