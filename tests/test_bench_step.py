@@ -103,7 +103,7 @@ def test_weak_and_strong_batches():
 
 DENSE_BYTES = 4 * (DENSE_PARAMS + 2)  # with the loss and the number of examples
 LOOKUPS = BATCH * FEATURES
-ROOM = int(1.25 * LOOKUPS / DEVICES / DEVICES)  # requests of a device to one owner: 1.25 even shares
+ROOM = int(1.2 * LOOKUPS / DEVICES / DEVICES) // 8 * 8  # requests of a device to one owner: 1.2 even shares, a multiple of 8
 # (values, ids and the like) of a device and step; float32 rows and gradients, int32 ids, one byte whether a lookup counts
 ROW = (2 * DEVICES * ROOM * DIM * 4, 2 * (DEVICES * ROOM * 4 + DEVICES * 4))
 COLUMN = (2 * LOOKUPS // DEVICES * DIM * 4, LOOKUPS * 5 + LOOKUPS * 4)
@@ -114,8 +114,8 @@ def check_bytes(row: dict, placement: str, expected: tuple[int, int]) -> None:
   assert (row["exchange_bytes_per_device"], row["exchange_other_bytes_per_device"]) == expected
   assert row["dense_bytes_per_device"] == DENSE_BYTES
   assert row["mixed_bytes_per_device"] == 0
-  assert row["planned_bytes_per_device"] == expected[0]
-  assert row["least_bytes_per_device"] == (expected[0] / 1.25 if placement == "row" else expected[0])
+  assert row["planned_bytes_per_device"] == pytest.approx(expected[0], rel=0.1 if placement == "row" else 0)  # rooms are rounded
+  assert row["least_bytes_per_device"] == (2 * LOOKUPS // DEVICES * DIM * 4 if placement == "row" else expected[0])
   assert row["placements"] == f"26 {placement}"
 
 
