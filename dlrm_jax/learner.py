@@ -27,22 +27,24 @@ class Learner:
   """A state and the compiled functions on it.
 
   Attributes:
-    state: before the first step.
+    start: makes the state before the first step.
     put: a batch from a source to where the functions want it.
     train: (state, batch) -> state; the old state's buffers are given up.
     predict: (state, batch) -> logits [B].
+    announce: shows a person where the tables lie.
     save: (directory, state, facts of the run): writes a checkpoint; None where there are none.
     restore: directory -> state.
     read_progress: state -> (state with counters at 0, mean training log loss since the last reading, first bad step or -1).
     facts: params, FLOPs and bytes for the record.
   """
 
-  state: Any
+  start: Callable[[], Any]
   put: Callable[[Batch], Batch]
   train: Callable[[Any, Batch], Any]
   predict: Callable[[Any, Batch], Array]
   read_progress: Callable[[Any], tuple[Any, float, int]]
   facts: dict[str, Any]
+  announce: Callable[[], None] = lambda: None
   save: Callable[[Path, Any, dict[str, Any]], None] | None = None
   restore: Callable[[str], Any] | None = None
 
@@ -71,16 +73,15 @@ def _dlrm(config: RunConfig, source: Source) -> Learner:
     zero = jax.tree.map(lambda x, old: np.full(old.shape, x, old.dtype), zero, state.progress)
     return dataclasses.replace(state, progress=zero), loss, int(progress.bad_step)
 
-  if mesh.size > 1 and jax.process_index() == 0:
-    print_plan(plan, config, machine)
-  train, state = programs.train, programs.init(np.uint32(config.train.seed))
+  train, start = programs.train, functools.partial(programs.init, np.uint32(config.train.seed))
   if mesh.size > 1 and mesh.devices.flat[0].platform == "cpu":
     train = _one_at_a_time(train)
-  learner = Learner(state, programs.put, train, programs.predict, read_progress, facts)
+  learner = Learner(start, programs.put, train, programs.predict, read_progress, facts)
   if config.mesh.parallelism == "pmap":
     return learner
   return dataclasses.replace(
     learner,
+    announce=lambda: print_plan(plan, config, machine) if mesh.size > 1 else None,
     save=lambda path, state, run: checkpoint.save(path, state, plan, mesh, run),
     restore=lambda path: checkpoint.restore(path, config, plan, source.num_dense, mesh),
   )
@@ -97,8 +98,8 @@ def _one_at_a_time(train: Callable[[Any, Batch], Any]) -> Callable[[Any, Batch],
 
 def _per_id(config: RunConfig, source: Source) -> Learner:
   bias = config.planted.bias
-  state = per_id.init(len(source.field_names), config.planted.tail_sigma)
+  start = functools.partial(per_id.init, len(source.field_names), config.planted.tail_sigma)
   train = functools.partial(per_id.update, bias=bias)
   predict = functools.partial(per_id.predict, bias=bias)
   facts: dict[str, Any] = {"params": None, "flops_per_example": None, "bytes": None, "flops_total": None, "tables": []}
-  return Learner(state, lambda batch: batch, train, predict, lambda state: (state, np.nan, -1), facts)
+  return Learner(start, lambda batch: batch, train, predict, lambda state: (state, np.nan, -1), facts)

@@ -101,7 +101,7 @@ def seen(config: RunConfig, source: Source, examples: int) -> dict[str, Any]:
 def restored(config: RunConfig, learner: Learner, source: Source) -> tuple[Any, int]:
   """(state, examples seen): the learner's first state, or that of `--restore`. Raises UserError where its run was another."""
   if config.restore is None:
-    return learner.state, 0
+    return learner.start(), 0
   if learner.restore is None:
     raise UserError(f"--restore={config.restore}: only --learner=dlrm under --parallelism=jit has checkpoints")
   there, here = checkpoint.run_of(config.restore), seen(config, source, 0)
@@ -137,6 +137,8 @@ def train(config: RunConfig, directory: str | Path, source: Source | None = None
     directory.mkdir(parents=True, exist_ok=True)
   points = eval_points(settings.num_examples, settings.batch_size, settings.first_eval, settings.evals_per_octave)
   points = [point for point in points if point > start]
+  if primary and not quiet:
+    learner.announce()
   examples, bad_step, training_s = start, -1, 0.0
   rows: list[dict[str, Any]] = []
   diverged, num_eval = "", sum(int(batch.keep_b.sum()) for batch in evals)

@@ -33,6 +33,8 @@ class SweepConfig:
     flags.check_choices(self)
     flags.check(len(self.axes) > 0, self, "axes", f"some of {', '.join(AXES)}")
     flags.check(self.seeds >= 1, self, "seeds", "at least 1")
+    flags.check(self.run.restore is None, self.run, "restore", "left out: every run of a sweep starts anew")
+    flags.check(self.run.coordinator is None, self.run, "coordinator", "left out: a sweep's runs have one process each")
     flags.check(self.axis_examples >= 0, self, "axis_examples", "at least 0")
     flags.check(all(1 < s <= 3 for s in self.zipf_s_values), self, "zipf_s_values", "numbers above 1, at most 3")
 

@@ -15,7 +15,7 @@ def losses(config: RunConfig) -> list[float]:
   """Mean log loss of each step."""
   source = open_source(config)
   learner, out = make_learner(config, source), []
-  state = learner.state
+  state = learner.start()
   for batch in source.train_batches(config.train.seed, config.train.batch_size, config.train.num_examples):
     state, loss, _ = learner.read_progress(learner.train(state, learner.put(batch)))
     out.append(loss)
