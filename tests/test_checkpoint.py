@@ -164,7 +164,7 @@ def test_training_continues_elsewhere_with_the_same_losses(tmp_path: Path):
     return state, out
 
   learner, _, plan = at("8", "row")
-  state, _ = losses(learner, learner.state, batches[:5])
+  state, _ = losses(learner, learner.start(), batches[:5])
   checkpoint.save(tmp_path / "c", state, plan, make_mesh(dataclasses.replace(base, mesh=MeshConfig(mesh="8"))))
   assert record.read_json(tmp_path / "c" / "checkpoint.json")["step"] == 5
   _, expected = losses(learner, state, batches[5:])
