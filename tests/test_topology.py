@@ -1,6 +1,7 @@
 """Small real steps compiled for TPUs that are absent: what they exchange, hold and copy. Large presets: test_topology_slow.py."""
 
 import dataclasses
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -42,9 +43,13 @@ def test_a_row_placed_step_moves_the_capacity_and_copies_no_table():
   assert memory["alias_bytes"] > 0.99 * memory["output_bytes"]  # tables are updated where they are
 
 
+NO_GPU_COMPILER = pytest.mark.skipif(importlib.util.find_spec("jax_cuda13_plugin") is None, reason="jax's CUDA plugin is not installed")
+
+
+@pytest.mark.parametrize("name", ["tpu:v5e:2x4", pytest.param("gpu:h100:1x8", marks=NO_GPU_COMPILER)])
 @pytest.mark.parametrize("placement", ["column", "table", "replicated"])
-def test_other_placements_stay_near_the_least(placement: str):
-  out = topology.compile_for(with_placement(placement), targets.parse("tpu:v5e:2x4"))
+def test_other_placements_stay_near_the_least(placement: str, name: str):
+  out = topology.compile_for(with_placement(placement), targets.parse(name))
   assert 0.99 <= out["exchange"]["values_over_least"] <= 1.25
   assert out["whole_table_copies"] == []
 

@@ -1,12 +1,14 @@
-"""The large presets compiled for absent TPUs: they fit, exchange little more than they must, and nothing grows with the rows."""
+"""The large presets compiled for absent machines: they fit, exchange little more than they must, and nothing grows with the rows."""
 
 import dataclasses
 
 import pytest
+from test_topology import NO_GPU_COMPILER
 
 from benchmarks import targets, topology
 from dlrm_jax.presets import PRESETS
 
+LARGE = ("criteo_1tb", "mlperf_v1", "mlperf_v2")
 # (topology, preset, batch): MLPerf's bags at 65,536 leave a v5e no room for the rows in flight
 CASES = [
   ("tpu:v5e:2x4", "criteo_1tb", None),
@@ -15,6 +17,7 @@ CASES = [
   ("tpu:v5p:2x2x2", "criteo_1tb", None),
   ("tpu:v5p:2x2x2", "mlperf_v1", None),
   ("tpu:v5p:2x2x2", "mlperf_v2", None),
+  *(pytest.param(f"gpu:{chip}:1x8", preset, None, marks=NO_GPU_COMPILER) for chip in ("h100", "a100") for preset in LARGE),
 ]
 
 
