@@ -17,7 +17,7 @@ figure: demo  ## the figure of README.md
 test: lint fast-tests  ## lint, types and the fast tests
 
 test-slow: test  ## the tests that take longer, too
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 --dist=loadfile -m slow
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -25,7 +25,7 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 
 fast-tests: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist=loadfile -m "not slow"
 
 .venv: $(VENV)/.installed  ## the environment alone
 

@@ -112,7 +112,7 @@ def devices(target: Target) -> list[jax.Device]:
       description = _gpu_description(target.chip)
       return list(topologies.get_topology_desc(platform="cuda", target_config=description, topology=f"1x{shape}").devices)
     except NotImplementedError:
-      raise UserError(f"--topology={target.name}: compiling for a GPU needs jax's CUDA plugin: pip install 'dlrm-jax[cuda]'") from None
+      raise UserError(f"--topology={target.name}: compiling for a GPU needs jax's CUDA plugin: pip install 'jax[cuda13]'") from None
   for key, value in _TPU_ENVIRONMENT.items():
     os.environ.setdefault(key, value)
   options = dict(_CHIPS[f"{target.platform}:{target.chip}"].options)
@@ -123,4 +123,4 @@ def devices(target: Target) -> list[jax.Device]:
   except RuntimeError as error:
     if "TPU support not installed" not in str(error):
       raise
-    raise UserError(f"--topology={target.name}: compiling for a TPU needs libtpu: pip install 'dlrm-jax[tpu]'") from None
+    raise UserError(f"--topology={target.name}: compiling for a TPU needs libtpu: pip install 'jax[tpu]'") from None

@@ -22,7 +22,8 @@ from benchmarks.output import check_output
 from dlrm_jax import flags, record
 from dlrm_jax.config import MeshConfig, RunConfig
 from dlrm_jax.data.shapes import shape_of
-from dlrm_jax.embedding.plan import LANES, Machine, TableCost, costs, make_plan
+from dlrm_jax.embedding.plan import LANES, Machine, TableCost, costs, make_plan, plan_bytes
+from dlrm_jax.embedding.print_plan import size_of
 from dlrm_jax.flops import FLOAT_BYTES, cost
 from dlrm_jax.mesh import make_mesh
 from dlrm_jax.presets import PRESETS
@@ -82,7 +83,7 @@ def compile_for(config: RunConfig, target: targets.Target) -> dict[str, Any]:
       "needed_bytes": needed,
       "usable_bytes": usable,
       "fits": needed <= usable,
-      "planned_table_bytes": sum(c.held_bytes for c in planned),
+      "planned_table_bytes": plan_bytes(plan, config.train.table_optimizer),
       "largest_stack_bytes": largest_stack,
     },
     "collectives": [dataclasses.asdict(c) | {"category": hlo.category(c)} for c in found],
@@ -117,32 +118,33 @@ def print_result(out: dict[str, Any]) -> None:
   """The placement, memory and collectives as tables."""
   console = rich.console.Console()
   console.width = max(console.width, 110)  # whole numbers of rows even where the width is not known
-  table = rich.table.Table(
-    box=rich.box.SIMPLE, title=f"{out['topology']}, mesh {out['mesh']}, batch {out['batch_size']:,}: placement, per device and step"
-  )
-  for heading in ("table", "rows", "dim", "bag", "placement", "holds MiB", "exchanges KiB", "least KiB", "ids etc. KiB"):
+  title = f"{out['topology']}, mesh {out['mesh']}, batch {out['batch_size']:,}: placement, per device and step"
+  table = rich.table.Table(box=rich.box.SIMPLE, title=title)
+  for heading in ("table", "rows", "dim", "bag", "placement", "holds", "rows, gradients", "the least", "ids, sums"):
     table.add_column(heading, justify="left" if heading in ("table", "placement") else "right")
   for t in out["placement"]:
-    sizes = (t["held_bytes"] / 2**20, t["value_bytes"] / 2**10, t["least_bytes"] / 2**10, (t["id_bytes"] + t["sum_bytes"]) / 2**10)
-    table.add_row(t["name"], f"{t['num_rows']:,}", str(t["dim"]), str(t["bag_length"]), t["placement"], *(f"{x:,.1f}" for x in sizes))
+    sizes = (t["held_bytes"], t["value_bytes"], t["least_bytes"], t["id_bytes"] + t["sum_bytes"])
+    table.add_row(t["name"], f"{t['num_rows']:,}", str(t["dim"]), str(t["bag_length"]), t["placement"], *map(size_of, sizes))
   console.print(table)
-  table = rich.table.Table(box=rich.box.SIMPLE, title="collectives")
-  for heading in ("kind", "for", "shapes", "MiB", "in a loop"):
-    table.add_column(heading, justify="right" if heading == "MiB" else "left")
+  table = rich.table.Table(box=rich.box.SIMPLE, title="collectives as compiled (of rows: in one round of requests)")
+  for heading in ("kind", "for", "arrays", "bytes", "in a loop"):
+    table.add_column(heading, justify="right" if heading == "bytes" else "left", overflow="fold")
   for c in out["collectives"]:
-    table.add_row(c["kind"], c["category"], " ".join(c["shapes"]), f"{c['bytes'] / 2**20:,.2f}", "once a round" if c["in_loop"] else "")
+    arrays = " ".join(c["shapes"][:2]) + (f" and {len(c['shapes']) - 2} more" if len(c["shapes"]) > 2 else "")
+    purpose = c["category"].replace("exchange_", "")
+    table.add_row(c["kind"], purpose, arrays, size_of(c["bytes"]), "once a round" if c["in_loop"] else "")
   console.print(table)
   memory, exchange = out["memory"], out["exchange"]
-  gib = {name: memory[f"{name}_bytes"] / 2**30 for name in ("argument", "temporary", "needed", "usable")}
-  console.print(
-    f"a device: {gib['argument']:.2f} GiB of arguments, {gib['temporary']:.2f} of temporaries, {gib['needed']:.2f} in all "
-    f"of {gib['usable']:.2f}: {'fits' if memory['fits'] else 'DOES NOT FIT'}"
-  )
+  sizes_of = {name: size_of(memory[f"{name}_bytes"]) for name in ("argument", "temporary", "needed", "usable")}
+  verdict, copies = "fits" if memory["fits"] else "DOES NOT FIT", len(out["whole_table_copies"])
+  held = f"{sizes_of['argument']} in arguments, {sizes_of['temporary']} in temporaries, {sizes_of['needed']} of {sizes_of['usable']} in all"
+  lines = [
+    f"a device holds {held}: {verdict}",
+    f"copies of whole tables in a step: {copies} (a small table that a TPU keeps in its fast memory counts as one)",
+  ]
   if exchange["least_bytes"]:
-    console.print(
-      f"rows and gradients: {exchange['values_bytes'] / 2**20:,.1f} MiB exchanged, {exchange['values_over_least']:.2f}x the least "
-      f"that these placements can move; {len(out['whole_table_copies'])} copies of tables; compiled in {out['compile_s']:.0f} s"
-    )
+    lines.append(f"rows and gradients exchanged: {exchange['values_over_least']:.2f}x the least that these placements can move")
+  console.print("\n".join([*lines, f"compiled in {out['compile_s']:.0f} s"]), soft_wrap=True)
 
 
 def main(config: TopologyConfig) -> None:

@@ -170,6 +170,8 @@ class MeshConfig:
     check(
       sum(":" not in word for word in self.placement) <= 1, self, "placement", "one placement for all, and feature:placement for others"
     )
+    named = [word.rpartition(":")[0] for word in self.placement]
+    check(len(set(named)) == len(named), self, "placement", "one placement a feature")
     check(self.device_memory_gib is None or self.device_memory_gib > 0, self, "device_memory_gib", "above 0")
     if self.parallelism == "pmap":
       check(set(self.placement) <= {"auto", "replicated"}, self, "placement", "replicated with --parallelism=pmap")
@@ -204,6 +206,8 @@ class RunConfig:
     check(bool(self.data), self, "data", "planted or a directory made by dlrm_jax.data.prepare")
     check(self.num_processes >= 1, self, "num_processes", "at least 1")
     check(0 <= self.process_id < self.num_processes, self, "process_id", f"from 0 to {self.num_processes - 1} (--num_processes - 1)")
+    host, _, port = (self.coordinator or "auto:0").rpartition(":")
+    check(self.coordinator in (None, "auto") or bool(host and port.isdecimal()), self, "coordinator", "host:port or auto")
     if self.num_processes > 1 and not self.coordinator:
       raise UserError(f"--num_processes={self.num_processes} needs --coordinator=host:port")
     devices = self.mesh.num_devices
@@ -246,7 +250,7 @@ def config_id(config: RunConfig, data_digest: str = "") -> str:
     "data": non_default(config.planted) if planted else data_digest,
     "kind": "planted" if planted else "dataset",
   }
-  if mesh := non_default(config.mesh):
-    content["mesh"] = mesh
+  if config.mesh.num_devices > 1:  # on one device there is nothing to place
+    content["mesh"] = {name: value for name, value in non_default(config.mesh).items() if name != "device_memory_gib"}
   text = json.dumps(content, sort_keys=True, separators=(",", ":"))
   return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -5,6 +5,7 @@ their `PREFIX` in front). The dataclass stays the only place where a setting, it
 """
 
 import dataclasses
+import functools
 import math
 import sys
 import textwrap
@@ -121,15 +122,20 @@ def _leaves(cls: type) -> list[tuple[tuple[str, ...], str, Any, dataclasses.Fiel
   return out
 
 
-def _help(cls: type, presets: Mapping[str, Any] | None) -> str:
+def _help(cls: type, presets: Mapping[str, Any] | None, base: Any) -> str:
+  """What `--help` prints; defaults are those of the preset `base`, where the program has presets."""
   lines = [(sys.modules["__main__"].__doc__ or "").strip(), "", "flags:"]
   if presets:
-    lines += [f"  --preset: where the other flags start from: {', '.join(presets)}", f"    (default: {next(iter(presets))})"]
-  for _, flag, kind, field in _leaves(cls):
+    lines += textwrap.wrap(
+      f"--preset: where the other flags start from: {', '.join(presets)}", 110, initial_indent="  ", subsequent_indent="    "
+    )
+    lines.append(f"    default: {next(iter(presets))}; the defaults below are those of {next(k for k, v in presets.items() if v is base)}")
+  for path, flag, kind, field in _leaves(cls):
     text = field.metadata["help"] + (f" ({', '.join(field.metadata['choices'])})" if field.metadata["choices"] else "")
     lines += textwrap.wrap(f"--{flag}: {text}", 110, initial_indent="  ", subsequent_indent="    ")
+    default = field.default if base is None else functools.reduce(getattr, path, base)
     missing = field.default is dataclasses.MISSING
-    default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+    default = ",".join(map(str, default)) if isinstance(default, tuple) else default
     lines.append(f"    {_describe(kind)}; " + ("required" if missing else f"default: {'none' if default in ('', None) else default}"))
   return "\n".join([*lines, "  --flagfile: read flags from this file, one a line", "  --help: print this"])
 
@@ -173,9 +179,6 @@ def parse(argv: list[str], cls: type[T], presets: Mapping[str, T] | None = None)
     rest = values(argv, known_only=False)
   except absl_flags.Error as error:
     raise UserError(" ".join(str(error).split())) from None
-  if values["help"].value:
-    print(_help(cls, presets))
-    sys.exit(0)
   if len(rest) > 1:
     raise UserError(f"unexpected argument '{rest[1]}': flags are written --name=value")
   base = None
@@ -184,6 +187,9 @@ def parse(argv: list[str], cls: type[T], presets: Mapping[str, T] | None = None)
     if name not in presets:
       raise UserError(f"--preset={name}: must be among {', '.join(presets)}")
     base = presets[name]
+  if values["help"].value:
+    print(_help(cls, presets, base))
+    sys.exit(0)
   given = {path: values[flag].value for path, flag, _, _ in leaves if values[flag].present}
   return _build(cls, given, base)
 
@@ -206,5 +212,5 @@ def run(main: Callable[[T], None], cls: type[T], presets: Mapping[str, T] | None
   except OSError as error:
     fail(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
   except KeyboardInterrupt:
-    print("interrupted", file=sys.stderr)
+    print("interrupted: what had not finished wrote no result", file=sys.stderr)
     sys.exit(130)

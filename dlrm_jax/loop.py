@@ -26,6 +26,9 @@ from dlrm_jax.learner import Learner, make_learner
 from dlrm_jax.progress import Reporter
 
 METRICS = tuple(f.name for f in dataclasses.fields(metrics.Metrics))
+_MAY_DIFFER = {
+  f"train.{name}" for name in ("num_examples", "eval_examples", "first_eval", "evals_per_octave")
+}  # of what goes on and what was
 _CHECK_EVERY = 512  # steps between looks at the loss when no evaluation is due
 
 
@@ -94,8 +97,10 @@ def _ideal(config: RunConfig, source: Source, examples: int) -> float | None:
 def seen(config: RunConfig, source: Source, examples: int) -> dict[str, Any]:
   """What a run that goes on from a checkpoint must share with it, and how many examples it has seen."""
   planted = dataclasses.asdict(config.planted) if isinstance(source, Planted) else None
-  stream = {"data": source.name, "data_digest": source.digest, "planted": planted, "batch_size": config.train.batch_size}
-  return {"examples": examples, "seed": config.train.seed} | stream
+  stream = {"data": source.name, "data_digest": source.digest, "planted": planted}
+  settings = {f"{part}.{name}": value for part in ("model", "train") for name, value in dataclasses.asdict(getattr(config, part)).items()}
+  settings = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items() if name not in _MAY_DIFFER}
+  return {"examples": examples} | stream | settings
 
 
 def restored(config: RunConfig, learner: Learner, source: Source) -> tuple[Any, int]:
@@ -104,11 +109,15 @@ def restored(config: RunConfig, learner: Learner, source: Source) -> tuple[Any, 
     return learner.start(), 0
   if learner.restore is None:
     raise UserError(f"--restore={config.restore}: only --learner=dlrm under --parallelism=jit has checkpoints")
+  if not (Path(config.restore) / checkpoint.MANIFEST).exists():
+    raise UserError(f"--restore={config.restore}: no {checkpoint.MANIFEST} there; give the directory that holds it, WORKDIR/checkpoint")
   there, here = checkpoint.run_of(config.restore), seen(config, source, 0)
   for name, value in here.items():
     if name != "examples" and there.get(name) != value:
       raise UserError(f"--restore={config.restore}: its {name} is {there.get(name)}, this run's is {value}; they must be the same")
-  if there["examples"] >= config.train.num_examples or there["examples"] % config.train.batch_size:
+  if there["examples"] % config.train.batch_size:
+    raise UserError(f"--restore={config.restore}: it ended inside a batch, after {there['examples']} examples; there is no going on")
+  if there["examples"] >= config.train.num_examples:
     raise UserError(f"--num_examples={config.train.num_examples}: the checkpoint has seen {there['examples']}: nothing is left to train on")
   return learner.restore(config.restore), there["examples"]
 
@@ -181,6 +190,7 @@ def train(config: RunConfig, directory: str | Path, source: Source | None = None
     "config_id": config_id(config, source.digest),
     "config": describe(config, source),
     "examples": examples,
+    "restored_examples": start,  # seen before, by the run whose checkpoint this one went on from; times below are without them
     "base_rate": source.base_rate,
     "eval_examples": num_eval,
     "seed": settings.seed,

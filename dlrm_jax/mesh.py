@@ -21,7 +21,10 @@ REPLICATED = PartitionSpec()
 def connect(config: RunConfig) -> None:
   """Joins the other processes of a run that has several. Call before the first jax computation; does nothing without --coordinator."""
   if config.coordinator == "auto":
-    jax.distributed.initialize()
+    try:
+      jax.distributed.initialize()
+    except ValueError as error:
+      raise UserError(f"--coordinator=auto: jax finds no cluster here ({error}); give host:port") from None
   elif config.coordinator:
     jax.distributed.initialize(config.coordinator, config.num_processes, config.process_id)
 

@@ -27,8 +27,7 @@ class PlanConfig:
 def main(config: PlanConfig) -> None:
   """Plans and prints, or refuses what does not fit."""
   run = config.run
-  memory = None if run.mesh.device_memory_gib is None else int(run.mesh.device_memory_gib * 2**30)
-  machine = Machine(run.mesh.num_devices, memory, LANES if config.platform == "tpu" else 0)
+  machine = Machine(run.mesh.num_devices, lanes=LANES if config.platform == "tpu" else 0)
   print_plan(make_plan(run, shape_of(run).layout(run), machine), run, machine)
 
 

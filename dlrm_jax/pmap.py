@@ -58,7 +58,7 @@ def compile_programs(config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh) 
     return jax.pmap(start, devices=devices)(jnp.full(mesh.size, seed, jnp.uint32))
 
   def put(batch: Batch) -> Batch:
-    return jax.tree.map(lambda x: np.asarray(x).reshape(mesh.size, -1, *x.shape[1:]), batch)
+    return jax.tree.map(lambda x: np.asarray(x).reshape(mesh.size, len(x) // mesh.size, *x.shape[1:]), batch)
 
   def logits(state: TrainState, batch: Batch) -> Array:
     return predict_all(state, batch).reshape(-1)

@@ -7,6 +7,7 @@ from dlrm_jax import flags
 from dlrm_jax.config import RunConfig, config_id
 from dlrm_jax.data.planted import Planted
 from dlrm_jax.data.source import Source, layout_of, one_pass, open_source
+from dlrm_jax.embedding.plan import Machine, make_plan
 from dlrm_jax.model.dlrm import overarch_width_in
 from dlrm_jax.record import AXES
 from sweeps.axes import default_sizes, scaled
@@ -83,7 +84,7 @@ def expand(sweep: SweepConfig) -> list[tuple[Point, Source]]:
           if config in seen:
             continue  # narrow widths round to the same model
           seen.add(config)
-          layout_of(config, source)
+          make_plan(config, layout_of(config, source), Machine(config.mesh.num_devices))
           overarch_width_in(config.model, source.num_dense, len(source.field_names))
           config.model.bottom_widths(source.num_dense)
           out.append((_point(name, axis, size, config, base, source), source))

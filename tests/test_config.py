@@ -44,7 +44,7 @@ def test_interdependent_flags_are_checked_together():
     ("--overarch_inputs=dense,squares", "--overarch_inputs=dense,squares: must be among dense, dots, rows, first_order"),
     ("--planted_zipf_s=1", "--planted_zipf_s=1.0: must be above 1, at most 3 (at 1 the ids have no distribution)"),
     ("--num_rows=1", "--num_rows=1: must be from 2 to 2147483647"),
-    ("--preset=huge", "--preset=huge: must be among small, click_log, tiny, criteo_kaggle"),
+    ("--preset=huge", "--preset=huge: must be among small, click_log, tiny, criteo_kaggle, criteo_1tb, mlperf_v1, mlperf_v2"),
     ("--batchsize=3", "Unknown command line flag 'batchsize'. Did you mean: batch_size ?"),
     ("extra", "unexpected argument 'extra': flags are written --name=value"),
     ("--table_lr=nan", "flag --table_lr=nan: expected a finite number"),

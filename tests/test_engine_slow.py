@@ -1,8 +1,9 @@
 """The whole oracle grid: every optimiser x placement x mesh x (one-hot, bags), and the worst skew."""
 
 import pytest
-from engine_case import LANES, Case, run
+from engine_case import Case, run
 
+from dlrm_jax.embedding.plan import LANES
 from dlrm_jax.embedding.tables import OPTIMIZER_SLOTS
 
 MESHES = ("1", "2", "4", "8", "2x4")

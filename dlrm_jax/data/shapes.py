@@ -4,6 +4,7 @@ Planning, compiling for absent machines and benchmarks need no more; training ne
 """
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from dlrm_jax.config import RunConfig
 from dlrm_jax.data import criteo
 from dlrm_jax.data.source import open_source
 from dlrm_jax.embedding.layout import Layout, make_layout
+from dlrm_jax.flags import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,5 +65,7 @@ def shape_of(config: RunConfig) -> DataShape:
   """The shape that `--data` names: a well-known log, planted, or a prepared directory (UserError if there is none)."""
   if config.data in SHAPES:
     return SHAPES[config.data]
+  if config.data != "planted" and not Path(config.data).is_dir():
+    raise UserError(f"--data={config.data}: must be planted, a directory made by dlrm_jax.data.prepare, or among {', '.join(SHAPES)}")
   source = open_source(config)
   return DataShape(source.num_dense, source.field_names, source.cardinalities, source.bag_lengths, source.weighted)

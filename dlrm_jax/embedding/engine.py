@@ -30,7 +30,7 @@ def lookup_local(
     mine = lookups if len(plan.groups) == 1 else jax.tree.map(lambda x, group=group: x[:, group.columns], lookups)
     arrays = {stack: state.rows_vd for stack, state in groups[name].stacks.items()}
     vectors, routes[name] = EXCHANGES[group.placement].fetch(group, arrays, mine, axes)
-    found.append(vectors)
+    found.append({stack: x.astype(jnp.float32) for stack, x in vectors.items()})  # so that gradients are float32 whatever the rows are
   if len(found) == 1 and plan.order is None:
     return found[0], routes
   side_by_side = {name: jnp.concatenate([vectors[name] for vectors in found], axis=1) for name in plan.layout.dims}

@@ -9,10 +9,13 @@ import dataclasses
 import functools
 
 import jax
+import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh
 
 from dlrm_jax import record
 from dlrm_jax.config import PLACEMENTS, RunConfig
+from dlrm_jax.embedding import storage
 from dlrm_jax.embedding.exchange.row import CAPACITY
 from dlrm_jax.embedding.layout import Layout
 from dlrm_jax.embedding.placement import Group, Plan
@@ -42,11 +45,13 @@ class Machine:
 
 
 def machine_of(mesh: Mesh) -> Machine:
-  """The machine at hand. On the CPU, devices share the host's memory."""
-  device = next(device for device in mesh.devices.flat if device.process_index == jax.process_index())
-  memory = (device.memory_stats() or {}).get("bytes_limit")
+  """The machine at hand; of several processes' memories the least. On the CPU, devices share the host's memory."""
+  local = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+  device, memory = local[0], (local[0].memory_stats() or {}).get("bytes_limit")
   if memory is None and device.platform == "cpu":
-    memory = record.hardware()["memory_bytes"] // mesh.size
+    memory = record.hardware()["memory_bytes"] // len(local)
+  if memory is not None and jax.process_count() > 1:  # all must plan alike
+    memory = int(process_allgather(np.int32(memory >> 20)).min()) << 20
   return Machine(mesh.size, memory, lanes=LANES if device.platform == "tpu" else 0)
 
 
@@ -56,7 +61,7 @@ class TableCost:
 
   Attributes:
     placement: where the table lies.
-    held_bytes: rows, slots and scratch.
+    held_bytes: rows, slots and scratch; of a whole table, on the device that has it.
     value_bytes: rows and gradients exchanged, both ways.
     least_bytes: the least of these that any exchange of this placement can move.
     id_bytes: ids and bag weights exchanged.
@@ -82,21 +87,27 @@ class TableCost:
 
 
 def dense_gradient(layout: Layout, feature: int, batch_size: int, num_devices: int) -> bool:
-  """Whether a replicated table is so small that its whole gradient is less than those of the batch's examples."""
-  return num_devices > 1 and layout.tables[feature].num_rows < batch_size
+  """Whether a replicated table is so small that its whole gradient and counts are less than the examples' gradients and ids."""
+  table, dim = layout.tables[feature], sum(layout.dims.values())
+  return num_devices > 1 and table.num_rows * (dim + 1) * _WORD < batch_size * (dim * _WORD + table.bag_length * _ID_BYTES[layout.weighted])
+
+
+def _padded(dim: int, lanes: int) -> int:
+  """Values that a row of `dim` takes: where a line of a TPU holds no whole number of rows, each may fill lines of its own."""
+  return dim if storage.rows_per_line(dim, lanes) > 1 or not lanes else -(-dim // lanes) * lanes
+
+
+def _value_bytes(layout: Layout, stack: str) -> int:
+  return 2 if stack == "rows" and layout.dtype == "bfloat16" else _WORD
 
 
 def table_cost(layout: Layout, optimizer: str, feature: int, placement: str, batch_size: int, machine: Machine) -> TableCost:
   """What a table costs under a placement."""
   table, n, dims = layout.tables[feature], machine.num_devices, layout.dims
-  examples, value = batch_size / n, 2 if layout.dtype == "bfloat16" else _WORD
-  slots = OPTIMIZER_SLOTS[optimizer].values()
-  per_element = sum(full for full in slots) * _WORD
-  per_row = (len(slots) - sum(slots)) * _WORD * len(dims) + _WORD  # and the election scratch
-  widths = {name: table.dim // n if placement == "column" and dim > 1 else dim for name, dim in dims.items()}
-  held: float = table.num_rows * (sum(w * ((value if name == "rows" else _WORD) + per_element) for name, w in widths.items()) + per_row)
-  if placement in ("row", "table"):
-    held /= n
+  examples, value = batch_size / n, _value_bytes(layout, "rows")
+  alone = Group(layout, (feature,), placement, n, owners=(0,) if placement == "table" else ())
+  held = float(held_bytes(alone, optimizer))
+  widths = [alone.local_dim(d) for d in dims.values()]
   bag, dim = table.bag_length, sum(dims.values())
   sent = least = ids = sums = 0.0
   if n == 1:
@@ -111,13 +122,14 @@ def table_cost(layout: Layout, optimizer: str, feature: int, placement: str, bat
     sums = table.num_rows * float(_WORD) if small else 0.0
   else:  # one pooled vector of an example
     pooled = _WORD if bag > 1 or layout.weighted else value
-    least = sent = examples * dim * (pooled + _WORD)
+    split = sum(d for d in dims.values() if placement == "table" or alone.is_split(d))
+    least = sent = examples * (split * (pooled + _WORD) + n * (dim - split) * _WORD)  # what is not split: gradients to everyone
     ids = examples * bag * _ID_BYTES[layout.weighted] * (n if placement == "column" else 1)
     if placement == "column" and optimizer == "rowwise_adagrad":
       sums = n * examples * bag * float(_WORD)
   everyones = placement == "column" or (placement == "replicated" and not dense_gradient(layout, feature, batch_size, n))
   served = examples * bag * (n if everyones else 1)
-  touched = 3 * served * max(sum(widths.values()) * _WORD, _LINE_BYTES[machine.lanes])  # read, then read and written
+  touched = 3 * served * max(sum(widths) * _WORD, _LINE_BYTES[machine.lanes])  # read, then read and written
   return TableCost(placement, held, sent, least, ids, sums, touched)
 
 
@@ -151,36 +163,62 @@ def _owners(layout: Layout, features: list[int], num_devices: int) -> tuple[int,
   return tuple(owner[f] for f in features)
 
 
+def held_bytes(group: Group, optimizer: str) -> int:
+  """Bytes that each device sets aside for a group: of whole tables, as many as the fullest device needs."""
+  slots, layout = OPTIMIZER_SLOTS[optimizer].values(), group.layout
+  widths = {name: _padded(group.local_dim(dim), group.lanes) for name, dim in layout.dims.items()}
+  places = sum(width * (_value_bytes(layout, name) + _WORD * sum(slots)) for name, width in widths.items())
+  return group.local_rows * (places + _WORD * ((len(slots) - sum(slots)) * len(layout.dims) + 1))  # and the election scratch
+
+
+def plan_bytes(plan: Plan, optimizer: str) -> int:
+  """Bytes of tables, slots and scratch that each device sets aside."""
+  return sum(held_bytes(group, optimizer) for group in plan.groups)
+
+
+def memory_limit(config: RunConfig, machine: Machine) -> int | None:
+  """Bytes of a device that a plan may fill: as `--device_memory_gib` says, else what the machine has."""
+  asked = config.mesh.device_memory_gib
+  return machine.memory_bytes if asked is None else int(asked * 2**30)
+
+
 def make_plan(config: RunConfig, layout: Layout, machine: Machine) -> Plan:
   """Places every table. Raises UserError, saying by how much, where memory does not suffice."""
-  n, batch_size = machine.num_devices, config.train.batch_size
+  n, batch_size, optimizer = machine.num_devices, config.train.batch_size, config.train.table_optimizer
   words = ("replicated",) if config.mesh.parallelism == "pmap" or n == 1 else config.mesh.placement
-  cost = functools.partial(table_cost, layout, config.train.table_optimizer, batch_size=batch_size, machine=machine)
+  cost = functools.partial(table_cost, layout, optimizer, batch_size=batch_size, machine=machine)
   choices = [[cost(f, placement) for placement in options] for f, options in enumerate(_choices(layout, machine, words))]
   chosen = [min(options, key=lambda c: c.cost) for options in choices]
-  memory = machine.memory_bytes
-  if config.mesh.device_memory_gib is not None:
-    memory = int(config.mesh.device_memory_gib * 2**30)
-  if memory is not None:
-    room = memory - working_bytes(config, layout, n)
-    by_gain = sorted(range(len(chosen)), key=lambda f: min(c.held_bytes for c in choices[f]) - chosen[f].held_bytes)
-    for f in by_gain:
-      if sum(c.held_bytes for c in chosen) > room:
-        chosen[f] = min(choices[f], key=lambda c: c.held_bytes)
-    held = sum(c.held_bytes for c in chosen)
-    if held > room:
-      raise UserError(
-        f"the tables need {held / 2**30:.2f} GiB on each of {n} devices, which have {max(room, 0) / 2**30:.2f} GiB for them "
-        f"({memory / 2**30:.2f} less {working_bytes(config, layout, n) / 2**30:.2f} for a step): "
-        f"{(held - room) / 2**30:.2f} GiB too much; use more devices, or lower --num_rows, --embed_dim or --batch_size"
-      )
-  groups = []
+  plan = _grouped(layout, [c.placement for c in chosen], batch_size, machine)
+  memory = memory_limit(config, machine)
+  if memory is None:
+    return plan
+  working = working_bytes(config, layout, n)
+  for f in sorted(range(len(chosen)), key=lambda f: min(c.held_bytes for c in choices[f]) - chosen[f].held_bytes):
+    if plan_bytes(plan, optimizer) + working > memory and len(choices[f]) > 1:
+      chosen[f] = min(choices[f], key=lambda c: c.held_bytes)
+      plan = _grouped(layout, [c.placement for c in chosen], batch_size, machine)
+  held = plan_bytes(plan, optimizer)
+  if held + working > memory:
+    gib = {name: size / 2**30 for name, size in (("held", held), ("memory", memory), ("working", working))}
+    by_hand = "another --placement (auto places by rows what does not fit), " if any(len(c) == 1 for c in choices) and n > 1 else ""
+    raise UserError(
+      f"the tables need {gib['held']:.2f} GiB on each of {n} devices, and a step about {gib['working']:.2f} more, of {gib['memory']:.2f}: "
+      f"{gib['held'] + gib['working'] - gib['memory']:.2f} GiB too much; use {by_hand}more devices, or lower --num_rows, --embed_dim or "
+      "--batch_size"
+    )
+  return plan
+
+
+def _grouped(layout: Layout, placements: list[str], batch_size: int, machine: Machine) -> Plan:
+  """Tables of one placement together; replicated ones by how their gradients are exchanged."""
+  n, groups = machine.num_devices, []
   for placement in PLACEMENTS:
     for small in (False, True):
       features = [
         f
-        for f, c in enumerate(chosen)
-        if c.placement == placement and small == (placement == "replicated" and dense_gradient(layout, f, batch_size, n))
+        for f, chosen in enumerate(placements)
+        if chosen == placement and small == (placement == "replicated" and dense_gradient(layout, f, batch_size, n))
       ]
       if features:
         owners = _owners(layout, features, n) if placement == "table" else ()

@@ -1,4 +1,4 @@
-"""The plan as a table, on standard error: where each table lies, what a device holds of it and exchanges for it in a step."""
+"""The plan as a table, on standard error: where each table lies, what a device holds of it, and the bytes exchanged for it in a step."""
 
 import rich.box
 import rich.console
@@ -6,7 +6,7 @@ import rich.table
 
 from dlrm_jax.config import RunConfig
 from dlrm_jax.embedding.placement import Plan
-from dlrm_jax.embedding.plan import Machine, costs, working_bytes
+from dlrm_jax.embedding.plan import Machine, costs, memory_limit, plan_bytes, working_bytes
 
 
 def print_plan(plan: Plan, config: RunConfig, machine: Machine) -> None:
@@ -16,16 +16,18 @@ def print_plan(plan: Plan, config: RunConfig, machine: Machine) -> None:
   table = rich.table.Table(
     box=rich.box.SIMPLE, title=f"tables on {machine.num_devices} devices, batch {config.train.batch_size:,}: per device and step"
   )
-  for heading in ("table", "rows", "dim", "bag", "placement", "holds", "exchanges", "and ids etc."):
+  for heading in ("table", "rows", "dim", "bag", "placement", "holds", "rows, gradients", "ids, sums"):
     table.add_column(heading, justify="left" if heading in ("table", "placement") else "right", no_wrap=True)
   for t, c in zip(plan.layout.tables, planned, strict=True):
     sizes = (size_of(c.held_bytes), size_of(c.value_bytes), size_of(c.other_bytes))
     table.add_row(t.name, f"{t.num_rows:,}", str(t.dim), str(t.bag_length), c.placement, *sizes)
   console.print(table)
-  held, moved, other = (sum(getattr(c, name) for c in planned) for name in ("held_bytes", "value_bytes", "other_bytes"))
-  memory = f" of {size_of(machine.memory_bytes)}" if machine.memory_bytes is not None else ""
+  held, moved = plan_bytes(plan, config.train.table_optimizer), sum(c.value_bytes + c.other_bytes for c in planned)
+  limit = memory_limit(config, machine)
+  memory = f" of {size_of(limit)}" if limit is not None else ""
   working = size_of(working_bytes(config, plan.layout, machine.num_devices))
-  console.print(f"a device holds {size_of(held)} of tables{memory}, about {working} more in a step, and exchanges {size_of(moved + other)}")
+  summary = f"a device holds {size_of(held)} of tables{memory}, about {working} more in a step, and exchanges {size_of(moved)}"
+  console.print(summary, soft_wrap=True)
 
 
 def size_of(count: float) -> str:

@@ -32,9 +32,19 @@ def take(array: Float[ArrayLike, "V ..."], row_n: Int32[ArrayLike, "*n"], dim: i
 
 
 def add(array: Float[ArrayLike, "V ..."], row_n: Int32[ArrayLike, " n"], change_nd: Float[ArrayLike, "n ..."]) -> Float[Array, "V ..."]:
-  """Adds to rows `row_n`, all different; those out of bounds are left out. Other rows keep their bits."""
+  """Adds to rows `row_n`, all different; those out of bounds are left out. Other rows keep their values."""
   if array.ndim == 1 or (k := array.shape[1] // change_nd.shape[1]) == 1:
     return array.at[row_n].add(change_nd, mode="drop", unique_indices=True)
   here_nk = jnp.arange(k) == (row_n % k)[:, None]
   line_nl = jnp.where(here_nk[..., None], change_nd[:, None], 0).reshape(len(row_n), -1)
   return array.at[row_n // k].add(line_nl, mode="drop")
+
+
+def replace(
+  array: Float[ArrayLike, "V L"], row_n: Int32[ArrayLike, " n"], old_nd: Float[ArrayLike, "n D"], new_nd: Float[ArrayLike, "n D"]
+) -> Float[Array, "V L"]:
+  """Sets rows `row_n`, all different, to new values; those out of bounds are left out. In packed lines by adding what is missing, which
+  bfloat16 holds exactly unless a value shrinks to less than half."""
+  if array.shape[1] == new_nd.shape[1]:
+    return array.at[row_n].set(new_nd, mode="drop", unique_indices=True)
+  return add(array, row_n, (new_nd.astype(jnp.float32) - old_nd).astype(array.dtype))

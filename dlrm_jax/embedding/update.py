@@ -47,15 +47,16 @@ def mean_square(grad_nd: Float[Array, "n D"]) -> Float[Array, " n"]:
   return jnp.mean(grad_nd**2, axis=1)
 
 
-def round_at_random(x: Float[Array, "*n"], dtype: jnp.dtype) -> Float[Array, "*n"]:
-  """float32 to bfloat16, up or down with the chances that keep the mean; the draw is a hash of the value's own bits.
+def round_at_random(x: Float[Array, "*n"], dtype: jnp.dtype, step: ArrayLike) -> Float[Array, "*n"]:
+  """float32 to bfloat16, up or down with the chances that keep the mean; the draw is a hash of the step and of the value's own bits.
 
-  The error is below one step of bfloat16, 2^-7 of the value. Rounding to nearest would stop rows whose steps are below half of that.
+  The error is below one unit of bfloat16, 2^-7 of the value. Rounding to nearest would stop rows whose steps are below half of that.
   """
   if dtype != jnp.bfloat16:
     return x.astype(dtype)
   bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
-  raised = (bits + (mix32(bits) >> 16)) & jnp.uint32(0xFFFF0000)
+  drawn = mix32(bits ^ mix32(jnp.asarray(step).astype(jnp.uint32) + jnp.uint32(1)))
+  raised = (bits + (drawn >> 16)) & jnp.uint32(0xFFFF0000)
   return jax.lax.bitcast_convert_type(jnp.where(jnp.isfinite(x), raised, bits), jnp.float32).astype(dtype)
 
 
@@ -105,8 +106,7 @@ def _step(
     return Stack(storage.add(stack.rows_vd, target_n, -rule.lr * direction_nd), slots)
   old_nd = storage.take(stack.rows_vd, row_n, dim).astype(jnp.float32)
   new_nd = old_nd - rule.lr * (direction_nd + rule.weight_decay * old_nd)
-  change_nd = round_at_random(new_nd, dtype).astype(jnp.float32) - old_nd
-  return Stack(storage.add(stack.rows_vd, target_n, change_nd.astype(dtype)), slots)
+  return Stack(storage.replace(stack.rows_vd, target_n, old_nd, round_at_random(new_nd, dtype, rule.step)), slots)
 
 
 def apply(

@@ -2,7 +2,8 @@
 
 Requests are sorted by owner and place, repeats left out, and sent in rounds with room for 1.2 times an even share. A round goes as far
 in each owner's places as every device has room for, so all requests for a row, whoever sends them, travel in one round: the owner can
-sum a row's gradients and step once. Skewed ids take more rounds, never drop. Evenly dealt rows need one.
+sum a row's gradients and step once. Skewed ids take more rounds, never drop. Evenly dealt rows need one where an owner is asked for
+hundreds; small batches often take a second.
 """
 
 from typing import Any
