@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from engine_case import BAGS, DIM, LANES, ROWS, Case, whole
+from engine_case import BAGS, DIM, ROWS, Case, whole
 
 from dlrm_jax import checkpoint, record
 from dlrm_jax.config import MeshConfig, ModelConfig, PlantedConfig, RunConfig, TrainConfig
@@ -20,7 +20,7 @@ from dlrm_jax.data.planted import Planted
 from dlrm_jax.data.source import layout_of
 from dlrm_jax.embedding import relayout
 from dlrm_jax.embedding.placement import Plan
-from dlrm_jax.embedding.plan import machine_of, make_plan
+from dlrm_jax.embedding.plan import LANES, machine_of, make_plan
 from dlrm_jax.embedding.tables import OPTIMIZER_SLOTS
 from dlrm_jax.flags import UserError
 from dlrm_jax.learner import make_learner

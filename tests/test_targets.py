@@ -29,7 +29,7 @@ def test_gpus(name, devices, gigabytes):
   if any("jax-cuda" in str(package.name) for package in importlib.metadata.distributions()):
     assert len(targets.devices(target)) == devices
   else:
-    with pytest.raises(UserError, match=r"^--topology=gpu:.*pip install 'dlrm-jax\[cuda\]'$"):
+    with pytest.raises(UserError, match=r"^--topology=gpu:.*pip install 'jax\[cuda13\]'$"):
       targets.devices(target)
 
 
