@@ -27,6 +27,7 @@ from benchmarks.timing import peak_rss_bytes, time_steps
 from dlrm_jax import flags, hardware, pmap, record
 from dlrm_jax.config import MeshConfig, ModelConfig, RunConfig, TrainConfig
 from dlrm_jax.data.shapes import DataShape, shape_of
+from dlrm_jax.data.source import layout_of
 from dlrm_jax.embedding.placement import Plan
 from dlrm_jax.embedding.plan import costs, machine_of, make_plan
 from dlrm_jax.flags import UserError, option
@@ -108,7 +109,7 @@ def cases(config: StepConfig, shape: DataShape) -> list[Case]:
       batch_size = run.train.batch_size * (place.num_devices if kind == "weak" else 1)
       one = dataclasses.replace(run, mesh=place, train=dataclasses.replace(run.train, batch_size=batch_size))
       mesh = make_mesh(one)
-      out.append(Case(kind, one, mesh, make_plan(one, shape.layout(one), machine_of(mesh))))
+      out.append(Case(kind, one, mesh, make_plan(one, layout_of(one, shape), machine_of(mesh))))
   return out
 
 

@@ -1,7 +1,30 @@
 """Shared by all tests: eight simulated CPU devices, and programs compiled with less effort, since tests compile much and run little."""
 
 import os
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "")
+
+
+@pytest.fixture
+def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+  """Runs a program that must refuse its words: in one line, with exit code 2. Returns the line."""
+
+  def refused(main: Callable[[Any], None], cls: type, presets: Mapping[str, Any], words: list[str]) -> str:
+    from dlrm_jax import flags  # only now: the environment above must be set, and jaxtyping's hook in place
+
+    monkeypatch.setattr(sys, "argv", ["program", *words])
+    with pytest.raises(SystemExit) as stop:
+      flags.run(main, cls, presets)
+    shown = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert shown.startswith("error: ") and shown.count("\n") == 1, shown
+    return shown
+
+  return refused

@@ -15,6 +15,7 @@ from benchmarks.timing import Timing, peak_rss_bytes, time_steps
 from dlrm_jax import flags
 from dlrm_jax.config import MeshConfig, ModelConfig, RunConfig, TrainConfig
 from dlrm_jax.data.shapes import shape_of
+from dlrm_jax.data.source import layout_of
 from dlrm_jax.flags import UserError
 
 BATCH, DIM, FEATURES, DEVICES = 256, 16, 26, 8
@@ -208,7 +209,7 @@ def test_without_flags_it_is_w1():
   assert (model.bottom, model.overarch, model.overarch_inputs) == ((512, 256, 64, 16), (512, 256, 1), ("dense", "dots"))
   assert (run.train.batch_size, run.train.table_optimizer, run.mesh.mesh) == (2048, "rowwise_adagrad", "1")
   assert (shape.num_dense, len(shape.field_names), set(shape.bag_lengths)) == (13, 26, {1})
-  assert {table.num_rows for table in shape.layout(run).tables} == {100_000}
+  assert {table.num_rows for table in layout_of(run, shape).tables} == {100_000}
   wide = parse("--output=x", "--preset=W2", "--num_rows=1000")
   assert (wide.name, wide.run.model.embed_dim, wide.run.model.bottom, wide.run.model.num_rows) == ("W2", 64, (512, 256, 64, 64), 1000)
   assert {"tiny", "criteo_kaggle", "mlperf_v2"} < set(PRESETS)

@@ -33,7 +33,7 @@ def local_state(layout: Layout, optimizer: str, **train) -> GroupState:
 def step(state: GroupState, rule: Rule, row: list[int], grads: dict, valid: list[bool] | None = None) -> GroupState:
   valid_n = np.ones(len(row), bool) if valid is None else np.array(valid)
   squared = dict.fromkeys(state.stacks, mean_square)
-  return apply(state, rule, jnp.array(row), jnp.asarray(valid_n), {k: jnp.asarray(v) for k, v in grads.items()}, squared)
+  return apply(rule, squared, state, jnp.array(row), jnp.asarray(valid_n), {k: jnp.asarray(v) for k, v in grads.items()})
 
 
 def test_adagrad_by_hand():
@@ -139,7 +139,7 @@ def test_equal_small_steps_move_a_bfloat16_row_as_far_as_a_float32_row():
   grads = {"rows": jnp.ones((64, 1)) * 3e-4, "first_order": jnp.zeros((64, 1))}
   squared = dict.fromkeys(state.stacks, mean_square)
   row_n, valid_n = jnp.arange(64), jnp.ones(64, bool)
-  one = jax.jit(lambda state, number: apply(state, Rule("sgd", 1.0, 0.0, number), row_n, valid_n, grads, squared))
+  one = jax.jit(lambda state, number: apply(Rule("sgd", 1.0, 0.0, number), squared, state, row_n, valid_n, grads))
   for number in range(1000):
     state = one(state, np.int32(number))
   moved = np.asarray(state.stacks["rows"].rows_vd, np.float32)

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -194,13 +195,9 @@ def test_program_prints_one_line_and_refuses_to_write_over_a_run(tmp_path: Path)
   ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(
-  words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+  words: list[str], message: str, tmp_path: Path, refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ):
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(sys, "argv", ["train", *words])
-  with pytest.raises(SystemExit) as stop:
-    flags.run(train.main, RunConfig, PRESETS)
-  shown = capsys.readouterr().err
-  assert stop.value.code == 2
-  assert shown.startswith("error: ") and shown.count("\n") == 1 and message in shown, shown
+  shown = refusal(train.main, RunConfig, PRESETS, words)
+  assert message in shown, shown
   assert list(tmp_path.iterdir()) == []

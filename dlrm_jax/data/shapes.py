@@ -11,8 +11,7 @@ import numpy as np
 from dlrm_jax.batch import Batch
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data import criteo
-from dlrm_jax.data.source import open_source
-from dlrm_jax.embedding.layout import Layout, make_layout
+from dlrm_jax.data.source import layout_of, open_source
 from dlrm_jax.flags import UserError
 
 
@@ -32,14 +31,10 @@ class DataShape:
   bag_lengths: tuple[int, ...]
   weighted: bool = False
 
-  def layout(self, config: RunConfig) -> Layout:
-    """The tables of a model on this data."""
-    return make_layout(config.model, self.field_names, self.cardinalities, self.bag_lengths, self.weighted)
-
   def random_batch(self, config: RunConfig, seed: int) -> Batch:
     """A batch of random examples, ids floor(V u^3) with u uniform: as skewed as a click log's, and many of them seen before."""
     rng, size = np.random.default_rng(seed), config.train.batch_size
-    layout = self.layout(config)
+    layout = layout_of(config, self)
     rows_l = np.array([t.num_rows for t in layout.tables])[layout.feature_of_lookup]
     ids_bl = (rows_l * rng.random((size, layout.num_lookups)) ** 3).astype(np.int32)
     dense_bm = rng.normal(size=(size, self.num_dense)).astype(np.float32)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
 
 from dlrm_jax.batch import Batch
 from dlrm_jax.config import RunConfig
@@ -85,8 +86,22 @@ def open_source(config: RunConfig) -> Source:
   return PreparedSource(dataset)
 
 
-def layout_of(config: RunConfig, source: Source) -> Layout:
-  """The tables of a model on a source."""
+@runtime_checkable
+class Columns(Protocol):
+  """The categorical features of a data set: what the tables of a model depend on. Sources and `shapes.DataShape` have them."""
+
+  @property
+  def field_names(self) -> tuple[str, ...]: ...
+  @property
+  def cardinalities(self) -> tuple[int | None, ...]: ...
+  @property
+  def bag_lengths(self) -> tuple[int, ...]: ...
+  @property
+  def weighted(self) -> bool: ...
+
+
+def layout_of(config: RunConfig, source: Columns) -> Layout:
+  """The tables of a model on a data set."""
   return make_layout(config.model, source.field_names, source.cardinalities, source.bag_lengths, source.weighted)
 
 

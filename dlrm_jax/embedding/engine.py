@@ -45,13 +45,9 @@ def update_local(
   for name, group in plan.by_name.items():
     mine = grads if len(plan.groups) == 1 and plan.order is None else {k: g[:, list(group.features)] for k, g in grads.items()}
     squared = {stack: _mean_square(group, dim, axes) for stack, dim in plan.layout.dims.items()}
-    step = functools.partial(_take_step, rule, squared)
+    step = functools.partial(apply, rule, squared)
     out[name] = EXCHANGES[group.placement].deliver(group, routes[name], mine, step, groups[name], axes)
   return out
-
-
-def _take_step(rule: Rule, squared: dict[str, MeanSquare], state: GroupState, row_n: Array, valid_n: Array, grads: dict) -> GroupState:
-  return apply(state, rule, row_n, valid_n, grads, squared)
 
 
 def _mean_square(group: Group, dim: int, axes: Axes) -> MeanSquare:

@@ -105,7 +105,7 @@ def table_cost(layout: Layout, optimizer: str, feature: int, placement: str, bat
   """What a table costs under a placement."""
   table, n, dims = layout.tables[feature], machine.num_devices, layout.dims
   examples, value = batch_size / n, _value_bytes(layout, "rows")
-  alone = Group(layout, (feature,), placement, n, owners=(0,) if placement == "table" else ())
+  alone = Group(layout, (feature,), placement, n, owners=(0,) if placement == "table" else (), lanes=machine.lanes)
   held = float(held_bytes(alone, optimizer))
   widths = [alone.local_dim(d) for d in dims.values()]
   bag, dim = table.bag_length, sum(dims.values())

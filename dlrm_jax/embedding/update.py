@@ -110,12 +110,12 @@ def _step(
 
 
 def apply(
-  state: GroupState,
   rule: Rule,
+  squared: dict[str, MeanSquare],
+  state: GroupState,
   row_n: Int32[Array, " n"],
   valid_n: Bool[Array, " n"],
   grads: dict[str, Float[ArrayLike, "n _"]],
-  squared: dict[str, MeanSquare],
 ) -> GroupState:
   """Applies one step of the rule to rows on this device.
 
@@ -125,12 +125,12 @@ def apply(
   the moments of rows outside the batch frozen. Weight decay is decoupled. Slots start at 0, eps = 1e-8, b1 = .9, b2 = .999.
 
   Args:
-    state: the device's part of a group; donate it.
     rule: what to do.
+    squared: of each stack, the mean of squares over whole rows.
+    state: the device's part of a group; donate it.
     row_n: place of each gradient's row, in bounds; repeats allowed.
     valid_n: whether the gradient counts at all.
     grads: of each stack.
-    squared: of each stack, the mean of squares over whole rows.
   """
   representative_n, target_n, scratch = _elect(state.election_v, row_n, valid_n)
   stacks = {}

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from dlrm_jax.embedding.exchange.common import Arrays, Axes, TakeStep, all_gather, flat, psum, take
@@ -31,7 +32,6 @@ def deliver(group: Group, route: Lookups, grads: Arrays, take_step: TakeStep, st
       totals[name] = psum(own_vd, axes, "values")
     touched_v = psum(jnp.zeros(group.local_rows).at[target_n].add(1.0, mode="drop"), axes, "counts") > 0
     return take_step(state, rows_v, touched_v, totals)
-  row_bl, valid_bl = (all_gather(x, axes, "ids") for x in (route.row_bl, route.valid_bl))
-  weight_bl = None if route.weight_bl is None else all_gather(route.weight_bl, axes, "ids")
-  every = {name: flat(unpool(all_gather(grad, axes, "values"), weight_bl, group.segments)) for name, grad in grads.items()}
-  return take_step(state, row_bl.reshape(-1), valid_bl.reshape(-1), every)
+  everyones = jax.tree.map(lambda x: all_gather(x, axes, "ids"), route)
+  every = {name: flat(unpool(all_gather(grad, axes, "values"), everyones.weight_bl, group.segments)) for name, grad in grads.items()}
+  return take_step(state, everyones.row_bl.reshape(-1), everyones.valid_bl.reshape(-1), every)
