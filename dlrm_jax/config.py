@@ -186,6 +186,9 @@ class MeshConfig:
     return math.prod(self.shape)
 
 
+KERNELS = ("auto", "native", "xla")
+
+
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
   """One training run."""
@@ -196,6 +199,9 @@ class RunConfig:
   restore: str | None = option(None, "go on from this checkpoint, after the examples it has seen; mesh and placement may differ")
   coordinator: str | None = option(None, "several processes: host:port of the first, or auto on a cluster that jax knows (Slurm, TPU pods)")
   num_processes: int = option(1, "several processes: how many (with coordinator=host:port)")
+  kernels: str = option(
+    "auto", "on a CPU: kernels compiled for this machine's processor, or XLA's own loops; auto: kernels where they compile", KERNELS
+  )
   process_id: int = option(0, "several processes: which one this is, from 0")
   model: ModelConfig = ModelConfig()
   train: TrainConfig = TrainConfig()
@@ -203,6 +209,7 @@ class RunConfig:
   mesh: MeshConfig = MeshConfig()
 
   def __post_init__(self):
+    check_choices(self)
     check(bool(self.data), self, "data", "planted or a directory made by dlrm_jax.data.prepare")
     check(self.num_processes >= 1, self, "num_processes", "at least 1")
     check(0 <= self.process_id < self.num_processes, self, "process_id", f"from 0 to {self.num_processes - 1} (--num_processes - 1)")

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from dlrm_jax import record
+from dlrm_jax import host_memory, record
 
 _DEVICE_FILES = ("/dev/accel*", "/dev/vfio/[0-9]*", "/dev/nvidiactl", "/dev/kfd")
 
@@ -14,10 +14,13 @@ _DEVICE_FILES = ("/dev/accel*", "/dev/vfio/[0-9]*", "/dev/nvidiactl", "/dev/kfd"
 def select_platform() -> None:
   """Without any accelerator's device file, tells jax to use the CPU at once: libtpu would search the network for TPUs and log errors.
 
-  Does nothing if `JAX_PLATFORMS` is set. Call before the first jax computation.
+  Keeps `JAX_PLATFORMS` where it is set. On the CPU, sets up the host's memory (`host_memory.py`). Call before the first jax computation.
   """
-  if "JAX_PLATFORMS" not in os.environ and not any(glob.glob(pattern) for pattern in _DEVICE_FILES):
-    jax.config.update("jax_platforms", "cpu")
+  platforms = os.environ.get("JAX_PLATFORMS")
+  if platforms is None and not any(glob.glob(pattern) for pattern in _DEVICE_FILES):
+    jax.config.update("jax_platforms", platforms := "cpu")
+  if platforms == "cpu":
+    host_memory.keep_pages()
 
 
 def header() -> dict[str, Any]:

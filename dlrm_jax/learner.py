@@ -17,6 +17,7 @@ from dlrm_jax.data.source import Source, layout_of
 from dlrm_jax.embedding.plan import machine_of, make_plan
 from dlrm_jax.embedding.print_plan import print_plan
 from dlrm_jax.flops import cost
+from dlrm_jax.host_memory import on_huge_pages
 from dlrm_jax.mesh import make_mesh
 from dlrm_jax.state import Progress
 from dlrm_jax.step import compile_programs
@@ -83,7 +84,7 @@ def _dlrm(config: RunConfig, source: Source) -> Learner:
     learner,
     announce=lambda: print_plan(plan, config, machine) if mesh.size > 1 else None,
     save=lambda path, state, run: checkpoint.save(path, state, plan, mesh, run),
-    restore=lambda path: checkpoint.restore(path, config, plan, source.num_dense, mesh),
+    restore=lambda path: on_huge_pages(checkpoint.restore(path, config, plan, source.num_dense, mesh)),
   )
 
 

@@ -88,7 +88,8 @@ def table_rule(train: TrainConfig, step: Int32[ArrayLike, ""]) -> Rule:
 
 def make_model(config: RunConfig, plan: Plan, num_dense: int, key: Array) -> Dlrm:
   """The dense model with weights drawn from `key`."""
-  return Dlrm(config.model, num_dense, len(plan.layout.tables), rngs=nnx.Rngs(key))
+  kernels = plan.kernels and plan.num_devices == 1  # XLA cannot split their calls over a mesh
+  return Dlrm(config.model, num_dense, len(plan.layout.tables), rngs=nnx.Rngs(key), kernels=kernels)
 
 
 def init_state(config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh, seed: UInt32[ArrayLike, ""]) -> TrainState:

@@ -17,6 +17,7 @@ from dlrm_jax.config import RunConfig
 from dlrm_jax.embedding.engine import lookup, update
 from dlrm_jax.embedding.placement import Plan
 from dlrm_jax.embedding.pool import lookups_of
+from dlrm_jax.host_memory import on_huge_pages
 from dlrm_jax.mesh import REPLICATED, constrain, placed, put_batch, split
 from dlrm_jax.state import TrainState, dense_optimizer, init_state, make_model, state_shapes, table_rule
 
@@ -106,4 +107,5 @@ def _compile(config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh) -> Progr
   step = train.compile()  # ahead of time: it can never be compiled again unseen
   analysis = step.cost_analysis() or {}
   put = functools.partial(put_batch, mesh=mesh)
-  return Programs(init, put, step, logits.compile(), float(analysis.get("flops", math.nan)))
+  xla_flops = float(analysis.get("flops", math.nan))
+  return Programs(lambda seed: on_huge_pages(init(seed)), put, step, logits.compile(), xla_flops)

@@ -34,6 +34,7 @@ class Case:
   weight_decay: float = 0.0
   dtype: str = "float32"
   batch_size: int = 32
+  kernels: str = "xla"
 
   def __str__(self) -> str:
     return (
@@ -52,8 +53,8 @@ class Case:
   def plan(self) -> Plan:
     placement = tuple(self.placement.split(","))
     train = TrainConfig(batch_size=self.batch_size, table_optimizer=self.optimizer)
-    config = RunConfig(mesh=MeshConfig(mesh=self.mesh, placement=placement), train=train)
-    return make_plan(config, self.layout, Machine(self.devices.size, None, self.lanes))
+    config = RunConfig(mesh=MeshConfig(mesh=self.mesh, placement=placement), train=train, kernels=self.kernels)
+    return make_plan(config, self.layout, Machine(self.devices.size, None, self.lanes, "cpu"))
 
 
 def logical(group: Group, array: np.ndarray, dim: int, per_row: bool = False) -> dict[int, np.ndarray]:

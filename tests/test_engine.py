@@ -12,6 +12,17 @@ from dlrm_jax.embedding.plan import LANES, Machine, make_plan, plan_bytes
 from dlrm_jax.embedding.tables import OPTIMIZER_SLOTS, init_group
 from dlrm_jax.flags import UserError
 
+NATIVE = (
+  Case(kernels="native", placement="replicated", mesh="1"),
+  Case(kernels="native", placement="replicated", mesh="1", bags=True, optimizer="sgd", weight_decay=0.01),
+  Case(kernels="native", placement="replicated", mesh="1", bags=True, optimizer="adam"),  # looks up by kernel, steps in XLA
+  Case(kernels="native", placement="replicated", mesh="4", bags=True, optimizer="adagrad"),
+  Case(kernels="native", placement="row", mesh="8", bags=True, skew=True),
+  Case(kernels="native", placement="table", mesh="2", optimizer="adagrad", weight_decay=0.01),
+  Case(kernels="native", placement="column", mesh="2x4", bags=True),
+  Case(kernels="native", placement="column", mesh="4", bags=True, optimizer="sgd"),
+  Case(kernels="native", placement="row", mesh="2", dtype="bfloat16", bags=True),
+)
 SAMPLE = (
   Case(placement="replicated", mesh="1"),
   Case(placement="replicated", mesh="1", bags=True, optimizer="adam", weight_decay=0.01),
@@ -28,6 +39,7 @@ SAMPLE = (
   Case(placement="row", mesh="3", batch_size=33, bags=True),
   Case(placement="auto,c0:table,c1:row,c2:column", mesh="8", bags=True),
   Case(placement="row", mesh="2", dtype="bfloat16", bags=True, lanes=LANES),
+  *NATIVE,
 )
 
 

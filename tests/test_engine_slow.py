@@ -29,7 +29,16 @@ PACKED = [
 DECAYED = [Case(optimizer=o, placement=p, mesh="4", bags=True, weight_decay=0.01) for o in OPTIMIZER_SLOTS for p in ("row", "column")]
 
 
+NATIVE = [
+  Case(kernels="native", optimizer=optimizer, placement=placement, mesh=mesh, bags=bags)
+  for optimizer in OPTIMIZER_SLOTS
+  for placement in ("replicated", "row", "table", "column")
+  for mesh in ("1", "8")
+  for bags in (False, True)
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("case", GRID + SKEWED + PACKED + DECAYED, ids=str)
+@pytest.mark.parametrize("case", GRID + SKEWED + PACKED + DECAYED + NATIVE, ids=str)
 def test_five_steps_equal_the_dense_oracle(case: Case):
   run(case)

@@ -45,7 +45,7 @@ def update_local(
   for name, group in plan.by_name.items():
     mine = grads if len(plan.groups) == 1 and plan.order is None else {k: g[:, list(group.features)] for k, g in grads.items()}
     squared = {stack: _mean_square(group, dim, axes) for stack, dim in plan.layout.dims.items()}
-    step = functools.partial(apply, rule, squared)
+    step = functools.partial(apply, rule, squared, kernels=group.kernel_steps(rule.optimizer))
     out[name] = EXCHANGES[group.placement].deliver(group, routes[name], mine, step, groups[name], axes)
   return out
 

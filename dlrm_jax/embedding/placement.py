@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32
 
+from dlrm_jax import cpu_kernels
 from dlrm_jax.batch import ArrayLike
 from dlrm_jax.embedding import storage
 from dlrm_jax.embedding.layout import Layout
@@ -35,6 +36,7 @@ class Group:
     owners: the device of each feature's table (table placement).
     dense_gradient: replicated only: devices exchange the gradient of all rows, not of those looked up.
     lanes: values a stored line holds (128 on TPU), or 0: a row a line.
+    kernels: whether the CPU kernels look up and update.
   """
 
   layout: Layout
@@ -44,6 +46,7 @@ class Group:
   owners: tuple[int, ...] = ()
   dense_gradient: bool = False
   lanes: int = 0
+  kernels: bool = False
 
   @property
   def rows(self) -> np.ndarray:
@@ -105,6 +108,16 @@ class Group:
     """Shape of a device's array of rows of `dim`."""
     return storage.shape(self.local_rows, self.local_dim(dim), self.lanes)
 
+  def kernel_steps(self, optimizer: str) -> bool:
+    """Whether the CPU kernels take the steps of an optimiser; if so there is no scratch for elections. A row that is cut into slices
+    needs the squares of other devices, which the kernels do not have."""
+    sliced = self.placement == "column" and self.num_devices > 1 and optimizer == "rowwise_adagrad"
+    return self.kernels and optimizer in cpu_kernels.OPTIMIZERS and self.layout.dtype == "float32" and not sliced
+
+  def scratch_rows(self, optimizer: str) -> int:
+    """Places of the election scratch on each device."""
+    return 0 if self.kernel_steps(optimizer) else self.local_rows
+
   def place_of(self, row_n: Int32[ArrayLike, "*n"]) -> Int32[Array, "*n"]:
     """Row placement: device * local_rows + place on it, of each row of the stack."""
     n = self.num_devices
@@ -151,6 +164,11 @@ class Plan:
   @property
   def by_name(self) -> dict[str, Group]:
     return {group.placement + ("_dense" if group.dense_gradient else ""): group for group in self.groups}
+
+  @property
+  def kernels(self) -> bool:
+    """Whether the CPU kernels are used."""
+    return any(group.kernels for group in self.groups)
 
   @property
   def placements(self) -> tuple[str, ...]:

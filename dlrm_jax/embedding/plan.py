@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh
 
-from dlrm_jax import record
+from dlrm_jax import cpu_kernels, record
 from dlrm_jax.config import PLACEMENTS, RunConfig
 from dlrm_jax.embedding import storage
 from dlrm_jax.embedding.exchange.row import CAPACITY
@@ -37,11 +37,13 @@ class Machine:
     num_devices: n.
     memory_bytes: of one device; None: not known, so that nothing is refused.
     lanes: 128 on TPU, whose arrays are stored in lines of 128 values; else 0.
+    platform: as jax calls it; on "cpu" the kernels of cpu_kernels may be used.
   """
 
   num_devices: int
   memory_bytes: int | None = None
   lanes: int = 0
+  platform: str = ""
 
 
 def machine_of(mesh: Mesh) -> Machine:
@@ -52,7 +54,7 @@ def machine_of(mesh: Mesh) -> Machine:
     memory = record.hardware()["memory_bytes"] // len(local)
   if memory is not None and jax.process_count() > 1:  # all must plan alike
     memory = int(process_allgather(np.int32(memory >> 20)).min()) << 20
-  return Machine(mesh.size, memory, lanes=LANES if device.platform == "tpu" else 0)
+  return Machine(mesh.size, memory, LANES if device.platform == "tpu" else 0, device.platform)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +170,8 @@ def held_bytes(group: Group, optimizer: str) -> int:
   slots, layout = OPTIMIZER_SLOTS[optimizer].values(), group.layout
   widths = {name: _padded(group.local_dim(dim), group.lanes) for name, dim in layout.dims.items()}
   places = sum(width * (_value_bytes(layout, name) + _WORD * sum(slots)) for name, width in widths.items())
-  return group.local_rows * (places + _WORD * ((len(slots) - sum(slots)) * len(layout.dims) + 1))  # and the election scratch
+  places += _WORD * (len(slots) - sum(slots)) * len(layout.dims)
+  return group.local_rows * places + _WORD * group.scratch_rows(optimizer)
 
 
 def plan_bytes(plan: Plan, optimizer: str) -> int:
@@ -189,7 +192,8 @@ def make_plan(config: RunConfig, layout: Layout, machine: Machine) -> Plan:
   cost = functools.partial(table_cost, layout, optimizer, batch_size=batch_size, machine=machine)
   choices = [[cost(f, placement) for placement in options] for f, options in enumerate(_choices(layout, machine, words))]
   chosen = [min(options, key=lambda c: c.cost) for options in choices]
-  plan = _grouped(layout, [c.placement for c in chosen], batch_size, machine)
+  kernels = machine.platform == "cpu" and cpu_kernels.ready(config.kernels)
+  plan = _grouped(layout, [c.placement for c in chosen], batch_size, machine, kernels)
   memory = memory_limit(config, machine)
   if memory is None:
     return plan
@@ -197,7 +201,7 @@ def make_plan(config: RunConfig, layout: Layout, machine: Machine) -> Plan:
   for f in sorted(range(len(chosen)), key=lambda f: min(c.held_bytes for c in choices[f]) - chosen[f].held_bytes):
     if plan_bytes(plan, optimizer) + working > memory and len(choices[f]) > 1:
       chosen[f] = min(choices[f], key=lambda c: c.held_bytes)
-      plan = _grouped(layout, [c.placement for c in chosen], batch_size, machine)
+      plan = _grouped(layout, [c.placement for c in chosen], batch_size, machine, kernels)
   held = plan_bytes(plan, optimizer)
   if held + working > memory:
     gib = {name: size / 2**30 for name, size in (("held", held), ("memory", memory), ("working", working))}
@@ -210,7 +214,7 @@ def make_plan(config: RunConfig, layout: Layout, machine: Machine) -> Plan:
   return plan
 
 
-def _grouped(layout: Layout, placements: list[str], batch_size: int, machine: Machine) -> Plan:
+def _grouped(layout: Layout, placements: list[str], batch_size: int, machine: Machine, kernels: bool) -> Plan:
   """Tables of one placement together; replicated ones by how their gradients are exchanged."""
   n, groups = machine.num_devices, []
   for placement in PLACEMENTS:
@@ -222,7 +226,7 @@ def _grouped(layout: Layout, placements: list[str], batch_size: int, machine: Ma
       ]
       if features:
         owners = _owners(layout, features, n) if placement == "table" else ()
-        groups.append(Group(layout, tuple(features), placement, n, owners, small, machine.lanes))
+        groups.append(Group(layout, tuple(features), placement, n, owners, small, machine.lanes, kernels))
   return Plan(layout, n, tuple(groups))
 
 

@@ -39,11 +39,11 @@ class GroupState:
 
   Attributes:
     stacks: "rows" (dim D) and, where the model reads them, "first_order" (dim 1), both with the same V places.
-    election_v: scratch of the update, one int32 a place (`update.py`); its content never matters.
+    election_v: scratch of the update (`update.py`), one int32 a place, or none where the CPU kernels update; its content never matters.
   """
 
   stacks: dict[str, Stack]
-  election_v: Int32[ArrayLike, "*n V"]
+  election_v: Int32[ArrayLike, "*n E"]
 
 
 @jax.tree_util.register_dataclass
@@ -79,7 +79,7 @@ def init_group(group: Group, train: TrainConfig, seed: UInt32[ArrayLike, ""], de
       component = lane % width + (device * width if group.is_split(dim) else 0)
       rows_vd = ((2 * uniform(word(seed, row, component)) - 1) * train.table_init).astype(group.layout.dtype)
     stacks[name] = Stack(rows_vd, slots)
-  return GroupState(stacks, jnp.zeros(places, jnp.int32))
+  return GroupState(stacks, jnp.zeros(group.scratch_rows(train.table_optimizer), jnp.int32))
 
 
 def init_tables(plan: Plan, train: TrainConfig, seed: UInt32[ArrayLike, ""], mesh: Mesh) -> Tables:

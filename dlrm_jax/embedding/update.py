@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32
 
+from dlrm_jax import cpu_kernels
 from dlrm_jax.batch import ArrayLike
 from dlrm_jax.embedding import storage
 from dlrm_jax.embedding.tables import GroupState, Stack
@@ -109,6 +110,16 @@ def _step(
   return Stack(storage.replace(stack.rows_vd, target_n, old_nd, round_at_random(new_nd, dtype, rule.step)), slots)
 
 
+def _kernel_step(
+  stack: Stack, rule: Rule, row_bl: Int32[Array, "B L"], valid_bl: Bool[Array, "B L"], grad_nd: Float[Array, "n D"], bounds: tuple[int, ...]
+) -> Stack:
+  """`_step` by the CPU kernels, which sum repeated rows themselves."""
+  grad_bld = grad_nd.reshape(*row_bl.shape, -1)
+  squares = stack.slots.get("squares")
+  rows_vd, squares = cpu_kernels.update(stack.rows_vd, squares, row_bl, valid_bl, grad_bld, bounds, rule.lr, rule.weight_decay, EPS)
+  return Stack(rows_vd, {} if squares is None else {"squares": squares})
+
+
 def apply(
   rule: Rule,
   squared: dict[str, MeanSquare],
@@ -116,6 +127,8 @@ def apply(
   row_n: Int32[Array, " n"],
   valid_n: Bool[Array, " n"],
   grads: dict[str, Float[ArrayLike, "n _"]],
+  bounds: tuple[int, ...] = (0, 1),
+  kernels: bool = False,
 ) -> GroupState:
   """Applies one step of the rule to rows on this device.
 
@@ -131,7 +144,15 @@ def apply(
     row_n: place of each gradient's row, in bounds; repeats allowed.
     valid_n: whether the gradient counts at all.
     grads: of each stack.
+    bounds: the gradients are those of lookups [B, L], flattened, and columns of different pieces bounds[i] .. bounds[i+1] of 0 .. L
+      have no row in common.
+    kernels: whether the CPU kernels do it (`Group.kernel_steps`).
   """
+  if kernels:
+    shape = len(row_n) // bounds[-1], bounds[-1]
+    row_bl, valid_bl = row_n.reshape(shape), valid_n.reshape(shape)
+    moved = {name: _kernel_step(stack, rule, row_bl, valid_bl, grads[name], bounds) for name, stack in state.stacks.items()}
+    return GroupState(moved, state.election_v)
   representative_n, target_n, scratch = _elect(state.election_v, row_n, valid_n)
   stacks = {}
   for name, stack in state.stacks.items():

@@ -5,8 +5,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from dlrm_jax.config import ModelConfig
+from dlrm_jax.cpu_kernels import interact as kernel_interact
 from dlrm_jax.flags import UserError
-from dlrm_jax.model.interaction import CrossNetwork, dot_interaction
+from dlrm_jax.model.interaction import CrossNetwork, interact
 from dlrm_jax.model.mlp import Mlp
 
 
@@ -34,13 +35,15 @@ class Dlrm(nnx.Module):
     num_dense: M.
     num_features: F, categorical.
     rngs: for the initial weights.
+    kernels: whether the CPU kernels make the pairwise dots (float32 on one device).
   """
 
-  def __init__(self, model: ModelConfig, num_dense: int, num_features: int, *, rngs: nnx.Rngs):
+  def __init__(self, model: ModelConfig, num_dense: int, num_features: int, *, rngs: nnx.Rngs, kernels: bool = False):
     self.inputs = model.overarch_inputs
     self.dtype = jnp.dtype(model.compute_dtype)
+    self.kernels = kernels and self.dtype == jnp.float32
     widths = model.bottom_widths(num_dense)
-    self.bottom = Mlp(num_dense, widths, final_relu=True, dtype=model.compute_dtype, rngs=rngs) if widths else None
+    self.bottom = Mlp(num_dense, widths, final_relu=True, dtype=model.compute_dtype, rngs=rngs, kernels=self.kernels) if widths else None
     crossed = interaction_width(model, num_features + (num_dense > 0))
     self.cross = (
       CrossNetwork(crossed, model.cross_layers, model.cross_rank, dtype=model.compute_dtype, rngs=rngs)
@@ -48,7 +51,7 @@ class Dlrm(nnx.Module):
       else None
     )
     width = overarch_width_in(model, num_dense, num_features)
-    self.overarch = Mlp(width, model.overarch, final_relu=False, dtype=model.compute_dtype, rngs=rngs)
+    self.overarch = Mlp(width, model.overarch, final_relu=False, dtype=model.compute_dtype, rngs=rngs, kernels=self.kernels)
 
   def __call__(self, dense_bm: Float[Array, "B M"], embedded: dict[str, Float[Array, "B F _"]]) -> Float[Array, " B"]:
     """Logits, float32.
@@ -58,16 +61,15 @@ class Dlrm(nnx.Module):
       embedded: what `lookup` returned: "rows" [B, F, D] and, if the model reads it, "first_order" [B, F, 1].
     """
     rows_bfd = embedded["rows"].astype(self.dtype)
-    vectors_bfd, parts = rows_bfd, []
-    if self.bottom is not None:
-      hidden_bd = self.bottom(dense_bm)
-      vectors_bfd = jnp.concatenate([hidden_bd[:, None], rows_bfd], axis=1)
-      if "dense" in self.inputs:
-        parts.append(hidden_bd)
-    if "dots" in self.inputs:
-      batch = vectors_bfd.shape[0]
-      parts.append(dot_interaction(vectors_bfd) if self.cross is None else self.cross(vectors_bfd.reshape(batch, -1)))
+    batch, parts = len(rows_bfd), []
+    hidden_bd = self.bottom(dense_bm) if self.bottom is not None else jnp.zeros((batch, 0), self.dtype)
+    lead = "dense" in self.inputs
+    if "dots" in self.inputs and self.cross is None:
+      parts.append((kernel_interact if self.kernels else interact)(hidden_bd, rows_bfd, lead))
+    else:
+      parts += [hidden_bd] if lead else []
+      parts += [self.cross(jnp.concatenate([hidden_bd, rows_bfd.reshape(batch, -1)], axis=1))] if self.cross is not None else []
     if "rows" in self.inputs:
-      parts.append(rows_bfd.reshape(rows_bfd.shape[0], -1))
+      parts.append(rows_bfd.reshape(batch, -1))
     logit_b = self.overarch(jnp.concatenate(parts, axis=1))[:, 0].astype(jnp.float32)
     return logit_b + embedded["first_order"][..., 0].sum(axis=1) if "first_order" in self.inputs else logit_b

@@ -37,6 +37,13 @@ def _backward(vectors_bfd: Float[Array, "B F D"], grad_bp: Float[Array, "B P"]) 
 dot_interaction.defvjp(_forward, _backward)
 
 
+def interact(dense_bd: Float[Array, "B d"], rows_bfd: Float[Array, "B F D"], lead: bool) -> Float[Array, "B P"]:
+  """The pairwise dots of an example's vectors, the dense one first (none: d = 0); with `lead` the dense vector itself before them."""
+  vectors_bfd = jnp.concatenate([dense_bd[:, None], rows_bfd], axis=1) if dense_bd.shape[1] else rows_bfd
+  dots_bp = dot_interaction(vectors_bfd)
+  return jnp.concatenate([dense_bd, dots_bp], axis=1) if lead else dots_bp
+
+
 class CrossNetwork(nnx.Module):
   """Low-rank cross layers, x_{l+1} = x_0 * (W_l V_l x_l + b_l) + x_l, * elementwise (Wang et al. 2021, arXiv 2008.13535, section 3.3).
 

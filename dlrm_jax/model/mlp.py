@@ -1,18 +1,22 @@
 """Multilayer perceptrons: the bottom MLP and the overarch."""
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from dlrm_jax.cpu_kernels import bias_relu
+
 
 class Mlp(nnx.Module):
-  """Linear layers with ReLU between them; `final_relu` adds one after the last.
+  """Linear layers with ReLU between them; `final_relu` adds one after the last. `kernels`: bias and ReLU by the CPU kernels (float32).
 
   Weights are Glorot normal, biases normal with deviation sqrt(1/width), as in facebookresearch/dlrm.
   """
 
-  def __init__(self, num_inputs: int, widths: tuple[int, ...], *, final_relu: bool, dtype: str, rngs: nnx.Rngs):
+  def __init__(self, num_inputs: int, widths: tuple[int, ...], *, final_relu: bool, dtype: str, rngs: nnx.Rngs, kernels: bool = False):
     sizes = (num_inputs, *widths)
     self.layers = nnx.List(
       nnx.Linear(
@@ -27,10 +31,14 @@ class Mlp(nnx.Module):
       for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True)
     )
     self.final_relu = final_relu
+    self.kernels = kernels
 
   def __call__(self, x: Float[Array, "B inputs"]) -> Float[Array, "B outputs"]:
     for i, layer in enumerate(self.layers):
-      x = layer(x)
-      if self.final_relu or i + 1 < len(self.layers):
-        x = jax.nn.relu(x)
+      if not (self.final_relu or i + 1 < len(self.layers)):
+        x = layer(x)
+      elif self.kernels:
+        x = bias_relu(x @ layer.kernel[...], cast(nnx.Param, layer.bias)[...])
+      else:
+        x = jax.nn.relu(layer(x))
     return x

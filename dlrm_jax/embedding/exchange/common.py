@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
+from dlrm_jax import cpu_kernels
 from dlrm_jax.batch import ArrayLike
 from dlrm_jax.embedding import storage
 from dlrm_jax.embedding.placement import Group
 
 Axes = tuple[str, ...]
 Arrays = dict[str, Float[Array, "..."]]  # by stack
-TakeStep = Callable[[Any, Array, Array, Arrays], Any]
+TakeStep = Callable[..., Any]  # (state, row_n, valid_n, gradients by stack, bounds) -> state: `update.apply` of a rule
 
 
 def take(group: Group, array: Array, row_n: Int32[ArrayLike, "*n"], dim: int) -> Array:
@@ -22,7 +23,7 @@ def take(group: Group, array: Array, row_n: Int32[ArrayLike, "*n"], dim: int) ->
   On TPU float32 rows pass a barrier as integers: matrix products of default precision want bfloat16, and without it the compiler turns
   the whole table into bfloat16 before each step's lookups (seen at 3M rows of 128: 0.8 GB; a barrier of floats does not stop it).
   """
-  rows = storage.take(array, row_n, dim)
+  rows = cpu_kernels.take(array, row_n) if group.kernels else storage.take(array, row_n, dim)
   if not group.lanes or rows.dtype != jnp.float32:
     return rows
   return jax.lax.bitcast_convert_type(jax.lax.optimization_barrier(jax.lax.bitcast_convert_type(rows, jnp.int32)), jnp.float32)

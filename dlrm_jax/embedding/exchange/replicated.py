@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dlrm_jax.embedding.exchange.common import Arrays, Axes, TakeStep, all_gather, flat, psum, take
 from dlrm_jax.embedding.placement import Group
@@ -34,4 +35,5 @@ def deliver(group: Group, route: Lookups, grads: Arrays, take_step: TakeStep, st
     return take_step(state, rows_v, touched_v, totals)
   everyones = jax.tree.map(lambda x: all_gather(x, axes, "ids"), route)
   every = {name: flat(unpool(all_gather(grad, axes, "values"), everyones.weight_bl, group.segments)) for name, grad in grads.items()}
-  return take_step(state, everyones.row_bl.reshape(-1), everyones.valid_bl.reshape(-1), every)
+  bounds = (0, *np.cumsum(group.lengths).tolist())
+  return take_step(state, everyones.row_bl.reshape(-1), everyones.valid_bl.reshape(-1), every, bounds)

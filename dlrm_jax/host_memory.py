@@ -1,0 +1,65 @@
+"""How a CPU run uses the host's memory: freed memory is kept, and large arrays lie on huge pages. Linux with glibc; else nothing is done.
+
+XLA:CPU takes the temporaries of a step from malloc and gives them back. glibc returns such blocks to the kernel, and the next step faults
+them in again page by page: 10 ms of a step of 96 (W1 of benchmarks.step, one core). Rows looked up at random miss the processor's table of
+4 KiB pages: at 26M rows lookups took 4.7 ms a step against 2.3 on pages of 2 MiB, and the matrix products gain 3 to 4% too.
+"""
+
+import ctypes
+import functools
+import sys
+from pathlib import Path
+from typing import TypeVar
+
+import jax
+
+Tree = TypeVar("Tree")
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # mallopt(3)
+_HUGE, _COLLAPSE = 14, 25  # madvise(2): MADV_HUGEPAGE, MADV_COLLAPSE (Linux 6.1)
+_PAGE = 2 << 20
+_HEAP = 1 << 30  # asked of the kernel at a time; only what is touched takes memory
+_LARGE = 32 << 20  # arrays worth moving
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL | None:
+  if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
+    return None
+  libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+  libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+  return libc
+
+
+@functools.cache
+def keep_pages() -> None:
+  """Has malloc keep what is freed, in a heap on huge pages. Call it before arrays are made; the whole process is changed by it."""
+  if (libc := _libc()) is None:
+    return
+  libc.mallopt(_MMAP_MAX, 0)
+  libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+  libc.mallopt(_TOP_PAD, _HEAP)
+  libc.free(libc.malloc(_LARGE))  # the heap grows now
+  for line in Path("/proc/self/maps").read_text().splitlines():
+    if line.endswith("[heap]"):
+      start, end = (int(word, 16) for word in line.split()[0].split("-"))
+      _advise(libc, start, end - start, _HUGE)
+
+
+def on_huge_pages(tree: Tree) -> Tree:
+  """Moves the large arrays of the CPU among `tree` onto huge pages, where they lie; returns the same tree. Where the kernel has none to
+  give, arrays stay on small pages."""
+  if (libc := _libc()) is None:
+    return tree
+  for array in jax.tree.leaves(tree):
+    for shard in array.addressable_shards:
+      if shard.device.platform == "cpu" and shard.data.nbytes >= _LARGE:
+        _advise(libc, shard.data.unsafe_buffer_pointer(), shard.data.nbytes, _HUGE, _COLLAPSE)
+  return tree
+
+
+def _advise(libc: ctypes.CDLL, start: int, size: int, *advice: int) -> None:
+  first = -(-start // _PAGE) * _PAGE
+  pages = (start + size - first) // _PAGE
+  for word in advice:
+    if pages > 0:
+      libc.madvise(first, pages * _PAGE, word)
