@@ -5,7 +5,7 @@ VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 DEMO := runs/demo
 
-.PHONY: demo figure test test-slow lint fast-tests constraints clean .venv
+.PHONY: demo figure test test-slow lint fast-tests peers constraints clean .venv
 
 demo: $(VENV)/.installed  ## the quick study on planted data, on this machine
 	$(BIN)/python -m sweeps.run --preset=quick --workdir=$(DEMO)
@@ -34,6 +34,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed, this is " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[tpu,dev]'
+	@touch $@
+
+peers: .venv-peers/.installed  ## the environment of the libraries that benchmarks.peers compares with
+
+.venv-peers/.installed: benchmarks/peers/requirements.txt
+	@echo "installing into .venv-peers: one to five minutes, 2 GB (more where torch comes with CUDA)"
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --disable-pip-version-check --quiet torch==2.13.0 --requirement $<
+	.venv-peers/bin/python -m pip install --disable-pip-version-check --quiet --no-deps fbgemm_gpu_cpu==1.8.0 torchrec==1.8.0
 	@touch $@
 
 constraints: $(VENV)/.installed  ## writes constraints.txt anew: names and versions only

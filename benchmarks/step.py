@@ -5,40 +5,42 @@
 
 It is the step that dlrm_jax.train runs, on random batches that are already on the devices: no input pipeline, no evaluation. Weak
 scaling: --batch_size is of one device. Strong scaling: it is of all devices together. An output file that exists is replaced.
+
+FLOP/s count the matrix products alone (dlrm_jax/flops.py), bytes/s what `step_bytes` says; `mfu` and `bandwidth_share` are their shares of
+what the devices could do at most (benchmarks/ceilings.py). `cpu_ms_p50` is the CPU time of a step, of all threads together.
 """
 
-import collections
 import dataclasses
 import functools
 import sys
-import typing
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks import hlo
+from benchmarks import ceilings, hlo, table
 from benchmarks.exchanged import exchanged
+from benchmarks.floor import Floor
+from benchmarks.meshes import counted, leading_to, warn_if_simulated
 from benchmarks.output import check_output
+from benchmarks.table import number
 from benchmarks.timing import peak_rss_bytes, time_steps
 from dlrm_jax import flags, hardware, pmap, record
-from dlrm_jax.config import MeshConfig, ModelConfig, RunConfig, TrainConfig
+from dlrm_jax.config import MeshConfig, ModelConfig, PlantedConfig, RunConfig, TrainConfig
 from dlrm_jax.data.shapes import DataShape, shape_of
 from dlrm_jax.data.source import layout_of
 from dlrm_jax.embedding.placement import Plan
 from dlrm_jax.embedding.plan import costs, machine_of, make_plan
 from dlrm_jax.flags import UserError, option
-from dlrm_jax.flops import cost
+from dlrm_jax.flops import Cost, cost
 from dlrm_jax.mesh import connect, make_mesh, split
 from dlrm_jax.presets import DLRM_INPUTS
 from dlrm_jax.presets import PRESETS as RUN_PRESETS
 from dlrm_jax.step import compile_programs
 
 _BATCHES = 8  # distinct ones, used in turn
-_SIMULATED = "Simulated devices share the host's cores: efficiencies between them say nothing about hardware."
+_FLOOR_REPEATS = 9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,13 +73,18 @@ class StepConfig:
         raise UserError(f"--meshes={','.join(self.meshes)}: '{mesh}' must be a number of devices such as 8, or two such as 2x4") from None
 
 
+_W0 = RunConfig(
+  model=ModelConfig(embed_dim=8, bottom=(16, 8), overarch=(64, 64, 1), overarch_inputs=DLRM_INPUTS),
+  planted=PlantedConfig(dense_variance=0.5),
+  steps_per_call=8,
+)
 _W1 = RunConfig(
   data="criteo_like",
   model=ModelConfig(embed_dim=16, num_rows=100_000, bottom=(512, 256, 64, 16), overarch=(512, 256, 1), overarch_inputs=DLRM_INPUTS),
   train=TrainConfig(batch_size=2048),
 )
 _W2 = dataclasses.replace(_W1, model=dataclasses.replace(_W1.model, embed_dim=64, bottom=(512, 256, 64, 64)))
-PRESETS = {name: StepConfig(name=name, run=run) for name, run in ({"W1": _W1, "W2": _W2} | RUN_PRESETS).items()}
+PRESETS = {name: StepConfig(name=name, run=run) for name, run in ({"W1": _W1, "W2": _W2, "W0": _W0} | RUN_PRESETS).items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,15 +95,6 @@ class Case:
   run: RunConfig
   mesh: Mesh
   plan: Plan
-
-
-def leading_to(mesh: MeshConfig) -> list[str]:
-  """The meshes of a series that ends in `mesh`: its last axis grows by powers of two, then the one before it."""
-  shapes = [(1,) * len(mesh.shape)]
-  for axis in reversed(range(len(mesh.shape))):
-    while (size := shapes[-1][axis]) < mesh.shape[axis]:
-      shapes.append((*shapes[-1][:axis], min(2 * size, mesh.shape[axis]), *shapes[-1][axis + 1 :]))
-  return ["x".join(map(str, shape)) for shape in shapes]
 
 
 def cases(config: StepConfig, shape: DataShape) -> list[Case]:
@@ -113,44 +111,61 @@ def cases(config: StepConfig, shape: DataShape) -> list[Case]:
   return out
 
 
-def _counted(words: tuple[str, ...]) -> str:
-  """("row", "row", "column") as "2 row, 1 column"."""
-  return ", ".join(f"{count} {word}" for word, count in collections.Counter(words).most_common())
+def step_bytes(run: RunConfig, counts: Cost, num_devices: int) -> int:
+  """Bytes of memory that a step moves on all devices together, a count from structure: the rows and slots of every lookup (flops.py), and
+  dense parameters and slots read and written once on each device.
+
+  Left out: activations and gradients. A row that is looked up twice counts twice though a cache may hold it, so that a share of the
+  memory's bandwidth may exceed 1.
+  """
+  return run.train.batch_size * counts.bytes["tables_moved_per_example"] + num_devices * 2 * (
+    counts.bytes["dense"] + counts.bytes["dense_slots"]
+  )
 
 
 def measure(config: StepConfig, case: Case, shape: DataShape) -> dict[str, Any]:
   """Compiles and times one case; its row without what depends on other rows."""
   run, plan = case.run, case.plan
+  limits = ceilings.of(list(case.mesh.devices.flat), run.model.compute_dtype, run.model.matmul_precision)
   make = compile_programs if run.mesh.parallelism == "jit" else pmap.compile_programs
   programs = make(run, plan, shape.num_dense, case.mesh)
-  compiled = typing.cast(jax.stages.Compiled, programs.train)
   there = NamedSharding(case.mesh, split(case.mesh))
   batches = [jax.device_put(programs.put(shape.random_batch(run, seed)), there) for seed in range(_BATCHES)]
-  timing = time_steps(programs.train, programs.init(np.uint32(run.train.seed)), batches, config.warmup, config.steps)
-  moved, planned = exchanged(hlo.collectives(compiled.as_text() or "")), costs(plan, run, machine_of(case.mesh))
+  together = run.steps_per_call
+  calls = [tuple(batches[(i * together + j) % _BATCHES] for j in range(together)) for i in range(_BATCHES)]
+  warmup, steps = -(-config.warmup // together), -(-config.steps // together)
+  timed = time_steps(lambda state, call: programs.train(state, *call), programs.init(np.uint32(run.train.seed)), calls, warmup, steps)
+  timing = timed.divided(together)
+  moved, planned = exchanged(hlo.collectives(programs.compiled.as_text() or "")), costs(plan, run, machine_of(case.mesh))
+  counts, examples_per_s = cost(run.model, run.train, plan.layout, shape.num_dense), timing.per_second(run.train.batch_size)
+  flops = counts.flops_per_example["total"]
   return {
     "name": config.name,
     "scaling": case.scaling,
     "batch_size": run.train.batch_size,
     "num_rows": run.model.num_rows,
     "embed_dim": run.model.embed_dim,
+    "compute_dtype": run.model.compute_dtype,
+    "matmul_precision": run.model.matmul_precision,
     "mesh": run.mesh.mesh,
     "num_devices": run.mesh.num_devices,
     "parallelism": run.mesh.parallelism,
-    "placements": _counted(plan.placements),
-    "steps": len(timing.step_s),
-    "step_ms_p50": timing.percentile_ms(50),
-    "step_ms_p90": timing.percentile_ms(90),
-    "examples_per_s": timing.per_second(run.train.batch_size),
+    "placements": counted(plan.placements),
+    "kernels": "native" if plan.kernels else "xla",
+    "steps_per_call": together,
+    **timing.fields(),
+    "examples_per_s": examples_per_s,
     "peak_rss_bytes": peak_rss_bytes(),  # of the whole program so far
-    "flops_per_example": cost(run.model, run.train, plan.layout, shape.num_dense).flops_per_example["total"],
+    "flops_per_example": flops,
+    **(Floor(run, shape).sums(_FLOOR_REPEATS) if case.mesh.size == 1 else {"floor_ms": None, "floor_cpu_ms": None}),
+    **limits.shares(run.train.batch_size / examples_per_s, flops * run.train.batch_size, step_bytes(run, counts, case.mesh.size)),
     "exchange_bytes_per_device": moved["values"],
     "exchange_other_bytes_per_device": moved["other"],
     "dense_bytes_per_device": moved["dense"],
     "mixed_bytes_per_device": moved["mixed"],
-    "planned_bytes_per_device": sum(table.value_bytes for table in planned),
-    "planned_other_bytes_per_device": sum(table.other_bytes for table in planned),
-    "least_bytes_per_device": sum(table.least_bytes for table in planned),
+    "planned_bytes_per_device": sum(each.value_bytes for each in planned),
+    "planned_other_bytes_per_device": sum(each.other_bytes for each in planned),
+    "least_bytes_per_device": sum(each.least_bytes for each in planned),
   }
 
 
@@ -172,29 +187,32 @@ def compared(rows: list[dict[str, Any]], price_per_device_hour: float | None) ->
 def show(rows: list[dict[str, Any]]) -> None:
   """The rows as a table on standard output."""
   first = rows[0]
-  table = Table(title=f"{first['name']}: at most {first['num_rows']:,} rows a table, dim {first['embed_dim']}, {first['parallelism']}")
   columns: dict[str, Any] = {
-    "scaling": lambda row: row["scaling"],
-    "mesh": lambda row: row["mesh"],
-    "batch": lambda row: f"{row['batch_size']:,}",
-    "tables": lambda row: row["placements"],
-    "ms p50": lambda row: f"{row['step_ms_p50']:.2f}",
-    "ms p90": lambda row: f"{row['step_ms_p90']:.2f}",
-    "examples/s": lambda row: f"{row['examples_per_s']:,.0f}",
+    "scaling": "scaling",
+    "mesh": "mesh",
+    "batch": number("batch_size", ","),
+    "tables": "placements",
+    "ms p50": number("step_ms_p50", ".2f"),
+    "p90": number("step_ms_p90", ".2f"),
+    "p99": number("step_ms_p99", ".2f"),
+    "CPU ms": number("cpu_ms_p50", ".2f"),
+    "floor ms": number("floor_ms", ".2f"),
+    "examples/s": number("examples_per_s", ",.0f"),
+    "GFLOP/s": number("flops_per_s", ",.1f", 1e-9),
+    "MFU": number("mfu", ".3f"),
+    "GB/s": number("bytes_per_s", ",.2f", 1e-9),
+    "of memory": number("bandwidth_share", ".3f"),
   }
   if first["scaling"] != "none":
-    columns["efficiency"] = lambda row: f"{row['efficiency']:.2f}"
+    columns["efficiency"] = number("efficiency", ".2f")
   kilobytes = {"rows kB": "exchange", "planned": "planned", "ids kB": "exchange_other", "MLP kB": "dense", "mixed kB": "mixed"}
   for name, field in kilobytes.items():  # of a device and step
     if any(row[f"{field}_bytes_per_device"] for row in rows):
-      columns[name] = lambda row, field=field: f"{row[f'{field}_bytes_per_device'] / 1e3:,.1f}"
+      columns[name] = number(f"{field}_bytes_per_device", ",.1f", 1e-3)
   if "cost_per_million_examples" in first:
-    columns["cost/million"] = lambda row: f"{row['cost_per_million_examples']:.4g}"
-  for name in columns:
-    table.add_column(name, justify="left" if name in ("scaling", "tables") else "right")
-  for row in rows:
-    table.add_row(*(text(row) for text in columns.values()))
-  Console(width=None if sys.stdout.isatty() else 200).print(table)
+    columns["cost/million"] = number("cost_per_million_examples", ".4g")
+  model = f"at most {first['num_rows']:,} rows a table, dim {first['embed_dim']}, {first['compute_dtype']}, {first['parallelism']}"
+  table.show(f"{first['name']}: {model}; kernels: {first['kernels']}; ceilings: {first['peak_source']}", columns, rows)
 
 
 def main(config: StepConfig) -> None:
@@ -206,16 +224,15 @@ def main(config: StepConfig) -> None:
   check_output(config.output)
   say = functools.partial(print, file=sys.stderr, flush=True)
   rows = []
-  for number, case in enumerate(todo, start=1):
-    say(f"{number}/{len(todo)} {config.name} {case.scaling} mesh {case.run.mesh.mesh}, batch {case.run.train.batch_size}: ", end="")
+  for count, case in enumerate(todo, start=1):
+    say(f"{count}/{len(todo)} {config.name} {case.scaling} mesh {case.run.mesh.mesh}, batch {case.run.train.batch_size}: ", end="")
     rows.append(measure(config, case, shape))
     say(f"{rows[-1]['step_ms_p50']:.2f} ms a step")
   rows = compared(rows, config.price_per_device_hour)
   if jax.process_index() == 0:
     record.write_json(config.output, hardware.header() | {"results": rows})
     show(rows)
-    if jax.devices()[0].platform == "cpu" and any(case.mesh.size > 1 for case in todo):
-      print(_SIMULATED)
+    warn_if_simulated(max(case.mesh.size for case in todo))
 
 
 if __name__ == "__main__":

@@ -17,17 +17,37 @@ Input = TypeVar("Input")
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-  """Wall times of successive steps, seconds each."""
+  """Times of successive steps, seconds each.
+
+  Attributes:
+    step_s: wall time.
+    cpu_s: CPU time of all threads of this process, its waiting for other devices left out; more than the wall time where several
+      cores work. Empty where it was not taken.
+  """
 
   step_s: tuple[float, ...]
+  cpu_s: tuple[float, ...] = ()
+
+  def divided(self, steps: int) -> "Timing":
+    """The times of single steps, where what was timed was calls of so many: each step of a call as long as the others."""
+    return Timing(*(tuple(t / steps for t in times for _ in range(steps)) for times in (self.step_s, self.cpu_s)))
 
   def percentile_ms(self, percent: float) -> float:
     """The step time that `percent` % of the steps stay within, ms; linear between the two nearest."""
     return 1e3 * float(np.percentile(self.step_s, percent))
 
-  def per_second(self, num: int) -> float:
+  def cpu_percentile_ms(self, percent: float) -> float:
+    """The same of the CPU time; NaN where it was not taken."""
+    return 1e3 * float(np.percentile(self.cpu_s, percent)) if self.cpu_s else math.nan
+
+  def per_second(self, num: float) -> float:
     """How many of something a second, at `num` of them a step, over all steps: slow steps count."""
     return num * len(self.step_s) / math.fsum(self.step_s)
+
+  def fields(self) -> dict[str, float]:
+    """What every row of a benchmark says of its steps."""
+    wall = {f"step_ms_p{percent}": self.percentile_ms(percent) for percent in (50, 90, 99)}
+    return {"steps": len(self.step_s)} | wall | {"cpu_ms_p50": self.cpu_percentile_ms(50)}
 
 
 def time_steps(
@@ -37,6 +57,7 @@ def time_steps(
   warmup: int,
   steps: int,
   clock: Callable[[], float] = time.perf_counter,
+  cpu_clock: Callable[[], float] = time.process_time,
 ) -> Timing:
   """Runs `warmup` steps that are not timed, then `steps` that are, over the inputs in turn.
 
@@ -48,14 +69,17 @@ def time_steps(
     inputs: already on the devices.
     warmup, steps: how many of each.
     clock: seconds, as `time.perf_counter`.
+    cpu_clock: seconds, as `time.process_time`.
   """
-  times: list[float] = []
+  wall: list[float] = []
+  cpu: list[float] = []
   jax.block_until_ready((state, inputs))
   for number in range(warmup + steps):
-    start = clock()
+    cpu_start, start = cpu_clock(), clock()
     state = jax.block_until_ready(step(state, inputs[number % len(inputs)]))
-    times.append(clock() - start)
-  return Timing(tuple(times[warmup:]))
+    wall.append(clock() - start)
+    cpu.append(cpu_clock() - cpu_start)
+  return Timing(tuple(wall[warmup:]), tuple(cpu[warmup:]))
 
 
 def peak_rss_bytes() -> int:

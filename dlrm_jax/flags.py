@@ -25,15 +25,21 @@ class UserError(ValueError):
   """Bad input: printed as one line, without a traceback; the process exits with code 2."""
 
 
-def option(default: Any = dataclasses.MISSING, help: str = "", choices: tuple[str, ...] = ()) -> Any:  # noqa: A002
+def option(
+  default: Any = dataclasses.MISSING,
+  help: str = "",  # noqa: A002
+  choices: tuple[str, ...] = (),
+  words: bool = False,
+) -> Any:
   """A dataclass field that is also a flag. Without a default the flag is required.
 
   Args:
     default: the value when the flag is not given.
     help: one line for `--help`, with the unit where there is one.
     choices: the allowed values; for tuple fields, of each element.
+    words: not a flag: the field takes the words that stand beside the flags, such as names of files. One field of a program at most.
   """
-  return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+  return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "words": words})
 
 
 def check(ok: bool, config: Any, field: str, allowed: str) -> None:
@@ -131,6 +137,9 @@ def _help(cls: type, presets: Mapping[str, Any] | None, base: Any) -> str:
     )
     lines.append(f"    default: {next(iter(presets))}; the defaults below are those of {next(k for k, v in presets.items() if v is base)}")
   for path, flag, kind, field in _leaves(cls):
+    if field.metadata["words"]:
+      lines.insert(2, f"{flag.upper()} ...: {field.metadata['help']}\n")
+      continue
     text = field.metadata["help"] + (f" ({', '.join(field.metadata['choices'])})" if field.metadata["choices"] else "")
     lines += textwrap.wrap(f"--{flag}: {text}", 110, initial_indent="  ", subsequent_indent="    ")
     default = field.default if base is None else functools.reduce(getattr, path, base)
@@ -168,7 +177,9 @@ def parse(argv: list[str], cls: type[T], presets: Mapping[str, T] | None = None)
   """Builds `cls` from command-line words (`argv[0]` is the program). Raises UserError in one line; `--help` exits 0."""
   values = absl_flags.FlagValues()
   absl_flags.DEFINE_boolean("help", False, "print this", flag_values=values, short_name="h")
-  leaves = _leaves(cls)
+  values.set_gnu_getopt(True)  # flags may follow words
+  leaves = [leaf for leaf in _leaves(cls) if not leaf[3].metadata["words"]]
+  beside = [path for path, _, _, field in _leaves(cls) if field.metadata["words"]]
   for _, flag, kind, field in leaves:
     define: Callable[..., Any] = absl_flags.DEFINE_boolean if kind is bool else absl_flags.DEFINE
     args = (flag, None, field.metadata["help"])
@@ -179,7 +190,7 @@ def parse(argv: list[str], cls: type[T], presets: Mapping[str, T] | None = None)
     rest = values(argv, known_only=False)
   except absl_flags.Error as error:
     raise UserError(" ".join(str(error).split())) from None
-  if len(rest) > 1:
+  if len(rest) > 1 and not beside:
     raise UserError(f"unexpected argument '{rest[1]}': flags are written --name=value")
   base = None
   if presets:
@@ -191,6 +202,7 @@ def parse(argv: list[str], cls: type[T], presets: Mapping[str, T] | None = None)
     print(_help(cls, presets, base))
     sys.exit(0)
   given = {path: values[flag].value for path, flag, _, _ in leaves if values[flag].present}
+  given |= {path: tuple(rest[1:]) for path in beside}
   return _build(cls, given, base)
 
 

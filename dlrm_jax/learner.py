@@ -30,7 +30,7 @@ class Learner:
   Attributes:
     start: makes the state before the first step.
     put: a batch from a source to where the functions want it.
-    train: (state, batch) -> state; the old state's buffers are given up.
+    train: (state, batch, ...) -> state, a step for each of up to `steps_per_call` batches; the old state's buffers are given up.
     predict: (state, batch) -> logits [B].
     announce: shows a person where the tables lie.
     save: (directory, state, facts of the run): writes a checkpoint; None where there are none.
@@ -41,7 +41,7 @@ class Learner:
 
   start: Callable[[], Any]
   put: Callable[[Batch], Batch]
-  train: Callable[[Any, Batch], Any]
+  train: Callable[..., Any]
   predict: Callable[[Any, Batch], Array]
   read_progress: Callable[[Any], tuple[Any, float, int]]
   facts: dict[str, Any]
@@ -88,11 +88,11 @@ def _dlrm(config: RunConfig, source: Source) -> Learner:
   )
 
 
-def _one_at_a_time(train: Callable[[Any, Batch], Any]) -> Callable[[Any, Batch], Any]:
-  """Waits for each step: simulated devices that run several steps ahead starve each other of threads, and XLA:CPU then gives up."""
+def _one_at_a_time(train: Callable[..., Any]) -> Callable[..., Any]:
+  """Waits for each call: simulated devices that run several steps ahead starve each other of threads, and XLA:CPU then gives up."""
 
-  def waited(state: Any, batch: Batch) -> Any:
-    return jax.block_until_ready(train(state, batch))
+  def waited(state: Any, *batches: Batch) -> Any:
+    return jax.block_until_ready(train(state, *batches))
 
   return waited
 

@@ -150,15 +150,19 @@ def train(config: RunConfig, directory: str | Path, source: Source | None = None
     learner.announce()
   examples, bad_step, training_s = start, -1, 0.0
   rows: list[dict[str, Any]] = []
+  waiting: list[Batch] = []  # for the next call
   diverged, num_eval = "", sum(int(batch.keep_b.sum()) for batch in evals)
   started = resumed = time.perf_counter()
   with _curve(directory, primary) as curve, Reporter(settings.num_examples, quiet or not primary) as reporter:
     batches = source.train_batches(settings.seed, settings.batch_size, settings.num_examples, start)
     for step, batch in enumerate(batches, start // settings.batch_size):
-      state = learner.train(state, learner.put(batch))
+      waiting.append(learner.put(batch))
       examples = min(examples + settings.batch_size, settings.num_examples)
       due = examples == points[len(rows)]
-      if not due and (step + 1) % _CHECK_EVERY:
+      check = due or (step + 1) % _CHECK_EVERY == 0
+      if check or len(waiting) == config.steps_per_call:
+        state, waiting = learner.train(state, *waiting), []
+      if not check:
         continue
       state, train_loss, bad_step = learner.read_progress(state)
       reporter.update(examples, train_loss)

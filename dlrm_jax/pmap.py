@@ -71,4 +71,4 @@ def compile_programs(config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh) 
     train = jax.pmap(step, _AXES[0], devices=devices, donate_argnums=0).lower(state, empty).compile()
     predict_all = jax.pmap(functools.partial(predict, plan, graphdef), _AXES[0], devices=devices).lower(state, empty).compile()
   analysis = train.cost_analysis() or {}
-  return Programs(init, put, train, logits, float(analysis.get("flops", math.nan)))
+  return Programs(init, put, train, logits, train, float(analysis.get("flops", math.nan)))

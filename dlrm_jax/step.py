@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -17,6 +18,7 @@ from dlrm_jax.config import RunConfig
 from dlrm_jax.embedding.engine import lookup, update
 from dlrm_jax.embedding.placement import Plan
 from dlrm_jax.embedding.pool import lookups_of
+from dlrm_jax.hardware import compiler_options
 from dlrm_jax.host_memory import on_huge_pages
 from dlrm_jax.mesh import REPLICATED, constrain, placed, put_batch, split
 from dlrm_jax.state import TrainState, dense_optimizer, init_state, make_model, state_shapes, table_rule
@@ -30,8 +32,9 @@ def loss_and_grads(
 
   def loss_fn(dense: nnx.State, embedded: dict[str, Array]) -> Float[Array, ""]:
     logit_b = nnx.merge(graphdef, dense)(batch.dense_bm, embedded)
-    loss_b = optax.sigmoid_binary_cross_entropy(logit_b, batch.label_b)
-    return (loss_b * batch.weight_b).sum() / examples
+    with jax.named_scope("loss"):
+      loss_b = optax.sigmoid_binary_cross_entropy(logit_b, batch.label_b)
+      return (loss_b * batch.weight_b).sum() / examples
 
   return jax.value_and_grad(loss_fn, argnums=(0, 1))(dense, embedded)
 
@@ -39,12 +42,15 @@ def loss_and_grads(
 def train_step(config: RunConfig, plan: Plan, mesh: Mesh, graphdef: nnx.GraphDef, state: TrainState, batch: Batch) -> TrainState:
   """One step on one batch: lookup, loss, gradients, dense update, sparse update."""
   examples = batch.weight_b.sum()
-  embedded, routes = lookup(plan, mesh, state.tables, lookups_of(plan.layout, batch))
+  with jax.named_scope("lookup"):  # the names that benchmarks.profile reports
+    embedded, routes = lookup(plan, mesh, state.tables, lookups_of(plan.layout, batch))
   loss, (dense_grads, row_grads) = loss_and_grads(graphdef, state.dense, embedded, batch, examples)
-  changes, dense_slots = dense_optimizer(config.train).update(dense_grads, state.dense_slots, state.dense)
-  tables = update(plan, mesh, state.tables, routes, row_grads, table_rule(config.train, state.step))
-  progress = state.progress.after(state.step, loss, examples)
-  return TrainState(tables, optax.apply_updates(state.dense, changes), dense_slots, state.step + 1, progress)
+  with jax.named_scope("dense_update"):
+    changes, dense_slots = dense_optimizer(config.train).update(dense_grads, state.dense_slots, state.dense)
+    dense = optax.apply_updates(state.dense, changes)
+  with jax.named_scope("update"):
+    tables = update(plan, mesh, state.tables, routes, row_grads, table_rule(config.train, state.step))
+  return TrainState(tables, dense, dense_slots, state.step + 1, state.progress.after(state.step, loss, examples))
 
 
 def predict(plan: Plan, mesh: Mesh, graphdef: nnx.GraphDef, state: TrainState, batch: Batch) -> Float[Array, " B"]:
@@ -60,15 +66,17 @@ class Programs:
   Attributes:
     init: seed (uint32) -> state.
     put: a batch of the host to the devices.
-    train: (state, batch) -> state; the state is donated.
+    train: (state, batch, ...) -> state, a step for each of up to `steps_per_call` batches; the state is donated.
     predict: (state, batch) -> logits [B], on every device.
+    compiled: the training program: one step, or the loop over `steps_per_call` of them.
     xla_flops: FLOPs of one training step as XLA counts them, of one device; NaN where it does not say.
   """
 
   init: Callable[[np.uint32], TrainState]
   put: Callable[[Batch], Batch]
-  train: Callable[[TrainState, Batch], TrainState]
+  train: Callable[..., TrainState]
   predict: Callable[[TrainState, Batch], Array]
+  compiled: jax.stages.Compiled
   xla_flops: float
 
 
@@ -85,11 +93,19 @@ def lower(config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh) -> tuple[ja
   def step(old: TrainState, batch: Batch) -> TrainState:
     return constrain(train_step(config, plan, mesh, graphdef, old, batch), state)
 
+  def steps(old: TrainState, batches: tuple[Batch, ...], count: ArrayLike) -> TrainState:
+    """`count` steps, on the first of the batches."""
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *batches)
+    return jax.lax.fori_loop(0, count, lambda i, now: step(now, jax.tree.map(lambda x: x[i], stacked)), old)
+
   def logits(state: TrainState, batch: Batch) -> Array:
     return predict(plan, mesh, graphdef, state, batch)
 
   with jax.default_matmul_precision(config.model.matmul_precision):
-    train = jax.jit(step, donate_argnums=0).lower(state, batch)
+    if config.steps_per_call == 1:
+      train = jax.jit(step, donate_argnums=0).lower(state, batch)
+    else:
+      train = jax.jit(steps, donate_argnums=0).lower(state, (batch,) * config.steps_per_call, np.int32(1))
     everywhere = NamedSharding(mesh, REPLICATED)
     return jax.jit(start), train, jax.jit(logits, out_shardings=everywhere).lower(state, batch)
 
@@ -97,15 +113,22 @@ def lower(config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh) -> tuple[ja
 def compile_programs(config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh) -> Programs:
   """Compiles the programs of a config, once for all runs that differ in seed or in number of examples only."""
   train = dataclasses.replace(config.train, seed=0, num_examples=1)
-  alike = RunConfig(model=config.model, train=train, mesh=config.mesh)
+  alike = RunConfig(model=config.model, train=train, mesh=config.mesh, steps_per_call=config.steps_per_call)
   return _compile(alike, plan, num_dense, mesh)
 
 
 @functools.lru_cache(maxsize=32)
 def _compile(config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh) -> Programs:
   init, train, logits = lower(config, plan, num_dense, mesh)
-  step = train.compile()  # ahead of time: it can never be compiled again unseen
-  analysis = step.cost_analysis() or {}
+  options = compiler_options(mesh.devices.flat[0].platform)
+  compiled = train.compile(options)  # ahead of time: it can never be compiled again unseen
+  analysis = compiled.cost_analysis() or {}  # of a loop, its body counts once
+
+  def steps(state: TrainState, *batches: Batch) -> TrainState:
+    filled = batches + batches[-1:] * (config.steps_per_call - len(batches))
+    return compiled(state, filled, np.int32(len(batches)))
+
+  step = compiled if config.steps_per_call == 1 else steps
   put = functools.partial(put_batch, mesh=mesh)
   xla_flops = float(analysis.get("flops", math.nan))
-  return Programs(lambda seed: on_huge_pages(init(seed)), put, step, logits.compile(), xla_flops)
+  return Programs(lambda seed: on_huge_pages(init(seed)), put, step, logits.compile(options), compiled, xla_flops)

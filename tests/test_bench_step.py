@@ -2,21 +2,25 @@
 
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks import hlo, step
+from benchmarks import ceilings, hlo, step
+from benchmarks.ceilings import Ceilings
 from benchmarks.exchanged import exchanged
-from benchmarks.step import PRESETS, StepConfig, cases, compared, leading_to, measure
+from benchmarks.meshes import leading_to
+from benchmarks.step import PRESETS, StepConfig, cases, compared, measure, step_bytes
 from benchmarks.timing import Timing, peak_rss_bytes, time_steps
 from dlrm_jax import flags
 from dlrm_jax.config import MeshConfig, ModelConfig, RunConfig, TrainConfig
 from dlrm_jax.data.shapes import shape_of
 from dlrm_jax.data.source import layout_of
 from dlrm_jax.flags import UserError
+from dlrm_jax.flops import cost
 
 BATCH, DIM, FEATURES, DEVICES = 256, 16, 26, 8
 # Weights and biases: bottom 13-64-16; overarch over the 351 pairs of 27 vectors and the dense vector, 64-1.
@@ -27,6 +31,14 @@ SMALL = RunConfig(
   model=ModelConfig(embed_dim=DIM, num_rows=5000, bottom=(64, DIM), overarch=(64, 1), overarch_inputs=("dense", "dots")),
   train=TrainConfig(batch_size=BATCH),
 )
+
+
+@pytest.fixture(autouse=True)
+def ceilings_asked_for(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+  """No test waits for a ceiling to be measured; which ones were asked for."""
+  asked: list[tuple[str, ...]] = []
+  monkeypatch.setattr(ceilings, "measure", lambda *what: asked.append(what) or Ceilings(8e9, 2e9, "measured"))
+  return asked
 
 
 def parse(*words: str) -> StepConfig:
@@ -55,9 +67,11 @@ def test_times_are_of_whole_steps_after_warmup():
     seen.append(batch)
     return State(took[len(seen) - 1])
 
-  timing = time_steps(one, State(100.0), ["a", "b", "c"], warmup=2, steps=5, clock=lambda: State.now)
+  clocks = {"clock": lambda: State.now, "cpu_clock": lambda: 3 * State.now}  # three threads at work
+  timing = time_steps(one, State(100.0), ["a", "b", "c"], warmup=2, steps=5, **clocks)
   assert seen == ["a", "b", "c", "a", "b", "c", "a"]
   assert timing.step_s == pytest.approx(took[2:])
+  assert timing.cpu_s == pytest.approx([3 * seconds for seconds in took[2:]])
 
 
 def test_percentiles_and_speed_by_hand():
@@ -65,6 +79,26 @@ def test_percentiles_and_speed_by_hand():
   assert timing.percentile_ms(50) == pytest.approx(30)
   assert timing.percentile_ms(90) == pytest.approx(40 + 0.6 * 60)  # 0.9 of the way from the first to the fifth
   assert timing.per_second(50) == pytest.approx(50 * 5 / 0.2)
+  assert math.isnan(timing.cpu_percentile_ms(50))
+  fields = Timing(timing.step_s, (0.01, 0.03, 0.02, 0.05, 0.04)).fields()
+  assert fields == pytest.approx({"steps": 5, "step_ms_p50": 30, "step_ms_p90": 76, "step_ms_p99": 97.6, "cpu_ms_p50": 30})
+
+
+@pytest.mark.parametrize(
+  ("train", "slots_of_a_row", "dense_slots"),
+  [
+    (TrainConfig(batch_size=BATCH), 1, 1),
+    (TrainConfig(batch_size=BATCH, table_optimizer="sgd", dense_optimizer="sgd"), 0, 0),
+    (TrainConfig(batch_size=BATCH, table_optimizer="adagrad", dense_optimizer="adam"), DIM, 2),
+  ],
+)
+def test_bytes_of_a_step_by_hand(train, slots_of_a_row, dense_slots):
+  """Rows read by the lookup, then rows and slots read and written; the MLPs and their slots read and written on every device."""
+  run = dataclasses.replace(SMALL, train=train)
+  counts = cost(run.model, run.train, layout_of(run, shape_of(run)), 13)
+  tables = BATCH * FEATURES * 4 * (DIM + 2 * (DIM + slots_of_a_row))
+  dense = 2 * 4 * DENSE_PARAMS * (1 + dense_slots)
+  assert [step_bytes(run, counts, n) for n in (1, 8)] == [tables + dense, tables + 8 * dense]
 
 
 def test_efficiency_and_cost_by_hand():
@@ -168,9 +202,10 @@ def test_parts_of_a_joined_collective(name, groups, expected):
   assert got == {"values": 0, "other": 0, "dense": 0, "mixed": 0} | expected
 
 
-def test_json_of_a_small_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_json_of_a_small_run(tmp_path: Path, capsys: pytest.CaptureFixture[str], ceilings_asked_for: list[tuple[str, ...]]):
   output = tmp_path / "new" / "step.json"
-  run = dataclasses.replace(SMALL, mesh=MeshConfig(placement=("replicated",)))  # compiles soonest
+  model = dataclasses.replace(SMALL.model, matmul_precision="high")
+  run = dataclasses.replace(SMALL, model=model, mesh=MeshConfig(placement=("replicated",)))  # compiles soonest
   config = StepConfig(str(output), "mine", steps=4, warmup=1, scaling="weak", meshes=("1", "4"), price_per_device_hour=2.0, run=run)
   step.main(config)
   written = json.loads(output.read_text())
@@ -182,7 +217,14 @@ def test_json_of_a_small_run(tmp_path: Path, capsys: pytest.CaptureFixture[str])
   for row in rows:
     assert (row["name"], row["parallelism"], row["num_rows"], row["embed_dim"], row["steps"]) == ("mine", "jit", 5000, 16, 4)
     assert row["flops_per_example"] == FLOPS
-    assert 0 < row["step_ms_p50"] <= row["step_ms_p90"]
+    assert 0 < row["step_ms_p50"] <= row["step_ms_p90"] <= row["step_ms_p99"] and row["cpu_ms_p50"] > 0
+    assert (row["compute_dtype"], row["matmul_precision"], row["peak_source"]) == ("float32", "high", "measured")
+    assert row["flops_per_s"] == pytest.approx(FLOPS * row["examples_per_s"])
+    assert row["mfu"] == pytest.approx(row["flops_per_s"] / 8e9)  # simulated devices have the ceilings of one
+    dense = row["num_devices"] * 2 * 2 * 4 * DENSE_PARAMS  # Adagrad has a slot a parameter
+    moved = FEATURES * 4 * (DIM + 2 * (DIM + 1)) + dense / row["batch_size"]  # of an example
+    assert row["bytes_per_s"] == pytest.approx(moved * row["examples_per_s"])
+    assert row["bandwidth_share"] == pytest.approx(row["bytes_per_s"] / 2e9)
     assert row["examples_per_s"] >= 1e3 * row["batch_size"] / row["step_ms_p90"] / 4  # the slowest of four
     assert row["efficiency"] == pytest.approx(row["examples_per_s"] / rows[0]["examples_per_s"] / row["num_devices"])
     assert row["cost_per_million_examples"] == pytest.approx(2e6 * row["num_devices"] / 3600 / row["examples_per_s"])
@@ -190,8 +232,9 @@ def test_json_of_a_small_run(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     moved = [value for field, value in row.items() if field.endswith("_bytes_per_device")]
     assert len(moved) == 7 and (row["num_devices"] > 1 or not any(moved))
     assert not any(isinstance(value, (dict, list)) for value in row.values())
+  assert set(ceilings_asked_for) == {("float32", "high")}
   printed, progress = capsys.readouterr()
-  assert "share the host's cores" in printed and "efficiency" in printed
+  assert "share the host's cores" in printed and "efficiency" in printed and "ceilings: measured" in printed
   assert "2/2 mine weak mesh 4, batch 1024: " in progress
 
 

@@ -33,7 +33,7 @@ SCORE_FIELDS, SCORE_TERMS = 4, 16
 DENSE_INPUTS = 16
 ID_BITS = 31  # ids from 2**31 on are fresh ones, never seen again
 _SUB_BITS = 12  # inside an octave the density is followed in 2**12 steps
-_CHUNK = 8192  # examples drawn in one call, so that one shape is compiled and a call costs little per example
+CHUNK = 8192  # examples drawn in one call, so that one shape is compiled and a call costs little per example
 _EFFECTS, _TAIL, _PAIRS, _DENSE, _SCORES, _CLICK, _SIZES = range(7)  # what a random word is for
 
 
@@ -112,13 +112,17 @@ class Planted:
   @functools.cached_property
   def moments(self) -> tuple[float, float]:
     """(click rate E p, curvature c = E p(1-p)), from 2**18 evaluation draws."""
-    logits = [np.asarray(truth.logit_b, np.float64) for _, truth in self._batches(EVAL_STREAM, _CHUNK, 2**18, 0)]
+    logits = [np.asarray(truth.logit_b, np.float64) for _, truth in self._batches(EVAL_STREAM, CHUNK, 2**18, 0)]
     prob = sigmoid(np.concatenate(logits))
     return float(prob.mean()), float((prob * (1 - prob)).mean())
 
   def batch(self, stream: int, start: int, size: int) -> tuple[Batch, Truth]:
     """Examples `start .. start + size - 1` of a stream, on the device; ids from 0 (unsigned 32 bits): a tail id is its rank k - 1."""
-    return _draw(self.config, size, self._teacher, np.uint32(stream), np.uint32(start & 0xFFFFFFFF), np.uint32(start >> 32))
+    return self._draw(stream, start, size, 1)[0]
+
+  def _draw(self, stream: int, start: int, size: int, count: int) -> list[tuple[Batch, Truth]]:
+    """`count` batches, one after the other."""
+    return _draw(self.config, size, count, self._teacher, np.uint32(stream), np.uint32(start & 0xFFFFFFFF), np.uint32(start >> 32))
 
   def train_batches(self, seed: int, batch_size: int, num_examples: int, start: int = 0) -> Iterator[Batch]:
     """Training batches of one seed from example `start` on; the last is padded with weight 0."""
@@ -130,21 +134,15 @@ class Planted:
     yield from self._batches(EVAL_STREAM, batch_size, num_examples, 0)
 
   def _batches(self, stream: int, batch_size: int, num_examples: int, start: int) -> Iterator[tuple[Batch, Truth]]:
-    size = batch_size * max(1, _CHUNK // batch_size)
-    for first in range(start, num_examples, size):
-      drawn = self.batch(stream, first, size)
-      for offset in range(0, min(size, num_examples - first), batch_size):
-        batch, truth = drawn if size == batch_size else _slice(drawn, offset, batch_size)
-        keep = num_examples - first - offset
+    count = max(1, CHUNK // batch_size)
+    for first in range(start, num_examples, count * batch_size):
+      for i, (batch, truth) in enumerate(self._draw(stream, first, batch_size, count)):
+        keep = num_examples - first - i * batch_size
+        if keep <= 0:
+          return
         if keep < batch_size:
           batch = dataclasses.replace(batch, weight_b=(jnp.arange(batch_size) < keep).astype(jnp.float32))
         yield batch, truth
-
-
-@functools.partial(jax.jit, static_argnums=2)
-def _slice(tree: tuple[Batch, Truth], start: ArrayLike, size: int) -> tuple[Batch, Truth]:
-  """Examples `start .. start + size - 1` of arrays whose first axis is the example."""
-  return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), tree)
 
 
 def _orthonormal(random: np.random.RandomState, size: int, count: int, centred: bool) -> Float[np.ndarray, "size count"]:
@@ -220,8 +218,17 @@ def tail_effects(seed: int, ids_bl: UInt32[Array, "B L"], bag_length: int) -> Fl
   return normal(word(seed, _EFFECTS, jnp.arange(ids_bl.shape[1]) // bag_length, ids_bl))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _draw(
+  config: PlantedConfig, size: int, count: int, teacher: dict[str, ArrayLike], stream: ArrayLike, low: ArrayLike, high: ArrayLike
+) -> list[tuple[Batch, Truth]]:
+  """`count` batches of `size` examples from example high * 2^32 + low on, drawn together and cut in the same program."""
+  with jax.named_scope("draws"):
+    drawn = _examples(config, size * count, teacher, stream, low, high)
+    return [jax.tree.map(lambda x, i=i: x[i * size : (i + 1) * size], drawn) for i in range(count)]
+
+
+def _examples(
   config: PlantedConfig, size: int, teacher: dict[str, ArrayLike], stream: ArrayLike, low: ArrayLike, high: ArrayLike
 ) -> tuple[Batch, Truth]:
   offset_b = jnp.arange(size, dtype=jnp.uint32)

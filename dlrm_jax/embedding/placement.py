@@ -115,8 +115,8 @@ class Group:
     return self.kernels and optimizer in cpu_kernels.OPTIMIZERS and self.layout.dtype == "float32" and not sliced
 
   def scratch_rows(self, optimizer: str) -> int:
-    """Places of the election scratch on each device."""
-    return 0 if self.kernel_steps(optimizer) else self.local_rows
+    """Places of the election scratch on each device; one where it is not needed, since jax loses the sharding of empty arrays."""
+    return 1 if self.kernel_steps(optimizer) else self.local_rows
 
   def place_of(self, row_n: Int32[ArrayLike, "*n"]) -> Int32[Array, "*n"]:
     """Row placement: device * local_rows + place on it, of each row of the stack."""
@@ -127,6 +127,9 @@ class Group:
   def layout_row(self, device: ArrayLike, place_v: Int32[ArrayLike, " v"]) -> Int32[Array, " v"]:
     """The row of the whole layout (all tables under each other) that each place of a device holds; a number beyond all for padding."""
     row_v, n = place_v, self.num_devices
+    if self.placement in ("replicated", "column") and self.features == tuple(range(len(self.layout.tables))):
+      in_order = jnp.asarray(place_v, jnp.int32)  # the whole layout in its order
+      return jnp.where(in_order < self.layout.total_rows, in_order, _PADDED)
     if self.placement == "row":
       row_v = place_v * n + (device + n - _shift(place_v, n)) % n
     starts, ends, firsts = self._pieces[device] if self.placement == "table" else self._pieces[0]

@@ -39,7 +39,7 @@ class GroupState:
 
   Attributes:
     stacks: "rows" (dim D) and, where the model reads them, "first_order" (dim 1), both with the same V places.
-    election_v: scratch of the update (`update.py`), one int32 a place, or none where the CPU kernels update; its content never matters.
+    election_v: scratch of the update (`update.py`), one int32 a place, or one in all with the CPU kernels; its content never matters.
   """
 
   stacks: dict[str, Stack]

@@ -1,5 +1,6 @@
 """The DLRM click model (Naumov et al. 2019, arXiv 1906.00091): everything but the tables."""
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
@@ -62,14 +63,17 @@ class Dlrm(nnx.Module):
     """
     rows_bfd = embedded["rows"].astype(self.dtype)
     batch, parts = len(rows_bfd), []
-    hidden_bd = self.bottom(dense_bm) if self.bottom is not None else jnp.zeros((batch, 0), self.dtype)
+    with jax.named_scope("bottom"):
+      hidden_bd = self.bottom(dense_bm) if self.bottom is not None else jnp.zeros((batch, 0), self.dtype)
     lead = "dense" in self.inputs
-    if "dots" in self.inputs and self.cross is None:
-      parts.append((kernel_interact if self.kernels else interact)(hidden_bd, rows_bfd, lead))
-    else:
-      parts += [hidden_bd] if lead else []
-      parts += [self.cross(jnp.concatenate([hidden_bd, rows_bfd.reshape(batch, -1)], axis=1))] if self.cross is not None else []
+    with jax.named_scope("interaction"):
+      if "dots" in self.inputs and self.cross is None:
+        parts.append((kernel_interact if self.kernels else interact)(hidden_bd, rows_bfd, lead))
+      else:
+        parts += [hidden_bd] if lead else []
+        parts += [self.cross(jnp.concatenate([hidden_bd, rows_bfd.reshape(batch, -1)], axis=1))] if self.cross is not None else []
     if "rows" in self.inputs:
       parts.append(rows_bfd.reshape(batch, -1))
-    logit_b = self.overarch(jnp.concatenate(parts, axis=1))[:, 0].astype(jnp.float32)
+    with jax.named_scope("overarch"):
+      logit_b = self.overarch(jnp.concatenate(parts, axis=1))[:, 0].astype(jnp.float32)
     return logit_b + embedded["first_order"][..., 0].sum(axis=1) if "first_order" in self.inputs else logit_b

@@ -1,0 +1,120 @@
+"""The rows for people: a table on standard output, and the one of README.md between its markers."""
+
+import datetime
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.table import Row, number, show
+from dlrm_jax.flags import UserError
+
+START, END = "<!-- how-fast -->", "<!-- /how-fast -->"
+_TABLES = {"rowwise_adagrad": "row-wise Adagrad", "adagrad": "Adagrad", "sgd": "SGD"}
+_LABELS = {"ours": "dlrm-jax", "fbgemm": "fbgemm + PyTorch", "torchrec": "torchrec", "pytorch_sgd": "PyTorch", "pytorch_adagrad": "PyTorch"}
+
+
+def time_of(rows: list[Row]) -> tuple[str, str, str]:
+  """(field of the time, prefix of the ratios, what to call it). One core may be shared: there processor time is what a step costs;
+  on several, the wall's."""
+  if all(row["cores"] == 1 for row in rows):
+    return "cpu_ms_p50", "cpu_", "ms of processor time on one core"
+  return "step_ms_p50", "", f"ms on {max(row['cores'] for row in rows)} cores"
+
+
+def show_rows(rows: list[Row]) -> None:
+  """Every row on standard output."""
+  columns: dict[str, str | Callable[[Row], str]] = {
+    "trainer": "name",
+    "series": "series",
+    "rows": number("num_rows", ",d"),
+    "cores": number("cores", "d"),
+    "ms p50": number("step_ms_p50", ".2f"),
+    "ms p90": number("step_ms_p90", ".2f"),
+    "x ours": number("ratio_to_ours", ".2f"),
+    "cpu ms": number("cpu_ms_p50", ".2f"),
+    "cpu x ours": number("cpu_ratio_to_ours", ".2f"),
+    "least": number("cpu_ratio_to_ours_min", ".2f"),
+    "most": number("cpu_ratio_to_ours_max", ".2f"),
+    "growth": number("cpu_growth", ".2f"),
+    "speedup": number("speedup", ".2f"),
+    "peak GiB": number("peak_rss_bytes", ".2f", 2**-30),
+    "floor": number("floor_cpu_ms", ".1f"),
+    "x floor": number("times_floor", ".2f"),
+  }
+  show("a training step, beside ours; ratios are medians over rounds", columns, rows)
+
+
+def _short(rows: int) -> str:
+  """1000 as 1k, 1000000 as 1M."""
+  for size, letter in ((10**6, "M"), (1000, "k")):
+    if rows >= size and rows % size == 0:
+      return f"{rows // size}{letter}"
+  return str(rows)
+
+
+def markdown_table(rows: list[Row]) -> str:
+  """One line a trainer, of the series W1, W2 and emb: its time at each size with how many times ours it is, growth, memory."""
+  time, prefix, _ = time_of(rows)
+  cases = list(dict.fromkeys((row["workload"], row["num_rows"]) for row in rows))
+  sizes = [size for workload, size in cases if workload == "W1"]
+  head = ["trainer", "tables learn by"]
+  for workload, size in cases:
+    head.append(f"{workload} {_short(size)}")
+    if workload == "W1" and size == max(sizes):
+      head += (["growth"] if len(sizes) > 1 else []) + [f"peak GiB at {_short(size)}"]
+  lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
+  for name in dict.fromkeys(row["name"] for row in rows):
+    mine = {(row["workload"], row["num_rows"]): row for row in rows if row["name"] == name}
+    optimizer = next(iter(mine.values()))["table_optimizer"]
+    bold = "**" if name == "ours" else ""
+    line = [f"{bold}{_LABELS[name]}{bold}", _TABLES[optimizer]]
+    for case in cases:
+      row = mine[case]
+      times = row[f"{prefix}ratio_to_ours"]
+      line.append(f"{row[time]:.1f}" + ("" if name == "ours" or math.isnan(times) else f" ({times:.2f}x)"))
+      if case == ("W1", max(sizes, default=0)):
+        line += ([f"{row[f'{prefix}growth']:.2f}"] if len(sizes) > 1 else []) + [f"{row['peak_rss_bytes'] / 2**30:.2f}"]
+    lines.append(line)
+  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def section(rows: list[Row], header: dict[str, Any], date: datetime.date) -> str:
+  """The table with what a reader must know of it: what, by which command, on what, when. Rows of `scaling` are left out."""
+  rows = [row for row in rows if row["series"] != "scaling"]
+  _, _, unit = time_of(rows)
+  command = " ".join(header["command"]).replace("benchmarks.peers.__main__", "benchmarks.peers")
+  head, _, changes = (header["software"]["git_commit"] or "unknown").partition("+")
+  commit = f"commit {head[:12]}" + ("+changes" if changes else "")
+  versions = ", ".join(dict.fromkeys(", ".join(row["versions"] for row in rows).split(", ")))
+  floor = next((row for row in rows if not math.isnan(row["floor_ms"])), None)
+  products = (
+    f" The matrix products of {floor['workload']} alone take us {floor['floor_cpu_ms']:.1f} ms: our step is {floor['times_floor']:.2f} "
+    "times that."
+    if floor
+    else ""
+  )
+  return (
+    f"{markdown_table(rows)}\n\n"
+    f"*{unit[0].upper()}{unit[1:]} for a step of {rows[0]['batch_size']:,} examples, median; in brackets, how many times ours, "
+    f"paired by round. W1, W2: whole training steps of a DLRM with 26 tables of so many rows, dim 16 and 64; emb: lookup, gradient and "
+    f"update of W1's tables alone; growth: from the smallest tables to the largest.{products} Made by `{command}` on "
+    f"{header['hardware']['cpu']}, {date}, {commit}, {versions}.*"
+  )
+
+
+def check_markers(path: str) -> None:
+  """Raises UserError unless the file has both markers, each once and in order."""
+  try:
+    text = Path(path).read_text()
+  except (OSError, UnicodeDecodeError) as error:
+    raise UserError(f"--markdown={path}: cannot be read ({getattr(error, 'strerror', None) or 'not text'})") from None
+  if re.findall(f"{START}|{END}", text) != [START, END]:
+    raise UserError(f"--markdown={path}: must have the lines {START} and {END}, each once")
+
+
+def replaced(text: str, new: str) -> str:
+  """The text with what is between the markers replaced."""
+  before, after = text.split(START)[0], text.split(END)[1]
+  return f"{before}{START}\n{new}\n{END}{after}"

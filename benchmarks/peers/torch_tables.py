@@ -1,0 +1,131 @@
+"""The embedding tables of the peers: fbgemm's and torchrec's fused ones, PyTorch's own. Runs in the peers' environment.
+
+Each class looks up [B, F, D] from ids that `prepare` laid out before timing, and steps its tables in or after the backward pass.
+"""
+
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from benchmarks.peers.worker import Spec
+
+EPS = 1e-8  # outside the root, as dlrm_jax.embedding.update
+
+
+class PeerTables(Protocol):
+  """What a trainer needs of its tables."""
+
+  def weights(self) -> list[Tensor]:
+    """The rows of each table, [V, D], to be written to."""
+
+  def prepare(self, ids_bf: Int[Tensor, "B F"]) -> Any:
+    """The ids as `lookup` wants them; not timed."""
+
+  def lookup(self, prepared: Any) -> Float[Tensor, "B F D"]:
+    """The rows of a batch, whose gradient reaches the tables."""
+
+  def step(self) -> None:
+    """Steps the tables after the backward pass, where that has not done it."""
+
+
+class FbgemmTables:
+  """fbgemm's table-batched embeddings on the CPU: row-wise Adagrad inside the backward pass."""
+
+  def __init__(self, spec: Spec, num_features: int):
+    from fbgemm_gpu.split_embedding_configs import EmbOptimType
+    from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode, EmbeddingLocation
+    from fbgemm_gpu.split_table_batched_embeddings_ops_training import ComputeDevice, SplitTableBatchedEmbeddingBagsCodegen
+
+    self.dim, self.features = spec.embed_dim, num_features
+    self.tables = SplitTableBatchedEmbeddingBagsCodegen(
+      [(spec.num_rows, spec.embed_dim, EmbeddingLocation.HOST, ComputeDevice.CPU)] * num_features,
+      optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD,
+      learning_rate=spec.table_lr,
+      eps=EPS,
+      stochastic_rounding=False,
+      bounds_check_mode=BoundsCheckMode.NONE,
+    )
+
+  def weights(self) -> list[Tensor]:
+    return self.tables.split_embedding_weights()
+
+  def prepare(self, ids_bf: Int[Tensor, "B F"]) -> tuple[Tensor, Tensor]:
+    """(ids by feature, offsets of the bags)."""
+    ids = ids_bf.T.contiguous().flatten()
+    return ids, torch.arange(len(ids) + 1)
+
+  def lookup(self, prepared: tuple[Tensor, Tensor]) -> Float[Tensor, "B F D"]:
+    return self.tables(*prepared).view(-1, self.features, self.dim)
+
+  def step(self) -> None:
+    pass  # the backward pass did it
+
+
+class TorchrecTables:
+  """torchrec's fused embedding bags: fbgemm's tables behind keyed jagged tensors."""
+
+  def __init__(self, spec: Spec, num_features: int):
+    from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
+    from torchrec.modules.embedding_configs import EmbeddingBagConfig
+    from torchrec.modules.fused_embedding_modules import FusedEmbeddingBagCollection
+    from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
+
+    self.dim, self.features = spec.embed_dim, num_features
+    self.keys = [f"f{number}" for number in range(num_features)]
+    self.tables = FusedEmbeddingBagCollection(
+      tables=[
+        EmbeddingBagConfig(name=f"t{key}", embedding_dim=spec.embed_dim, num_embeddings=spec.num_rows, feature_names=[key])
+        for key in self.keys
+      ],
+      optimizer_type=RowWiseAdagrad,
+      optimizer_kwargs={"lr": spec.table_lr, "eps": EPS},
+      location=EmbeddingLocation.HOST,
+    )
+
+  def weights(self) -> list[Tensor]:
+    return [self.tables.state_dict()[f"embedding_bags.t{key}.weight"] for key in self.keys]
+
+  def prepare(self, ids_bf: Int[Tensor, "B F"]) -> Any:
+    """The keyed jagged tensor, with lengths and offsets made."""
+    from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+    ids = ids_bf.T.contiguous().flatten()
+    return KeyedJaggedTensor(self.keys, ids, lengths=torch.ones_like(ids), offsets=torch.arange(len(ids) + 1)).sync()
+
+  def lookup(self, prepared: Any) -> Float[Tensor, "B F D"]:
+    return self.tables(prepared).values().view(-1, self.features, self.dim)
+
+  def step(self) -> None:
+    pass  # the backward pass did it
+
+
+class BagTables:
+  """nn.EmbeddingBag with sparse gradients and an optimiser of torch.optim."""
+
+  def __init__(self, spec: Spec, num_features: int):
+    # One table of all rows: one gradient to sum. A table a feature took 1% longer with SGD and 13% with Adagrad (emb, 100k rows).
+    self.dim, self.features, self.rows = spec.embed_dim, num_features, spec.num_rows
+    weight = torch.empty(num_features * spec.num_rows, spec.embed_dim)
+    self.table = nn.EmbeddingBag(*weight.shape, mode="sum", sparse=True, _weight=weight)
+    params = self.table.parameters()
+    if spec.table_optimizer == "sgd":
+      self.optimizer: torch.optim.Optimizer = torch.optim.SGD(params, lr=spec.table_lr)
+    else:
+      self.optimizer = torch.optim.Adagrad(params, lr=spec.table_lr, eps=EPS)
+
+  def weights(self) -> list[Tensor]:
+    return list(self.table.weight.data.view(self.features, self.rows, self.dim))
+
+  def prepare(self, ids_bf: Int[Tensor, "B F"]) -> tuple[Tensor, Tensor]:
+    """(rows of the one table, offsets of the bags)."""
+    ids = (ids_bf + self.rows * torch.arange(self.features)).flatten()
+    return ids, torch.arange(len(ids))
+
+  def lookup(self, prepared: tuple[Tensor, Tensor]) -> Float[Tensor, "B F D"]:
+    return self.table(*prepared).view(-1, self.features, self.dim)
+
+  def step(self) -> None:
+    self.optimizer.step()
+    self.optimizer.zero_grad()

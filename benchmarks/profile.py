@@ -1,0 +1,206 @@
+"""Runs a few training steps under jax.profiler and says where their time went, by the named scopes of dlrm_jax.
+
+  python -m benchmarks.profile --output=runs/profile                                  # workload W1
+  python -m benchmarks.profile --output=runs/profile --preset=W0                      # planted data, drawn as training draws it
+
+Leaves in DIR a trace that XProf and Perfetto open and profile.json: time by scope and by operation. An operation counts for the time
+that it alone takes, shared where several run at once, so that all rows together are the wall time of a step. Seen working on CPUs; a GPU
+or TPU trace is read by the same marks (hlo_op), and refused where it has none.
+"""
+
+import collections
+import dataclasses
+import itertools
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from benchmarks import step, table, trace
+from benchmarks.output import check_output
+from benchmarks.timing import time_steps
+from dlrm_jax import flags, hardware, record
+from dlrm_jax.batch import Batch
+from dlrm_jax.config import RunConfig
+from dlrm_jax.data import planted
+from dlrm_jax.data.shapes import DataShape, shape_of
+from dlrm_jax.flags import UserError, option
+from dlrm_jax.mesh import connect, split
+from dlrm_jax.state import TrainState
+from dlrm_jax.step import Programs, compile_programs
+
+_BATCHES = 8  # distinct random ones, used in turn
+NO_SCOPE, BEFORE, BETWEEN, AFTER = "(no scope)", "(before the first op)", "(between ops)", "(after the last op)"
+_IDLE = {
+  BEFORE: "python, arguments, dispatch",
+  BETWEEN: "no operation runs",
+  AFTER: "buffers given back, the host told",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ProfileConfig:
+  """Flags of `python -m benchmarks.profile`."""
+
+  output: str = option("", "directory for the trace and profile.json; required")
+  name: str = option("", "what the rows are called; none: as the preset")
+  steps: int = option(10, "steps that are profiled; of planted data whole draws of several batches, so perhaps some more")
+  warmup: int = option(5, "steps before them that are not")
+  run: RunConfig = RunConfig()
+
+  def __post_init__(self):
+    flags.check(self.steps >= 1, self, "steps", "at least 1")
+    flags.check(self.warmup >= 0, self, "warmup", "at least 0")
+    flags.check(self.run.train.learner == "dlrm", self.run.train, "learner", "dlrm: nothing else is profiled")
+    flags.check(self.run.mesh.parallelism == "jit", self.run.mesh, "parallelism", "jit")
+    flags.check(self.run.num_processes == 1, self.run, "num_processes", "1: a trace is of one process")
+
+
+PRESETS = {name: ProfileConfig(name=config.name, run=config.run) for name, config in step.PRESETS.items()}
+
+
+def steps_of(config: ProfileConfig) -> int:
+  """How many steps to profile: of planted data a multiple of the batches that are drawn together, so that all pay their part."""
+  drawn = max(1, planted.CHUNK // config.run.train.batch_size) if config.run.data == "planted" else 1
+  together = math.lcm(drawn, config.run.steps_per_call)
+  return math.ceil(config.steps / together) * together
+
+
+def batches(config: ProfileConfig, shape: DataShape, programs: Programs, sharding: NamedSharding) -> Callable[[], Batch]:
+  """What gives the next batch: planted data draws it, anything else takes a random one that is on the devices already."""
+  run = config.run
+  if run.data == "planted":
+    stream = planted.Planted(run.planted).train_batches(run.train.seed, run.train.batch_size, sys.maxsize)
+    return lambda: programs.put(next(stream))
+  made = [jax.device_put(programs.put(shape.random_batch(run, seed)), sharding) for seed in range(_BATCHES)]
+  return itertools.cycle(jax.block_until_ready(made)).__next__
+
+
+def collect(config: ProfileConfig, programs: Programs, draw: Callable[[], Batch], steps: int) -> tuple[Path, float]:
+  """Runs the steps as they are, then under the profiler. Returns the directory of the trace and the mean step without profiler, ms."""
+
+  seed, together = np.uint32(config.run.train.seed), config.run.steps_per_call
+  warmup, calls = math.ceil(config.warmup / together), steps // together
+
+  def one(state: TrainState, draw: Callable[[], Batch]) -> TrainState:
+    return jax.block_until_ready(programs.train(state, *(draw() for _ in range(together))))
+
+  unprofiled = 1e3 / time_steps(one, programs.init(seed), [draw], warmup, calls).per_second(together)
+  state = programs.init(seed)
+  for _ in range(warmup):
+    state = one(state, draw)
+  options = jax.profiler.ProfileOptions()
+  options.python_tracer_level = 0  # Python's own calls would be most of the trace, and slow down what is measured
+  runs = Path(config.output) / "plugins" / "profile"
+  there = set(runs.glob("*"))
+  with jax.profiler.trace(config.output, create_perfetto_trace=True, profiler_options=options):
+    for number in range(calls):
+      with jax.profiler.StepTraceAnnotation(trace.STEP, step_num=number):
+        state = one(state, draw)
+  (made,) = set(runs.glob("*")) - there
+  return made, unprofiled
+
+
+def rows_of(division: trace.Division, text: str, steps: int, others: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+  """(one row a scope, one row an operation), longest first, ms a step; what no operation had comes last among the scopes.
+
+  Args:
+    division: of all steps together.
+    text: of the compiled step, whose first line names its program.
+    steps: how many were profiled.
+    others: the scope of operations of other programs.
+  """
+  names, program = trace.op_names(text), text.split(maxsplit=2)[1].rstrip(",")
+  ops: list[dict[str, Any]] = []
+  for (its_program, op), time in sorted(division.ops.items(), key=lambda item: -item[1]):
+    op_name = names.get(op, "") if its_program == program else ""
+    scope = (trace.scope_of(op_name) or NO_SCOPE) if its_program == program else others
+    ops.append({"program": its_program, "op": op, "op_name": op_name, "scope": scope, "ms_per_step": time / 1e3 / steps})
+  scopes: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
+  for row in ops:
+    scopes[row["scope"]].append(row)
+  rows: list[dict[str, Any]] = [
+    {
+      "scope": scope,
+      "ms_per_step": math.fsum(row["ms_per_step"] for row in mine),
+      "backward_ms_per_step": math.fsum(row["ms_per_step"] for row in mine if "transpose(" in row["op_name"]),
+      "num_ops": len(mine),
+      "top_op": mine[0]["op"],
+      "top_op_ms": mine[0]["ms_per_step"],
+    }
+    for scope, mine in scopes.items()
+  ]
+  rows.sort(key=lambda row: -row["ms_per_step"])
+  for scope, time in ((BEFORE, division.before), (BETWEEN, division.between), (AFTER, division.after)):
+    rows.append({"scope": scope, "ms_per_step": time / 1e3 / steps, "backward_ms_per_step": 0.0, "num_ops": 0})
+  wall = division.wall / 1e3 / steps
+  return [row | {"share": row["ms_per_step"] / wall} for row in rows], ops
+
+
+def show(config: ProfileConfig, out: dict[str, Any]) -> None:
+  """The scopes as a table on standard output, and where the trace opens."""
+  run = config.run
+  unprofiled = f"{out['step_ms_unprofiled']:.3f} ms without the profiler"
+  total = {"scope": "a step, wall time", "ms_per_step": out["step_ms_profiled"], "share": 1.0, "longest": unprofiled}
+
+  def longest(row: dict[str, Any]) -> str:
+    return f"{row['top_op']} {row['top_op_ms']:.3f} ms" if "top_op" in row else _IDLE[row["scope"]]
+
+  columns: dict[str, Any] = {
+    "scope": "scope",
+    "ms a step": table.number("ms_per_step", ".3f"),
+    "share": table.number("share", ".1%"),
+    "backward ms": lambda row: f"{row['backward_ms_per_step']:.3f}" if row.get("backward_ms_per_step") else "",
+    "ops": lambda row: str(row.get("num_ops") or ""),
+    "the longest op": "longest",
+  }
+  title = f"{config.name}: batch {run.train.batch_size:,}, at most {run.model.num_rows:,} rows a table, dim {run.model.embed_dim}"
+  table.show(title, columns, [*({"longest": longest(row), **row} for row in out["results"]), total])
+  print(f"XProf: tensorboard --logdir={config.output} (with the package xprof), tab Profile")
+  print(f"Perfetto: open {out['perfetto_trace']} at https://ui.perfetto.dev")
+
+
+def main(config: ProfileConfig) -> None:
+  """Checks everything, runs and profiles the steps, writes profile.json and prints a table."""
+  hardware.select_platform()
+  connect(config.run)
+  shape = shape_of(config.run)
+  (case,) = step.cases(step.StepConfig(run=config.run), shape)
+  if not config.output:
+    raise UserError("--output=: must be a directory for the trace and profile.json")
+  check_output(f"{config.output}/profile.json")
+  programs, steps = compile_programs(config.run, case.plan, shape.num_dense, case.mesh), steps_of(config)
+  print(f"{config.name}: {steps} steps, with and without the profiler", file=sys.stderr, flush=True)
+  made, unprofiled = collect(config, programs, batches(config, shape, programs, NamedSharding(case.mesh, split(case.mesh))), steps)
+  (events_file,) = (path for path in made.glob("*.trace.json.gz"))
+  division = trace.divide(*trace.read(events_file))
+  text = programs.compiled.as_text() or ""
+  rows, ops = rows_of(division, text, steps, "draws" if config.run.data == "planted" else NO_SCOPE)
+  run = config.run
+  about = {
+    "name": config.name,
+    "batch_size": run.train.batch_size,
+    "num_rows": run.model.num_rows,
+    "embed_dim": run.model.embed_dim,
+    "mesh": run.mesh.mesh,
+  }
+  out = {
+    "steps": steps,
+    "step_ms_unprofiled": unprofiled,
+    "step_ms_profiled": division.wall / 1e3 / steps,
+    "xprof_trace": str(next(made.glob("*.xplane.pb"))),
+    "perfetto_trace": str(made / "perfetto_trace.json.gz"),
+    "results": [about | row for row in rows],
+    "ops": ops,
+  }
+  record.write_json(Path(config.output) / "profile.json", hardware.header() | out)
+  show(config, out)
+
+
+if __name__ == "__main__":
+  flags.run(main, ProfileConfig, PRESETS)
