@@ -4,7 +4,6 @@ import dataclasses
 import math
 
 import numpy as np
-from scipy import stats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +46,10 @@ def roc_auc(score: np.ndarray, label: np.ndarray) -> float:
   """Probability that a click is scored above a non-click, ties half (Mann-Whitney); NaN with one class only."""
   clicks = label > 0.5
   num_pos, num_neg = int(clicks.sum()), int((~clicks).sum())
-  if num_pos == 0 or num_neg == 0:
+  if num_pos == 0 or num_neg == 0 or np.isnan(score).any():
     return math.nan
-  ranks = stats.rankdata(score)
+  _, place, count = np.unique(score, return_inverse=True, return_counts=True)
+  ranks = (np.cumsum(count) - (count - 1) / 2)[place]  # of equal scores the mean; scipy.stats has this too but takes a second to import
   return float((ranks[clicks].sum() - num_pos * (num_pos + 1) / 2) / (num_pos * num_neg))
 
 

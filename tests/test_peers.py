@@ -90,6 +90,7 @@ def test_turns_and_ratios_by_hand(fake, tmp_path: Path, capsys: pytest.CaptureFi
   assert ours["examples_per_s"] == pytest.approx(64 * 9 / 0.404)
   assert (ours["steps"], ours["rounds"], ours["idle_cpu_ms"], ours["cores"], ours["embed_dim"]) == (9, 3, 1, 1, 16)
   assert (fbgemm["peak_rss_bytes"], fbgemm["versions"], fbgemm["check_relative_difference"]) == (2**30, "lib_fbgemm 1.0", 0)
+  assert (ours["floor_cpu_ms"], ours["times_floor"], fbgemm["times_floor"]) == (8, pytest.approx(2.5), None)  # 20 / 8
   assert ours["check_relative_difference"] is None
   assert not any(isinstance(value, (dict, list)) for row in rows.values() for value in row.values())
   printed, progress = capsys.readouterr()

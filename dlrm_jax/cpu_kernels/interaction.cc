@@ -9,6 +9,17 @@ namespace {
 
 constexpr int64_t kLanes = 16;
 typedef float Vec __attribute__((vector_size(64), aligned(4)));
+typedef float Quad __attribute__((vector_size(16), aligned(4)));
+
+// Scratch whose vectors lie in one line of the cache each.
+struct alignas(64) Line {
+  float values[kLanes];
+};
+
+inline float* Lines(std::vector<Line>& scratch, int64_t num_floats) {
+  scratch.assign((num_floats + kLanes - 1) / kLanes, Line{});
+  return scratch[0].values;
+}
 
 // An example's vectors: the dense one first, where there is one, then the rows.
 struct Vectors {
@@ -27,6 +38,24 @@ struct Vectors {
 
 Vectors Given(ffi::Buffer<ffi::F32>& dense, ffi::Buffer<ffi::F32>& rows) {
   return {dense.dimensions()[1] ? dense.typed_data() : nullptr, rows.typed_data(), rows.dimensions()[1], rows.dimensions()[2]};
+}
+
+// Writes four vectors as columns: to[d * stride + i] = from[i][d].
+inline void Transpose(const float* const from[4], int64_t dim, float* to, int64_t stride) {
+  int64_t d = 0;
+  for (; d + 4 <= dim; d += 4) {
+    Quad row[4];
+    for (int i = 0; i < 4; ++i) row[i] = *reinterpret_cast<const Quad*>(from[i] + d);
+    const Quad low01 = __builtin_shufflevector(row[0], row[1], 0, 4, 1, 5), high01 = __builtin_shufflevector(row[0], row[1], 2, 6, 3, 7);
+    const Quad low23 = __builtin_shufflevector(row[2], row[3], 0, 4, 1, 5), high23 = __builtin_shufflevector(row[2], row[3], 2, 6, 3, 7);
+    *reinterpret_cast<Quad*>(to + d * stride) = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);
+    *reinterpret_cast<Quad*>(to + (d + 1) * stride) = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
+    *reinterpret_cast<Quad*>(to + (d + 2) * stride) = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);
+    *reinterpret_cast<Quad*>(to + (d + 3) * stride) = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
+  }
+  for (; d < dim; ++d) {
+    for (int i = 0; i < 4; ++i) to[d * stride + i] = from[i][d];
+  }
 }
 
 // Dots of the four vectors f0 .. f0+3 with the 32 from g0 on, to dots[4][32]; `zt` is [D, padded], one column a vector.
@@ -49,14 +78,14 @@ ffi::Error Forward(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> dense, ffi::Buffe
   const int64_t num = given.count(), dim = given.dim, width = out->dimensions()[1];
   const int64_t padded = (num + 4 + 2 * kLanes - 1) / (2 * kLanes) * (2 * kLanes);
   ParallelRange(pool, rows.dimensions()[0], 64, [&](int64_t begin, int64_t end) {
-    thread_local std::vector<float> scratch;
-    scratch.assign(padded * dim, 0.0f);
-    float* zt = scratch.data();
+    thread_local std::vector<Line> scratch;
+    float* zt = Lines(scratch, padded * dim);
     for (int64_t b = begin; b < end; ++b) {
       float* to = out->typed_data() + b * width;
-      for (int64_t v = 0; v < num; ++v) {
-        const float* from = given.at(b, v);
-        for (int64_t d = 0; d < dim; ++d) zt[d * padded + v] = from[d];
+      for (int64_t v = 0; v < num; v += 4) {
+        const float* from[4];
+        for (int64_t i = 0; i < 4; ++i) from[i] = given.at(b, std::min(v + i, num - 1));
+        Transpose(from, dim, zt + v, padded);
       }
       if (lead) {
         std::memcpy(to, given.at(b, 0), dim * sizeof(float));
@@ -80,31 +109,30 @@ ffi::Error Forward(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> dense, ffi::Buffe
   return ffi::Error::Success();
 }
 
-// dZ = S Z with S the gradients of the dots placed symmetrically: blocks of four vectors by 16 values.
+// dZ = S Z with S the gradients of the dots placed symmetrically: blocks of eight vectors by 16 values.
 void BackwardRange(const Vectors& given, const float* grad, bool lead, float* to_dense, float* to_rows, int64_t begin, int64_t end) {
   const int64_t num = given.count(), dim = given.dim, width = num * (num - 1) / 2 + (lead ? dim : 0);
-  const int64_t padded = (dim + kLanes - 1) / kLanes * kLanes, rows4 = (num + 3) / 4 * 4;
-  thread_local std::vector<float> scratch;
-  scratch.assign(2 * rows4 * padded + num * rows4, 0.0f);
-  float *z = scratch.data(), *dz = z + rows4 * padded, *s = dz + rows4 * padded;  // s: [num, rows4]
+  const int64_t padded = (dim + kLanes - 1) / kLanes * kLanes, rows8 = (num + 7) / 8 * 8;
+  thread_local std::vector<Line> scratch;
+  float *z = Lines(scratch, 2 * rows8 * padded + num * rows8), *dz = z + rows8 * padded, *s = dz + rows8 * padded;  // s: [num, rows8]
   for (int64_t b = begin; b < end; ++b) {
     const float *lead_grad = grad + b * width, *pair = lead_grad + (lead ? dim : 0);
     for (int64_t v = 0; v < num; ++v) std::memcpy(z + v * padded, given.at(b, v), dim * sizeof(float));
     for (int64_t f = 0; f < num; ++f) {
-      float *across = s + f * rows4, *down = s + f;
-      for (int64_t g = f + 1; g < num; ++g) across[g] = down[g * rows4] = *pair++;
+      float *across = s + f * rows8, *down = s + f;
+      for (int64_t g = f + 1; g < num; ++g) across[g] = down[g * rows8] = *pair++;
     }
-    for (int64_t f = 0; f < num; f += 4) {
+    for (int64_t f = 0; f < num; f += 8) {
       for (int64_t d = 0; d < padded; d += kLanes) {
-        Vec acc0{}, acc1{}, acc2{}, acc3{};
+        Vec acc0{}, acc1{}, acc2{}, acc3{}, acc4{}, acc5{}, acc6{}, acc7{};
         for (int64_t g = 0; g < num; ++g) {
           const Vec zg = *reinterpret_cast<const Vec*>(z + g * padded + d);
-          const float* w = s + g * rows4 + f;
+          const float* w = s + g * rows8 + f;
           acc0 += w[0] * zg, acc1 += w[1] * zg, acc2 += w[2] * zg, acc3 += w[3] * zg;
+          acc4 += w[4] * zg, acc5 += w[5] * zg, acc6 += w[6] * zg, acc7 += w[7] * zg;
         }
-        float* to = dz + f * padded + d;
-        *reinterpret_cast<Vec*>(to) = acc0, *reinterpret_cast<Vec*>(to + padded) = acc1;
-        *reinterpret_cast<Vec*>(to + 2 * padded) = acc2, *reinterpret_cast<Vec*>(to + 3 * padded) = acc3;
+        const Vec sums[8] = {acc0, acc1, acc2, acc3, acc4, acc5, acc6, acc7};
+        for (int64_t i = 0; i < 8; ++i) *reinterpret_cast<Vec*>(dz + (f + i) * padded + d) = sums[i];
       }
     }
     for (int64_t v = 0; v < num; ++v) std::memcpy(given.within(to_dense, to_rows, b, v), dz + v * padded, dim * sizeof(float));

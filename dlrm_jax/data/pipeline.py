@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import grain
 import numpy as np
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Int32, UInt8
@@ -104,6 +103,8 @@ def _one_line_errors(blocks: Iterable[_Block]) -> Iterator[_Block]:
 def _batches(dataset: Dataset, split: str, batch_size: int, start: int, stop: int) -> Iterator[Batch]:
   # Every row group but the split's last is full, so that row i lies in block i // rows_per_group.
   first, last = start // dataset.rows_per_group, -(-stop // dataset.rows_per_group)
+  import grain  # takes half a second: only runs on a data set wait for it
+
   options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=_READ_AHEAD)
   blocks = grain.MapDataset.source(_Blocks(dataset, split))[first:last].to_iter_dataset(options)
   parts: list[_Block] = []
