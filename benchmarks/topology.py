@@ -49,6 +49,7 @@ def compile_for(config: RunConfig, target: targets.Target) -> dict[str, Any]:
   """
   if config.mesh.mesh == MeshConfig().mesh:
     config = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, mesh=str(target.num_devices)))
+  config = dataclasses.replace(config, steps_per_call=1)
   devices = targets.devices(target)
   mesh, shape = make_mesh(config, devices), shape_of(config)
   flags.check(mesh.size == len(devices), config.mesh, "mesh", f"a mesh of the {len(devices)} devices of {target.name}")

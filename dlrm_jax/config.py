@@ -214,7 +214,6 @@ class RunConfig:
     check(bool(self.data), self, "data", "planted or a directory made by dlrm_jax.data.prepare")
     check(self.num_processes >= 1, self, "num_processes", "at least 1")
     check(self.steps_per_call >= 1, self, "steps_per_call", "at least 1")
-    check(self.steps_per_call == 1 or self.mesh.parallelism == "jit", self, "steps_per_call", "1 with --parallelism=pmap")
     check(0 <= self.process_id < self.num_processes, self, "process_id", f"from 0 to {self.num_processes - 1} (--num_processes - 1)")
     host, _, port = (self.coordinator or "auto:0").rpartition(":")
     check(self.coordinator in (None, "auto") or bool(host and port.isdecimal()), self, "coordinator", "host:port or auto")

@@ -9,7 +9,7 @@ import ctypes
 import functools
 import sys
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 
@@ -57,7 +57,7 @@ def on_huge_pages(tree: Tree) -> Tree:
   return tree
 
 
-def _advise(libc: ctypes.CDLL, start: int, size: int, *advice: int) -> None:
+def _advise(libc: Any, start: int, size: int, *advice: int) -> None:
   first = -(-start // _PAGE) * _PAGE
   pages = (start + size - first) // _PAGE
   for word in advice:

@@ -36,7 +36,7 @@ class Learner:
     save: (directory, state, facts of the run): writes a checkpoint; None where there are none.
     restore: directory -> state.
     read_progress: state -> (state with counters at 0, mean training log loss since the last reading, first bad step or -1).
-    facts: params, FLOPs and bytes for the record.
+    facts: params, FLOPs, bytes and kernels for the record.
   """
 
   start: Callable[[], Any]
@@ -63,6 +63,7 @@ def _dlrm(config: RunConfig, source: Source) -> Learner:
   make = compile_programs if config.mesh.parallelism == "jit" else pmap.compile_programs
   programs = make(config, plan, source.num_dense, mesh)
   facts = dataclasses.asdict(counted) | {
+    "kernels": "native" if plan.kernels else "xla",
     "flops_per_example_xla": programs.xla_flops * mesh.size / config.train.batch_size,
     "tables": [dataclasses.asdict(t) | {"placement": placement} for t, placement in zip(layout.tables, plan.placements, strict=True)],
   }
@@ -102,5 +103,5 @@ def _per_id(config: RunConfig, source: Source) -> Learner:
   start = functools.partial(per_id.init, len(source.field_names), config.planted.tail_sigma)
   train = functools.partial(per_id.update, bias=bias)
   predict = functools.partial(per_id.predict, bias=bias)
-  facts: dict[str, Any] = {"params": None, "flops_per_example": None, "bytes": None, "flops_total": None, "tables": []}
+  facts: dict[str, Any] = {"params": None, "flops_per_example": None, "bytes": None, "flops_total": None, "kernels": None, "tables": []}
   return Learner(start, lambda batch: batch, train, predict, lambda state: (state, np.nan, -1), facts)

@@ -60,6 +60,9 @@ def compile_programs(config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh) 
   def put(batch: Batch) -> Batch:
     return jax.tree.map(lambda x: np.asarray(x).reshape(mesh.size, len(x) // mesh.size, *x.shape[1:]), batch)
 
+  def steps(state: TrainState, *batches: Batch) -> TrainState:
+    return functools.reduce(train, batches, state)
+
   def logits(state: TrainState, batch: Batch) -> Array:
     return predict_all(state, batch).reshape(-1)
 
@@ -71,4 +74,4 @@ def compile_programs(config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh) 
     train = jax.pmap(step, _AXES[0], devices=devices, donate_argnums=0).lower(state, empty).compile()
     predict_all = jax.pmap(functools.partial(predict, plan, graphdef), _AXES[0], devices=devices).lower(state, empty).compile()
   analysis = train.cost_analysis() or {}
-  return Programs(init, put, train, logits, train, float(analysis.get("flops", math.nan)))
+  return Programs(init, put, steps, logits, train, float(analysis.get("flops", math.nan)))

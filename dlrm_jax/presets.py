@@ -14,16 +14,18 @@ _MLPERF_TRAIN = TrainConfig(num_examples=criteo.TB_TRAIN_ROWS, batch_size=65_536
 
 PRESETS: dict[str, RunConfig] = {
   # A small model that learns planted data and MovieLens-sized click logs well in one pass.
-  "small": RunConfig(),
+  "small": RunConfig(steps_per_call=8),
   # A click log of up to some millions of rows, one pass.
   "click_log": RunConfig(
     model=ModelConfig(embed_dim=16, overarch_inputs=("dense", "dots", "rows", "first_order")),
     train=TrainConfig(num_examples=10_000_000, batch_size=256, table_lr=0.1, dense_lr=0.05, eval_examples=1_000_000),
+    steps_per_call=8,
   ),
   # Tests and smoke runs: seconds on one core.
   "tiny": RunConfig(
     model=ModelConfig(embed_dim=4, num_rows=1000, overarch=(16, 1)),
     train=TrainConfig(num_examples=16_384, batch_size=256, eval_examples=4096, first_eval=1024),
+    steps_per_call=8,
   ),
   # facebookresearch/dlrm, bench/dlrm_s_criteo_kaggle.sh: D=16, bottom 13-512-256-64-16, top 512-256-1, batch 128, lr 0.1.
   "criteo_kaggle": RunConfig(

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int32, UInt32
 
 from dlrm_jax.batch import ArrayLike
-from dlrm_jax.config import RunConfig, TrainConfig
+from dlrm_jax.config import ModelConfig, RunConfig, TrainConfig
 from dlrm_jax.embedding.placement import Plan
 from dlrm_jax.embedding.tables import Tables, init_tables, specs
 from dlrm_jax.embedding.update import Rule
@@ -86,10 +86,14 @@ def table_rule(train: TrainConfig, step: Int32[ArrayLike, ""]) -> Rule:
   return Rule(train.table_optimizer, lr(step) if callable(lr) else lr, train.table_weight_decay, step)
 
 
+def dense_kernels(model: ModelConfig, plan: Plan) -> bool:
+  """Whether the CPU kernels work in the dense part: in float32, on one device, since XLA cannot split their calls over a mesh."""
+  return plan.kernels and plan.num_devices == 1 and model.compute_dtype == "float32"
+
+
 def make_model(config: RunConfig, plan: Plan, num_dense: int, key: Array) -> Dlrm:
   """The dense model with weights drawn from `key`."""
-  kernels = plan.kernels and plan.num_devices == 1  # XLA cannot split their calls over a mesh
-  return Dlrm(config.model, num_dense, len(plan.layout.tables), rngs=nnx.Rngs(key), kernels=kernels)
+  return Dlrm(config.model, num_dense, len(plan.layout.tables), rngs=nnx.Rngs(key), kernels=dense_kernels(config.model, plan))
 
 
 def init_state(config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh, seed: UInt32[ArrayLike, ""]) -> TrainState:

@@ -18,10 +18,11 @@ from dlrm_jax.config import RunConfig
 from dlrm_jax.embedding.engine import lookup, update
 from dlrm_jax.embedding.placement import Plan
 from dlrm_jax.embedding.pool import lookups_of
+from dlrm_jax.flops import interaction_cost
 from dlrm_jax.hardware import compiler_options
 from dlrm_jax.host_memory import on_huge_pages
 from dlrm_jax.mesh import REPLICATED, constrain, placed, put_batch, split
-from dlrm_jax.state import TrainState, dense_optimizer, init_state, make_model, state_shapes, table_rule
+from dlrm_jax.state import TrainState, dense_kernels, dense_optimizer, init_state, make_model, state_shapes, table_rule
 
 
 def loss_and_grads(
@@ -69,7 +70,7 @@ class Programs:
     train: (state, batch, ...) -> state, a step for each of up to `steps_per_call` batches; the state is donated.
     predict: (state, batch) -> logits [B], on every device.
     compiled: the training program: one step, or the loop over `steps_per_call` of them.
-    xla_flops: FLOPs of one training step as XLA counts them, of one device; NaN where it does not say.
+    xla_flops: FLOPs of one training step as XLA counts them, of one device, and those of CPU kernels; NaN where it does not say.
   """
 
   init: Callable[[np.uint32], TrainState]
@@ -117,6 +118,13 @@ def compile_programs(config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh) 
   return _compile(alike, plan, num_dense, mesh)
 
 
+def _kernel_flops(config: RunConfig, plan: Plan, num_dense: int) -> int:
+  """FLOPs of a step that XLA does not see, since a CPU kernel does them: the dot interaction, as flops.py counts it."""
+  if not dense_kernels(config.model, plan) or config.model.interaction != "dot":
+    return 0
+  return config.train.batch_size * interaction_cost(config.model, len(plan.layout.tables) + (num_dense > 0))[0]
+
+
 @functools.lru_cache(maxsize=32)
 def _compile(config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh) -> Programs:
   init, train, logits = lower(config, plan, num_dense, mesh)
@@ -130,5 +138,5 @@ def _compile(config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh) -> Progr
 
   step = compiled if config.steps_per_call == 1 else steps
   put = functools.partial(put_batch, mesh=mesh)
-  xla_flops = float(analysis.get("flops", math.nan))
+  xla_flops = float(analysis.get("flops", math.nan)) + _kernel_flops(config, plan, num_dense)
   return Programs(lambda seed: on_huge_pages(init(seed)), put, step, logits.compile(options), compiled, xla_flops)

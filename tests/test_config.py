@@ -107,3 +107,8 @@ def test_config_id_follows_what_changes_the_numbers_only():
   assert (
     config_id(data, "a") == config_id(dataclasses.replace(data, data="there", planted=PlantedConfig(seed=9)), "a") != config_id(data, "b")
   )
+
+
+def test_how_a_run_is_computed_does_not_name_it():
+  """Kernels and steps a call change roundings, not what is trained."""
+  assert config_id(RunConfig(kernels="xla", steps_per_call=8)) == config_id(RunConfig())

@@ -92,6 +92,22 @@ def test_bias_and_relu_and_gradient_equal_the_plain_ones():
   np.testing.assert_allclose(db, plain_db, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("row", [-1, 5, 2**31 - 1])
+def test_rows_that_a_table_does_not_have_are_refused(row: int):
+  rows, grads = jnp.ones((5, 3)), np.ones((1, 2, 3), np.float32)
+  row_bl = np.array([[0, row]], np.int32)
+  with pytest.raises(jax.errors.JaxRuntimeError, match="a row is looked up that the table does not have"):
+    jax.block_until_ready(jax.jit(cpu_kernels.take)(rows, row_bl))
+
+  def step(rows: jax.Array, valid_bl: jax.Array) -> jax.Array:
+    return cpu_kernels.update(rows, None, row_bl, valid_bl, grads, (0, 2), 1.0, 0.0, 1e-8)[0]
+
+  with pytest.raises(jax.errors.JaxRuntimeError, match="a row is looked up that the table does not have"):
+    jax.block_until_ready(jax.jit(step)(rows, np.ones((1, 2), bool)))
+  got = jax.jit(step)(rows, np.array([[True, False]]))  # what does not count may be anything
+  np.testing.assert_array_equal(got, [[0, 0, 0], *[[1, 1, 1]] * 4])
+
+
 def losses(config: RunConfig, steps: int) -> list[float]:
   source = Planted(config.planted)
   learner, out = make_learner(config, source), []

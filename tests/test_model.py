@@ -118,14 +118,15 @@ MLPERF_V1 = ModelConfig(embed_dim=128, num_rows=1000, bottom=(512, 256, 128), ov
 MLPERF_V2 = dataclasses.replace(MLPERF_V1, interaction="dcn_v2", overarch_inputs=("dots",))
 
 
+@pytest.mark.parametrize("platform", ["", "cpu"])  # on the CPU kernels do the interaction
 @pytest.mark.parametrize("model", [W1, W2, MLPERF_V1, MLPERF_V2], ids=["W1", "W2", "mlperf_v1", "mlperf_v2"])
-def test_flops_are_within_half_a_percent_of_xla(model: ModelConfig):
+def test_flops_are_within_half_a_percent_of_xla(model: ModelConfig, platform: str):
   """The whole compiled step: lookup, forward, backward, both optimisers."""
   config = RunConfig(model=model, train=TrainConfig(batch_size=2048))
   layout = make_layout(model, tuple(f"c{i}" for i in range(26)), (1000,) * 26)
   counted = cost(model, config.train, layout, num_dense=13)
   mesh = make_mesh(config)
-  xla = compile_programs(config, make_plan(config, layout, Machine(1)), 13, mesh).xla_flops / 2048
+  xla = compile_programs(config, make_plan(config, layout, Machine(1, platform=platform)), 13, mesh).xla_flops / 2048
   assert counted.flops_per_example["total"] == pytest.approx(xla, rel=0.005)
 
 

@@ -201,3 +201,32 @@ def test_bad_input_is_one_line_and_leaves_nothing(
   shown = refusal(train.main, RunConfig, PRESETS, words)
   assert message in shown, shown
   assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("steps_per_call", [3, 8])
+def test_several_steps_a_call_change_no_metric(run: tuple[Path, dict], tmp_path: Path, steps_per_call: int):
+  """Evaluations fall inside groups of steps, the last group is short and the last batch padded."""
+  directory, _ = run
+  loop.train(dataclasses.replace(TINY, steps_per_call=steps_per_call), tmp_path)
+  expected, got = (record.read_curve(where / "curve.jsonl") for where in (directory, tmp_path))
+  assert [row["examples"] for row in got] == [row["examples"] for row in expected]
+  for name in ("log_loss", "excess", "roc_auc"):
+    np.testing.assert_allclose([row[name] for row in got], [row[name] for row in expected], rtol=1e-5)
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 4])
+def test_nothing_is_compiled_after_the_first_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps_per_call: int):
+  compiled, seen = [], []
+  note = lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None  # noqa: E731
+  jax.monitoring.register_event_duration_secs_listener(note)
+    lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
+  )
+  evaluate = loop.evaluate
+  monkeypatch.setattr(loop, "evaluate", lambda *args: (evaluate(*args), seen.append(len(compiled)))[0])
+  config = dataclasses.replace(TINY, steps_per_call=steps_per_call, model=dataclasses.replace(TINY.model, num_rows=501))
+  try:
+    loop.train(config, tmp_path)
+  finally:
+    jax.monitoring.clear_event_listeners()
+  assert len(seen) == 8 and seen[0] > 0
+  assert len(compiled) - seen[0] <= 1  # the padding of the last batch

@@ -16,27 +16,43 @@ inline void Prefetch(const float* start, int64_t count) {
   for (int64_t at = 0; at < count; at += 16) __builtin_prefetch(start + at, kWrite, 3);
 }
 
+// Whether each row is one of `num_rows`: a wrong one would read or write memory that is not the table's.
+bool InBounds(const int32_t* row, const bool* valid, int64_t n, int64_t num_rows) {
+  bool fine = true;
+  for (int64_t i = 0; i < n; ++i) fine &= static_cast<uint32_t>(row[i]) < num_rows || (valid != nullptr && !valid[i]);
+  return fine;
+}
+
+ffi::Error OutOfBounds() { return ffi::Error::InvalidArgument("a row is looked up that the table does not have"); }
+
+// Takes the rows of examples begin .. end, column by column: a column's rows are those of one table, and pages near each other are found
+// sooner.
 template <int64_t kBytes>
-void TakeRange(const char* table, const int32_t* row, char* out, int64_t bytes, int64_t begin, int64_t end) {
+void TakeRange(const char* table, const int32_t* row, char* out, int64_t bytes, int64_t length, int64_t begin, int64_t end) {
   const int64_t size = kBytes ? kBytes : bytes;
-  for (int64_t i = begin; i < end; ++i) {
-    if (i + kAhead < end) Prefetch<false>(reinterpret_cast<const float*>(table + row[i + kAhead] * size), size / 4);
-    std::memcpy(out + i * size, table + row[i] * size, size);
+  for (int64_t column = 0; column < length; ++column) {
+    for (int64_t example = begin; example < end; ++example) {
+      const int64_t i = example * length + column;
+      if (example + kAhead < end) Prefetch<false>(reinterpret_cast<const float*>(table + row[i + kAhead * length] * size), size / 4);
+      std::memcpy(out + i * size, table + row[i] * size, size);
+    }
   }
 }
 
-// out[i] = table[row[i]]; rows are in bounds.
+// out[i] = table[row[i]].
 ffi::Error Take(ffi::ThreadPool pool, ffi::AnyBuffer table, ffi::Buffer<ffi::S32> row, ffi::Result<ffi::AnyBuffer> out) {
   const int64_t bytes = table.size_bytes() / std::max<int64_t>(table.dimensions()[0], 1);
+  if (!InBounds(row.typed_data(), nullptr, row.element_count(), table.dimensions()[0])) return OutOfBounds();
   const char* from = static_cast<const char*>(table.untyped_data());
   char* to = static_cast<char*>(out->untyped_data());
-  ParallelRange(pool, row.element_count(), 2048, [&](int64_t begin, int64_t end) {
+  const int64_t length = row.dimensions().size() == 2 ? std::max<int64_t>(row.dimensions()[1], 1) : 1;
+  ParallelRange(pool, row.element_count() / length, std::max<int64_t>(2048 / length, 1), [&](int64_t begin, int64_t end) {
     switch (bytes) {
-      case 4: return TakeRange<4>(from, row.typed_data(), to, bytes, begin, end);
-      case 32: return TakeRange<32>(from, row.typed_data(), to, bytes, begin, end);
-      case 64: return TakeRange<64>(from, row.typed_data(), to, bytes, begin, end);
-      case 256: return TakeRange<256>(from, row.typed_data(), to, bytes, begin, end);
-      default: return TakeRange<0>(from, row.typed_data(), to, bytes, begin, end);
+      case 4: return TakeRange<4>(from, row.typed_data(), to, bytes, length, begin, end);
+      case 32: return TakeRange<32>(from, row.typed_data(), to, bytes, length, begin, end);
+      case 64: return TakeRange<64>(from, row.typed_data(), to, bytes, length, begin, end);
+      case 256: return TakeRange<256>(from, row.typed_data(), to, bytes, length, begin, end);
+      default: return TakeRange<0>(from, row.typed_data(), to, bytes, length, begin, end);
     }
   });
   return ffi::Error::Success();
@@ -164,6 +180,7 @@ using Span = ffi::Span<const int64_t>;
 ffi::Error Sgd(ffi::ThreadPool pool, Floats rows, Ints row, Bools valid, Floats grad, Scalar lr, Span bounds, float weight_decay,
                ffi::Result<Floats> out) {
   if (rows.typed_data() != out->typed_data()) return ffi::Error::Internal("rows are not updated in place");
+  if (!InBounds(row.typed_data(), valid.typed_data(), row.element_count(), rows.dimensions()[0])) return OutOfBounds();
   const auto shape = grad.dimensions();
   Run<Optimizer::kSgd>(pool, {out->typed_data(), nullptr, row.typed_data(), valid.typed_data(), grad.typed_data(), shape[0], shape[1],
                               shape[2], *lr.typed_data(), weight_decay, 0.0f}, bounds);
@@ -175,6 +192,7 @@ ffi::Error Adagrad(ffi::ThreadPool pool, Floats rows, Floats squares, Ints row, 
                    float weight_decay, float eps, ffi::Result<Floats> out, ffi::Result<Floats> squares_out) {
   if (rows.typed_data() != out->typed_data() || squares.typed_data() != squares_out->typed_data())
     return ffi::Error::Internal("rows are not updated in place");
+  if (!InBounds(row.typed_data(), valid.typed_data(), row.element_count(), rows.dimensions()[0])) return OutOfBounds();
   const auto shape = grad.dimensions();
   const Problem p = {out->typed_data(), squares_out->typed_data(), row.typed_data(), valid.typed_data(), grad.typed_data(), shape[0],
                      shape[1], shape[2], *lr.typed_data(), weight_decay, eps};

@@ -36,13 +36,13 @@ class Dlrm(nnx.Module):
     num_dense: M.
     num_features: F, categorical.
     rngs: for the initial weights.
-    kernels: whether the CPU kernels make the pairwise dots (float32 on one device).
+    kernels: whether the CPU kernels make the pairwise dots, biases and ReLUs (float32, one device).
   """
 
   def __init__(self, model: ModelConfig, num_dense: int, num_features: int, *, rngs: nnx.Rngs, kernels: bool = False):
     self.inputs = model.overarch_inputs
     self.dtype = jnp.dtype(model.compute_dtype)
-    self.kernels = kernels and self.dtype == jnp.float32
+    self.kernels = kernels
     widths = model.bottom_widths(num_dense)
     self.bottom = Mlp(num_dense, widths, final_relu=True, dtype=model.compute_dtype, rngs=rngs, kernels=self.kernels) if widths else None
     crossed = interaction_width(model, num_features + (num_dense > 0))
