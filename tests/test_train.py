@@ -217,8 +217,7 @@ def test_several_steps_a_call_change_no_metric(run: tuple[Path, dict], tmp_path:
 @pytest.mark.parametrize("steps_per_call", [1, 4])
 def test_nothing_is_compiled_after_the_first_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps_per_call: int):
   compiled, seen = [], []
-  note = lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None  # noqa: E731
-  jax.monitoring.register_event_duration_secs_listener(note)
+  jax.monitoring.register_event_duration_secs_listener(
     lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
   )
   evaluate = loop.evaluate
