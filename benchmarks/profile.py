@@ -66,7 +66,7 @@ PRESETS = {name: ProfileConfig(name=config.name, run=config.run) for name, confi
 
 def steps_of(config: ProfileConfig) -> int:
   """How many steps to profile: of planted data a multiple of the batches that are drawn together, so that all pay their part."""
-  drawn = max(1, planted.CHUNK // config.run.train.batch_size) if config.run.data == "planted" else 1
+  drawn = planted.drawn_together(config.run.train.batch_size) if config.run.data == "planted" else 1
   together = math.lcm(drawn, config.run.steps_per_call)
   return math.ceil(config.steps / together) * together
 

@@ -172,7 +172,8 @@ def test_rows_by_hand():
 
 def test_planted_data_is_profiled_over_whole_draws():
   assert steps_of(parse("--data=planted", "--preset=small", "--batch_size=1024", "--steps=10")) == 16  # 8192 examples are drawn at once
-  assert steps_of(parse("--data=planted", "--preset=small", "--batch_size=8192", "--steps=3")) == 3
+  assert steps_of(parse("--data=planted", "--preset=small", "--batch_size=8192", "--steps=3", "--steps_per_call=1")) == 3
+  assert steps_of(parse("--data=planted", "--preset=small", "--batch_size=4096", "--steps=3", "--steps_per_call=3")) == 6
   assert steps_of(parse("--steps=10")) == 10
 
 
@@ -182,7 +183,7 @@ def program(*words: str) -> subprocess.CompletedProcess[str]:
 
 def test_a_run_on_planted_data(tmp_path):
   out = tmp_path / "there" / "profile"
-  small = ("--preset=tiny", "--batch_size=4096", "--steps=3", "--warmup=1", "--name=t")
+  small = ("--preset=tiny", "--batch_size=4096", "--steps=3", "--warmup=1", "--name=t", "--steps_per_call=2")
   done = program(*small, f"--output={out}")
   assert done.returncode == 0, done.stderr
   made = json.loads((out / "profile.json").read_text())
@@ -196,7 +197,7 @@ def test_a_run_on_planted_data(tmp_path):
   expected = {"draws", "lookup", "interaction", "overarch", "loss", "dense_update", "update"}
   assert expected <= set(times) and all(times[scope] > 0 for scope in expected)
   trace_events = json.loads(gzip.decompress(Path(made["perfetto_trace"]).read_bytes()))["traceEvents"]
-  assert sum(event.get("name") == "train" for event in trace_events) == 4
+  assert sum(event.get("name") == "train" for event in trace_events) == 2  # calls
   assert Path(made["xprof_trace"]).stat().st_size > 10_000
   for line in ("dense_update", "a step, wall time", made["perfetto_trace"], f"tensorboard --logdir={out}"):
     assert line in done.stdout

@@ -33,7 +33,7 @@ SCORE_FIELDS, SCORE_TERMS = 4, 16
 DENSE_INPUTS = 16
 ID_BITS = 31  # ids from 2**31 on are fresh ones, never seen again
 _SUB_BITS = 12  # inside an octave the density is followed in 2**12 steps
-CHUNK = 8192  # examples drawn in one call, so that one shape is compiled and a call costs little per example
+_CHUNK, _MOST_BATCHES = 8192, 16  # drawn in one call, so that a call costs little per example; each batch adds to the time to compile
 _EFFECTS, _TAIL, _PAIRS, _DENSE, _SCORES, _CLICK, _SIZES = range(7)  # what a random word is for
 
 
@@ -112,7 +112,7 @@ class Planted:
   @functools.cached_property
   def moments(self) -> tuple[float, float]:
     """(click rate E p, curvature c = E p(1-p)), from 2**18 evaluation draws."""
-    logits = [np.asarray(truth.logit_b, np.float64) for _, truth in self._batches(EVAL_STREAM, CHUNK, 2**18, 0)]
+    logits = [np.asarray(truth.logit_b, np.float64) for _, truth in self._batches(EVAL_STREAM, _CHUNK, 2**18, 0)]
     prob = sigmoid(np.concatenate(logits))
     return float(prob.mean()), float((prob * (1 - prob)).mean())
 
@@ -134,7 +134,7 @@ class Planted:
     yield from self._batches(EVAL_STREAM, batch_size, num_examples, 0)
 
   def _batches(self, stream: int, batch_size: int, num_examples: int, start: int) -> Iterator[tuple[Batch, Truth]]:
-    count = max(1, CHUNK // batch_size)
+    count = drawn_together(batch_size)
     for first in range(start, num_examples, count * batch_size):
       for i, (batch, truth) in enumerate(self._draw(stream, first, batch_size, count)):
         keep = num_examples - first - i * batch_size
@@ -216,6 +216,11 @@ def zipf_ids(words: UInt32[Array, "*shape 3"], s: float) -> UInt32[Array, "*shap
 def tail_effects(seed: int, ids_bl: UInt32[Array, "B L"], bag_length: int) -> Float[Array, "B L"]:
   """Standard normal effect of every (field, id), hashed: no vocabulary is stored. Bags of the fields lie side by side."""
   return normal(word(seed, _EFFECTS, jnp.arange(ids_bl.shape[1]) // bag_length, ids_bl))
+
+
+def drawn_together(batch_size: int) -> int:
+  """Batches that one call draws."""
+  return min(max(1, _CHUNK // batch_size), _MOST_BATCHES)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
