@@ -154,6 +154,7 @@ def measure(config: StepConfig, case: Case, shape: DataShape) -> dict[str, Any]:
     "kernels": "native" if plan.kernels else "xla",
     "steps_per_call": together,
     **timing.fields(),
+    "steps": steps * together,  # percentiles are of calls of `steps_per_call`
     "examples_per_s": examples_per_s,
     "peak_rss_bytes": peak_rss_bytes(),  # of the whole program so far
     "flops_per_example": flops,

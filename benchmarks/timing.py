@@ -29,8 +29,8 @@ class Timing:
   cpu_s: tuple[float, ...] = ()
 
   def divided(self, steps: int) -> "Timing":
-    """The times of single steps, where what was timed was calls of so many: each step of a call as long as the others."""
-    return Timing(*(tuple(t / steps for t in times for _ in range(steps)) for times in (self.step_s, self.cpu_s)))
+    """The mean step of each call, where what was timed was calls of so many steps. Percentiles are then of calls."""
+    return Timing(*(tuple(t / steps for t in times) for times in (self.step_s, self.cpu_s)))
 
   def percentile_ms(self, percent: float) -> float:
     """The step time that `percent` % of the steps stay within, ms; linear between the two nearest."""

@@ -7,6 +7,7 @@ their `PREFIX` in front). The dataclass stays the only place where a setting, it
 import dataclasses
 import functools
 import math
+import os
 import sys
 import textwrap
 import types
@@ -224,5 +225,6 @@ def run(main: Callable[[T], None], cls: type[T], presets: Mapping[str, T] | None
   except OSError as error:
     fail(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
   except KeyboardInterrupt:
-    print("interrupted: what had not finished wrote no result", file=sys.stderr)
-    sys.exit(130)
+    print("interrupted: what had not finished wrote no result", file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(130)  # at once: a step may still be running in XLA's threads, and crashes when the interpreter ends under it

@@ -64,6 +64,7 @@ def _dlrm(config: RunConfig, source: Source) -> Learner:
   programs = make(config, plan, source.num_dense, mesh)
   facts = dataclasses.asdict(counted) | {
     "kernels": "native" if plan.kernels else "xla",
+    "steps_per_call": config.steps_per_call,
     "flops_per_example_xla": programs.xla_flops * mesh.size / config.train.batch_size,
     "tables": [dataclasses.asdict(t) | {"placement": placement} for t, placement in zip(layout.tables, plan.placements, strict=True)],
   }
@@ -101,7 +102,18 @@ def _one_at_a_time(train: Callable[..., Any]) -> Callable[..., Any]:
 def _per_id(config: RunConfig, source: Source) -> Learner:
   bias = config.planted.bias
   start = functools.partial(per_id.init, len(source.field_names), config.planted.tail_sigma)
-  train = functools.partial(per_id.update, bias=bias)
+
+  def train(state: Any, *batches: Batch) -> Any:
+    return functools.reduce(functools.partial(per_id.update, bias=bias), batches, state)
+
   predict = functools.partial(per_id.predict, bias=bias)
-  facts: dict[str, Any] = {"params": None, "flops_per_example": None, "bytes": None, "flops_total": None, "kernels": None, "tables": []}
+  facts: dict[str, Any] = {
+    "params": None,
+    "flops_per_example": None,
+    "bytes": None,
+    "flops_total": None,
+    "kernels": None,
+    "steps_per_call": None,
+    "tables": [],
+  }
   return Learner(start, lambda batch: batch, train, predict, lambda state: (state, np.nan, -1), facts)

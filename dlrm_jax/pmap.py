@@ -60,8 +60,12 @@ def compile_programs(config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh) 
   def put(batch: Batch) -> Batch:
     return jax.tree.map(lambda x: np.asarray(x).reshape(mesh.size, len(x) // mesh.size, *x.shape[1:]), batch)
 
+  simulated = devices[0].platform == "cpu"  # see learner._one_at_a_time
+
   def steps(state: TrainState, *batches: Batch) -> TrainState:
-    return functools.reduce(train, batches, state)
+    for batch in batches:
+      state = jax.block_until_ready(train(state, batch)) if simulated else train(state, batch)
+    return state
 
   def logits(state: TrainState, batch: Batch) -> Array:
     return predict_all(state, batch).reshape(-1)

@@ -284,15 +284,13 @@ def test_the_table_by_hand():
 
 def test_the_section_says_how_it_was_made():
   header = {
-    "command": ["python", "-m", "benchmarks.peers.__main__", "--output=x.json"],
+    "command": ["python", "-m", "benchmarks.peers.__main__", "--cores=0", "--output=x.json", "--markdown=README.md"],
     "hardware": {"cpu": "Abacus 3"},
     "software": {"git_commit": "0123456789abcdef+changes"},
   }
   text = program.section([row("ours", "W1", 1000, 40, 1), row("fbgemm", "W1", 1000, 80, 2)], header, datetime.date(2026, 2, 3))
   assert "Ms of processor time on one core for a step of 2,048 examples" in text and "matrix products of W1 alone take us 31.6 ms" in text
-  assert (
-    "`python -m benchmarks.peers --output=x.json` on Abacus 3, 2026-02-03, commit 0123456789ab+changes, lib 1, ours 2, fbgemm 2." in text
-  )
+  assert "`python -m benchmarks.peers --cores=0` on Abacus 3, 2026-02-03, commit 0123456789ab+changes, lib 1, ours 2, fbgemm 2." in text
 
 
 def test_markdown_is_replaced_between_the_markers_only(fake, tmp_path: Path):

@@ -228,4 +228,12 @@ def test_nothing_is_compiled_after_the_first_evaluation(tmp_path: Path, monkeypa
   finally:
     jax.monitoring.clear_event_listeners()
   assert len(seen) == 8 and seen[0] > 0
-  assert len(compiled) - seen[0] <= 1  # the padding of the last batch
+  assert seen[1:7] == seen[1:2] * 6  # the first evaluations compile small programs of jax's own; the last batch its padding
+  assert len(compiled) - seen[1] <= 3
+
+
+def test_the_estimator_takes_several_batches_a_call(tmp_path: Path):
+  """As under the presets that have `steps_per_call`: one after the other."""
+  base = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, learner="per_id"))
+  one, three = (loop.train(dataclasses.replace(base, steps_per_call=k), tmp_path / str(k)) for k in (1, 3))
+  assert one["excess"] == three["excess"] and one["status"] == "done"

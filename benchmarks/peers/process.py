@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # glibc keeps what PyTorch frees, instead of giving pages back and asking for them again: fbgemm's step took 5% less of a core. What our
 # own step needs, it must set itself.
 _PEERS_MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "2000000000", "MALLOC_TOP_PAD_": "268435456"}
+_PEERS_MALLOC |= {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # their tables on huge pages, as ours: emb at 1M rows takes a fifth less
 _DROPPED = ("JAX_NUM_CPU_DEVICES", "PYTHONWARNINGS")  # a worker has one device
 
 

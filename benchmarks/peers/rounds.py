@@ -98,7 +98,8 @@ def rows_of(series: str, measured: Sequence[Measured], batch_size: int, differen
     spec = one.spec
     ours = _find(measured, trainer="ours", num_rows=spec.num_rows, cores=spec.cores)
     smallest = min((m for m in measured if m.spec.trainer == spec.trainer and m.spec.cores == spec.cores), key=lambda m: m.spec.num_rows)
-    alone = next((m for m in measured if m.spec.trainer == spec.trainer and len(m.spec.cores) == 1), None)
+    same = [m for m in measured if (m.spec.trainer, m.spec.num_rows) == (spec.trainer, spec.num_rows)]
+    alone = next((m for m in same if len(m.spec.cores) == 1), None)
     wall, cpu = one.times("wall_s"), one.times("cpu_s")
     row = {
       "name": spec.trainer,

@@ -84,7 +84,8 @@ def section(rows: list[Row], header: dict[str, Any], date: datetime.date) -> str
   """The table with what a reader must know of it: what, by which command, on what, when. Rows of `scaling` are left out."""
   rows = [row for row in rows if row["series"] != "scaling"]
   _, _, unit = time_of(rows)
-  command = " ".join(header["command"]).replace("benchmarks.peers.__main__", "benchmarks.peers")
+  words = [word for word in header["command"] if not word.startswith(("--output", "--markdown", "--peers_python"))]
+  command = " ".join(words).replace("benchmarks.peers.__main__", "benchmarks.peers")
   head, _, changes = (header["software"]["git_commit"] or "unknown").partition("+")
   commit = f"commit {head[:12]}" + ("+changes" if changes else "")
   versions = ", ".join(dict.fromkeys(", ".join(row["versions"] for row in rows).split(", ")))

@@ -38,19 +38,23 @@ def ready(choice: str) -> bool:
     return False
   problem = _register()
   if problem and choice == "native":
-    raise UserError(f"--kernels=native: {problem}")
+    raise UserError(f"--kernels=native: {problem}; --kernels=xla does without")
+  if problem and problem not in _said:
+    _said.add(problem)
+    print(f"{problem}; XLA's own loops are used instead, which are slower", file=sys.stderr, flush=True)
   return not problem
+
+
+_said: set[str] = set()  # problems that were told
 
 
 @functools.cache
 def _register() -> str:
-  """Registers the kernels with jax; returns what is in the way, said once, or nothing."""
+  """Registers the kernels with jax; returns what is in the way, or nothing."""
   try:
     library = ctypes.CDLL(str(_built()))
-  except (OSError, RuntimeError) as error:
-    problem = f"the CPU kernels cannot be compiled or loaded: {error}"
-    print(f"{problem}; XLA's own loops are used instead, which are slower", file=sys.stderr, flush=True)
-    return problem
+  except (OSError, RuntimeError, subprocess.TimeoutExpired) as error:
+    return f"the CPU kernels cannot be compiled or loaded (CXX names the compiler, XDG_CACHE_HOME the directory they go to): {error}"
   for name in _TARGETS:
     jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
   return ""
@@ -79,8 +83,6 @@ def _built() -> Path:
       wrong = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["no message"]
       raise RuntimeError(f"{compiler} failed: {wrong[0].strip()}")
     os.replace(temporary, library)
-  except subprocess.TimeoutExpired:
-    raise RuntimeError(f"{compiler} took longer than 10 minutes") from None
   finally:
     Path(temporary).unlink(missing_ok=True)
   return library

@@ -40,18 +40,25 @@ Vectors Given(ffi::Buffer<ffi::F32>& dense, ffi::Buffer<ffi::F32>& rows) {
   return {dense.dimensions()[1] ? dense.typed_data() : nullptr, rows.typed_data(), rows.dimensions()[1], rows.dimensions()[2]};
 }
 
+#if defined(__clang__) || __GNUC__ >= 12
+#define DLRM_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+typedef int QuadIndex __attribute__((vector_size(16)));
+#define DLRM_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, QuadIndex{__VA_ARGS__})
+#endif
+
 // Writes four vectors as columns: to[d * stride + i] = from[i][d].
 inline void Transpose(const float* const from[4], int64_t dim, float* to, int64_t stride) {
   int64_t d = 0;
   for (; d + 4 <= dim; d += 4) {
     Quad row[4];
     for (int i = 0; i < 4; ++i) row[i] = *reinterpret_cast<const Quad*>(from[i] + d);
-    const Quad low01 = __builtin_shufflevector(row[0], row[1], 0, 4, 1, 5), high01 = __builtin_shufflevector(row[0], row[1], 2, 6, 3, 7);
-    const Quad low23 = __builtin_shufflevector(row[2], row[3], 0, 4, 1, 5), high23 = __builtin_shufflevector(row[2], row[3], 2, 6, 3, 7);
-    *reinterpret_cast<Quad*>(to + d * stride) = __builtin_shufflevector(low01, low23, 0, 1, 4, 5);
-    *reinterpret_cast<Quad*>(to + (d + 1) * stride) = __builtin_shufflevector(low01, low23, 2, 3, 6, 7);
-    *reinterpret_cast<Quad*>(to + (d + 2) * stride) = __builtin_shufflevector(high01, high23, 0, 1, 4, 5);
-    *reinterpret_cast<Quad*>(to + (d + 3) * stride) = __builtin_shufflevector(high01, high23, 2, 3, 6, 7);
+    const Quad low01 = DLRM_SHUFFLE(row[0], row[1], 0, 4, 1, 5), high01 = DLRM_SHUFFLE(row[0], row[1], 2, 6, 3, 7);
+    const Quad low23 = DLRM_SHUFFLE(row[2], row[3], 0, 4, 1, 5), high23 = DLRM_SHUFFLE(row[2], row[3], 2, 6, 3, 7);
+    *reinterpret_cast<Quad*>(to + d * stride) = DLRM_SHUFFLE(low01, low23, 0, 1, 4, 5);
+    *reinterpret_cast<Quad*>(to + (d + 1) * stride) = DLRM_SHUFFLE(low01, low23, 2, 3, 6, 7);
+    *reinterpret_cast<Quad*>(to + (d + 2) * stride) = DLRM_SHUFFLE(high01, high23, 0, 1, 4, 5);
+    *reinterpret_cast<Quad*>(to + (d + 3) * stride) = DLRM_SHUFFLE(high01, high23, 2, 3, 6, 7);
   }
   for (; d < dim; ++d) {
     for (int i = 0; i < 4; ++i) to[d * stride + i] = from[i][d];

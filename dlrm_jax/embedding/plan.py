@@ -193,6 +193,8 @@ def make_plan(config: RunConfig, layout: Layout, machine: Machine) -> Plan:
   choices = [[cost(f, placement) for placement in options] for f, options in enumerate(_choices(layout, machine, words))]
   chosen = [min(options, key=lambda c: c.cost) for options in choices]
   kernels = machine.platform == "cpu" and cpu_kernels.ready(config.kernels)
+  if machine.platform == "cpu" and jax.process_count() > 1:  # all must plan alike
+    kernels = bool(process_allgather(np.int32(kernels)).min())
   plan = _grouped(layout, [c.placement for c in chosen], batch_size, machine, kernels)
   memory = memory_limit(config, machine)
   if memory is None:

@@ -1,7 +1,6 @@
 """What the placements share: types, and collectives over all devices with the names they are counted by."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,13 @@ from dlrm_jax.embedding.placement import Group
 
 Axes = tuple[str, ...]
 Arrays = dict[str, Float[Array, "..."]]  # by stack
-TakeStep = Callable[..., Any]  # (state, row_n, valid_n, gradients by stack, bounds) -> state: `update.apply` of a rule
+
+
+@runtime_checkable
+class TakeStep(Protocol):
+  """`update.apply` of a rule."""
+
+  def __call__(self, state: Any, row_n: Array, valid_n: Array, grads: Arrays, bounds: tuple[int, ...] = (0, 1), /) -> Any: ...
 
 
 def take(group: Group, array: Array, row_n: Int32[ArrayLike, "*n"], dim: int) -> Array:
