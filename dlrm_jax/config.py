@@ -144,6 +144,7 @@ class PlantedConfig:
 
 
 PLACEMENTS = ("replicated", "row", "table", "column")
+KERNELS = ("auto", "native", "xla")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,9 +187,6 @@ class MeshConfig:
     return math.prod(self.shape)
 
 
-KERNELS = ("auto", "native", "xla")
-
-
 @dataclasses.dataclass(frozen=True)
 class RunConfig:
   """One training run."""
@@ -199,10 +197,12 @@ class RunConfig:
   restore: str | None = option(None, "go on from this checkpoint, after the examples it has seen; mesh and placement may differ")
   coordinator: str | None = option(None, "several processes: host:port of the first, or auto on a cluster that jax knows (Slurm, TPU pods)")
   num_processes: int = option(1, "several processes: how many (with coordinator=host:port)")
-  kernels: str = option(
-    "auto", "on a CPU: kernels compiled for this machine's processor, or XLA's own loops; auto: kernels where they compile", KERNELS
-  )
   process_id: int = option(0, "several processes: which one this is, from 0")
+  kernels: str = option(
+    "auto",
+    "on a CPU: kernels compiled for this machine's processor, or XLA's own loops; auto: kernels where they compile",
+    KERNELS,
+  )
   steps_per_call: int = option(1, "training steps in one call of the compiled program; pays where steps are short")
   model: ModelConfig = ModelConfig()
   train: TrainConfig = TrainConfig()
