@@ -3,7 +3,6 @@
 Called by `analysis.report`. Importing this module loads Altair, which is slow.
 """
 
-import dataclasses
 from typing import Any
 
 import altair as alt
@@ -11,21 +10,14 @@ import numpy as np
 import polars as pl
 from altair.utils.schemapi import debug_mode
 
-from analysis import chart
-from analysis.chart import LEARNER_NAMES, SI_LABEL, X_NAMES
+from analysis import marks
 from analysis.load import SIZE_NAMES, Sweep
+from analysis.marks import LEARNER_NAMES, X_NAMES
 from analysis.study import LawRow, choose_metric, final_points
+from dlrm_jax.figures import chart
+from dlrm_jax.figures.chart import SI_LABEL
+from dlrm_jax.figures.render import Figure
 from dlrm_jax.record import AXES
-
-
-@dataclasses.dataclass(frozen=True)
-class Figure:
-  """One figure: file stem, heading, caption, and its Vega-Lite spec as a dict."""
-
-  name: str
-  title: str
-  caption: str
-  spec: dict[str, Any]
 
 
 @debug_mode(False)  # the checks of Altair's constructors take most of the time; the tests draw every figure
@@ -49,16 +41,16 @@ def _headline(frame: pl.DataFrame, rows: list[LawRow]) -> Figure:
     shown, points, fitted = frame.filter(workload=workload), [], []
     curves = [shown.filter(learner=r.learner, axis=r.axis, size=r.size) for r in chosen]
     for row, curve in zip(chosen, curves, strict=True):
-      points += chart.points_of(curve, row.metric, row)
-      fitted += chart.fitted_line(row)
-    ideal = chart.ideal_line(pl.concat(curves))
+      points += marks.points_of(curve, row.metric, row)
+      fitted += marks.fitted_line(row)
+    ideal = marks.ideal_line(pl.concat(curves))
     if not points:
       continue
     x = chart.log_axis(alt.X, "examples", "examples seen", [p["examples"] for p in points])
-    y = chart.y_axis(chosen[0].metric, [p["value"] for p in points + ideal])
+    y = marks.y_axis(chosen[0].metric, [p["value"] for p in points + ideal])
     learners = list(dict.fromkeys(p["learner"] for p in points))
     color = alt.Color("learner:N", title=None, scale=alt.Scale(domain=learners), legend=alt.Legend() if len(learners) > 1 else None)
-    layers = chart.line_layers(fitted, ideal, color, x, y)
+    layers = marks.line_layers(fitted, ideal, color, x, y)
     layers.append(
       alt.Chart(chart.data(points))
       .mark_point(size=26, strokeWidth=1.2)
@@ -67,7 +59,7 @@ def _headline(frame: pl.DataFrame, rows: list[LawRow]) -> Figure:
         y=y,
         color=color,
         opacity=_window_opacity(),
-        tooltip=chart.tooltip(
+        tooltip=marks.tooltip(
           ("run", "run"), ("learner", "learner"), ("seed", "seed"), ("examples", "examples"), ("value", "loss"), ("roc_auc", "ROC AUC")
         ),
       )
@@ -118,17 +110,17 @@ def _data_curves(frame: pl.DataFrame, rows: list[LawRow], axis: str) -> Figure:
     mine = sorted((r for r in rows if r.workload == workload and r.axis == axis and r.learner == "dlrm"), key=lambda r: r.size or 0)
     shown, points, fitted = frame.filter(workload=workload, axis=axis, learner="dlrm"), [], []
     for row in mine:
-      points += chart.points_of(shown.filter(size=row.size), row.metric, row)
-      fitted += chart.fitted_line(row)
+      points += marks.points_of(shown.filter(size=row.size), row.metric, row)
+      fitted += marks.fitted_line(row)
     if not points:
       continue
-    ideal = chart.ideal_line(shown.filter(size=mine[-1].size))
+    ideal = marks.ideal_line(shown.filter(size=mine[-1].size))
     any_ideal |= bool(ideal)
     x = chart.log_axis(alt.X, "examples", "examples seen", [p["examples"] for p in points])
-    y = chart.y_axis(mine[0].metric, [p["value"] for p in points + ideal])
+    y = marks.y_axis(mine[0].metric, [p["value"] for p in points + ideal])
     color = alt.Color("size:O", title=SIZE_NAMES[axis], scale=alt.Scale(domain=sizes), legend=alt.Legend(labelExpr=SI_LABEL))
-    layers = chart.line_layers(fitted, ideal, color, x, y)
-    tooltip = chart.tooltip(
+    layers = marks.line_layers(fitted, ideal, color, x, y)
+    tooltip = marks.tooltip(
       ("run", "run"), ("size", SIZE_NAMES[axis]), ("seed", "seed"), ("examples", "examples"), ("value", "loss"), ("roc_auc", "ROC AUC")
     )
     layers.append(
@@ -154,7 +146,7 @@ def _size_curves(frame: pl.DataFrame, rows: list[LawRow], axis: str) -> Figure |
     column = {"size": "size", "params": "params_total", "flops": "flops"}[row.x]
     last = last.filter(pl.col(column).is_not_null() & pl.col(row.metric).is_not_null())
     points = [
-      {**p, "at": float(e[column])} for p, e in zip(chart.points_of(last, row.metric), last.sort("examples").to_dicts(), strict=True)
+      {**p, "at": float(e[column])} for p, e in zip(marks.points_of(last, row.metric), last.sort("examples").to_dicts(), strict=True)
     ]
     floor = last.filter(pl.col("rows_floor") > 0).unique(column).sort(column)
     theory = []
@@ -168,17 +160,17 @@ def _size_curves(frame: pl.DataFrame, rows: list[LawRow], axis: str) -> Figure |
     x = chart.log_axis(
       alt.X, "at", title, distinct, at=distinct if len(distinct) <= 8 and (row.x == "size" or distinct[-1] < 3 * distinct[0]) else None
     )
-    y = chart.y_axis(row.metric, [p["value"] for p in points + theory])
+    y = marks.y_axis(row.metric, [p["value"] for p in points + theory])
     layers = []
     if theory:
       dash = alt.StrokeDash("line:N", title=None, scale=alt.Scale(domain=sorted({t["line"] for t in theory}), range=[[5, 4], [1, 3]]))
       layers.append(alt.Chart(chart.data(theory)).mark_line(style="theory", strokeWidth=1.5).encode(x=x, y=y, strokeDash=dash))
     color = alt.Color("learner:N", legend=None)
-    fitted = chart.fitted_line(row, "at")
+    fitted = marks.fitted_line(row, "at")
     if fitted:
-      line = alt.Chart(chart.data(fitted)).mark_line(strokeWidth=2, opacity=chart.law_opacity(row))
+      line = alt.Chart(chart.data(fitted)).mark_line(strokeWidth=2, opacity=marks.law_opacity(row))
       layers.append(line.encode(x=x, y=y, color=color))
-    tooltip = chart.tooltip(
+    tooltip = marks.tooltip(
       ("run", "run"), ("size", SIZE_NAMES[axis]), ("seed", "seed"), ("examples", "examples"), ("value", "loss"), ("roc_auc", "ROC AUC")
     )
     layers.append(alt.Chart(chart.data(points)).mark_point(size=34, opacity=0.8).encode(x=x, y=y, color=color, tooltip=tooltip))
@@ -215,9 +207,9 @@ def _compute(frame: pl.DataFrame) -> Figure | None:
     if len({v["flops"] for v in values}) < 2:
       continue
     x = chart.log_axis(alt.X, "flops", "training FLOPs", [v["flops"] for v in values])
-    y = chart.y_axis(metric, [v["value"] for v in values])
+    y = marks.y_axis(metric, [v["value"] for v in values])
     color = alt.Color("axis:N", title="axis", scale=alt.Scale(domain=axes))
-    tooltip = chart.tooltip(("axis", "axis"), ("size", "size"), ("examples", "examples"), ("flops", "FLOPs"), ("value", "loss"))
+    tooltip = marks.tooltip(("axis", "axis"), ("size", "size"), ("examples", "examples"), ("flops", "FLOPs"), ("value", "loss"))
     line = (
       alt.Chart(chart.data(values))
       .mark_line(strokeWidth=1.3, opacity=0.75, point=alt.OverlayMarkDef(size=14))

@@ -66,7 +66,7 @@ def headline(rows: list[LawRow]) -> list[str]:
 
 
 def _sections(sweep: Sweep, rows: list[LawRow], figures: list[Any], saturated: list[dict[str, Any]]) -> list[tuple[str, str]]:
-  from analysis import page
+  from dlrm_jax.figures import page
 
   made = shlex.join(str(word) for word in sweep.source.get("command", []))
   hardware = sweep.source.get("hardware") or {}
@@ -112,13 +112,11 @@ def main(config: ReportConfig) -> None:
   sizes = size_laws(sweep, config.law)
   saturated = saturation(sweep)
 
-  from analysis import chart, page, plots, render  # Altair is slow to import: not before the input is known to be good
+  from analysis import plots  # Altair is slow to import: not before the input is known to be good
+  from dlrm_jax.figures import chart, page, render
 
   figures = plots.figures(sweep, rows, sizes)
-  for figure in figures:
-    drawn = render.svg(figure.spec)
-    record.write_text(output / f"{figure.name}.svg", drawn)
-    record.write_bytes(output / f"{figure.name}.png", render.png(drawn))
+  render.write_figures(output, figures)
   everything = rows + sizes
   record.write_text(output / "points.csv", sweep.evaluations().write_csv())
   counts = {"num_runs": len(sweep.runs), "not_done": list(sweep.not_done), "diverged": list(sweep.diverged)}

@@ -101,8 +101,8 @@ def write(
   config: CompareConfig, files: list[File], labels: list[str], match: Match, metric: str, changed: dict[str, tuple[str, ...]]
 ) -> None:
   """The chart and the numbers into --output."""
-  from analysis import render
   from benchmarks.compare_chart import MOST_LINES, compare_chart, drawable
+  from dlrm_jax.figures import render
 
   drawn = drawable(match.lines)
   subtitle = textwrap.wrap(common_text(match), 110)

@@ -5,9 +5,9 @@ from typing import Any, Literal
 
 import altair as alt
 
-from analysis import chart
 from benchmarks.results import ratio_text, value_text
 from benchmarks.side_by_side import Line
+from dlrm_jax.figures import chart
 
 MOST_LINES = 30  # more cannot be read
 _WIDTH, _TEXT, _LANE, _GAP = 600, 90, 14, 12  # points: of the plot, of a value's text, of a mark, between rows

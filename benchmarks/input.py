@@ -2,6 +2,7 @@
 
   python -m benchmarks.input --output=input.json --data=planted                # clicks drawn on the device
   python -m benchmarks.input --output=input.json --data=DIR                    # made by dlrm_jax.data.prepare: read, decode, cut, batch
+  python -m benchmarks.input --output=input.json --data=DIR --order=shuffled
 
 It is the path of dlrm_jax.train: `train_batches` of the source, then, in a second row for each batch size, the `put` to where the
 step wants the batch, which is waited for. The time of one pass over --num_examples is taken whole, from the first file opened
@@ -29,9 +30,10 @@ from benchmarks.timing import Timing, peak_rss_bytes
 from dlrm_jax import flags, hardware, record
 from dlrm_jax.batch import Batch, empty_batch
 from dlrm_jax.config import MeshConfig, ModelConfig, PlantedConfig, RunConfig, TrainConfig
+from dlrm_jax.data.order import ORDERS
 from dlrm_jax.data.source import Source, one_pass, open_source
 from dlrm_jax.flags import option
-from dlrm_jax.mesh import make_mesh, placed, put_batch, split
+from dlrm_jax.mesh import make_mesh, placed, put_part, split
 
 _PLANTED = PlantedConfig()
 
@@ -45,11 +47,13 @@ class InputConfig:
   batch_size: tuple[int, ...] = option((2048,), "examples per batch, a list")
   num_examples: int = option(262_144, "examples that are timed, of each row; of a data set with fewer, all it has")
   warmup: int = option(5, "batches before them that are not")
-  seed: int = option(0, "on planted data, which examples are drawn")
+  seed: int = option(0, "on planted data, which examples are drawn; on a data set, their order if it is shuffled")
+  order: str = option("time", "of a data set's examples: that of the log, or shuffled by the seed", ORDERS)
   mesh: str = option("1", "devices that a batch is put to: a number, or two axes such as 2x4")
   planted: PlantedConfig = _PLANTED
 
   def __post_init__(self):
+    flags.check_choices(self)
     flags.check(len(self.batch_size) > 0 and min(self.batch_size) >= 1, self, "batch_size", "a list of numbers of at least 1")
     flags.check(self.warmup >= 0, self, "warmup", "at least 0")
     for run in runs(self):
@@ -63,7 +67,7 @@ def runs(config: InputConfig) -> list[RunConfig]:
     RunConfig(
       data=config.data,
       model=model,
-      train=TrainConfig(num_examples=config.num_examples, batch_size=size, seed=config.seed),
+      train=TrainConfig(num_examples=config.num_examples, batch_size=size, seed=config.seed, order=config.order),
       planted=config.planted,
       mesh=MeshConfig(mesh=config.mesh),
     )
@@ -99,7 +103,7 @@ def taker(run: RunConfig, source: Source, mesh: Mesh) -> Callable[[Batch], Any]:
   empty = functools.partial(empty_batch, run.train.batch_size, source.num_dense, sum(source.bag_lengths), source.weighted)
   program = jax.jit(lambda batch: batch.weight_b, keep_unused=True)
   compiled = program.lower(placed(jax.eval_shape(empty), mesh, split(mesh))).compile()
-  return lambda batch: compiled(put_batch(batch, mesh))
+  return lambda batch: compiled(put_part(batch, mesh))
 
 
 def measure(config: InputConfig, run: RunConfig, source: Source, mesh: Mesh, where: str) -> dict[str, Any]:
@@ -114,6 +118,7 @@ def measure(config: InputConfig, run: RunConfig, source: Source, mesh: Mesh, whe
   seconds, cpu_s = sum(timing.step_s), sum(timing.cpu_s)
   return {
     "name": source.name,
+    "order": train.order,
     "put": where,
     "batch_size": train.batch_size,
     "mesh": run.mesh.mesh,

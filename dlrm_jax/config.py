@@ -10,6 +10,7 @@ import json
 import math
 from typing import Any
 
+from dlrm_jax.data.order import ORDERS
 from dlrm_jax.flags import UserError, check, check_choices, option
 
 SCHEMA_VERSION = 1  # hashed into config_id: raise it when a default below changes
@@ -81,7 +82,8 @@ class TrainConfig:
 
   num_examples: int = option(1_000_000, "training examples; of a data set with fewer, all it has (one pass)")
   batch_size: int = option(1024, "examples per step")
-  seed: int = option(0, "initial weights and, on planted data, which examples are drawn")
+  seed: int = option(0, "initial weights; on planted data, which examples are drawn; on a data set, their order if it is shuffled")
+  order: str = option("time", "of a data set's training examples: that of the log, or shuffled by the seed", ORDERS)
   learner: str = option("dlrm", "the model, or the exact per-id Bayesian estimator (planted tail data only)", ("dlrm", "per_id"))
   table_optimizer: str = option(
     "rowwise_adagrad", "optimiser of the tables; adam is lazy: only rows of the batch move", ("sgd", "adagrad", "rowwise_adagrad", "adam")
@@ -101,6 +103,7 @@ class TrainConfig:
   )
   decay_examples: int = option(0, "the schedule's length in examples; required unless it is constant")
   eval_examples: int = option(65_536, "examples of each evaluation; on a data set at most the held-out rows")
+  eval_split: str = option("eval", "which held-out rows of a data set are evaluated", ("eval", "test"))
   first_eval: int = option(4096, "examples before the first evaluation")
   evals_per_octave: int = option(2, "evaluations for each doubling of the examples seen")
 
@@ -112,9 +115,9 @@ class TrainConfig:
       check(getattr(self, name) > 0, self, name, "above 0")
     for name in ("table_init", "table_weight_decay", "warmup_examples", "table_warmup_examples", "decay_examples"):
       check(getattr(self, name) >= 0, self, name, "at least 0")
+    check(0 <= self.seed < 2**31, self, "seed", "from 0 to 2147483647")
     if self.lr_schedule != "constant":
       check(self.decay_examples >= 1, self, "decay_examples", f"at least 1 with --lr_schedule={self.lr_schedule}")
-    check(0 <= self.seed < 2**31, self, "seed", "from 0 to 2147483647")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,6 +222,8 @@ class RunConfig:
     check(self.coordinator in (None, "auto") or bool(host and port.isdecimal()), self, "coordinator", "host:port or auto")
     if self.num_processes > 1 and not self.coordinator:
       raise UserError(f"--num_processes={self.num_processes} needs --coordinator=host:port")
+    if self.data == "planted" and self.train.order != "time":
+      raise UserError(f"--order={self.train.order}: planted examples are independent draws, without an order; leave it out")
     devices = self.mesh.num_devices
     if self.train.batch_size % devices:
       raise UserError(f"--batch_size={self.train.batch_size}: must be a multiple of the {devices} devices of --mesh={self.mesh.mesh}")
@@ -245,6 +250,8 @@ def non_default(config: Any) -> dict[str, Any]:
 def config_id(config: RunConfig, data_digest: str = "") -> str:
   """16 hex digits naming a run by what changes its numbers: model, data, training, seed, mesh; never where it is written.
 
+  The number of processes is in it on prepared data alone, whose order follows from it (data/order.py).
+
   Fields at their default are left out, so a new field orphans no old run.
 
   Args:
@@ -261,5 +268,7 @@ def config_id(config: RunConfig, data_digest: str = "") -> str:
   }
   if config.mesh.num_devices > 1:  # on one device there is nothing to place
     content["mesh"] = {name: value for name, value in non_default(config.mesh).items() if name != "device_memory_gib"}
+  if not planted and config.num_processes > 1:
+    content["num_processes"] = config.num_processes
   text = json.dumps(content, sort_keys=True, separators=(",", ":"))
   return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -18,7 +18,7 @@ from dlrm_jax.embedding.plan import machine_of, make_plan
 from dlrm_jax.embedding.print_plan import print_plan
 from dlrm_jax.flops import cost
 from dlrm_jax.host_memory import on_huge_pages
-from dlrm_jax.mesh import make_mesh
+from dlrm_jax.mesh import make_mesh, put_part
 from dlrm_jax.state import Progress
 from dlrm_jax.step import compile_programs
 
@@ -29,7 +29,8 @@ class Learner:
 
   Attributes:
     start: makes the state before the first step.
-    put: a batch from a source to where the functions want it.
+    put: a batch that every process holds whole to where the functions want it.
+    put_part: the same of a training batch, of which every process holds its part.
     train: (state, batch, ...) -> state, a step for each of up to `steps_per_call` batches; the old state's buffers are given up.
     predict: (state, batch) -> logits [B].
     announce: shows a person where the tables lie.
@@ -41,6 +42,7 @@ class Learner:
 
   start: Callable[[], Any]
   put: Callable[[Batch], Batch]
+  put_part: Callable[[Batch], Batch]
   train: Callable[..., Any]
   predict: Callable[[Any, Batch], Array]
   read_progress: Callable[[Any], tuple[Any, float, int]]
@@ -76,10 +78,11 @@ def _dlrm(config: RunConfig, source: Source) -> Learner:
     zero = jax.tree.map(lambda x, old: np.full(old.shape, x, old.dtype), zero, state.progress)
     return dataclasses.replace(state, progress=zero), loss, int(progress.bad_step)
 
-  train, start = programs.train, functools.partial(programs.init, np.uint32(config.train.seed))
+  start, train, predict = functools.partial(programs.init, np.uint32(config.train.seed)), programs.train, programs.predict
   if mesh.size > 1 and mesh.devices.flat[0].platform == "cpu":
-    train = _one_at_a_time(train)
-  learner = Learner(start, programs.put, train, programs.predict, read_progress, facts)
+    train, predict = _one_at_a_time(train), _one_at_a_time(predict)
+  part = functools.partial(put_part, mesh=mesh) if jax.process_count() > 1 else programs.put
+  learner = Learner(start, programs.put, part, train, predict, read_progress, facts)
   if config.mesh.parallelism == "pmap":
     return learner
   return dataclasses.replace(
@@ -90,11 +93,11 @@ def _dlrm(config: RunConfig, source: Source) -> Learner:
   )
 
 
-def _one_at_a_time(train: Callable[..., Any]) -> Callable[..., Any]:
+def _one_at_a_time(program: Callable[..., Any]) -> Callable[..., Any]:
   """Waits for each call: simulated devices that run several steps ahead starve each other of threads, and XLA:CPU then gives up."""
 
   def waited(state: Any, *batches: Batch) -> Any:
-    return jax.block_until_ready(train(state, *batches))
+    return jax.block_until_ready(program(state, *batches))
 
   return waited
 
@@ -116,4 +119,4 @@ def _per_id(config: RunConfig, source: Source) -> Learner:
     "steps_per_call": None,
     "tables": [],
   }
-  return Learner(start, lambda batch: batch, train, predict, lambda state: (state, np.nan, -1), facts)
+  return Learner(start, lambda batch: batch, lambda batch: batch, train, predict, lambda state: (state, np.nan, -1), facts)

@@ -8,28 +8,28 @@ import dataclasses
 import math
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from dlrm_jax import checkpoint, hardware, metrics, record
 from dlrm_jax.batch import Batch
 from dlrm_jax.config import RunConfig, config_id
 from dlrm_jax.data import planted_theory
-from dlrm_jax.data.planted import Planted, Truth
+from dlrm_jax.data.planted import Planted
 from dlrm_jax.data.source import Source, one_pass, open_source
+from dlrm_jax.evaluation import EvalSet, Progressive, evaluate
 from dlrm_jax.flags import UserError
 from dlrm_jax.learner import Learner, make_learner
 from dlrm_jax.progress import Reporter
+from dlrm_jax.read_ahead import read_ahead
 
-METRICS = tuple(f.name for f in dataclasses.fields(metrics.Metrics))
-_MAY_DIFFER = {
-  f"train.{name}" for name in ("num_examples", "eval_examples", "first_eval", "evals_per_octave")
-}  # of what goes on and what was
+METRICS = (*(f.name for f in dataclasses.fields(metrics.Metrics)), *Progressive.FIELDS)
+_MAY_DIFFER = {f"train.{name}" for name in ("num_examples", "eval_examples", "eval_split", "first_eval", "evals_per_octave")}
 _CHECK_EVERY = 512  # steps between looks at the loss when no evaluation is due
+_AHEAD = 2  # calls whose batches go to the devices before they are due
 
 
 def eval_points(num_examples: int, batch_size: int, first: int, per_octave: int) -> list[int]:
@@ -39,38 +39,6 @@ def eval_points(num_examples: int, batch_size: int, first: int, per_octave: int)
     points.add(min(math.ceil(round(wanted) / batch_size) * batch_size, num_examples))
     k += 1
   return sorted(points | {num_examples})
-
-
-@dataclasses.dataclass(frozen=True)
-class EvalBatch:
-  """One evaluation batch on the devices, and what metrics need of it on the host: labels, which examples count, the teacher's logits."""
-
-  placed: Batch
-  label_b: np.ndarray
-  keep_b: np.ndarray
-  truth: Truth | None
-
-
-def eval_batches(source: Source, learner: Learner, batch_size: int, num_examples: int) -> list[EvalBatch]:
-  """The evaluation set, put where the learner wants it."""
-  out = []
-  for batch, truth in source.eval_batches(batch_size, num_examples):
-    placed = learner.put(jax.tree.map(jnp.asarray, batch))
-    out.append(EvalBatch(placed, np.asarray(batch.label_b), np.asarray(batch.weight_b) > 0, truth))
-  return out
-
-
-def evaluate(learner: Learner, state: Any, batches: list[EvalBatch], source: Source) -> metrics.Metrics:
-  """Metrics over the evaluation batches; `excess_tail` only where the tail is not all there is to learn."""
-  logit = np.concatenate([np.asarray(learner.predict(state, batch.placed)) for batch in batches])
-  keep, label = (np.concatenate([getattr(batch, name) for batch in batches]) for name in ("keep_b", "label_b"))
-  label = label[keep]
-  if not isinstance(source, Planted):
-    return metrics.evaluate(logit[keep], label, source.base_rate)
-  truths = [batch.truth for batch in batches if batch.truth is not None]
-  true_logit, tail = (np.concatenate([np.asarray(getattr(t, name)) for t in truths])[keep] for name in ("logit_b", "tail_b"))
-  tail_only = not source.small_fields and not source.num_dense
-  return metrics.evaluate(logit[keep], label, source.base_rate, true_logit, None if tail_only else tail)
 
 
 def theory(config: RunConfig, source: Source) -> dict[str, float | None] | None:
@@ -94,24 +62,30 @@ def _ideal(config: RunConfig, source: Source, examples: int) -> float | None:
   return planted_theory.excess_ideal(examples, config.planted.zipf_s, source.tau, config.planted.tail_fields, rows, source.draws)
 
 
-def seen(config: RunConfig, source: Source, examples: int) -> dict[str, Any]:
-  """What a run that goes on from a checkpoint must share with it, and how many examples it has seen."""
-  planted = dataclasses.asdict(config.planted) if isinstance(source, Planted) else None
-  stream = {"data": source.name, "data_digest": source.digest, "planted": planted}
+def _settings(config: RunConfig) -> dict[str, Any]:
+  """Model and training settings by name, without those that may differ between what goes on and what was."""
   settings = {f"{part}.{name}": value for part in ("model", "train") for name, value in dataclasses.asdict(getattr(config, part)).items()}
-  settings = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items() if name not in _MAY_DIFFER}
-  return {"examples": examples} | stream | settings
+  return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items() if name not in _MAY_DIFFER}
 
 
-def restored(config: RunConfig, learner: Learner, source: Source) -> tuple[Any, int]:
-  """(state, examples seen): the learner's first state, or that of `--restore`. Raises UserError where its run was another."""
+def seen(config: RunConfig, source: Source, examples: int) -> dict[str, Any]:
+  """What a run that goes on from a checkpoint must share with it, and how many examples it has seen: its position in the data."""
+  planted = dataclasses.asdict(config.planted) if isinstance(source, Planted) else None
+  processes = jax.process_count() if planted is None else None  # the order of a data set depends on it (data/order.py)
+  stream = {"data": source.name, "data_digest": source.digest, "planted": planted, "processes": processes}
+  return {"examples": examples} | stream | _settings(config)
+
+
+def restored(config: RunConfig, learner: Learner, source: Source) -> tuple[Any, Progressive]:
+  """(state, examples seen and their losses): the learner's first state, or that of `--restore`. UserError where its run was another."""
   if config.restore is None:
-    return learner.start(), 0
+    return learner.start(), Progressive(source.base_rate)
   if learner.restore is None:
     raise UserError(f"--restore={config.restore}: only --learner=dlrm under --parallelism=jit has checkpoints")
   if not (Path(config.restore) / checkpoint.MANIFEST).exists():
     raise UserError(f"--restore={config.restore}: no {checkpoint.MANIFEST} there; give the directory that holds it, WORKDIR/checkpoint")
-  there, here = checkpoint.run_of(config.restore), seen(config, source, 0)
+  there = _settings(RunConfig()) | checkpoint.run_of(config.restore)  # a setting that is newer than the checkpoint was at its default
+  here = seen(config, source, 0)
   for name, value in here.items():
     if name != "examples" and there.get(name) != value:
       raise UserError(f"--restore={config.restore}: its {name} is {there.get(name)}, this run's is {value}; they must be the same")
@@ -119,7 +93,15 @@ def restored(config: RunConfig, learner: Learner, source: Source) -> tuple[Any, 
     raise UserError(f"--restore={config.restore}: it ended inside a batch, after {there['examples']} examples; there is no going on")
   if there["examples"] >= config.train.num_examples:
     raise UserError(f"--num_examples={config.train.num_examples}: the checkpoint has seen {there['examples']}: nothing is left to train on")
-  return learner.restore(config.restore), there["examples"]
+  loss_sum = there.get("progressive_loss_sum")  # absent where it was not yet kept
+  return learner.restore(config.restore), Progressive(source.base_rate, there["examples"], math.nan if loss_sum is None else loss_sum)
+
+
+def batches_of(source: Source, learner: Learner, config: RunConfig, start: int) -> Iterator[Batch]:
+  """The batches of a run from example `start` on, on the devices a few ahead of their use."""
+  settings = config.train
+  batches = source.train_batches(settings.seed, settings.batch_size, settings.num_examples, start)
+  return read_ahead(map(learner.put_part, batches), _AHEAD * config.steps_per_call)
 
 
 def _curve(directory: Path, primary: bool) -> contextlib.AbstractContextManager[TextIO | None]:
@@ -138,8 +120,9 @@ def train(config: RunConfig, directory: str | Path, source: Source | None = None
   config = one_pass(config, source)
   settings, directory = config.train, Path(directory)
   learner, primary = make_learner(config, source), jax.process_index() == 0
-  evals = eval_batches(source, learner, settings.batch_size, settings.eval_examples)
-  state, start = restored(config, learner, source)
+  evals = EvalSet(source, learner, settings)
+  state, progressive = restored(config, learner, source)
+  start = progressive.examples
   if config.checkpoint and learner.save is None:
     raise UserError("--checkpoint: only --learner=dlrm under --parallelism=jit has checkpoints")
   if primary:
@@ -151,12 +134,11 @@ def train(config: RunConfig, directory: str | Path, source: Source | None = None
   examples, bad_step, training_s = start, -1, 0.0
   rows: list[dict[str, Any]] = []
   waiting: list[Batch] = []  # for the next call
-  diverged, num_eval = "", sum(int(batch.keep_b.sum()) for batch in evals)
+  diverged = ""
   started = resumed = time.perf_counter()
   with _curve(directory, primary) as curve, Reporter(settings.num_examples, quiet or not primary) as reporter:
-    batches = source.train_batches(settings.seed, settings.batch_size, settings.num_examples, start)
-    for step, batch in enumerate(batches, start // settings.batch_size):
-      waiting.append(learner.put(batch))
+    for step, batch in enumerate(batches_of(source, learner, config, start), start // settings.batch_size):
+      waiting.append(batch)
       examples = min(examples + settings.batch_size, settings.num_examples)
       due = examples == points[len(rows)]
       check = due or (step + 1) % _CHECK_EVERY == 0
@@ -165,6 +147,7 @@ def train(config: RunConfig, directory: str | Path, source: Source | None = None
       if not check:
         continue
       state, train_loss, bad_step = learner.read_progress(state)
+      progressive.add(train_loss, examples)
       reporter.update(examples, train_loss)
       if bad_step >= 0:
         diverged = "train log_loss"
@@ -172,19 +155,19 @@ def train(config: RunConfig, directory: str | Path, source: Source | None = None
       if due:
         jax.block_until_ready(state)
         training_s += time.perf_counter() - resumed
-        measured = evaluate(learner, state, evals, source)
+        measured = evaluate(learner, state, evals)
         if not math.isfinite(measured.log_loss):
           diverged, bad_step = "eval log_loss", step
           break
-        row = {"examples": examples, **dataclasses.asdict(measured), "excess_ideal": _ideal(config, source, examples)}
-        rows.append(row | {"wall_s": time.perf_counter() - started})
+        row = {"examples": examples} | dataclasses.asdict(measured) | {"excess_ideal": _ideal(config, source, examples)}
+        rows.append(row | progressive.row() | {"wall_s": time.perf_counter() - started})
         if curve is not None:
           curve.write(record.dumps(rows[-1], indent=None) + "\n")
           curve.flush()
           os.fsync(curve.fileno())
         resumed = time.perf_counter()
   if config.checkpoint and learner.save is not None and not diverged:
-    learner.save(directory / "checkpoint", state, seen(config, source, examples))
+    learner.save(directory / "checkpoint", state, seen(config, source, examples) | {"progressive_loss_sum": progressive.loss_sum})
   status = {"status": "diverged", "diverged_metric": diverged, "diverged_step": bad_step} if diverged else {"status": "done"}
   last = rows[-1] if rows and not diverged else dict.fromkeys(METRICS)
   out = hardware.header() | status | learner.facts
@@ -196,7 +179,7 @@ def train(config: RunConfig, directory: str | Path, source: Source | None = None
     "examples": examples,
     "restored_examples": start,  # seen before, by the run whose checkpoint this one went on from; times below are without them
     "base_rate": source.base_rate,
-    "eval_examples": num_eval,
+    "eval_examples": evals.num_examples,
     "seed": settings.seed,
     **{name: last[name] for name in METRICS},
     "wall_s": time.perf_counter() - started,

@@ -4,6 +4,8 @@ A mesh has one axis (data) or two (data x model). Batches are split over all of 
 how), dense parameters are on every device.
 """
 
+import dataclasses
+from collections import Counter
 from typing import Any
 
 import jax
@@ -18,8 +20,11 @@ AXES = ("data", "model")
 REPLICATED = PartitionSpec()
 
 
-def connect(config: RunConfig) -> None:
-  """Joins the other processes of a run that has several. Call before the first jax computation; does nothing without --coordinator."""
+def connect(config: RunConfig) -> RunConfig:
+  """Joins the other processes of a run that has several. Call before the first jax computation; does nothing without --coordinator.
+
+  Returns the config with the number of processes that there are, which a cluster knows and no flag says.
+  """
   if config.coordinator == "auto":
     try:
       jax.distributed.initialize()
@@ -27,6 +32,7 @@ def connect(config: RunConfig) -> None:
       raise UserError(f"--coordinator=auto: jax finds no cluster here ({error}); give host:port") from None
   elif config.coordinator:
     jax.distributed.initialize(config.coordinator, config.num_processes, config.process_id)
+  return dataclasses.replace(config, num_processes=jax.process_count(), process_id=jax.process_index()) if config.coordinator else config
 
 
 def make_mesh(config: RunConfig, devices: list[jax.Device] | None = None) -> Mesh:
@@ -38,6 +44,8 @@ def make_mesh(config: RunConfig, devices: list[jax.Device] | None = None) -> Mes
     hint = f"; JAX_NUM_CPU_DEVICES={wanted} simulates them on the CPU" if kind == "cpu" and jax.process_count() == 1 else ""
     whose = f"the {jax.process_count()} processes have" if jax.process_count() > 1 else "there are" if len(devices) > 1 else "there is"
     raise UserError(f"--mesh={config.mesh.mesh}: needs {wanted} devices, {whose} {len(devices)} ({kind}){hint}")
+  if jax.process_count() > 1 and len(set(Counter(device.process_index for device in devices).values())) > 1:
+    raise UserError(f"--mesh={config.mesh.mesh}: the processes have different numbers of devices; each must have as many")
   return Mesh(np.array(devices[:wanted]).reshape(shape), AXES[: len(shape)], axis_types=(AxisType.Auto,) * len(shape))
 
 
@@ -58,11 +66,22 @@ def constrain(tree: Any, like: Any) -> Any:
 
 
 def put_batch(batch: Batch, mesh: Mesh) -> Batch:
-  """A batch, whole on the host or on one device, split over the mesh. Every process holds the whole batch and gives its devices theirs."""
-  if mesh.size == 1:
+  """A batch, whole on the host or on one device, split over the mesh. Every process holds the whole batch and gives its devices theirs.
+
+  Copies are started, not waited for. On one CPU device there is nothing to copy.
+  """
+  if mesh.size == 1 and mesh.devices.flat[0].platform == "cpu":
     return batch
   sharding = NamedSharding(mesh, split(mesh))
   if jax.process_count() == 1:
     return jax.device_put(batch, sharding)
   host = jax.tree.map(np.asarray, batch)
   return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, x.__getitem__), host)
+
+
+def put_part(batch: Batch, mesh: Mesh) -> Batch:
+  """A batch of which every process holds an equal part, split over the mesh; a process's devices get its own part."""
+  if jax.process_count() == 1:
+    return put_batch(batch, mesh)
+  sharding = NamedSharding(mesh, split(mesh))
+  return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)

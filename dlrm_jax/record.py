@@ -3,6 +3,7 @@
 Files are written whole or not at all (temporary file, fsync, rename). Called by the trainer, the sweeps and the analysis.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import math
@@ -11,8 +12,9 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from dlrm_jax.flags import UserError
 
@@ -27,13 +29,20 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-  """Replaces `path` with `data` atomically: temporary file in the same directory, fsync, rename, fsync of the directory."""
+  """Replaces `path` with `data` atomically."""
+  with written_whole(path) as file:
+    file.write(data)
+
+
+@contextlib.contextmanager
+def written_whole(path: str | Path) -> Iterator[BinaryIO]:
+  """A file to write to, which replaces `path` when the block ends: temporary file beside it, fsync, rename, fsync of the directory."""
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
   try:
     with os.fdopen(handle, "wb") as file:
-      file.write(data)
+      yield file
       file.flush()
       os.fsync(file.fileno())
     os.chmod(temporary, 0o644)
@@ -41,11 +50,16 @@ def write_bytes(path: str | Path, data: bytes) -> None:
   except BaseException:
     Path(temporary).unlink(missing_ok=True)
     raise
-  directory = os.open(path.parent, os.O_RDONLY)
+  sync(path.parent)
+
+
+def sync(path: str | Path) -> None:
+  """Waits until a file, or what a directory lists, is on disk."""
+  handle = os.open(path, os.O_RDONLY)
   try:
-    os.fsync(directory)
+    os.fsync(handle)
   finally:
-    os.close(directory)
+    os.close(handle)
 
 
 def _json_value(value: Any) -> Any:

@@ -112,8 +112,8 @@ def lower(config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh) -> tuple[ja
 
 
 def compile_programs(config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh) -> Programs:
-  """Compiles the programs of a config, once for all runs that differ in seed or in number of examples only."""
-  train = dataclasses.replace(config.train, seed=0, num_examples=1)
+  """Compiles the programs of a config, once for all runs that differ in seed, or in which examples they see, only."""
+  train = dataclasses.replace(config.train, seed=0, num_examples=1, order="time", eval_split="eval")
   alike = RunConfig(model=config.model, train=train, mesh=config.mesh, steps_per_call=config.steps_per_call)
   return _compile(alike, plan, num_dense, mesh)
 

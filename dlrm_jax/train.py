@@ -21,7 +21,7 @@ def main(config: RunConfig) -> None:
   if (Path(config.workdir) / "sweep.json").exists():
     raise flags.UserError(f"--workdir={config.workdir}: holds a sweep (sweep.json); choose another directory")
   hardware.select_platform()
-  mesh.connect(config)
+  config = mesh.connect(config)
   out = loop.train(config, config.workdir)
   if jax.process_index():
     return

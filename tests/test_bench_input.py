@@ -103,11 +103,13 @@ def test_json_of_planted_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def test_json_of_prepared_data(tmp_path: Path, prepared: Path, capsys: pytest.CaptureFixture[str]):
   """One pass over what there is; the last batch is padded, and its padding moves too."""
   output = tmp_path / "input.json"
-  bench.main(flags.parse(["input", f"--output={output}", f"--data={prepared}", "--batch_size=50", "--warmup=0"], InputConfig))
+  bench.main(
+    flags.parse(["input", f"--output={output}", f"--data={prepared}", "--batch_size=50", "--warmup=0", "--order=shuffled"], InputConfig)
+  )
   host, devices = json.loads(output.read_text())["results"]
   for row in (host, devices):
     check(row, 50, ROWS - EVAL_ROWS, 4 * (1 + 4 + 1 + 1 + 4))  # a dense input, ids, label, weight, weights of the bags
-    assert row["name"] == "toy"
+    assert (row["name"], row["order"]) == ("toy", "shuffled")
   assert "share the host's cores" not in capsys.readouterr().out
 
 
@@ -121,6 +123,7 @@ def test_json_of_prepared_data(tmp_path: Path, prepared: Path, capsys: pytest.Ca
     (["--num_examples=100"], "--num_examples=100: must be at least one batch (2048)"),
     (["--data={data}", "--batch_size=64,361"], "--batch_size=64,361: must be at most the 360 training examples of toy"),
     (["--warmup=-1"], "--warmup=-1: must be at least 0"),
+    (["--order=shuffled"], "--order=shuffled: planted examples are independent draws"),
     (["--mesh=16"], "--mesh=16: needs 16 devices"),
     (["--planted_zipf_s=1"], "--planted_zipf_s=1.0: must be above 1"),
     (["--output={tmp}"], "must be a JSON file to write, not a directory"),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dlrm_jax import cpu_kernels
+from dlrm_jax import cpu_kernels, native
 from dlrm_jax.config import ModelConfig, PlantedConfig, RunConfig, TrainConfig
 from dlrm_jax.cpu_kernels import build
 from dlrm_jax.data.planted import Planted
@@ -157,7 +157,7 @@ def test_without_a_compiler_one_line_says_so(
 ):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
   monkeypatch.setenv("CXX", cxx)
-  monkeypatch.setattr(build.shutil, "which", lambda name: None)
+  monkeypatch.setattr(native.shutil, "which", lambda name: None)
   monkeypatch.setattr(build, "_register", build._register.__wrapped__)  # as in a new process
   monkeypatch.setattr(build, "_said", set())
   assert not build.ready("auto")

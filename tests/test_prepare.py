@@ -17,7 +17,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dlrm_jax import flags
-from dlrm_jax.data import criteo, delimited, parse, shards, vocabulary
+from dlrm_jax.data import criteo, delimited, distinct, parse, parts, rows, shards, vocabulary
+from dlrm_jax.data import prepare as prepare_module
 from dlrm_jax.data.prepare import PrepareConfig, prepare
 from dlrm_jax.data.schema import CategoricalColumn, load_schema
 from dlrm_jax.flags import UserError
@@ -80,15 +81,42 @@ def test_golden_hashes():
 
 def test_hash_is_the_same_for_text_integers_and_missing():
   column = CategoricalColumn("user_id")
-  text, _ = parse.hash_category(column, pa.array(["7", "-3", "9007199254740993", None, ""]))
-  integers, _ = parse.hash_category(column, pa.array([7, -3, 2**53 + 1, None, None]))
-  encoded, _ = parse.hash_category(column, pa.array(["7", "-3", "9007199254740993", None, ""]).dictionary_encode())
+  text = parts.hash_values(column, pa.array(["7", "-3", "9007199254740993", None, ""]))
+  integers = parts.hash_values(column, pa.array([7, -3, 2**53 + 1, None, None]))
   np.testing.assert_array_equal(text, integers)
-  np.testing.assert_array_equal(text, encoded)
-  assert text[3] == text[4] == parse.missing_hash(column)
+  assert text[3] == text[4] == parts.missing_hash(column)
   assert len(set(text)) == 4
-  neighbour, _ = parse.hash_category(column, pa.array([2**53]))
+  neighbour = parts.hash_values(column, pa.array([2**53]))
   assert neighbour[0] != integers[2]  # a float64 would have merged them
+
+
+def random_cells(rng: np.random.Generator) -> list[pa.Array]:
+  """A column in pieces, with missing cells, of few or many values."""
+  pieces = []
+  for _ in range(rng.integers(1, 6)):
+    size = int(rng.integers(0, 9000))
+    values = rng.integers(0, rng.choice([3, 100, 5000, 2**32]), size).astype(np.uint32)
+    column = pa.array(values, mask=rng.random(size) < rng.choice([0, 0.3, 1.0]) if rng.random() < 0.8 else None)
+    pieces.append(column.slice(int(rng.integers(0, size // 2 + 1))))
+  return pieces
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_distinct_values_are_numbered_and_counted(native, monkeypatch):
+  if native and distinct._native() is None:
+    pytest.skip("no C++ compiler")
+  if not native:
+    monkeypatch.setattr(distinct, "_native", lambda: None)
+  rng = np.random.default_rng(0)
+  for _ in range(40):
+    cells = random_cells(rng)
+    expected = [value for column in cells for value in column.to_pylist()]
+    number_n, values, count_d = distinct.number(cells)
+    of_number = values.to_pylist()
+    assert [of_number[i] for i in number_n.tolist()] == expected
+    assert of_number == list(dict.fromkeys(expected))  # in the order of their first appearance
+    counts = Counter(expected)
+    assert count_d.tolist() == [counts[value] for value in of_number]
 
 
 def test_ids_dense_values_and_split_by_hand(tmp_path):
@@ -131,23 +159,24 @@ def test_ties_go_by_hash_and_not_by_file_order(tmp_path):
     assert rows_of(out, "train")["id.c"].to_list() == [by_hash.index(v) + 1 for v in values]
 
 
-def test_vocabulary_counter_merges_as_one_count():
+@pytest.mark.parametrize("entries", [1 << 22, 999])
+def test_vocabulary_merges_as_one_count(tmp_path, monkeypatch, entries):
+  """In one go, or by many ranges of hashes."""
+  monkeypatch.setattr(vocabulary, "_MERGE_ENTRIES", entries)
   rng = np.random.default_rng(0)
-  hashes = vocabulary.hash_uint32("x", (rng.zipf(1.3, 30_000) % 5000).astype(np.uint64))
-  counter = vocabulary.Counter()
-  for part in np.array_split(hashes, 37):
-    counter.add(part)
-    if rng.random() < 0.3:
-      counter._merge()
-  table = counter.vocabulary(min_count=3)
+  hashes = np.concatenate([vocabulary.hash_uint32("x", (rng.zipf(1.3, 30_000) % 5000).astype(np.uint64)), [np.uint64(2**64 - 1)] * 3])
+  vocabulary.rank([np.unique(part, return_counts=True) for part in np.array_split(hashes, 37)], 3, tmp_path / "v")
+  table = vocabulary.load(tmp_path / "v")
   counts = Counter(hashes.tolist())
   ranked = sorted((h for h, n in counts.items() if n >= 3), key=lambda h: (-counts[h], h))
   expected = {h: i + 1 for i, h in enumerate(ranked)}
   assert table.cardinality == len(ranked) + 1
-  asked = np.concatenate([hashes, [np.uint64(0), np.uint64(2**64 - 1)]])
+  asked = np.concatenate([hashes, [np.uint64(0), np.uint64(2**64 - 2)]])
   assert table.lookup(asked).tolist() == [expected.get(h, 0) for h in asked.tolist()]
   assert table.lookup(asked).dtype == np.int32
-  assert vocabulary.Counter().vocabulary(1).lookup(asked).tolist() == [0] * len(asked)
+  vocabulary.rank([(np.zeros(0, np.uint64), np.zeros(0, np.int64))], 1, tmp_path / "none")
+  assert vocabulary.load(tmp_path / "none").lookup(asked).tolist() == [0] * len(asked)
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["none.hash.npy", "none.id.npy", "v.hash.npy", "v.id.npy"]
 
 
 def test_hash_vocabulary_keeps_all_31_bits(tmp_path):
@@ -161,7 +190,7 @@ def test_hash_vocabulary_keeps_all_31_bits(tmp_path):
 
 
 def test_copies_of_a_log_give_one_digest(tmp_path, monkeypatch):
-  """Plain or gzipped, one file or several, large chunks or tiny ones, CR LF, with or without a last newline."""
+  """Plain or gzipped, one file or several, large chunks or tiny ones, CR LF, with or without a last newline, read by C++ or by Arrow."""
   lines = criteo_lines(200)
   digests = {}
 
@@ -181,15 +210,56 @@ def test_copies_of_a_log_give_one_digest(tmp_path, monkeypatch):
     add(name, name)
   monkeypatch.setattr(delimited, "CHUNK_BYTES", 9000)
   add("tiny chunks", "plain.tsv")
-  monkeypatch.setattr(shards, "ROWS_PER_GROUP", 31)
-  monkeypatch.setattr(shards, "GROUPS_PER_SHARD", 2)
-  add("tiny shards", "plain.tsv")
-  assert len(list((tmp_path / "out-tiny shards").glob("train-*"))) == math.ceil(180 / 62)
+  monkeypatch.setattr(rows, "_line_reader", lambda: None)
+  monkeypatch.setattr(distinct, "_native", lambda: None)
+  add("without a compiler", "plain.tsv")
   assert len(set(digests.values())) == 1, digests
   lines[-1] = ("0" if lines[-1][0] == "1" else "1") + lines[-1][1:]
   (tmp_path / "other.tsv").write_text("\n".join(lines))
   add("other", "other.tsv")
   assert digests["other"] != digests["plain.tsv"]
+
+
+def files_of(out: Path) -> dict[str, bytes]:
+  """What a data set's files hold, but for the command line that made it and where it is."""
+  files = {path.name: path.read_bytes() for path in out.iterdir()}
+  contents = json.loads(files["dataset.json"])
+  files["dataset.json"] = json.dumps({k: v for k, v in contents.items() if k not in ("command", "name", "sources")}).encode()
+  return files
+
+
+@pytest.mark.parametrize("kind", ["tsv", "gz", "csv", "parquet"])
+def test_pieces_and_workers_change_nothing(tmp_path, monkeypatch, kind):
+  """Pieces end inside lines, at their ends, inside the header; rejects keep their line numbers; shards end inside parts."""
+  monkeypatch.setattr(shards, "ROWS_PER_GROUP", 31)
+  monkeypatch.setattr(shards, "GROUPS_PER_SHARD", 2)
+  lines = criteo_lines(300, seed=9)
+  for i in (5, 77, 200, 201, 299):
+    lines[i] = lines[i].replace("\t", " ", 1)
+  words = ["--format=criteo_tsv", f"--input={tmp_path}/log_*", "--max_reject_fraction=0.02"]
+  if kind in ("tsv", "gz"):
+    for i, part in enumerate((lines[:150], lines[150:151], lines[151:])):
+      text = ("\n".join(part) + "\n" * (i < 2)).encode()
+      (tmp_path / f"log_{i}").write_bytes(gzip.compress(text) if kind == "gz" else text)
+  else:
+    rng = random.Random(1)
+    log = [(i if rng.random() < 0.9 else None, i % 2, rng.choice("abcdefghij"), rng.randrange(9)) for i in range(600)]
+    text = "".join(f"{'' if v is None else v},{y if v != 444 else 'x'},{c},{age}\n" for v, y, c, age in log)
+    words = write_csv(tmp_path, "views,y,c,age\n" + text, "log_0")
+    words[1] = f"--input={tmp_path}/log_*"
+    if kind == "parquet":
+      columns = dict(zip(("views", "y", "c", "age"), zip(*log, strict=True), strict=True))
+      pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), tmp_path / "log_0", row_group_size=40)
+      words[0] = "--format=parquet"
+    words.append("--max_reject_fraction=0.02")
+  _, out = run(tmp_path, *words, "--workers=1")
+  assert len(list(out.glob("train-*"))) >= 5
+  expected = files_of(out)
+  monkeypatch.setattr(prepare_module, "_MIB", 1)
+  total = sum(path.stat().st_size for path in tmp_path.glob("log_*"))
+  for size, workers in ((total // 5, 1), (total // 23, 2)):
+    _, out = run(tmp_path, *words, f"--workers={workers}", f"--piece_mib={size}", output=f"out{size}")
+    assert files_of(out) == expected
 
 
 def test_csv_and_parquet_of_a_log_give_one_digest(tmp_path):
@@ -287,16 +357,6 @@ def reference(line: str) -> tuple[int, list[float], list[int]] | None:
   return int(cells[0]), dense, categories
 
 
-INVERSES = [np.uint64(pow(m, -1, 2**64)) for m in (0x94D049BB133111EB, 0xBF58476D1CE4E5B9)]
-
-
-def unhashed(column: str, x: np.ndarray) -> list[int]:
-  """The values back from `hash_uint32`, which is a bijection."""
-  x = (x ^ (x >> np.uint64(31)) ^ (x >> np.uint64(62))) * INVERSES[0]
-  x = (x ^ (x >> np.uint64(27)) ^ (x >> np.uint64(54))) * INVERSES[1]
-  return ((x ^ (x >> np.uint64(30)) ^ (x >> np.uint64(60))) - vocabulary.hash_text(column, [b"seed"])[0]).tolist()
-
-
 BASE = criteo_lines(12, seed=5)
 MUTATIONS = st.lists(
   st.tuples(
@@ -346,9 +406,9 @@ def test_every_line_is_accepted_with_its_value_or_rejected(mutations):
   text = ("\n".join(lines) + "\n").replace("\r\n", "\n")
   header = criteo.SCHEMA.header
   assert header is not None
-  chunk = delimited._cut(text.encode(), 1, header, "\t", False, criteo.SCHEMA.columns)
-  rows, rejects = parse.parse(chunk, criteo.SCHEMA)
   lines = text.split("\n")[:-1]
+  chunk = delimited.cut(text.encode(), np.arange(1, len(lines) + 1), header, criteo.SCHEMA)
+  rows, rejects = parse.parse(chunk, criteo.SCHEMA)
   expected = [reference(line) for line in lines]
   good = [value for value in expected if value is not None]
   assert [reject.line for reject in rejects] == [i + 1 for i, value in enumerate(expected) if value is None]
@@ -356,8 +416,8 @@ def test_every_line_is_accepted_with_its_value_or_rejected(mutations):
   assert rows.label_n.tolist() == [label for label, _, _ in good]
   for i in range(13):
     np.testing.assert_allclose(rows.dense[i], np.array([dense[i] for _, dense, _ in good], np.float32), rtol=2e-7)
-  for i, name in enumerate(criteo.CATEGORICAL_NAMES):
-    assert unhashed(name, rows.hashes[i]) == [categories[i] for _, _, categories in good]
+  for i in range(26):
+    assert rows.cells[i].to_pylist() == [None if categories[i] == 2**32 else categories[i] for _, _, categories in good]
 
 
 def test_criteo_facts():

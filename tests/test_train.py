@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from dlrm_jax import flags, loop, record, train
+from dlrm_jax import evaluation, flags, loop, record, train
 from dlrm_jax.config import ModelConfig, PlantedConfig, RunConfig, TrainConfig, config_id
 from dlrm_jax.data import prepare
 from dlrm_jax.data.planted import Planted
@@ -56,8 +56,9 @@ def test_record_and_curve_say_what_happened(run: tuple[Path, dict]):
   assert written["flops_total"] == written["flops_per_example"]["total"] * 10_000
   assert {"cpu", "cores", "platform", "num_devices"} <= set(written["hardware"])
   assert written["software"]["jax"] == jax.__version__
-  for name in ("log_loss", "ne", "roc_auc", "calibration", "excess"):
+  for name in ("log_loss", "ne", "roc_auc", "calibration", "excess", "progressive_log_loss", "progressive_ne"):
     assert written[name] == curve[-1][name] == out[name]
+  assert written["roc_auc_error"] == 0
   assert written["excess_tail"] is None  # the tail is all there is
   assert written["theory"]["beta_data"] == pytest.approx(0.2)
 
@@ -214,9 +215,12 @@ def test_several_steps_a_call_change_no_metric(run: tuple[Path, dict], tmp_path:
     np.testing.assert_allclose([row[name] for row in got], [row[name] for row in expected], rtol=1e-5)
 
 
-@pytest.mark.parametrize("steps_per_call", [1, 4])
-def test_nothing_is_compiled_after_the_first_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps_per_call: int):
+@pytest.mark.parametrize(("steps_per_call", "kept_bytes"), [(1, evaluation.KEPT_BYTES), (4, 0)])
+def test_nothing_is_compiled_after_the_first_evaluation(
+  tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps_per_call: int, kept_bytes: int
+):
   compiled, seen = [], []
+  monkeypatch.setattr(evaluation, "KEPT_BYTES", kept_bytes)
   jax.monitoring.register_event_duration_secs_listener(
     lambda event, *_, **__: compiled.append(event) if "backend_compile" in event else None
   )

@@ -14,11 +14,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks import markdown
 from benchmarks.peers.check import check_losses
 from benchmarks.peers.config import PeersConfig, available_bytes, check_files, check_memory, series, spec_of
 from benchmarks.peers.process import Worker, command_of
 from benchmarks.peers.rounds import measure, rows_of
-from benchmarks.peers.table import check_markers, replaced, section, show_rows
+from benchmarks.peers.table import SECTION, section, show_rows
 from benchmarks.peers.worker import Spec
 from dlrm_jax import flags, hardware, record
 from dlrm_jax.data.criteo import NUM_CATEGORICAL
@@ -31,7 +32,7 @@ def main(config: PeersConfig) -> None:
   hardware.select_platform()
   check_files(config)
   if config.markdown:
-    check_markers(config.markdown)
+    markdown.check_markers(config.markdown, SECTION)
   say = functools.partial(print, file=sys.stderr, flush=True)
 
   def start(spec: Spec) -> Worker:
@@ -54,8 +55,7 @@ def main(config: PeersConfig) -> None:
   record.write_json(config.output, header | {"results": rows})
   show_rows(rows)
   if config.markdown:
-    text = section(rows, header, datetime.date.today())
-    record.write_text(config.markdown, replaced(Path(config.markdown).read_text(), text))
+    markdown.write(config.markdown, SECTION, section(rows, header, datetime.date.today()))
 
 
 if __name__ == "__main__":

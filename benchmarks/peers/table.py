@@ -2,15 +2,13 @@
 
 import datetime
 import math
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from benchmarks import markdown
 from benchmarks.table import Row, number, show
-from dlrm_jax.flags import UserError
 
-START, END = "<!-- how-fast -->", "<!-- /how-fast -->"
+SECTION = "how-fast"  # of a Markdown file
 _TABLES = {"rowwise_adagrad": "row-wise Adagrad", "adagrad": "Adagrad", "sgd": "SGD"}
 _LABELS = {"ours": "dlrm-jax", "fbgemm": "fbgemm + PyTorch", "torchrec": "torchrec", "pytorch_sgd": "PyTorch", "pytorch_adagrad": "PyTorch"}
 
@@ -64,7 +62,7 @@ def markdown_table(rows: list[Row]) -> str:
     head.append(f"{workload} {_short(size)}")
     if workload == "W1" and size == max(sizes):
       head += (["growth"] if len(sizes) > 1 else []) + [f"peak GiB at {_short(size)}"]
-  lines = [head, ["---", "---", *["---:"] * (len(head) - 2)]]
+  lines = [head]
   for name in dict.fromkeys(row["name"] for row in rows):
     mine = {(row["workload"], row["num_rows"]): row for row in rows if row["name"] == name}
     optimizer = next(iter(mine.values()))["table_optimizer"]
@@ -77,17 +75,13 @@ def markdown_table(rows: list[Row]) -> str:
       if case == ("W1", max(sizes, default=0)):
         line += ([f"{row[f'{prefix}growth']:.2f}"] if len(sizes) > 1 else []) + [f"{row['peak_rss_bytes'] / 2**30:.2f}"]
     lines.append(line)
-  return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+  return markdown.table(lines, 2)
 
 
 def section(rows: list[Row], header: dict[str, Any], date: datetime.date) -> str:
   """The table with what a reader must know of it: what, by which command, on what, when. Rows of `scaling` are left out."""
   rows = [row for row in rows if row["series"] != "scaling"]
   _, _, unit = time_of(rows)
-  words = [word for word in header["command"] if not word.startswith(("--output", "--markdown", "--peers_python"))]
-  command = " ".join(words).replace("benchmarks.peers.__main__", "benchmarks.peers")
-  head, _, changes = (header["software"]["git_commit"] or "unknown").partition("+")
-  commit = f"commit {head[:12]}" + ("+changes" if changes else "")
   versions = ", ".join(dict.fromkeys(", ".join(row["versions"] for row in rows).split(", ")))
   floor = next((row for row in rows if not math.isnan(row["floor_ms"])), None)
   products = (
@@ -100,22 +94,6 @@ def section(rows: list[Row], header: dict[str, Any], date: datetime.date) -> str
     f"{markdown_table(rows)}\n\n"
     f"*{unit[0].upper()}{unit[1:]} for a step of {rows[0]['batch_size']:,} examples, median; in brackets, how many times ours, "
     f"paired by round. W1, W2: whole training steps of a DLRM with 26 tables of so many rows, dim 16 and 64; emb: lookup, gradient and "
-    f"update of W1's tables alone; growth: from the smallest tables to the largest.{products} Made by `{command}` on "
-    f"{header['hardware']['cpu']}, {date}, {commit}, {versions}.*"
+    f"update of W1's tables alone; growth: from the smallest tables to the largest.{products} "
+    f"{markdown.made_by(header, date)}, {versions}.*"
   )
-
-
-def check_markers(path: str) -> None:
-  """Raises UserError unless the file has both markers, each once and in order."""
-  try:
-    text = Path(path).read_text()
-  except (OSError, UnicodeDecodeError) as error:
-    raise UserError(f"--markdown={path}: cannot be read ({getattr(error, 'strerror', None) or 'not text'})") from None
-  if re.findall(f"{START}|{END}", text) != [START, END]:
-    raise UserError(f"--markdown={path}: must have the lines {START} and {END}, each once")
-
-
-def replaced(text: str, new: str) -> str:
-  """The text with what is between the markers replaced."""
-  before, after = text.split(START)[0], text.split(END)[1]
-  return f"{before}{START}\n{new}\n{END}{after}"

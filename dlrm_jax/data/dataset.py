@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from dlrm_jax import record
-from dlrm_jax.data.shards import sha256
+from dlrm_jax.data.contents import FORMAT
+from dlrm_jax.data.shards import digest
 from dlrm_jax.flags import UserError
 
-SPLITS = ("train", "eval")
-VERIFY_BYTES = 1 << 30  # smaller data sets have their digests checked whenever they are opened
+SPLITS = ("train", "eval", "test")
+VERIFY_BYTES = 1 << 30  # smaller data sets have their digests checked when they are opened, larger ones shard by shard as they are read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +20,12 @@ class Shard:
   path: Path
   rows: int
   size: int
-  sha256: str
+  digest: str
+
+  def verify(self) -> None:
+    """Reads the file. Raises UserError where its digest is another."""
+    if digest(self.path) != self.digest:
+      raise UserError(f"{self.path}: changed since it was prepared (its xxh3_128 is not the one in dataset.json)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,11 +41,12 @@ class Dataset:
     cardinalities: the number of ids of each, id 0 (unseen or rare) included.
     bag_lengths: how many ids a row holds of each.
     weighted: whether there are bags, whose empty places are padding.
-    train_rows, eval_rows: rows of the two splits.
-    train_base_rate, eval_base_rate: shares of label 1.
-    train_shards, eval_shards: the files.
+    rows_of: rows of each split there is: train, eval, perhaps test.
+    base_rates: share of label 1 of each.
+    shards_of: the files of each, in order.
     rows_per_group: rows of every block of a split but its last.
     vocabulary: "frequency" (ids are ranks) or "hash".
+    verified: whether the digests of all shards were checked; if not, each is when it is first read.
   """
 
   path: Path
@@ -50,22 +57,28 @@ class Dataset:
   cardinalities: tuple[int, ...]
   bag_lengths: tuple[int, ...]
   weighted: bool
-  train_rows: int
-  eval_rows: int
-  train_base_rate: float
-  eval_base_rate: float
-  train_shards: tuple[Shard, ...]
-  eval_shards: tuple[Shard, ...]
+  rows_of: dict[str, int]
+  base_rates: dict[str, float]
+  shards_of: dict[str, tuple[Shard, ...]]
   rows_per_group: int
   vocabulary: str
+  verified: bool = False
+
+  @property
+  def train_rows(self) -> int:
+    return self.rows_of["train"]
+
+  @property
+  def train_base_rate(self) -> float:
+    return self.base_rates["train"]
 
   def rows(self, split: str) -> int:
-    """The number of rows of "train" or "eval"."""
-    return {"train": self.train_rows, "eval": self.eval_rows}[split]
+    """The number of rows of a split; 0 where there is none of that name."""
+    return self.rows_of.get(split, 0)
 
   def shards(self, split: str) -> tuple[Shard, ...]:
-    """The files of "train" or "eval", in order."""
-    return {"train": self.train_shards, "eval": self.eval_shards}[split]
+    """The files of a split, in order."""
+    return self.shards_of.get(split, ())
 
 
 def open_dataset(path: str | Path, verify: bool = False) -> Dataset:
@@ -73,7 +86,7 @@ def open_dataset(path: str | Path, verify: bool = False) -> Dataset:
 
   Args:
     path: the directory.
-    verify: read every shard to check its SHA-256; data sets below 1 GiB are always checked.
+    verify: read every shard to check its digest now; otherwise only where all have less than 1 GiB (`Dataset.verified`).
 
   Raises:
     UserError: the directory or `dataset.json` is missing or broken, or a shard is missing or not as stated.
@@ -84,6 +97,8 @@ def open_dataset(path: str | Path, verify: bool = False) -> Dataset:
   if not (path / "dataset.json").is_file():
     raise UserError(f"{path}: no dataset.json in it; a data set is made by python -m dlrm_jax.data.prepare")
   contents = record.read_json(path / "dataset.json")
+  if "splits" in contents and contents.get("format") != FORMAT:
+    raise UserError(f"{path}/dataset.json: format {contents.get('format', 1)}, but this version reads {FORMAT}; prepare the log again")
   try:
     if contents["schema_version"] != record.SCHEMA_VERSION:
       raise UserError(f"{path}/dataset.json: schema_version {contents['schema_version']}, but this version reads {record.SCHEMA_VERSION}")
@@ -92,41 +107,39 @@ def open_dataset(path: str | Path, verify: bool = False) -> Dataset:
     if isinstance(error, UserError):
       raise
     raise UserError(f"{path}/dataset.json: not made by dlrm_jax.data.prepare ({type(error).__name__}: {error})") from None
-  shards = dataset.train_shards + dataset.eval_shards
+  shards = [shard for split in dataset.shards_of for shard in dataset.shards(split)]
   for shard in shards:
     size = shard.path.stat().st_size if shard.path.is_file() else None
     if size != shard.size:
       raise UserError(f"{shard.path}: " + ("missing" if size is None else f"{size} bytes, but dataset.json says {shard.size}"))
   if verify or sum(shard.size for shard in shards) < VERIFY_BYTES:
     for shard in shards:
-      if sha256(shard.path) != shard.sha256:
-        raise UserError(f"{shard.path}: changed since it was prepared (its SHA-256 is not the one in dataset.json)")
+      shard.verify()
+    dataset = dataclasses.replace(dataset, verified=True)
   return dataset
 
 
 def _from_contents(path: Path, contents: dict[str, Any]) -> Dataset:
   columns, splits = contents["columns"], contents["splits"]
   shards = {
-    split: tuple(Shard(path / s["file"], int(s["rows"]), int(s["bytes"]), s["sha256"]) for s in splits[split]["shards"]) for split in SPLITS
+    split: tuple(Shard(path / s["file"], int(s["rows"]), int(s["bytes"]), s["xxh3_128"]) for s in entry["shards"])
+    for split, entry in splits.items()
   }
-  for split in SPLITS:
+  for split in splits:
     if sum(shard.rows for shard in shards[split]) != splits[split]["rows"]:
       raise ValueError(f"the shards of {split} do not add up to its rows")
   return Dataset(
     path=path,
     name=contents["name"],
     digest=contents["digest"],
-    dense=tuple(columns["dense"]),
+    dense=tuple(column["name"] for column in columns["dense"]),
     categorical=tuple(column["name"] for column in columns["categorical"]),
     cardinalities=tuple(int(column["cardinality"]) for column in columns["categorical"]),
     bag_lengths=tuple(int(column.get("bag_length", 1)) for column in columns["categorical"]),
     weighted=any("bag_length" in column for column in columns["categorical"]),
-    train_rows=int(splits["train"]["rows"]),
-    eval_rows=int(splits["eval"]["rows"]),
-    train_base_rate=float(splits["train"]["base_rate"]),
+    rows_of={split: int(entry["rows"]) for split, entry in splits.items()},
+    base_rates={split: float(entry["base_rate"]) for split, entry in splits.items()},
+    shards_of=shards,
     vocabulary=str(contents["vocabulary"]["mode"]),
-    eval_base_rate=float(splits["eval"]["base_rate"]),
-    train_shards=shards["train"],
-    eval_shards=shards["eval"],
     rows_per_group=int(contents["rows_per_group"]),
   )

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, UInt32
 
 from dlrm_jax.batch import ArrayLike, Batch
 from dlrm_jax.config import PlantedConfig
+from dlrm_jax.data.order import part_size
 from dlrm_jax.hashing import normal, uniform, word
 from dlrm_jax.metrics import sigmoid
 
@@ -118,30 +119,39 @@ class Planted:
 
   def batch(self, stream: int, start: int, size: int) -> tuple[Batch, Truth]:
     """Examples `start .. start + size - 1` of a stream, on the device; ids from 0 (unsigned 32 bits): a tail id is its rank k - 1."""
-    return self._draw(stream, start, size, 1)[0]
+    return self._draw(stream, start, size, size, 1)[0]
 
-  def _draw(self, stream: int, start: int, size: int, count: int) -> list[tuple[Batch, Truth]]:
-    """`count` batches, one after the other."""
-    return _draw(self.config, size, count, self._teacher, np.uint32(stream), np.uint32(start & 0xFFFFFFFF), np.uint32(start >> 32))
+  def _draw(self, stream: int, start: int, size: int, stride: int, count: int) -> list[tuple[Batch, Truth]]:
+    """`count` batches, the first example of each `stride` after that of the one before."""
+    low, high = np.uint32(start & 0xFFFFFFFF), np.uint32(start >> 32)
+    return _draw(self.config, size, stride, count, self._teacher, np.uint32(stream), low, high)
 
   def train_batches(self, seed: int, batch_size: int, num_examples: int, start: int = 0) -> Iterator[Batch]:
-    """Training batches of one seed from example `start` on; the last is padded with weight 0."""
-    for batch, _ in self._batches(1 + seed, batch_size, num_examples, start):
+    """This process's part of the training batches of one seed from example `start` on; the last is padded with weight 0.
+
+    Process p of P has the p-th of P equal pieces of every batch, so that the parts are the batch of a single process. Raises UserError
+    where they are not equal.
+    """
+    for batch, _ in self._batches(1 + seed, batch_size, num_examples, start, (jax.process_index(), jax.process_count())):
       yield batch
 
   def eval_batches(self, batch_size: int, num_examples: int) -> Iterator[tuple[Batch, Truth | None]]:
     """The evaluation draws: the same for every run on this teacher."""
     yield from self._batches(EVAL_STREAM, batch_size, num_examples, 0)
 
-  def _batches(self, stream: int, batch_size: int, num_examples: int, start: int) -> Iterator[tuple[Batch, Truth]]:
-    count = drawn_together(batch_size)
+  def _batches(
+    self, stream: int, batch_size: int, num_examples: int, start: int, part: tuple[int, int] = (0, 1)
+  ) -> Iterator[tuple[Batch, Truth]]:
+    size = part_size(batch_size, part)
+    count = drawn_together(size)
     for first in range(start, num_examples, count * batch_size):
-      for i, (batch, truth) in enumerate(self._draw(stream, first, batch_size, count)):
-        keep = num_examples - first - i * batch_size
-        if keep <= 0:
+      for i, (batch, truth) in enumerate(self._draw(stream, first + part[0] * size, size, batch_size, count)):
+        left = num_examples - first - i * batch_size
+        if left <= 0:
           return
-        if keep < batch_size:
-          batch = dataclasses.replace(batch, weight_b=(jnp.arange(batch_size) < keep).astype(jnp.float32))
+        keep = left - part[0] * size
+        if keep < size:
+          batch = dataclasses.replace(batch, weight_b=(jnp.arange(size) < keep).astype(jnp.float32))
         yield batch, truth
 
 
@@ -223,20 +233,34 @@ def drawn_together(batch_size: int) -> int:
   return min(max(1, _CHUNK // batch_size), _MOST_BATCHES)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _draw(
-  config: PlantedConfig, size: int, count: int, teacher: dict[str, ArrayLike], stream: ArrayLike, low: ArrayLike, high: ArrayLike
+  config: PlantedConfig,
+  size: int,
+  stride: int,
+  count: int,
+  teacher: dict[str, ArrayLike],
+  stream: ArrayLike,
+  low: ArrayLike,
+  high: ArrayLike,
 ) -> list[tuple[Batch, Truth]]:
-  """`count` batches of `size` examples from example high * 2^32 + low on, drawn together and cut in the same program."""
+  """`count` batches of `size` examples from example high * 2^32 + low on, `stride` from one to the next: drawn together and cut in the
+  same program."""
   with jax.named_scope("draws"):
-    drawn = _examples(config, size * count, teacher, stream, low, high)
+    offset_b = (jnp.arange(count, dtype=jnp.uint32)[:, None] * stride + jnp.arange(size, dtype=jnp.uint32)).reshape(-1)
+    drawn = _examples(config, offset_b, teacher, stream, low, high)
     return [jax.tree.map(lambda x, i=i: x[i * size : (i + 1) * size], drawn) for i in range(count)]
 
 
 def _examples(
-  config: PlantedConfig, size: int, teacher: dict[str, ArrayLike], stream: ArrayLike, low: ArrayLike, high: ArrayLike
+  config: PlantedConfig,
+  offset_b: UInt32[Array, " B"],
+  teacher: dict[str, ArrayLike],
+  stream: ArrayLike,
+  low: ArrayLike,
+  high: ArrayLike,
 ) -> tuple[Batch, Truth]:
-  offset_b = jnp.arange(size, dtype=jnp.uint32)
+  size = len(offset_b)
   index_b = low + offset_b
   high_b = high + (index_b < low).astype(jnp.uint32)  # carry
 

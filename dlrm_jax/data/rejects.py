@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dlrm_jax.flags import UserError
 
 HOPELESS_LINES = 10_000  # once this many are rejected, and most of what was read, the rest of the log is not read
+HEADER = b"source\tline\treason\tdetail\ttext\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,7 +17,7 @@ class Reject:
   """A line that is not used.
 
   Attributes:
-    line: its number in the file; the first line is 1.
+    line: its number; the first line is 1.
     reason: why, one of a few.
     detail: what exactly, such as the column and its cell; may be empty.
     text: the line's bytes, without the newline.
@@ -27,41 +29,60 @@ class Reject:
   text: bytes
 
 
-class Rejects:
-  """Writes `rejects.tsv`: source file, line number, reason, detail, and the line itself, byte for byte (it may hold more tabs)."""
+def text_of(reject: Reject) -> bytes:
+  """Line number, reason, detail and the line itself, byte for byte (it may hold more tabs), with tabs between: a line of a piece's file."""
+  return f"{reject.line}\t{reject.reason}\t{reject.detail}\t".encode() + reject.text + b"\n"
 
-  def __init__(self, path: Path, allowed: float):
-    self._path, self._allowed, self._first = path, allowed, ""
-    self._by_reason: Counter[str] = Counter()
-    path.write_bytes(b"source\tline\treason\tdetail\ttext\n")
 
-  def add(self, source: Path, rejects: list[Reject], num_good: int) -> None:
-    """Keeps the rejects of a chunk. Raises UserError when nearly everything is rejected: a wrong format, most likely.
+def of_log(piece_lines: bytes, source: str, lines_before: int) -> bytes:
+  """A line of a piece's file as `rejects.tsv` has it: after the name of its file, and numbered from the file's first line."""
+  number, _, rest = piece_lines.partition(b"\t")
+  return f"{source}\t{int(number) + lines_before}\t".encode() + rest
 
-    Args:
-      source: the file that they are from.
-      rejects: in order of lines.
-      num_good: the good rows of all files so far.
-    """
-    if not rejects:
-      return
-    if not self._first:
+
+class Tally:
+  """Counts accepted lines, and rejected ones by reason."""
+
+  def __init__(self) -> None:
+    self.good = 0
+    self.by_reason: Counter[str] = Counter()
+    self.first: tuple[int, str] | None = None  # line, why
+
+  def add(self, rejects: Sequence[Reject], num_good: int) -> None:
+    self.good += num_good
+    self.by_reason.update(reject.reason for reject in rejects)
+    if rejects and self.first is None:
       first = rejects[0]
-      self._first = f"{source} line {first.line}: {first.reason}" + (f" ({first.detail})" if first.detail else "")
-    self._by_reason.update(reject.reason for reject in rejects)
-    with self._path.open("ab") as file:
-      file.writelines(f"{source.name}\t{r.line}\t{r.reason}\t{r.detail}\t".encode() + r.text + b"\n" for r in rejects)
-    total = self._by_reason.total()
-    if total >= HOPELESS_LINES and total > max(0.5, self._allowed) * (num_good + total):
-      self.finish(num_good)
+      self.first = first.line, first.reason + (f" ({first.detail})" if first.detail else "")
 
-  def finish(self, num_good: int) -> dict[str, Any]:
-    """The entry in `dataset.json`: total, share, by_reason. Raises UserError when the share is above what is allowed."""
-    total = self._by_reason.total()
-    share = total / (num_good + total)
-    if share > self._allowed:
-      raise UserError(
-        f"{total:,} of {num_good + total:,} lines rejected ({share:.2%}), above --max_reject_fraction={self._allowed:g};"
-        f" the first: {self._first}"
-      )
-    return {"total": total, "share": share, "by_reason": dict(self._by_reason.most_common())}
+  def as_json(self) -> dict[str, Any]:
+    return {"good": self.good, "by_reason": dict(self.by_reason), "first": self.first}
+
+  def refuse_hopeless(self, path: Path, start: int) -> None:
+    """Raises UserError when most lines are rejected, and many are: a wrong format, most likely. `start`: where the piece starts."""
+    total = self.by_reason.total()
+    if total >= HOPELESS_LINES and total > self.good and self.first is not None:
+      where = f"line {self.first[0]}" + (f" after byte {start}" if start else "")
+      raise UserError(f"{path}: {total:,} of the first {self.good + total:,} lines rejected; the first: {where}: {self.first[1]}")
+
+
+def entry(pieces: Sequence[dict[str, Any]], paths: Sequence[Path], lines_before: Sequence[int], allowed: float) -> dict[str, Any]:
+  """The entry in `dataset.json`: total, share, by_reason.
+
+  Args:
+    pieces: what `Tally.as_json` gave of each piece, in order.
+    paths: the file of each.
+    lines_before: how many lines its file has before it.
+    allowed: the largest share that may be rejected; UserError, naming the first reject, where there are more.
+  """
+  by_reason = sum((Counter(piece["by_reason"]) for piece in pieces), Counter[str]())
+  total, good = by_reason.total(), sum(piece["good"] for piece in pieces)
+  share = total / (good + total)
+  if share > allowed:
+    first = next(i for i, piece in enumerate(pieces) if piece["first"])
+    line, why = pieces[first]["first"]
+    raise UserError(
+      f"{total:,} of {good + total:,} lines rejected ({share:.2%}), above --max_reject_fraction={allowed:g};"
+      f" the first: {paths[first]} line {line + lines_before[first]}: {why}"
+    )
+  return {"total": total, "share": share, "by_reason": dict(by_reason.most_common())}

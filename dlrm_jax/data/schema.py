@@ -16,6 +16,7 @@ A schema file:
 """
 
 import dataclasses
+import functools
 import math
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 from dlrm_jax.flags import UserError
 
@@ -53,12 +54,27 @@ class DenseColumn:
     if not math.isfinite(self.missing):
       raise UserError(f"dense column '{self.name}': missing = {self.missing} must be a finite number")
 
-  def apply(self, number_n: Float64[np.ndarray, " n"], missing_n: Bool[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
+  def apply(
+    self, number_n: Int64[np.ndarray, " n"] | Float64[np.ndarray, " n"], missing_n: Bool[np.ndarray, " n"]
+  ) -> Float32[np.ndarray, " n"]:
     """The column as the model sees it; numbers too large for float32 come out infinite."""
-    if self.transform == "log1p":
-      number_n = np.log1p(np.maximum(number_n, 0.0))
-    with np.errstate(over="ignore"):
-      return np.where(missing_n, self.missing, number_n).astype(np.float32)
+    if self.transform == "log1p" and number_n.dtype == np.int64:
+      table = _small_logarithms()
+      value_n = table.take(np.maximum(np.minimum(number_n, len(table) - 1), 0))
+      if number_n.max(initial=0) >= len(table):
+        large_n = np.flatnonzero(number_n >= len(table))
+        value_n[large_n] = np.log1p(number_n[large_n].astype(np.float64))
+    else:
+      with np.errstate(over="ignore"):
+        value_n = (np.log1p(np.maximum(number_n, 0.0)) if self.transform == "log1p" else number_n).astype(np.float32)
+    np.copyto(value_n, self.missing, where=missing_n)
+    return value_n
+
+
+@functools.cache
+def _small_logarithms() -> Float32[np.ndarray, " n"]:
+  """log(1 + x) of 0, 1, ...: most integers of a log are small."""
+  return np.log1p(np.arange(4096, dtype=np.float64)).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)

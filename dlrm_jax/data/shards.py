@@ -1,95 +1,64 @@
-"""The files of `prepare`: finding the inputs, the output directory that appears whole, and the Parquet shards with their digests.
+"""The second pass over a log: parts to Parquet shards with ids, each from its place in the split alone, whatever wrote the parts.
 
 Columns of a shard: `label` uint8, `dense.NAME` float32 (transformed), `id.NAME` int32; the ids of a bag of several are `id.NAME.0`,
-`id.NAME.1`, ..., where -1 is padding. Row groups of `ROWS_PER_GROUP` rows are the
-blocks that the pipeline reads.
+`id.NAME.1`, ..., where -1 is padding. Every shard of a split but the last has `ROWS_PER_GROUP * GROUPS_PER_SHARD` rows, in row groups
+of `ROWS_PER_GROUP`: the blocks that the pipeline reads.
 """
 
-import contextlib
-import glob
-import hashlib
-import os
-import re
-import shutil
-import tempfile
+import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
+from jaxtyping import Int32
 
+from dlrm_jax import record
+from dlrm_jax.data import vocabulary
+from dlrm_jax.data.parts import Part, columns_of, missing_hash, values_of
 from dlrm_jax.data.read import arrow
-from dlrm_jax.flags import UserError
+from dlrm_jax.data.schema import Bag, Schema, lookup_names
 
 PADDING = -1  # the id of an empty place in a bag
-ROWS_PER_GROUP = 1 << 16
-GROUPS_PER_SHARD = 16
+ROWS_PER_GROUP = 1 << 15
+GROUPS_PER_SHARD = 32
 
 
-def _natural(path: str) -> list[tuple[int, str]]:
-  """A sort key that puts day_2 before day_10."""
-  return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", path)]
+@dataclasses.dataclass(frozen=True)
+class Shard:
+  """What a shard is to hold: rows `first` to `first + rows` of the log, all splits together, in row groups of `group_rows`."""
+
+  split: str
+  number: int
+  first: int
+  rows: int
+  group_rows: int
+
+  @property
+  def name(self) -> str:
+    return f"{self.split}-{self.number:05d}.parquet"
 
 
-def find_inputs(pattern: str) -> list[Path]:
-  """The files that match, in natural order. Raises UserError when there are none or a match is not a readable file."""
-  matches = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True), key=_natural)
-  if not matches:
-    directory = Path(pattern).parent
-    absent = not any(c in str(directory) for c in "*?[") and not directory.is_dir()
-    raise UserError(f"--input={pattern}: " + (f"no such directory {directory}" if absent else "no such file"))
-  for path in matches:
-    if os.path.isdir(path):
-      raise UserError(f"--input={pattern}: {path} is a directory; match the files in it, such as {path.rstrip('/')}/*")
-    with Path(path).open("rb"):  # now, rather than after hours on the files before it
-      pass
-  return [Path(path) for path in matches]
+def shards_of(splits: dict[str, int]) -> list[Shard]:
+  """The shards of splits of so many rows that follow each other in the log."""
+  out, first, most = [], 0, ROWS_PER_GROUP * GROUPS_PER_SHARD
+  for split, rows in splits.items():
+    out += [Shard(split, i, first + start, min(most, rows - start), ROWS_PER_GROUP) for i, start in enumerate(range(0, rows, most))]
+    first += rows
+  return out
 
 
-@contextlib.contextmanager
-def made_whole(output: Path, overwrite: bool) -> Iterator[Path]:
-  """A temporary directory beside `output` that takes its place when the block ends, and vanishes when the block fails.
-
-  Raises UserError when `output` is there already, unless it is an empty directory, or a data set and `overwrite` is set.
-  """
-  if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-    if not (output / "dataset.json").is_file():
-      raise UserError(f"--output={output}: there is something else there already; choose a new directory")
-    if not overwrite:
-      raise UserError(f"--output={output}: holds a data set already; choose a new directory, or replace it with --overwrite")
-  parent = output.absolute().parent
-  made = [p for p in (parent, *parent.parents) if not p.exists()]  # innermost first
-  temporary: Path | None = None
-  try:
-    parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=parent, prefix=f".{output.name}.partial-"))
-    temporary.chmod(0o755)
-    yield temporary
-    if output.exists():
-      old = Path(tempfile.mkdtemp(dir=parent, prefix=f".{output.name}.old-"))
-      output.rename(old)
-      try:
-        temporary.rename(output)
-      except BaseException:
-        old.rename(output)
-        raise
-      shutil.rmtree(old)
-    else:
-      temporary.rename(output)
-  except BaseException:
-    if temporary is not None:
-      shutil.rmtree(temporary, ignore_errors=True)
-    for path in made:
-      with contextlib.suppress(OSError):
-        path.rmdir()
-    raise
-
-
-def sha256(path: Path) -> str:
-  """The SHA-256 of a file."""
+def digest(path: Path) -> str:
+  """The xxh3_128 of a file."""
+  hashed = xxhash.xxh3_128()
   with path.open("rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
+    while block := file.read(1 << 20):
+      hashed.update(block)
+  return hashed.hexdigest()
 
 
 def shard_columns(dense: Sequence[str], lookups: Sequence[str]) -> list[str]:
@@ -97,61 +66,88 @@ def shard_columns(dense: Sequence[str], lookups: Sequence[str]) -> list[str]:
   return ["label", *(f"dense.{name}" for name in dense), *(f"id.{name}" for name in lookups)]
 
 
-class ShardWriter:
-  """Writes the rows of one split as `SPLIT-00000.parquet`, ... under a directory."""
+class Ids:
+  """The ids of the values of a part: those of the vocabularies in `directory`, by feature, or of the hashes where it is None."""
 
-  def __init__(self, directory: Path, split: str, dense: Sequence[str], lookups: Sequence[str]):
-    self._directory, self._split = directory, split
-    kinds = [pa.uint8()] + [pa.float32()] * len(dense) + [pa.int32()] * len(lookups)
-    self._schema = pa.schema(list(zip(shard_columns(dense, lookups), kinds, strict=True)))
-    self._waiting: list[pa.RecordBatch] = []
-    self._num_waiting = 0
-    self._writer: pq.ParquetWriter | None = None
-    self._rows: list[int] = []  # of each shard
-    self._digests = [hashlib.sha256() for _ in self._schema]
-    self.clicks = 0
+  def __init__(self, schema: Schema, directory: Path | None):
+    self._features = schema.features
+    tables = [None if directory is None else vocabulary.load(vocabulary_path(directory, f)) for f in range(len(schema.features))]
+    self._lookups = [vocabulary.hash_ids if table is None else table.lookup for table in tables]
+    self.of = functools.lru_cache(maxsize=2)(self._of)  # a part may go into two shards
 
-  def add(self, columns: Sequence[Any]) -> None:
-    """Appends rows, given as one array per column in the order of `shard_columns`."""
-    for digest, column in zip(self._digests, columns, strict=True):
-      digest.update(column.astype(column.dtype.newbyteorder("<"), copy=False).data)
-    self.clicks += int(columns[0].sum())
-    self._waiting.append(pa.record_batch([arrow(column) for column in columns], schema=self._schema))
-    self._num_waiting += len(columns[0])
-    if self._num_waiting >= ROWS_PER_GROUP:
-      self._write(ROWS_PER_GROUP)
+  def _of(self, part: Part) -> list[Int32[np.ndarray, " d"]]:
+    """For each feature the id of every distinct value of the part."""
+    out = []
+    for f, (feature, lookup) in enumerate(zip(self._features, self._lookups)):
+      hash_d, _ = values_of(part, f)
+      id_d = lookup(hash_d)
+      out.append(np.where(hash_d == missing_hash(feature), np.int32(PADDING), id_d) if isinstance(feature, Bag) else id_d)
+    return out
 
-  def _write(self, unit: int) -> None:
-    table = pa.Table.from_batches(self._waiting).combine_chunks()
-    whole = len(table) - len(table) % unit
-    for first in range(0, whole, unit):
-      if self._writer is None or self._rows[-1] >= ROWS_PER_GROUP * GROUPS_PER_SHARD:
-        self._open()
-      assert self._writer is not None
-      self._writer.write_table(table.slice(first, unit), row_group_size=ROWS_PER_GROUP)
-      self._rows[-1] += unit
-    rest = table.slice(whole)
-    self._waiting, self._num_waiting = rest.to_batches(), len(rest)
 
-  def _path(self, shard: int) -> Path:
-    return self._directory / f"{self._split}-{shard:05d}.parquet"
+def vocabulary_path(directory: Path, feature: int) -> Path:
+  """Where the vocabulary of a feature lies, without its endings."""
+  return directory / f"{feature:04d}"
 
-  def _open(self) -> None:
-    if self._writer is not None:
-      self._writer.close()
-    self._writer = pq.ParquetWriter(self._path(len(self._rows)), self._schema, compression="lz4", write_statistics=False)
-    self._rows.append(0)
 
-  def close(self) -> dict[str, Any]:
-    """Writes what is left. Returns the split's entry in `dataset.json`: rows, base_rate, content digest, shards."""
-    if self._num_waiting:
-      self._write(self._num_waiting)
-    if self._writer is not None:
-      self._writer.close()
-    paths = [self._path(i) for i in range(len(self._rows))]
-    shards = [
-      {"file": p.name, "rows": rows, "bytes": p.stat().st_size, "sha256": sha256(p)} for p, rows in zip(paths, self._rows, strict=True)
-    ]
-    rows = sum(self._rows)
-    content = hashlib.sha256("".join(digest.hexdigest() for digest in self._digests).encode()).hexdigest()
-    return {"rows": rows, "base_rate": self.clicks / rows if rows else None, "content_sha256": content, "shards": shards}
+def _slices(parts: Sequence[Part], shard: Shard) -> Iterator[tuple[Part, int, int]]:
+  """The parts that a shard is made of, with the first and last rows of each."""
+  before = 0
+  for part in parts:
+    low, high = max(shard.first - before, 0), min(shard.first + shard.rows - before, part.rows)
+    if low < high:
+      yield part, low, high
+    before += part.rows
+
+
+def _columns(schema: Schema, part: Part, ids: Ids, low: int, high: int) -> list[np.ndarray]:
+  """Rows of a part as the columns of a shard."""
+  columns = [column.to_numpy()[low:high] for column in columns_of(Path(f"{part.path}.arrow"))]
+  first, of_feature = 1 + len(schema.dense), np.repeat(np.arange(len(schema.features)), [f.length for f in schema.features])
+  tables = ids.of(part)
+  return columns[:first] + [tables[f].take(index_n) for f, index_n in zip(of_feature, columns[first:], strict=True)]
+
+
+def write(directory: Path, done: Path, schema: Schema, parts: Sequence[Part], ids: Ids, shard: Shard) -> dict[str, Any]:
+  """Writes a shard and last `DONE/SHARD.json`, which is returned: file, rows, bytes, clicks, the digests of file and content."""
+  names = shard_columns(schema.dense_names, lookup_names([f.name for f in schema.features], [f.length for f in schema.features]))
+  kinds = [pa.uint8()] + [pa.float32()] * len(schema.dense) + [pa.int32()] * len(schema.lookups)
+  content, clicks = xxhash.xxh3_128(), 0
+  encodings = dict.fromkeys(names[1:], "BYTE_STREAM_SPLIT")
+  options = {"compression": "lz4", "use_dictionary": False, "column_encoding": encodings, "write_statistics": False}
+  fields = [pa.field(name, kind, nullable=False) for name, kind in zip(names, kinds, strict=True)]  # no levels to write and to read
+  path = directory / shard.name
+  with record.written_whole(path) as file, pq.ParquetWriter(file, pa.schema(fields), **options) as writer:
+    for group in _groups(schema, parts, ids, shard):
+      clicks += int(group[0].sum())
+      for column in group:
+        content.update(column.astype(column.dtype.newbyteorder("<"), copy=False).data)
+      writer.write_batch(pa.record_batch([arrow(column) for column in group], schema=writer.schema), row_group_size=shard.group_rows)
+  facts = {
+    "file": shard.name,
+    "rows": shard.rows,
+    "bytes": path.stat().st_size,
+    "xxh3_128": digest(path),
+    "clicks": clicks,
+    "content": content.hexdigest(),
+  }
+  record.write_json(done / f"{shard.name}.json", facts)
+  return facts
+
+
+def _groups(schema: Schema, parts: Sequence[Part], ids: Ids, shard: Shard) -> Iterator[list[np.ndarray]]:
+  """The columns of each row group of a shard."""
+  waiting: list[list[np.ndarray]] = []
+  missing = shard.group_rows  # rows of the next group
+  for part, low, high in _slices(parts, shard):
+    columns = _columns(schema, part, ids, low, high)
+    start = 0
+    while start < high - low:
+      taken = min(missing, high - low - start)
+      waiting.append([column[start : start + taken] for column in columns])
+      start, missing = start + taken, missing - taken
+      if not missing:
+        yield [np.concatenate(same) for same in zip(*waiting)]
+        waiting, missing = [], shard.group_rows
+  if waiting:
+    yield [np.concatenate(same) for same in zip(*waiting)]

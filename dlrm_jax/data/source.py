@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
+import jax
+
 from dlrm_jax.batch import Batch
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data import pipeline
@@ -15,9 +17,11 @@ from dlrm_jax.flags import UserError
 
 @dataclasses.dataclass(frozen=True)
 class PreparedSource:
-  """A directory written by `dlrm_jax.data.prepare`, read in file order; `seed` does not change the order."""
+  """A directory written by `dlrm_jax.data.prepare`."""
 
   dataset: Dataset
+  eval_split: str = "eval"  # the held-out rows that are evaluated
+  order: str = "time"  # of the training examples, or "shuffled" (order.py)
 
   @property
   def name(self) -> str:
@@ -56,11 +60,15 @@ class PreparedSource:
     return self.dataset.train_rows
 
   def train_batches(self, seed: int, batch_size: int, num_examples: int, start: int = 0) -> Iterator[Batch]:
-    del seed
-    return pipeline.batches(self.dataset, "train", batch_size, num_examples - start, start)
+    part = (jax.process_index(), jax.process_count())
+    return pipeline.batches(self.dataset, "train", batch_size, num_examples - start, start, self.order, seed, part)
+
+  @property
+  def eval_rows(self) -> int:
+    return self.dataset.rows(self.eval_split)
 
   def eval_batches(self, batch_size: int, num_examples: int) -> Iterator[tuple[Batch, Truth | None]]:
-    for batch in pipeline.batches(self.dataset, "eval", batch_size, min(num_examples, self.dataset.eval_rows)):
+    for batch in pipeline.batches(self.dataset, self.eval_split, batch_size, min(num_examples, self.eval_rows)):
       yield batch, None
 
 
@@ -69,21 +77,26 @@ class PreparedSource:
 #   num_dense (M), field_names and cardinalities (categorical features; None: ids without end), bag_lengths (ids a feature has),
 #   weighted (whether batches carry bag weights), base_rate (click rate of the training examples),
 #   max_examples (training examples there are; None: without end),
-#   train_batches(seed, batch_size, num_examples, start=0): batches of training examples start .. num_examples-1, in order,
+#   train_batches(seed, batch_size, num_examples, start=0): this process's part, batch_size / processes examples, of the batches of
+#     training examples start .. num_examples-1, in order; as many batches in every process,
 #   eval_batches(batch_size, num_examples): the first evaluation examples, with the Truth where it is known.
 Source = Planted | PreparedSource
 
 
 def open_source(config: RunConfig) -> Source:
   """The source that `config.data` names. Raises UserError for a missing or broken data set, or one without held-out rows."""
+  split = config.train.eval_split
   if config.data == "planted":
+    if split != "eval":
+      raise UserError(f"--eval_split={split}: must be eval with --data=planted, whose held-out examples are without end")
     return Planted(config.planted)
   dataset = open_dataset(config.data)
-  if dataset.eval_rows == 0:
-    raise UserError(f"--data={config.data}: no rows are held out; prepare it with --eval_rows or --eval_fraction")
+  if dataset.rows(split) == 0:
+    hint = "no rows are held out; prepare it with --eval_rows or --eval_fraction"
+    raise UserError(f"--data={config.data}: {hint if split == 'eval' else f'has no rows for --eval_split={split}'}")
   if dataset.vocabulary == "hash" and config.model.rows_by == "top":
     raise UserError(f"--rows_by=top: the ids of {config.data} are hashes, not ranks of frequency; use --rows_by=hash")
-  return PreparedSource(dataset)
+  return PreparedSource(dataset, split, config.train.order)
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""The HTML of a report: one file that needs no network, light or dark as the reader's system asks. Called by `analysis.report`."""
+"""The HTML of a report: one file that needs no network, light or dark as the reader's system asks. Called by whatever writes a report."""
 
 import html
 import json
@@ -67,7 +67,7 @@ def table(columns: list[str], rows: list[list[Any]], caption: str = "", key_rows
   """
 
   def is_number(cell: Any) -> bool:
-    return str(cell)[:1].isdigit() or str(cell)[:2] in ("+0", "-0", "−0") or str(cell) == "-"
+    return str(cell).lstrip("+-−")[:1].isdigit() or str(cell) == "-"
 
   numeric = [bool(rows) and all(is_number(row[i]) for row in rows) for i in range(len(columns))]
   kinds = ["number" if numeric[i] else "status" if name == "status" else "" for i, name in enumerate(columns)]

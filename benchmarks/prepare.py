@@ -1,0 +1,157 @@
+"""How fast a Criteo log is prepared, in how much memory, beside what polars takes to parse, hash and write the same file.
+
+  python -m benchmarks.prepare --output=prepare.json --gb=1,4                # files made for it, beside the output, and removed
+  python -m benchmarks.prepare --output=prepare.json --input=train.txt       # a log of your own
+
+Each runs as a process of its own on one core, in turn, `--rounds` times: `polars` scans the file with the columns' types, hashes the
+categories to 31 bits and writes Parquet, without a look at whether a line is right and without a vocabulary; `prepare` is
+`python -m dlrm_jax.data.prepare`, everything included, with ids by hash and by frequency. MB/s are per second of the wall; the CPU's
+are beside them, as other programs may take turns on the core. Disk: three quarters of the file beside it, and an output file that exists
+is replaced.
+"""
+
+import dataclasses
+import datetime
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks import criteo_like, markdown, table
+from benchmarks.output import check_output
+from benchmarks.table import number
+from dlrm_jax import flags, hardware, record
+from dlrm_jax.flags import option
+
+# What a library does with the file where nothing is checked: no reject, no missing value told from a bad one, no vocabulary.
+_POLARS = """
+import sys
+import polars as pl
+source, target = sys.argv[1:]
+numbers, keys = [f"I{i}" for i in range(1, 14)], [f"C{i}" for i in range(1, 27)]
+types = {"label": pl.UInt8} | dict.fromkeys(numbers, pl.Int64) | dict.fromkeys(keys, pl.String)
+log = pl.scan_csv(source, schema=types, separator="\\t", has_header=False, quote_char=None)
+dense = [pl.col(name).clip(0).cast(pl.Float32).log1p().fill_null(0) for name in numbers]
+ids = [(pl.col(name).hash(1) // 2**33).cast(pl.Int32) for name in keys]
+log.select("label", *dense, *ids).sink_parquet(target, compression="lz4", statistics=False)
+"""
+_WAYS = ("polars", "hash", "frequency")
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareConfig:
+  """Flags of `python -m benchmarks.prepare`."""
+
+  output: str = option("", "JSON file to write; required")
+  input: str = option("", "a Criteo log to read; otherwise files are made")
+  gb: tuple[float, ...] = option((1.0,), "sizes of the files that are made, 10^9 bytes, a list")
+  rounds: int = option(3, "how often each is run; medians are given")
+  markdown: str = option("", "put the table between <!-- prepare --> and <!-- /prepare --> of this file")
+  core: int = option(min(os.sched_getaffinity(0)), "the core that all run on")
+
+  def __post_init__(self) -> None:
+    flags.check(not self.input or Path(self.input).is_file(), self, "input", "a file")
+    flags.check(len(self.gb) > 0 and min(self.gb) > 0, self, "gb", "a list of numbers above 0")
+    flags.check(self.rounds >= 1, self, "rounds", "at least 1")
+    flags.check(self.core in os.sched_getaffinity(0), self, "core", "among " + ", ".join(map(str, sorted(os.sched_getaffinity(0)))))
+
+
+def command(way: str, source: Path, target: Path) -> list[str]:
+  """The program that is timed."""
+  if way == "polars":
+    return [sys.executable, "-c", _POLARS, str(source), str(target)]
+  words = ["--format=criteo_tsv", f"--input={source}", f"--output={target}", f"--vocabulary={way}", "--workers=1", "--overwrite"]
+  return [sys.executable, "-m", "dlrm_jax.data.prepare", *words]
+
+
+def run(config: PrepareConfig, way: str, source: Path, target: Path) -> tuple[float, float, int]:
+  """Runs one; (seconds of the wall, of the CPU, peak memory in bytes). RuntimeError where it fails."""
+  environment = os.environ | {"POLARS_MAX_THREADS": "1"}
+  started = time.perf_counter()
+  pinned = ["taskset", "-c", str(config.core), *command(way, source, target)]
+  process = subprocess.Popen(pinned, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+  assert process.stderr is not None
+  with process.stderr as stream:
+    said = stream.read()
+  _, status, usage = os.wait4(process.pid, 0)
+  process.returncode = os.waitstatus_to_exitcode(status)
+  if process.returncode:
+    raise RuntimeError(f"{way} failed: {said.decode(errors='replace').strip().splitlines()[-1]}")
+  return time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+
+
+def median(values: list[float]) -> float:
+  """The middle one, the lower of two."""
+  return sorted(values)[(len(values) - 1) // 2]
+
+
+def measure(config: PrepareConfig, source: Path, directory: Path) -> list[dict[str, Any]]:
+  """All ways in turn on a file; a row for each."""
+  size = source.stat().st_size
+  seen: dict[str, list[tuple[float, float, int]]] = {way: [] for way in _WAYS}
+  for round_ in range(config.rounds):
+    for way in _WAYS:
+      seen[way].append(run(config, way, source, directory / way))
+      speed = f"{size / seen[way][-1][0] / 1e6:,.0f} MB/s"
+      print(f"{size / 1e9:.1f} GB, round {round_ + 1} of {config.rounds}, {way}: {speed}", file=sys.stderr, flush=True)
+  rows = []
+  for way, runs in seen.items():
+    wall_s, cpu_s = median([run[0] for run in runs]), median([run[1] for run in runs])
+    beside = zip(seen["polars"], runs, strict=True)
+    row = {"name": way, "input_bytes": size, "wall_s": wall_s, "cpu_s": cpu_s}
+    row |= {"bytes_per_s": size / wall_s, "bytes_per_cpu_s": size / cpu_s, "peak_rss_bytes": max(run[2] for run in runs)}
+    rows.append(row | {"speed_over_polars": median([polars[1] / run[1] for polars, run in beside])})
+  return rows
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+  """The rows as a table on standard output."""
+  columns: dict[str, Any] = {
+    "ids by": "name",
+    "GB": number("input_bytes", ".1f", 1e-9),
+    "s": number("wall_s", ".1f"),
+    "MB/s": number("bytes_per_s", ",.0f", 1e-6),
+    "MB/CPU s": number("bytes_per_cpu_s", ",.0f", 1e-6),
+    "of polars": number("speed_over_polars", ".2f"),
+    "peak GiB": number("peak_rss_bytes", ".2f", 2**-30),
+  }
+  table.show("prepare on one core; of polars: CPU seconds, paired by round", columns, rows)
+
+
+def section(rows: list[dict[str, Any]], header: dict[str, Any], date: datetime.date) -> str:
+  """The table with what a reader must know of it."""
+  lines = [["on one core", "GB", "MB/s", "MB a CPU second", "times polars", "peak GiB"]]
+  for row in rows:
+    name = "polars: parse, hash, write" if row["name"] == "polars" else f"**prepare**, ids by {row['name']}"
+    cells = f"{row['input_bytes'] / 1e9:.1f}", f"{row['bytes_per_s'] / 1e6:.0f}", f"{row['bytes_per_cpu_s'] / 1e6:.0f}"
+    lines.append([name, *cells, f"{row['speed_over_polars']:.2f}", f"{row['peak_rss_bytes'] / 2**30:.2f}"])
+  note = "Polars neither checks lines nor counts values; medians, times by CPU seconds and paired by round."
+  return f"{markdown.table(lines, 1)}\n\n*{note} {markdown.made_by(header, date)}.*"
+
+
+def main(config: PrepareConfig) -> None:
+  """Makes the files, times all ways, writes the JSON file and prints a table."""
+  check_output(config.output)
+  if config.markdown:
+    markdown.check_markers(config.markdown, "prepare")
+  rows = []
+  with tempfile.TemporaryDirectory(dir=Path(config.output).absolute().parent) as directory:
+    sources = [Path(config.input)] if config.input else []
+    for gb in config.gb if not config.input else ():
+      sources.append(Path(directory) / f"criteo_{gb:g}gb.tsv")
+      print(f"making a file of {gb:g} GB", file=sys.stderr, flush=True)
+      criteo_like.write(sources[-1], int(gb * 1e9))
+    for source in sources:
+      rows += measure(config, source, Path(directory))
+  header = hardware.header()
+  record.write_json(config.output, header | {"results": rows})
+  show(rows)
+  if config.markdown:
+    markdown.write(config.markdown, "prepare", section(rows, header, datetime.date.today()))
+
+
+if __name__ == "__main__":
+  flags.run(main, PrepareConfig)

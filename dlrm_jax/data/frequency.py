@@ -1,0 +1,123 @@
+"""How often the ids of a feature occur: counted in bounded memory, kept as a spectrum, fitted with Zipf's law. Called by `inventory`."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+from jaxtyping import Int, Int64
+
+MOST_IDS = 1 << 22  # distinct ids held at once (half as many again for a moment); a column with more is read again for the rest
+FIRST_RANK = 10  # real logs bend at the most frequent ids, and the tail is what a table is sized by
+SEEN_ENOUGH = 10  # rarer ids are ranked by chance more than by their probability
+LEAST_IDS = 10 * FIRST_RANK  # a slope needs a decade of ranks
+_NUM_POINTS = 100  # ranks of a curve or fit, spaced evenly in their logarithm
+_MERGE_IDS = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Spectrum:
+  """Id frequencies without the ids: `ids_c[i]` ids were seen `seen_c[i]` times each, the most frequent first."""
+
+  seen_c: Int64[np.ndarray, " C"]
+  ids_c: Int64[np.ndarray, " C"]
+
+  @property
+  def distinct(self) -> int:
+    """Ids that were seen."""
+    return int(self.ids_c.sum())
+
+  @property
+  def often(self) -> int:
+    """Ids that were seen SEEN_ENOUGH times or more: those whose ranks are not chance."""
+    return int(self.ids_c[self.seen_c >= SEEN_ENOUGH].sum())
+
+  def seen(self, rank_r: Int[np.ndarray, " R"]) -> Int64[np.ndarray, " R"]:
+    """How often the id of each rank was seen; rank 1 is the most frequent id."""
+    return self.seen_c[np.searchsorted(np.cumsum(self.ids_c), rank_r)]
+
+  def curve(self) -> tuple[Int64[np.ndarray, " R"], Int64[np.ndarray, " R"]]:
+    """Log-spaced ranks from the first to the last, and how often the ids there were seen."""
+    rank_r = log_spaced(1, self.distinct, _NUM_POINTS)
+    return rank_r, self.seen(rank_r)
+
+
+@dataclasses.dataclass(frozen=True)
+class Zipf:
+  """The law p_k ~ k**-slope of the k-th most frequent id, least squares on log p over log-spaced ranks.
+
+  Attributes:
+    slope: s of the planted click model.
+    first_rank, last_rank: what it was fitted on.
+    error: root mean square residual of log p; exp(error) is the factor by which the line is typically off.
+    intercept: log of (times seen) at rank 1, by the line.
+  """
+
+  slope: float
+  first_rank: int
+  last_rank: int
+  error: float
+  intercept: float
+
+  def seen(self, rank: float) -> float:
+    """How often the law has the id of a rank seen."""
+    return float(np.exp(self.intercept) * rank**-self.slope)
+
+
+def log_spaced(first: int, last: int, count: int) -> Int64[np.ndarray, " R"]:
+  """At most `count` distinct ranks from `first` to `last`, evenly spaced in their logarithm; none where `last` is below `first`."""
+  if last < first:
+    return np.zeros(0, np.int64)
+  return np.unique(np.round(np.geomspace(first, last, count)).astype(np.int64))
+
+
+def counted(read: Callable[[], Iterable[Int[np.ndarray, " n"]]], most_ids: int = MOST_IDS) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Counts ids. Yields (ids, times seen), ids ascending over all that is yielded; more than one pair where ids do not fit at once.
+
+  Args:
+    read: starts reading the ids, piece by piece; called once for every pair.
+    most_ids: how many distinct ids to hold.
+  """
+  low, whole = -(1 << 31), False
+  while not whole:
+    ids, seen, high, waiting = np.zeros(0, np.int32), np.zeros(0, np.int64), 1 << 31, []
+    for id_n in read():
+      piece = id_n if low < -1 and high > id_n.max(initial=0) else id_n[(id_n >= low) & (id_n < high)]
+      waiting.append(np.unique(piece, return_counts=True))
+      if sum(len(part) for part, _ in waiting) > max(_MERGE_IDS, len(ids) // 2):  # each merge adds half or more: linear time in all
+        ids, seen, waiting = *_merged([(ids, seen), *waiting]), []
+        if len(ids) > most_ids:
+          high = int(ids[most_ids // 2])
+          ids, seen = ids[: most_ids // 2], seen[: most_ids // 2]
+    yield _merged([(ids, seen), *waiting])
+    low, whole = high, high == 1 << 31
+
+
+def _merged(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Int[np.ndarray, " u"], Int64[np.ndarray, " u"]]:
+  """One list of distinct ids and their counts from several."""
+  ids, seen = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+  if not len(ids):
+    return ids, seen
+  order = np.argsort(ids, kind="stable")
+  ids, seen = ids[order], seen[order]
+  first = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]]))
+  return ids[first], np.add.reduceat(seen, first)
+
+
+def spectrum(seen_parts: Iterable[Int64[np.ndarray, " _"]]) -> Spectrum:
+  """The spectrum of ids whose counts come in parts."""
+  seen_c, ids_c = np.zeros(0, np.int64), np.zeros(0, np.int64)
+  for part in seen_parts:
+    values, number = np.unique(part, return_counts=True)
+    seen_c, ids_c = _merged([(seen_c, ids_c), (values, number)])
+  return Spectrum(seen_c[::-1], ids_c[::-1])
+
+
+def zipf(of: Spectrum) -> Zipf | None:
+  """Zipf's law of the ids from rank FIRST_RANK to the last that was seen SEEN_ENOUGH times; None where those are fewer than LEAST_IDS."""
+  if of.often < LEAST_IDS:
+    return None
+  rank_r = log_spaced(FIRST_RANK, of.often, _NUM_POINTS)
+  x_r, y_r = np.log(rank_r), np.log(of.seen(rank_r))
+  slope, intercept = np.polyfit(x_r, y_r, 1)
+  error = float(np.sqrt(np.mean((y_r - slope * x_r - intercept) ** 2)))
+  return Zipf(-float(slope), FIRST_RANK, of.often, error, float(intercept))

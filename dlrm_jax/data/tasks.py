@@ -1,0 +1,70 @@
+"""Runs independent tasks in this process or in several workers, with progress. Used by `prepare`."""
+
+import concurrent.futures
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+_POLL_S = 0.1
+
+
+@runtime_checkable
+class Job(Protocol):
+  """Tasks that are numbered; each can be done by any process, and done again with the same result."""
+
+  def do(self, index: int, advance: Callable[[int], None]) -> None:
+    """Does a task, leaving its result on disk; `advance` is told what progress is counted in, as it goes."""
+
+
+_job: Job
+_counter: Any
+
+
+def _start(job: Job, counter: Any, parent: int) -> None:
+  """Prepares a worker, which ends when the process that started it does, however that ended."""
+  global _job, _counter
+  _job, _counter = job, counter
+
+  def watch() -> None:
+    while os.getppid() == parent:
+      time.sleep(0.5)
+    os._exit(1)
+
+  threading.Thread(target=watch, daemon=True).start()
+
+
+def _advance(count: int) -> None:
+  with _counter.get_lock():
+    _counter.value += count
+
+
+def _do(index: int) -> None:
+  _job.do(index, _advance)
+
+
+def run(job: Job, todo: Sequence[int], workers: int, advance: Callable[[int], None]) -> None:
+  """Does the tasks `todo`, up to `workers` at a time. What a task raises ends the run; ChildProcessError where a worker is killed."""
+  workers = min(workers, len(todo))
+  if workers <= 1:
+    for index in todo:
+      job.do(index, advance)
+    return
+  context = multiprocessing.get_context("spawn")
+  counter, shown = context.Value("q", 0), 0
+  pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start, (job, counter, os.getpid()))
+  try:
+    waiting = {pool.submit(_do, index) for index in todo}
+    while waiting:
+      done, waiting = concurrent.futures.wait(waiting, _POLL_S, concurrent.futures.FIRST_EXCEPTION)
+      now = counter.value
+      advance(now - shown)
+      shown = now
+      for task in done:
+        task.result()
+  except concurrent.futures.process.BrokenProcessPool:
+    raise ChildProcessError("a worker was killed, by want of memory most likely: use fewer --workers or a smaller --piece_mib") from None
+  finally:
+    pool.shutdown(cancel_futures=True)

@@ -1,0 +1,104 @@
+"""How good a state is: held-out examples, kept on the devices or read anew for each evaluation, and the losses before each training step.
+
+Called by the loop.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlrm_jax import metrics
+from dlrm_jax.batch import Batch
+from dlrm_jax.config import TrainConfig
+from dlrm_jax.data.planted import Planted, Truth
+from dlrm_jax.data.source import Source
+from dlrm_jax.learner import Learner
+from dlrm_jax.read_ahead import read_ahead
+
+KEPT_BYTES = 2**28  # of evaluation batches on the devices; a larger set is read anew for each evaluation
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalBatch:
+  """One evaluation batch on the devices, and what metrics need of it on the host: labels, which examples count, the teacher's logits."""
+
+  placed: Batch
+  label_b: np.ndarray
+  keep_b: np.ndarray
+  truth: Truth | None
+
+
+class EvalSet:
+  """The evaluation examples of a run, batch by batch, as often as asked for; the same ones in the same order each time.
+
+  Attributes:
+    source: where they come from.
+    num_examples: how many there are.
+  """
+
+  def __init__(self, source: Source, learner: Learner, settings: TrainConfig):
+    wanted = settings.eval_examples
+    self.source, self.num_examples = source, wanted if isinstance(source, Planted) else min(wanted, source.eval_rows)
+    self._put, self._batch_size = learner.put, settings.batch_size
+    self._kept = list(self._read()) if self._bytes() <= KEPT_BYTES else None
+
+  def __iter__(self) -> Iterator[EvalBatch]:
+    return self._read() if self._kept is None else iter(self._kept)
+
+  def _read(self) -> Iterator[EvalBatch]:
+    for batch, truth in self.source.eval_batches(self._batch_size, self.num_examples):
+      placed = self._put(jax.tree.map(jnp.asarray, batch))
+      yield EvalBatch(placed, np.asarray(batch.label_b), np.asarray(batch.weight_b) > 0, truth)
+
+  def _bytes(self) -> int:
+    """Of all batches: dense inputs, ids, bag weights, labels, weights, and a teacher's two logits, 4 bytes each."""
+    source = self.source
+    numbers = source.num_dense + sum(source.bag_lengths) * (1 + source.weighted) + 2 + 2 * isinstance(source, Planted)
+    return 4 * numbers * math.ceil(self.num_examples / self._batch_size) * self._batch_size
+
+
+def evaluate(learner: Learner, state: Any, batches: EvalSet) -> metrics.Metrics:
+  """Metrics of a state; `excess_tail` only where the tail is not all there is to learn. Memory does not grow with the examples."""
+  source = batches.source
+  with_tail = isinstance(source, Planted) and bool(source.small_fields or source.num_dense)
+  sums = metrics.Accumulator(source.base_rate)
+  # The next batch is on its way through the model while the sums of this one are taken.
+  for batch, logit_b in read_ahead(((batch, learner.predict(state, batch.placed)) for batch in batches), 1):
+    keep = batch.keep_b
+    truth = [np.asarray(x)[keep] for x in (batch.truth.logit_b, batch.truth.tail_b)] if batch.truth else [None, None]
+    sums.add(np.asarray(logit_b)[keep], batch.label_b[keep], truth[0], truth[1] if with_tail else None)
+  return sums.metrics()
+
+
+class Progressive:
+  """Progressive validation: each training example is predicted before it is trained on, so that its loss is that of an unseen one
+  (Blum, Kalai and Langford 1999). The steps sum these losses on the device; here what is read of them is summed in float64.
+
+  Attributes:
+    FIELDS: what curve and record hold: mean log loss over all examples since the run's start, its NE, and the mean since the row before.
+    loss_sum: of all examples; NaN where some were not counted.
+    examples: how many.
+  """
+
+  FIELDS = ("progressive_log_loss", "progressive_ne", "progressive_log_loss_recent")
+
+  def __init__(self, train_rate: float, examples: int = 0, loss_sum: float = 0.0):
+    self.loss_sum, self.examples = loss_sum, examples
+    self._entropy, self._recent_sum, self._row_examples = metrics.entropy(train_rate), 0.0, examples
+
+  def add(self, loss: float, examples: int) -> None:
+    """The mean log loss (nats) of the examples after the last reading up to this many."""
+    self.loss_sum += loss * (examples - self.examples)
+    self._recent_sum += loss * (examples - self.examples)
+    self.examples = examples
+
+  def row(self) -> dict[str, float]:
+    """The fields as they are now; the next row's recent loss starts here."""
+    mean, recent = self.loss_sum / self.examples, self._recent_sum / (self.examples - self._row_examples)
+    self._recent_sum, self._row_examples = 0.0, self.examples
+    return dict(zip(self.FIELDS, (mean, mean / self._entropy, recent), strict=True))

@@ -1,0 +1,105 @@
+"""What figures share: themes, axes with readable ticks, rows to a frame. Called by whatever draws a chart.
+
+Colours are not written into the specs but come from the theme (`THEMES`), which the page swaps with the reader's colour scheme.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import numpy as np
+import polars as pl
+
+_FONT = "Inter, Helvetica Neue, Arial, Liberation Sans, DejaVu Sans, sans-serif"
+PLAIN, PERCENT = "format(datum.value, '~g')", "format(datum.value, '.3~%')"  # labelExpr of an axis
+SI, SI_LABEL = (f"{v} < 1000 ? format({v}, '~g') : replace(format({v}, '.3~s'), 'G', 'B')" for v in ("datum.value", "datum.label"))
+
+
+def _theme(background: str, text: str, faint: str, grid: str, category: list[str], ordinal: list[str]) -> dict[str, Any]:
+  axis = {"labelColor": faint, "titleColor": text, "gridColor": grid, "domainColor": faint, "tickColor": faint, "titleFontWeight": "normal"}
+  return {
+    "background": background,
+    "font": _FONT,
+    "view": {"stroke": None},
+    "axis": axis | {"labelFontSize": 11, "titleFontSize": 12, "titlePadding": 8, "tickSize": 4, "labelOverlap": "greedy"},
+    "legend": {
+      "labelColor": text,
+      "titleColor": faint,
+      "labelFontSize": 11,
+      "titleFontSize": 11,
+      "titleFontWeight": "normal",
+      "symbolOpacity": 1,
+    },
+    "title": {
+      "color": text,
+      "subtitleColor": faint,
+      "fontSize": 14,
+      "subtitleFontSize": 12,
+      "anchor": "start",
+      "fontWeight": 600,
+      "offset": 10,
+    },
+    "range": {"category": category, "ordinal": {"scheme": ordinal}},
+    "mark": {"color": category[0]},
+    "style": {"theory": {"color": faint, "stroke": faint}, "note": {"color": faint}},
+    "point": {"filled": True},
+  }
+
+
+THEMES = {
+  "light": _theme(
+    "white",
+    "#1d2733",
+    "#5b6876",
+    "#e6eaee",
+    ["#1f66b5", "#d9622b", "#2b8a6b", "#8a4fb0", "#b08a12"],
+    ["#7cc7c4", "#3f93bd", "#2e5aa6", "#3a2076"],
+  ),
+  "dark": _theme(
+    "#14181e",
+    "#dfe5ec",
+    "#93a0ae",
+    "#29313b",
+    ["#6cb0ff", "#ff9a62", "#5fd0aa", "#cf9cf2", "#e3c04f"],
+    ["#4a6fc4", "#45a5c9", "#7fd6ac", "#f4ee9c"],
+  ),
+}
+
+
+def ticks(low: float | int, high: float | int) -> list[float]:
+  """Tick values of a logarithmic axis: powers of ten, with 2 and 5 between them when there are few."""
+  decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+  for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
+    values = [float(f"{m}e{d}") for d in decades for m in steps if low * 0.999 <= m * 10.0**d <= high * 1.001]
+    if len(values) >= 4:
+      break
+  return values
+
+
+def log_axis(
+  channel: Any, field: str, title: str, values: Sequence[float | int], at: Sequence[float | int] | None = None, label: str = SI
+) -> Any:
+  low, high = min(values), max(values)
+  pad = max((high / low) ** 0.03, 1.01)
+  axis = alt.Axis(values=at or ticks(low / pad, high * pad), labelExpr=label)
+  return channel(f"{field}:Q", title=title, scale=alt.Scale(type="log", domain=[low / pad, high * pad], nice=False), axis=axis)
+
+
+def data(rows: list[dict[str, Any]]) -> pl.DataFrame:
+  """Rows of a layer. A frame, because Altair copies lists over and over while it builds a chart."""
+  return pl.DataFrame(rows, infer_schema_length=None).fill_nan(None)
+
+
+def finish(panels: list[Any], columns: int) -> dict[str, Any]:
+  """The spec of one panel, or of several in rows of `columns`."""
+  return _spec(panels[0] if len(panels) == 1 else alt.concat(*panels, columns=columns, spacing=36))
+
+
+def small_multiples(panels: list[Any], columns: int) -> dict[str, Any]:
+  """The spec of many small panels, plot areas in line, with room for a title, a subtitle and axes between them."""
+  return _spec(alt.concat(*panels, columns=columns, bounds="flush", spacing={"row": 84, "column": 54}))
+
+
+def _spec(drawn: Any) -> dict[str, Any]:
+  with alt.data_transformers.enable("default", max_rows=None):
+    return drawn.to_dict(validate=False)
