@@ -63,7 +63,7 @@ def measure(config: FedConfig) -> list[dict[str, Any]]:
   """A row for each way. UserError where the data set is too small."""
   run, source = config.run, open_source(config.run)
   size, together, needed = run.train.batch_size, run.steps_per_call, config.steps * (config.rounds + 1)
-  have, examples = source.max_examples, needed * size
+  have, examples = source.max_examples, 2 * needed * size  # so that reading never ends: blocks are decoded in all turns alike
   flags.check(have is None or have >= examples, config, "rounds", f"fewer: {source.name} has {have} examples, {examples} are needed")
   learner = make_learner(run, source)
   state = learner.start()

@@ -6,8 +6,8 @@
 Each runs as a process of its own on one core, in turn, `--rounds` times: `polars` scans the file with the columns' types, hashes the
 categories to 31 bits and writes Parquet, without a look at whether a line is right and without a vocabulary; `prepare` is
 `python -m dlrm_jax.data.prepare`, everything included, with ids by hash and by frequency. MB/s are per second of the wall; the CPU's
-are beside them, as other programs may take turns on the core. Disk: three quarters of the file beside it, and an output file that exists
-is replaced.
+are beside them, as other programs may take turns on the core. Disk: as much as the file has, beside it. An output file that exists is
+replaced.
 """
 
 import dataclasses
@@ -96,7 +96,7 @@ def measure(config: PrepareConfig, source: Path, directory: Path) -> list[dict[s
     for way in _WAYS:
       seen[way].append(run(config, way, source, directory / way))
       speed = f"{size / seen[way][-1][0] / 1e6:,.0f} MB/s"
-      print(f"{size / 1e9:.1f} GB, round {round_ + 1} of {config.rounds}, {way}: {speed}", file=sys.stderr, flush=True)
+      print(f"{size / 1e9:.3g} GB, round {round_ + 1} of {config.rounds}, {way}: {speed}", file=sys.stderr, flush=True)
   rows = []
   for way, runs in seen.items():
     wall_s, cpu_s = median([run[0] for run in runs]), median([run[1] for run in runs])
@@ -111,7 +111,7 @@ def show(rows: list[dict[str, Any]]) -> None:
   """The rows as a table on standard output."""
   columns: dict[str, Any] = {
     "ids by": "name",
-    "GB": number("input_bytes", ".1f", 1e-9),
+    "GB": number("input_bytes", ".3g", 1e-9),
     "s": number("wall_s", ".1f"),
     "MB/s": number("bytes_per_s", ",.0f", 1e-6),
     "MB/CPU s": number("bytes_per_cpu_s", ",.0f", 1e-6),
@@ -126,7 +126,7 @@ def section(rows: list[dict[str, Any]], header: dict[str, Any], date: datetime.d
   lines = [["on one core", "GB", "MB/s", "MB a CPU second", "times polars", "peak GiB"]]
   for row in rows:
     name = "polars: parse, hash, write" if row["name"] == "polars" else f"**prepare**, ids by {row['name']}"
-    cells = f"{row['input_bytes'] / 1e9:.1f}", f"{row['bytes_per_s'] / 1e6:.0f}", f"{row['bytes_per_cpu_s'] / 1e6:.0f}"
+    cells = f"{row['input_bytes'] / 1e9:.3g}", f"{row['bytes_per_s'] / 1e6:.0f}", f"{row['bytes_per_cpu_s'] / 1e6:.0f}"
     lines.append([name, *cells, f"{row['speed_over_polars']:.2f}", f"{row['peak_rss_bytes'] / 2**30:.2f}"])
   note = "Polars neither checks lines nor counts values; medians, times by CPU seconds and paired by round."
   return f"{markdown.table(lines, 1)}\n\n*{note} {markdown.made_by(header, date)}.*"
@@ -134,6 +134,7 @@ def section(rows: list[dict[str, Any]], header: dict[str, Any], date: datetime.d
 
 def main(config: PrepareConfig) -> None:
   """Makes the files, times all ways, writes the JSON file and prints a table."""
+  hardware.select_platform()
   check_output(config.output)
   if config.markdown:
     markdown.check_markers(config.markdown, "prepare")

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,7 +91,8 @@ def restored(config: RunConfig, learner: Learner, source: Source) -> tuple[Any, 
     if name != "examples" and there.get(name) != value:
       raise UserError(f"--restore={config.restore}: its {name} is {there.get(name)}, this run's is {value}; they must be the same")
   if there["examples"] % config.train.batch_size:
-    raise UserError(f"--restore={config.restore}: it ended inside a batch, after {there['examples']} examples; there is no going on")
+    size, seen_ = config.train.batch_size, there["examples"]
+    raise UserError(f"--restore={config.restore}: it ended inside a batch of {size}, after {seen_} examples; there is no going on")
   if there["examples"] >= config.train.num_examples:
     raise UserError(f"--num_examples={config.train.num_examples}: the checkpoint has seen {there['examples']}: nothing is left to train on")
   loss_sum = there.get("progressive_loss_sum")  # absent where it was not yet kept
@@ -131,6 +133,10 @@ def train(config: RunConfig, directory: str | Path, source: Source | None = None
   points = [point for point in points if point > start]
   if primary and not quiet:
     learner.announce()
+    if config.checkpoint and settings.num_examples % settings.batch_size:
+      whole = settings.num_examples // settings.batch_size * settings.batch_size
+      text = f"no run can go on from it, which ends inside a batch of {settings.batch_size}; with --num_examples={whole} it could"
+      print(f"--checkpoint: {text}", file=sys.stderr, flush=True)
   examples, bad_step, training_s = start, -1, 0.0
   rows: list[dict[str, Any]] = []
   waiting: list[Batch] = []  # for the next call

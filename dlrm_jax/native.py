@@ -22,7 +22,12 @@ FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared")
 
 
 def library(
-  name: str, sources: Sequence[Path], flags: Sequence[str] = (), include_dirs: Sequence[Path] = (), extra_key: Sequence[str] = ()
+  name: str,
+  sources: Sequence[Path],
+  flags: Sequence[str] = (),
+  include_dirs: Sequence[Path] = (),
+  extra_key: Sequence[str] = (),
+  seconds: int = 1,
 ) -> Path:
   """The shared library of some sources, compiled unless it is there already.
 
@@ -34,6 +39,7 @@ def library(
     flags: of the compiler, after `FLAGS`.
     include_dirs: where system headers are. Changes in these must show in `extra_key`.
     extra_key: more that the library depends on, such as versions.
+    seconds: about how long it takes, for the message.
 
   Raises:
     One of `Problem`, saying why it cannot be compiled: one line.
@@ -50,7 +56,7 @@ def library(
   built = cache_dir() / f"{stem}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}.so"
   if built.exists():
     return built
-  print(f"compiling the {name}, once for this machine: up to half a minute", file=sys.stderr, flush=True)
+  print(f"compiling the {name}, once for this machine: about {seconds} s", file=sys.stderr, flush=True)
   handle, temporary = tempfile.mkstemp(dir=built.parent, prefix=f".{stem}-", suffix=".so")
   os.close(handle)
   try:

@@ -29,7 +29,7 @@ def main(config: RunConfig) -> None:
     raise flags.UserError(f"{out['diverged_metric']} was not finite at step {out['diverged_step']}; see {config.workdir}/record.json")
   known = {name: out[name] for name in ("log_loss", "ne", "roc_auc", "calibration", "excess") if out[name] is not None}
   scores = "  ".join(f"{name}={value:.5f}" for name, value in known.items())
-  print(f"{scores}  examples={out['examples']:,}  examples/s={out['examples_per_s']:,.0f}")
+  print(f"{scores}  examples={out['examples']:,}  examples/s={out['examples_per_s']:,.0f}  in {config.workdir}/record.json")
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def test_training_from_disk_beside_memory(prepared, tmp_path):
   assert [row["name"] for row in rows] == ["disk", "memory"]
   assert rows[1]["speed_of_memory"] == rows[1]["cpu_speed_of_memory"] == 1
   assert all(row["batch_size"] == 256 and row["step_ms_p50"] > 0 for row in rows)
-  with pytest.raises(UserError, match="--rounds=1000: must be fewer: out has 36000 examples, 512512 are needed"):
+  with pytest.raises(UserError, match="--rounds=1000: must be fewer: out has 36000 examples, 1025024 are needed"):
     fed.measure(flags.parse(["fed", "--preset=W1", *words, "--batch_size=256", "--rounds=1000"], fed.FedConfig, fed.PRESETS))
 
 

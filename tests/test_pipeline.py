@@ -61,9 +61,7 @@ def numbered(directory: Path, rows: int, per_group: int, groups: int) -> Dataset
     pq.write_table(pa.table(columns), paths[-1], row_group_size=per_group)
   files = tuple(Shard(path, pq.ParquetFile(path).metadata.num_rows, 0, "") for path in paths)
   sizes = {"train": rows}
-  return Dataset(
-    directory, "numbered", "", ("a",), ("u",), (3 * rows + 1,), (1,), False, sizes, {}, {"train": files}, per_group, "hash", verified=True
-  )
+  return Dataset(directory, "numbered", "", ("a",), ("u",), (3 * rows + 1,), (1,), False, sizes, {}, {"train": files}, per_group, "hash")
 
 
 def rows_in(given: list[Batch]) -> list[int]:

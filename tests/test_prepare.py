@@ -340,6 +340,33 @@ def test_csv_rejects(tmp_path):
   assert sum(split["rows"] for split in contents["splits"].values()) == 3
 
 
+def test_a_line_does_not_depend_on_its_neighbours(tmp_path, monkeypatch):
+  """A byte order mark is text but at the start of a file; a long cell is long beside a quote too."""
+  lines = ["1,1,a,3", "\ufeff2,0,b,3", f"3,1,{'x' * 140_000},3", '4,0,"c",3', "5,1,d,3", "6,1,d,3"]
+  found = []
+  for size in (10, 1 << 20):
+    monkeypatch.setattr(delimited, "CHUNK_BYTES", size)
+    words = write_csv(tmp_path, "views,y,c,age\n" + "\n".join(lines) + "\n")
+    contents, out = run(tmp_path, *words, "--min_count=1", "--max_reject_fraction=0.5", "--eval_rows=1", output=f"out{size}")
+    found.append((contents["digest"], (out / "rejects.tsv").read_text().splitlines()[1:]))
+  assert found[0] == found[1]
+  assert found[0][1] == ["log.csv\t3\tnot a number\tviews is '\\ufeff2'\t\ufeff2,0,b,3"]
+
+
+def test_files_are_told_apart_by_their_directories(tmp_path):
+  for name in ("a", "b"):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "log.tsv").write_text("\n".join(["x", *criteo_lines(20)]))
+  contents, out = run(tmp_path, "--format=criteo_tsv", f"--input={tmp_path}/?/log.tsv", "--max_reject_fraction=0.1")
+  assert [source["path"] for source in contents["sources"]] == ["a/log.tsv", "b/log.tsv"]
+  assert [line.split("\t")[:2] for line in (out / "rejects.tsv").read_text().splitlines()[1:]] == [["a/log.tsv", "1"], ["b/log.tsv", "1"]]
+  (tmp_path / "a" / "log.tsv.gz").write_bytes(gzip.compress((tmp_path / "a" / "log.tsv").read_bytes()))
+  with pytest.raises(UserError, match=r"a/log\.tsv\.gz and .*a/log\.tsv both match: are they not the same log\?"):
+    run(tmp_path, "--format=criteo_tsv", f"--input={tmp_path}/a/*", output="none")
+  with pytest.raises(UserError, match=r"--output=.*: holds .*a/log\.tsv, which is to be read"):
+    run(tmp_path, "--format=criteo_tsv", f"--input={tmp_path}/a/log.tsv", output="a")
+
+
 def reference(line: str) -> tuple[int, list[float], list[int]] | None:
   """What a Criteo line means, one cell at a time; None where it must be rejected."""
   cells = line.split("\t")

@@ -103,8 +103,11 @@ def test_work_of_other_settings_or_sources_is_not_used(log, monkeypatch, change,
     text = (log / "day_0").read_text()
     (log / "day_0").write_text(("0" if text[0] == "1" else "1") + text[1:])
   more = ["--min_count=1"] if change == "settings" else []
-  out = run(log, *more)
-  assert "starting anew" in capsys.readouterr().err
+  with monkeypatch.context() as patch:
+    asked = stop_after(patch, 1000, Stopped())
+    out = run(log, *more)
+  assert ("what was read is kept" if change == "settings" else "starting anew") in capsys.readouterr().err
+  assert min(asked) == (4 if change == "settings" else 0)
   assert files_of(out) == files_of(run(log, *more, output="whole"))
 
 
@@ -127,6 +130,10 @@ def test_one_run_at_a_time(log, monkeypatch):
       run(log)
   with (log / ".out.partial" / "lock").open("w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
+    for more in ([], ["--shard=0/2"]):
+      with pytest.raises(UserError, match="another run is at work on it"):
+        run(log, *more)
+    fcntl.flock(lock, fcntl.LOCK_SH)  # as a share of the work does
     with pytest.raises(UserError, match="another run is at work on it"):
       run(log)
   assert (log / ".out.partial" / "plan.json").exists()
@@ -145,6 +152,68 @@ def test_a_run_that_was_killed_after_the_rename_ends_well(log, monkeypatch):
   assert not (log / ".out.partial").exists()
   with pytest.raises(UserError, match="holds a data set already"):
     run(log)
+
+
+def killed_while_clearing(monkeypatch: pytest.MonkeyPatch, log: Path, step: str) -> None:
+  """Leaves a run that was killed right before its output was made ("rename"), or right after ("rmtree")."""
+  real = Path.rename
+
+  def rename(path: Path, target: Path) -> Path:
+    if path.name == "out":
+      raise Stopped
+    return real(path, target)
+
+  def rmtree(*args: object, **kwargs: object) -> None:
+    raise Stopped
+
+  with monkeypatch.context() as patch:
+    patch.setattr(*((Path, "rename", rename) if step == "rename" else ("shutil.rmtree", rmtree)))
+    with pytest.raises(Stopped):
+      run(log)
+
+
+def test_what_ended_was_a_run_of_these_settings(log, monkeypatch):
+  """After a kill behind the rename another command must not be told that its work is done."""
+  killed_while_clearing(monkeypatch, log, "rmtree")
+  with pytest.raises(UserError, match="holds a data set already"):
+    run(log, "--min_count=1")
+  assert sorted(path.name for path in log.iterdir()) == ["day_0", "day_1", "day_2", "out"]
+  assert files_of(run(log, "--min_count=1", "--overwrite")) == files_of(run(log, "--min_count=1", output="whole"))
+
+
+@pytest.mark.parametrize("more", [[], ["--min_count=1"]])
+def test_killed_right_before_the_rename(log, monkeypatch, more):
+  killed_while_clearing(monkeypatch, log, "rename")
+  assert sorted(path.name for path in log.iterdir()) == [".out.finished", ".out.partial", "day_0", "day_1", "day_2"]
+  assert files_of(run(log, *more)) == files_of(run(log, *more, output="whole"))
+  assert sorted(path.name for path in log.iterdir()) == ["day_0", "day_1", "day_2", "out", "whole"]
+
+
+def test_bad_flags_do_not_cost_what_was_read_of_a_large_log(log, monkeypatch):
+  monkeypatch.setattr("dlrm_jax.data.workplace.WORTH_KEEPING", 1000)
+  with pytest.raises(
+    UserError, match=r"^--eval_rows=999 of 179 rows .* may be empty; what is done so far is in .* a command with other flags"
+  ):
+    run(log, "--eval_rows=999")
+  with monkeypatch.context() as patch:
+    asked = stop_after(patch, 0, Stopped())
+    out = run(log, "--eval_rows=9")
+  assert asked == []
+  assert files_of(out) == files_of(run(log, "--eval_rows=9", output="whole"))
+
+
+def test_a_log_that_changes_while_it_is_read(log, monkeypatch):
+  real = parts.read_and_write
+
+  def read_and_write(directory, index, *rest):
+    with (log / "day_0").open("a") as file:
+      file.write("x")
+    return real(directory, index, *rest)
+
+  monkeypatch.setattr(parts, "read_and_write", read_and_write)
+  with pytest.raises(UserError, match="a file changed while it was read"):
+    run(log)
+  assert not (log / ".out.partial").exists()
 
 
 def test_overwriting_is_whole_too(log, monkeypatch):
@@ -166,7 +235,7 @@ def test_shares_of_the_work_make_the_same_data_set(log):
     command = [sys.executable, "-c", code, *words(log, f"--output={log}/out", f"--shard={share}")[1:]]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-  runs = [start("1/2"), start("0/2")]
+  runs = [start("0/2"), start("1/2")][::-1]  # the first is done as soon as the other has written its shards, and removes the place
   outs = [process.communicate(timeout=120) for process in runs]
   assert [process.returncode for process in runs] == [0, 0], outs
   assert "share 1/2 is done" in outs[0][0]

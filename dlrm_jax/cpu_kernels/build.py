@@ -52,4 +52,4 @@ def _register() -> str:
 
 def _built() -> Path:
   sources = [_HERE / name for name in _SOURCES]
-  return native.library("CPU kernels", sources, _FLAGS, [Path(jax.ffi.include_dir())], [jax.__version__])
+  return native.library("CPU kernels", sources, _FLAGS, [Path(jax.ffi.include_dir())], [jax.__version__], seconds=15)

@@ -63,11 +63,12 @@ def rejected(sources: Sequence[Path], cut: Sequence[read.Piece], pieces: Sequenc
 
 def write_rejects(path: Path, rows: Path, sources: Sequence[Path], cut: Sequence[read.Piece], pieces: Sequence[Done]) -> None:
   """Writes `rejects.tsv`: source file, line number, reason, detail, and the line itself, byte for byte (it may hold more tabs)."""
+  names = read.names_of(sources)
   with record.written_whole(path) as out:
     out.write(rejects.HEADER)
     for i, (piece, before) in enumerate(zip(cut, _lines_before(cut, pieces))):
       with parts.rejects_path(rows, i).open("rb") as lines:
-        out.writelines(rejects.of_log(line, sources[piece.source].name, before) for line in lines)
+        out.writelines(rejects.of_log(line, names[piece.source], before) for line in lines)
 
 
 def schema_as_json(schema: Schema) -> dict[str, Any]:
@@ -152,7 +153,10 @@ def describe(
     "rows_per_group": ROWS_PER_GROUP,
     "splits": splits,
     "rejects": rejected,
-    "sources": [{"path": s.name, "bytes": s.stat().st_size, "xxh3_128": d} for s, d in zip(sources, digests, strict=True)],
+    "sources": [
+      {"path": name, "bytes": source.stat().st_size, "xxh3_128": d}
+      for name, source, d in zip(read.names_of(sources), sources, digests, strict=True)
+    ],
     "digest": _digest(columns, splits),
   }
 

@@ -22,11 +22,6 @@ class Shard:
   size: int
   digest: str
 
-  def verify(self) -> None:
-    """Reads the file. Raises UserError where its digest is another."""
-    if digest(self.path) != self.digest:
-      raise UserError(f"{self.path}: changed since it was prepared (its xxh3_128 is not the one in dataset.json)")
-
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
@@ -46,7 +41,7 @@ class Dataset:
     shards_of: the files of each, in order.
     rows_per_group: rows of every block of a split but its last.
     vocabulary: "frequency" (ids are ranks) or "hash".
-    verified: whether the digests of all shards were checked; if not, each is when it is first read.
+    unverified: the shards whose digests are still to be checked, when they are first read (`verify`).
   """
 
   path: Path
@@ -62,7 +57,7 @@ class Dataset:
   shards_of: dict[str, tuple[Shard, ...]]
   rows_per_group: int
   vocabulary: str
-  verified: bool = False
+  unverified: set[Shard] = dataclasses.field(default_factory=set, compare=False)
 
   @property
   def train_rows(self) -> int:
@@ -80,13 +75,20 @@ class Dataset:
     """The files of a split, in order."""
     return self.shards_of.get(split, ())
 
+  def verify(self, shard: Shard) -> None:
+    """Reads a shard unless it was checked before. Raises UserError where its digest is another than dataset.json says."""
+    if shard in self.unverified:
+      if digest(shard.path) != shard.digest:
+        raise UserError(f"{shard.path}: changed since it was prepared (its xxh3_128 is not the one in dataset.json)")
+      self.unverified.discard(shard)  # two threads may both have looked at it: no harm
+
 
 def open_dataset(path: str | Path, verify: bool = False) -> Dataset:
   """Opens a directory made by `dlrm_jax.data.prepare`.
 
   Args:
     path: the directory.
-    verify: read every shard to check its digest now; otherwise only where all have less than 1 GiB (`Dataset.verified`).
+    verify: read every shard to check its digest now; otherwise only where all have less than 1 GiB.
 
   Raises:
     UserError: the directory or `dataset.json` is missing or broken, or a shard is missing or not as stated.
@@ -112,10 +114,10 @@ def open_dataset(path: str | Path, verify: bool = False) -> Dataset:
     size = shard.path.stat().st_size if shard.path.is_file() else None
     if size != shard.size:
       raise UserError(f"{shard.path}: " + ("missing" if size is None else f"{size} bytes, but dataset.json says {shard.size}"))
+  dataset.unverified.update(shards)
   if verify or sum(shard.size for shard in shards) < VERIFY_BYTES:
     for shard in shards:
-      shard.verify()
-    dataset = dataclasses.replace(dataset, verified=True)
+      dataset.verify(shard)
   return dataset
 
 

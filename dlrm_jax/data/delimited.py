@@ -27,6 +27,7 @@ from dlrm_jax.flags import UserError
 
 CHUNK_BYTES = 2 << 20  # smaller ones cost Python, larger ones no longer fit the cache
 MAX_LINE_BYTES = 16 << 20
+csv.field_size_limit(MAX_LINE_BYTES)  # as Arrow has none: a line must not depend on whether its block holds quotes
 
 
 @contextlib.contextmanager

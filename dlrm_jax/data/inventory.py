@@ -122,6 +122,7 @@ def _read(dataset: Dataset, split: str, column: str, rows: int, bar: Bar) -> Ite
   for shard in dataset.shards(split):
     if rows <= 0:
       return
+    dataset.verify(shard)
     try:
       with pq.ParquetFile(shard.path) as file:
         if file.metadata.num_rows != shard.rows:

@@ -60,11 +60,10 @@ def _encode(feature: CategoricalColumn | Bag, cells: Sequence[pa.Array]) -> tupl
 
 
 def _write(path: Path, names: Sequence[str], columns: Sequence[Any]) -> None:
-  """Columns as an Arrow file that can be mapped into memory; not yet in its place for good: the piece's JSON file comes after it."""
+  """Columns as an Arrow file that can be mapped into memory; whole or absent, even where two runs write the same."""
   batch = pa.record_batch([pa.array(column) if isinstance(column, list) else arrow(column) for column in columns], list(names))
-  with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+  with record.written_whole(path) as file, pa.ipc.new_file(file, batch.schema) as writer:
     writer.write_batch(batch)
-  record.sync(path)
 
 
 def columns_of(path: Path, names: Sequence[str] | None = None) -> list[pa.Array]:
@@ -162,7 +161,7 @@ def read_and_write(
   writer, tally = _PartWriter(directory, index, schema), Tally()
   lines, digest = int(log_format == "csv" and piece.start == 0), ""  # the header is one
   missing, truncated = np.zeros(len(schema.dense), np.int64), Counter[str]()
-  with rejects_path(directory, index).open("wb") as rejects:
+  with record.written_whole(rejects_path(directory, index)) as rejects:
     for read in read_piece(path, piece, log_format, schema, on_bytes):
       if isinstance(read, str):
         digest = read

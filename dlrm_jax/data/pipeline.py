@@ -65,8 +65,7 @@ class _Units:
   """A process's share of a split as Grain's random-access source: an element is the rows of a unit."""
 
   def __init__(self, dataset: Dataset, split: str, order: Share):
-    self.order, self._weighted, self._num_dense = order, dataset.weighted, len(dataset.dense)
-    self._unverified = set(() if dataset.verified else dataset.shards(split))
+    self.order, self._dataset, self._weighted, self._num_dense = order, dataset, dataset.weighted, len(dataset.dense)
     self._groups = [
       (shard, group, min(dataset.rows_per_group, shard.rows - group * dataset.rows_per_group))
       for shard in dataset.shards(split)
@@ -110,9 +109,7 @@ class _Units:
     """The columns of a piece, checked."""
     shard, group, rows = self._groups[piece.block]
     path = shard.path
-    if shard in self._unverified:
-      shard.verify()
-      self._unverified.discard(shard)  # two threads may both look at it: no harm
+    self._dataset.verify(shard)
     table = self._files.get(path).read_row_group(group, columns=self._columns, use_threads=False)
     if table.column_names != self._columns:
       raise UserError(f"{path}: has the columns {', '.join(table.column_names)}, not {', '.join(self._columns)}")

@@ -3,13 +3,14 @@
 Files are read in the order of their names (numbers by value: day_2 before day_10), rows keep their order, and the last rows are
 held out for evaluation. A first pass cuts the log into pieces, which workers read and number the values of; a second gives ids, by
 rank of frequency in the training rows, and writes the shards. Memory is a piece's rows for each worker, whatever the size of the log;
-beside the output, rows take 0.7 times a Criteo log's bytes on disk until the end.
+until the end it takes about as much disk as the log has bytes of text, beside the output.
 
 The output directory appears whole, by a rename, or not at all. A run that was killed goes on where it was when it is started again,
 and the result is the same to the byte. Several machines that see the same directories share the work with --shard=0/2, --shard=1/2.
 """
 
 import dataclasses
+import functools
 import os
 import sys
 import time
@@ -27,6 +28,7 @@ from dlrm_jax.progress import Bar
 
 VOCABULARIES = ("frequency", "hash")
 _MIB = 1 << 20
+_MOST_PIECES = 25_000  # each has files that are mapped into memory together; Linux allows 65,530 maps
 _LOOK_S, _SAY_S = 1.0, 30.0  # between looks at what other shards have done, and lines about it
 
 
@@ -87,7 +89,7 @@ def _splits(config: PrepareConfig, rows_of_file: Sequence[int]) -> dict[str, int
   else:
     flag, held_out = "eval_fraction", int(rows * config.eval_fraction)
   if not 0 < held_out < rows:
-    raise flags.UserError(f"--{flag}={getattr(config, flag):g} of {rows} rows holds out {held_out}: neither split may be empty")
+    raise flags.UserError(f"--{flag}={getattr(config, flag)} of {rows} rows holds out {held_out}: neither split may be empty")
   test = int(held_out * config.test_fraction)
   flags.check(not config.test_fraction or 0 < test < held_out, config, "test_fraction", f"one row or more of the {held_out} held out")
   return {"train": rows - held_out, "eval": held_out - test} | ({"test": test} if config.test_fraction else {})
@@ -100,35 +102,48 @@ def _inputs(config: PrepareConfig) -> tuple[Schema, list[Path], list[read.Piece]
       f"{config.schema}: column '{schema.list_columns[0]}' of lists: only --format=parquet has them; name one column for each value"
     )
   sources = read.find_inputs(config.input)
+  inside = [source for source in sources if Path(config.output).resolve() in source.resolve().parents]
+  if inside:
+    raise flags.UserError(f"--output={config.output}: holds {inside[0]}, which is to be read")
   cut = [read.pieces_of(i, source, config.format, config.piece_mib * _MIB) for i, source in enumerate(sources)]
-  return schema, sources, [piece for pieces in cut for piece in pieces]
+  pieces = [piece for of_file in cut for piece in of_file]
+  flags.check(len(pieces) <= _MOST_PIECES, config, "piece_mib", f"larger: {len(pieces):,} pieces are more than {_MOST_PIECES:,}")
+  return schema, sources, pieces
 
 
 def _plan(config: PrepareConfig, schema: Schema, sources: Sequence[Path]) -> dict[str, Any]:
-  """What the work depends on: where it is equal, work that was done is not done again."""
-  settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("output", "schema", "workers", "shard", "overwrite")}
+  """What the work depends on: where it is equal, work that was done is not done again. The first pass depends on `reading` alone."""
   stats = [(str(source), source.stat()) for source in sources]
-  files = [{"path": path, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns} for path, stat in stats]
+  reading = {
+    "format": config.format,
+    "piece_mib": config.piece_mib,
+    "schema": contents.schema_as_json(schema),
+    "files": [{"path": path, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns} for path, stat in stats],
+  }
+  rest = ("eval_rows", "eval_files", "eval_fraction", "test_fraction", "vocabulary", "min_count", "max_reject_fraction")
   return {
     "format": contents.FORMAT,
-    "settings": settings,
-    "schema": contents.schema_as_json(schema),
+    "reading": reading,
     "rows_per_shard": shards.ROWS_PER_GROUP * shards.GROUPS_PER_SHARD,
-    "files": files,
+    "settings": {name: getattr(config, name) for name in rest},
   }
 
 
 def _run(what: str, job: tasks.Job, is_done: Sequence[Callable[[], bool]], sizes: Sequence[int], config: PrepareConfig) -> None:
-  """Does the tasks of a job that are not done, of this run's share; then waits for the other shares."""
+  """Does the tasks of a job that are not done, of this run's share."""
   workers = config.workers or len(os.sched_getaffinity(0))
   share, shares = config.share
   todo = [i for i in range(share, len(sizes), shares) if not is_done[i]()]
   with Bar(what, sum(sizes[i] for i in todo), is_bytes=what == "reading") as bar:
     tasks.run(job, todo, workers, bar)
+
+
+def _wait(what: str, is_done: Sequence[Callable[[], bool]]) -> None:
+  """Waits for the tasks of the other shares."""
   said = time.monotonic()
   while missing := sum(not done() for done in is_done):
     if time.monotonic() > said + _SAY_S:
-      print(f"{what}: waiting for {missing} of {len(sizes)} tasks of the other shards", file=sys.stderr, flush=True)
+      print(f"{what}: waiting for {missing} of {len(is_done)} tasks of the other shards", file=sys.stderr, flush=True)
       said = time.monotonic()
     time.sleep(_LOOK_S)
 
@@ -136,28 +151,34 @@ def _run(what: str, job: tasks.Job, is_done: Sequence[Callable[[], bool]], sizes
 def prepare(config: PrepareConfig) -> dict[str, Any] | None:
   """Makes the data set and returns what `dataset.json` holds; None where another run of several ends the work.
 
-  Raises UserError, leaving nothing behind, on bad input.
+  Raises UserError, leaving nothing behind (but what was read of a large log), on bad input.
   """
   schema, sources, cut = _inputs(config)
-  with opened(Path(config.output), _plan(config, schema, sources), config.overwrite, config.share[0] if config.shard else None) as place:
+  plan = _plan(config, schema, sources)
+  with opened(Path(config.output), plan, config.overwrite, config.share[0] if config.shard else None) as place:
     if place.finished:
       return record.read_json(place.output / "dataset.json")
     reading = Reading(place.rows, tuple(sources), tuple(cut), config.format, schema, config.piece_mib * _MIB)
-    _run("reading", reading, [parts.done_path(place.rows, i).exists for i in range(len(cut))], [piece.size for piece in cut], config)
+    read_ = [parts.done_path(place.rows, i).exists for i in range(len(cut))]
+    _run("reading", reading, read_, [piece.size for piece in cut], config)
+    _wait("reading", read_)
+    if _plan(config, schema, sources) != plan:
+      raise flags.UserError(f"--input={config.input}: a file changed while it was read")
     pieces = [Done(**record.read_json(parts.done_path(place.rows, i))) for i in range(len(cut))]
     rejected = contents.rejected(sources, cut, pieces, config.max_reject_fraction)
     rows = tuple(parts.Part(parts.part_path(place.rows, i, j), n) for i, piece in enumerate(pieces) for j, n in enumerate(piece.parts))
     splits = _splits(config, [sum(sum(p.parts) for p, c in zip(pieces, cut) if c.source == i) for i in range(len(sources))])
     ranked = config.vocabulary == "frequency"
-    if ranked:
-      ids = [shards.vocabulary_path(place.ids, f) for f in range(len(schema.features))]
-      ranking = Ranking(place.ids, schema, rows, splits["train"], config.min_count)
-      _run("counting", ranking, [lambda path=path: vocabulary.saved(path) for path in ids], [1] * len(ids), config)  # type: ignore[misc]
+    ids = [shards.vocabulary_path(place.ids, f) for f in range(len(schema.features) * ranked)]
+    counted = [functools.partial(vocabulary.saved, path) for path in ids]
+    _run("counting", Ranking(place.ids, schema, rows, splits["train"], config.min_count), counted, [1] * len(ids), config)
+    _wait("counting", counted)
     wanted = shards.shards_of(splits)
     written = [place.done / f"{shard.name}.json" for shard in wanted]
     _run("writing", Writing(place, schema, rows, tuple(wanted), ranked), [p.exists for p in written], [s.rows for s in wanted], config)
     if config.share[0]:
-      return None
+      return None  # nor wait: the first share removes the place that would tell
+    _wait("writing", [path.exists for path in written])
     tables = [vocabulary.load(path).cardinality for path in ids] if ranked else [vocabulary.HASH_CARDINALITY] * len(schema.features)
     facts = {split: [record.read_json(p) for p, s in zip(written, wanted) if s.split == split] for split in splits}
     name, vocabulary_entry = place.output.name, {"mode": config.vocabulary, "min_count": config.min_count if ranked else None}
@@ -169,7 +190,10 @@ def prepare(config: PrepareConfig) -> dict[str, Any] | None:
 
 
 def main(config: PrepareConfig) -> None:
-  made = prepare(config)
+  try:
+    made = prepare(config)
+  except KeyboardInterrupt:
+    sys.exit(130)  # what is kept has been said
   if made is None:
     print(f"share {config.shard} is done; the run with --shard=0/{config.share[1]} writes {config.output}")
   else:

@@ -9,7 +9,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +43,17 @@ def find_inputs(pattern: str) -> list[Path]:
   for path in matches:
     if os.path.isdir(path):
       raise UserError(f"--input={pattern}: {path} is a directory; match the files in it, such as {path.rstrip('/')}/*")
+    if path.removesuffix(".gz") != path and path.removesuffix(".gz") in matches:
+      raise UserError(f"--input={pattern}: {path} and {path.removesuffix('.gz')} both match: are they not the same log?")
     with Path(path).open("rb"):  # now, rather than after hours on the files before it
       pass
   return [Path(path) for path in matches]
+
+
+def names_of(sources: Sequence[Path]) -> list[str]:
+  """How files are called in what is written: their paths from the directory that all of them are in."""
+  common = os.path.commonpath([source.absolute().parent for source in sources])
+  return [os.path.relpath(source.absolute(), common) for source in sources]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -81,8 +81,9 @@ def entry(pieces: Sequence[dict[str, Any]], paths: Sequence[Path], lines_before:
   if share > allowed:
     first = next(i for i, piece in enumerate(pieces) if piece["first"])
     line, why = pieces[first]["first"]
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in by_reason.most_common())
     raise UserError(
       f"{total:,} of {good + total:,} lines rejected ({share:.2%}), above --max_reject_fraction={allowed:g};"
-      f" the first: {paths[first]} line {line + lines_before[first]}: {why}"
+      f" the first: {paths[first]} line {line + lines_before[first]}: {why}" + (f"; in all: {reasons}" if len(by_reason) > 1 else "")
     )
   return {"total": total, "share": share, "by_reason": dict(by_reason.most_common())}

@@ -3,6 +3,7 @@
 import concurrent.futures
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -56,7 +57,11 @@ def run(job: Job, todo: Sequence[int], workers: int, advance: Callable[[int], No
   counter, shown = context.Value("q", 0), 0
   pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start, (job, counter, os.getpid()))
   try:
-    waiting = {pool.submit(_do, index) for index in todo}
+    answer = signal.signal(signal.SIGINT, signal.SIG_IGN)  # workers inherit it: Ctrl-C is for this process alone, which then ends them
+    try:
+      waiting = {pool.submit(_do, index) for index in todo}
+    finally:
+      signal.signal(signal.SIGINT, answer)
     while waiting:
       done, waiting = concurrent.futures.wait(waiting, _POLL_S, concurrent.futures.FIRST_EXCEPTION)
       now = counter.value

@@ -22,6 +22,8 @@ from typing import Any
 from dlrm_jax import record
 from dlrm_jax.flags import UserError
 
+WORTH_KEEPING = 10**9  # bytes of a log: of a larger one, bad input leaves what was read, so that another flag does not cost hours
+
 
 @dataclasses.dataclass(frozen=True)
 class Workplace:
@@ -99,7 +101,7 @@ def opened(output: Path, plan: dict[str, Any], overwrite: bool, shard: int | Non
 
   Args:
     output: the directory to make.
-    plan: JSON that is equal where work can go on.
+    plan: JSON that is equal where work can go on; `reading` in it is what the first pass depends on.
     overwrite: whether a data set there may be replaced.
     shard: which of several runs this is that share the work; None: the only one.
 
@@ -115,15 +117,18 @@ def opened(output: Path, plan: dict[str, Any], overwrite: bool, shard: int | Non
   refuse_occupied(output, overwrite)
   made = [p for p in (output.parent, *output.parent.parents) if not p.exists()]  # innermost first
   path.mkdir(parents=True, exist_ok=True)
-  with (path / ("lock" if shard is None else f"lock-{shard}")).open("w") as lock:
-    try:
-      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  with (path / "lock").open("w") as lock, (path / f"lock-{shard}").open("w") as share:
+    try:  # any number of shares at once, each by one run; or one run of all
+      fcntl.flock(lock, (fcntl.LOCK_EX if shard is None else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+      fcntl.flock(share, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       raise UserError(f"--output={output}: another run is at work on it ({path} is locked)") from None
     try:
       _resume(place, plan, shard)
       yield place
-    except UserError:
+    except UserError as error:
+      if sum(file["bytes"] for file in plan["reading"]["files"]) >= WORTH_KEEPING and any(place.rows.glob("*.json")):
+        raise UserError(f"{error}; {_kept(path, 'a command with other flags')}") from None
       if shard is None:
         shutil.rmtree(path, ignore_errors=True)
         for directory in made:
@@ -138,17 +143,19 @@ def opened(output: Path, plan: dict[str, Any], overwrite: bool, shard: int | Non
       raise
 
 
-def _kept(path: Path) -> str:
-  return f"what is done so far is in {path}: the same command goes on from there, or delete it"
+def _kept(path: Path, command: str = "the same command") -> str:
+  return f"what is done so far is in {path}: {command} goes on from there, or delete it"
 
 
 def _resume(place: Workplace, plan: dict[str, Any], shard: int | None) -> None:
-  """Makes the directories; throws away what another plan left."""
-  if place.plan.exists() and record.read_json(place.plan) != plan:
+  """Makes the directories; throws away what another plan left, but for what was read where that part of the plan is the same."""
+  there = record.read_json(place.plan) if place.plan.exists() else plan
+  if there != plan:
     if shard is not None:
       raise UserError(f"{place.plan}: another shard has other settings or other files; all must have the same, or delete {place.path}")
-    print(f"{place.path}: of other settings or other files; starting anew", file=sys.stderr, flush=True)
-    for directory in (place.rows, place.ids, place.done, place.out):
+    same = there.get("reading") == plan["reading"]
+    print(f"{place.path}: of other settings; " + ("what was read is kept" if same else "starting anew"), file=sys.stderr, flush=True)
+    for directory in (place.ids, place.done, place.out, *([] if same else [place.rows])):
       shutil.rmtree(directory, ignore_errors=True)
     place.plan.unlink()
   for directory in (place.rows, place.ids, place.done, place.out):
