@@ -8,7 +8,7 @@ from jaxtyping import Int64, UInt8
 from dlrm_jax import record
 from dlrm_jax.data.criteo import KAGGLE_CARDINALITIES, NUM_CATEGORICAL, NUM_DENSE
 
-_ROWS = 20_000  # of the block that is repeated, with other categories each time
+_ROWS = 20_000  # of the made-up block that is repeated, with other categories each time
 _MISSING_DENSE, _MISSING_CATEGORICAL = 0.2, 0.12  # together 15% of the cells, as in the first 10,000 lines of the real one
 _MANY = 10_000  # values from which on a column's digits are varied
 _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
@@ -30,16 +30,17 @@ def _block(rng: np.random.Generator) -> bytes:
 
 def _varied_places(block: UInt8[np.ndarray, " n"]) -> Int64[np.ndarray, " k"]:
   """Where the categories begin whose columns have many values."""
-  end = np.flatnonzero((block == ord("\t")) | (block == ord("\n"))).reshape(_ROWS, 1 + NUM_DENSE + NUM_CATEGORICAL)
+  end = np.flatnonzero((block == ord("\t")) | (block == ord("\n"))).reshape(-1, 1 + NUM_DENSE + NUM_CATEGORICAL)
   start, stop = end[:, NUM_DENSE:-1] + 1, end[:, NUM_DENSE + 1 :]
   many = np.array(KAGGLE_CARDINALITIES) > _MANY
   return start[(stop - start == 8) & many]
 
 
-def write(path: Path, num_bytes: int, seed: int = 0) -> None:
-  """Writes whole lines, about `num_bytes` in all. In columns of many values half of the cells get other digits each time, by a Zipf law."""
+def write(path: Path, num_bytes: int, head: Path | None = None, seed: int = 0) -> None:
+  """Writes whole lines, about `num_bytes` in all: those of `head`, which must all be good, or made-up ones, again and again. In columns
+  of many values half of the cells get other digits each time, by a Zipf law."""
   rng = np.random.default_rng(seed)
-  block = np.frombuffer(_block(rng), np.uint8)
+  block = np.frombuffer(_block(rng) if head is None else head.read_bytes().rstrip(b"\n") + b"\n", np.uint8)
   places, written = _varied_places(block), 0
   with record.written_whole(path) as file:
     while written < num_bytes:

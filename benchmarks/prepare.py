@@ -1,6 +1,7 @@
 """How fast a Criteo log is prepared, in how much memory, beside what polars takes to parse, hash and write the same file.
 
   python -m benchmarks.prepare --output=prepare.json --gb=1,4                # files made for it, beside the output, and removed
+  python -m benchmarks.prepare --output=prepare.json --gb=4 --head=head.txt  # from the lines of a real one
   python -m benchmarks.prepare --output=prepare.json --input=train.txt       # a log of your own
 
 Each runs as a process of its own on one core, in turn, `--rounds` times: `polars` scans the file with the columns' types, hashes the
@@ -47,6 +48,7 @@ class PrepareConfig:
 
   output: str = option("", "JSON file to write; required")
   input: str = option("", "a Criteo log to read; otherwise files are made")
+  head: str = option("", "a piece of a Criteo log whose lines are repeated, with varied categories; none: made-up lines")
   gb: tuple[float, ...] = option((1.0,), "sizes of the files that are made, 10^9 bytes, a list")
   rounds: int = option(3, "how often each is run; medians are given")
   markdown: str = option("", "put the table between <!-- prepare --> and <!-- /prepare --> of this file")
@@ -54,6 +56,7 @@ class PrepareConfig:
 
   def __post_init__(self) -> None:
     flags.check(not self.input or Path(self.input).is_file(), self, "input", "a file")
+    flags.check(not self.head or Path(self.head).is_file(), self, "head", "a file")
     flags.check(len(self.gb) > 0 and min(self.gb) > 0, self, "gb", "a list of numbers above 0")
     flags.check(self.rounds >= 1, self, "rounds", "at least 1")
     flags.check(self.core in os.sched_getaffinity(0), self, "core", "among " + ", ".join(map(str, sorted(os.sched_getaffinity(0)))))
@@ -144,7 +147,7 @@ def main(config: PrepareConfig) -> None:
     for gb in config.gb if not config.input else ():
       sources.append(Path(directory) / f"criteo_{gb:g}gb.tsv")
       print(f"making a file of {gb:g} GB", file=sys.stderr, flush=True)
-      criteo_like.write(sources[-1], int(gb * 1e9))
+      criteo_like.write(sources[-1], int(gb * 1e9), Path(config.head) if config.head else None)
     for source in sources:
       rows += measure(config, source, Path(directory))
   header = hardware.header()

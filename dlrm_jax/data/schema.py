@@ -57,7 +57,7 @@ class DenseColumn:
   def apply(
     self, number_n: Int64[np.ndarray, " n"] | Float64[np.ndarray, " n"], missing_n: Bool[np.ndarray, " n"]
   ) -> Float32[np.ndarray, " n"]:
-    """The column as the model sees it; numbers too large for float32 come out infinite."""
+    """The column as the model sees it; numbers too large for float32 come out infinite. `number_n` is 0 where it is missing."""
     if self.transform == "log1p" and number_n.dtype == np.int64:
       table = _small_logarithms()
       value_n = table.take(np.maximum(np.minimum(number_n, len(table) - 1), 0))
@@ -67,7 +67,8 @@ class DenseColumn:
     else:
       with np.errstate(over="ignore"):
         value_n = (np.log1p(np.maximum(number_n, 0.0)) if self.transform == "log1p" else number_n).astype(np.float32)
-    np.copyto(value_n, self.missing, where=missing_n)
+    if self.missing != 0.0:
+      value_n[missing_n] = self.missing
     return value_n
 
 
