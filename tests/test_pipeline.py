@@ -201,6 +201,18 @@ def test_many_threads_and_few_open_files_change_nothing(tmp_path, monkeypatch):
   assert [rows_in(list(batches(dataset, "train", 50, order=order, seed=4))) for order in ("time", "shuffled")] == few
 
 
+def test_few_files_stay_open(tmp_path, monkeypatch):
+  if not Path("/proc/self/fd").exists():
+    pytest.skip("no /proc on this system")
+  monkeypatch.setattr(pipeline, "_OPEN_FILES", 2)
+  files, shards_ = pipeline._OpenFiles(), numbered(tmp_path, 200, 8, groups=2).shards("train")
+  for shard in (*shards_, shards_[-1]):
+    files.get(shard.path)
+  links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+  held = {path.name for path in (link.readlink() for link in links if link.exists()) if path.parent == tmp_path}
+  assert held == {shard.path.name for shard in shards_[-2:]}
+
+
 def test_a_shard_unlike_its_description_is_refused(tmp_path):
   dataset = numbered(tmp_path, 64, 8, groups=2)
   path = dataset.shards("train")[2].path
