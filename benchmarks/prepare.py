@@ -39,6 +39,7 @@ dense = [pl.col(name).clip(0).cast(pl.Float32).log1p().fill_null(0) for name in 
 ids = [(pl.col(name).hash(1) // 2**33).cast(pl.Int32) for name in keys]
 log.select("label", *dense, *ids).sink_parquet(target, compression="lz4", statistics=False)
 """
+_LOOK_S = 0.02  # between looks at a process
 _WAYS = ("polars", "hash", "frequency")
 
 
@@ -72,18 +73,29 @@ def command(way: str, source: Path, target: Path) -> list[str]:
 
 def run(config: PrepareConfig, way: str, source: Path, target: Path) -> tuple[float, float, int]:
   """Runs one; (seconds of the wall, of the CPU, peak memory in bytes). RuntimeError where it fails."""
-  environment = os.environ | {"POLARS_MAX_THREADS": "1"}
-  started = time.perf_counter()
+  environment, peak = os.environ | {"POLARS_MAX_THREADS": "1"}, 0
   pinned = ["taskset", "-c", str(config.core), *command(way, source, target)]
-  process = subprocess.Popen(pinned, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-  assert process.stderr is not None
-  with process.stderr as stream:
-    said = stream.read()
-  _, status, usage = os.wait4(process.pid, 0)
-  process.returncode = os.waitstatus_to_exitcode(status)
-  if process.returncode:
-    raise RuntimeError(f"{way} failed: {said.decode(errors='replace').strip().splitlines()[-1]}")
-  return time.perf_counter() - started, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+  with tempfile.TemporaryFile() as said:
+    started = time.perf_counter()
+    process = subprocess.Popen(pinned, env=environment, stdout=subprocess.DEVNULL, stderr=said)
+    while True:
+      peak = max(peak, _peak_bytes(process.pid))
+      ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+      if ended:
+        break
+      time.sleep(_LOOK_S)
+    seconds = time.perf_counter() - started
+    process.returncode = os.waitstatus_to_exitcode(status)
+    said.seek(0)
+    if process.returncode:
+      raise RuntimeError(f"{way} failed: {said.read().decode(errors='replace').strip().splitlines()[-1]}")
+  return seconds, usage.ru_utime + usage.ru_stime, peak
+
+
+def _peak_bytes(process: int) -> int:
+  """The most memory that a process has had since its program began. (What wait4 says of it counts the memory of this one, too.)"""
+  lines = Path(f"/proc/{process}/status").read_text().splitlines()
+  return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def median(values: list[float]) -> float:
