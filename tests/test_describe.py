@@ -6,12 +6,12 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from page_links import Links
 
 from dlrm_jax import flags, record
 from dlrm_jax.data import dataset, describe, frequency, inventory
@@ -254,20 +254,6 @@ def test_zipf_fit_by_hand():
   assert fit is not None and fit.last_rank == 100 and fit.slope == pytest.approx(0, abs=1e-12)
   assert frequency.zipf(frequency.spectrum([np.array([10] * 99 + [9] * 300)])) is None
   assert frequency.spectrum([]).distinct == 0 and len(frequency.spectrum([]).curve()[0]) == 0
-
-
-class Links(HTMLParser):
-  """Every address that a page would fetch, and the number of charts."""
-
-  def __init__(self):
-    super().__init__()
-    self.fetched, self.charts = [], 0
-
-  def handle_starttag(self, tag, attrs):
-    attrs = dict(attrs)
-    self.fetched += [attrs[name] for name in ("src", "data", "poster") if attrs.get(name)]
-    self.fetched += [attrs["href"]] if tag == "link" and attrs.get("href") else []
-    self.charts += attrs.get("class") == "chart"
 
 
 def test_page_and_files(planted):

@@ -136,7 +136,7 @@ def test_start_and_num_examples(prepared, start, count):
   dataset = open_dataset(prepared / "out")
   got = list(batches(dataset, "train", 16, num_examples=count, start=start))
   rows = np.concatenate([batch.dense_bm[batch.weight_b > 0, 0] for batch in got]) if got else np.zeros(0)
-  stop = dataset.train_rows if count is None else start + count
+  stop = dataset.rows("train") if count is None else start + count
   np.testing.assert_array_equal(rows, np.arange(start, stop))
 
 

@@ -4,12 +4,12 @@ import json
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from page_links import Links
 
 from analysis import report, tables
 from analysis.load import load
@@ -87,20 +87,6 @@ def write_real(root: Path) -> Path:
         points.append({"workload": "clicks", "axis": axis, "size": size, "seed": seed, "learner": "dlrm", "config_id": name})
   record.write_json(root / "sweep.json", record.header() | {"points": points})
   return root
-
-
-class Links(HTMLParser):
-  """Every address that a page would fetch, and the number of charts."""
-
-  def __init__(self):
-    super().__init__()
-    self.fetched, self.charts = [], 0
-
-  def handle_starttag(self, tag, attrs):
-    attrs = dict(attrs)
-    self.fetched += [attrs[name] for name in ("src", "data", "poster") if attrs.get(name)]
-    self.fetched += [attrs["href"]] if tag == "link" and attrs.get("href") else []
-    self.charts += attrs.get("class") == "chart"
 
 
 @pytest.fixture(scope="module")

@@ -59,14 +59,6 @@ class Dataset:
   vocabulary: str
   unverified: set[Shard] = dataclasses.field(default_factory=set, compare=False)
 
-  @property
-  def train_rows(self) -> int:
-    return self.rows_of["train"]
-
-  @property
-  def train_base_rate(self) -> float:
-    return self.base_rates["train"]
-
   def rows(self, split: str) -> int:
     """The number of rows of a split; 0 where there is none of that name."""
     return self.rows_of.get(split, 0)

@@ -58,7 +58,8 @@ def first_rows(dataset: Dataset) -> dict[str, int]:
 
 def looked_at(dataset: Dataset, found: Inventory) -> str:
   """What the numbers rest on, in a sentence."""
-  part = f"all {found.rows:,}" if found.rows == dataset.train_rows else f"the first {found.rows:,} of {dataset.train_rows:,}"
+  train = dataset.rows("train")
+  part = f"all {found.rows:,}" if found.rows == train else f"the first {found.rows:,} of {train:,}"
   labels = sum(dataset.rows(split) for split in SPLITS)
   return f"Ids and dense values are those of {part} training rows; base rates are those of all {labels:,} rows."
 

@@ -108,7 +108,8 @@ def take(dataset: Dataset, max_rows: int) -> Inventory:
     dataset: from `open_dataset`.
     max_rows: rows of the training split whose ids and dense values are looked at; 0: all.
   """
-  rows = min(max_rows or dataset.train_rows, dataset.train_rows)
+  train = dataset.rows("train")
+  rows = min(max_rows or train, train)
   log_rows = sum(dataset.rows(split) for split in SPLITS)
   with Bar("looking", rows * (sum(dataset.bag_lengths) + 2 * len(dataset.dense)) + log_rows) as bar:
     base_rate = _base_rate(dataset, bar)

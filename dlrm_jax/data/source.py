@@ -53,11 +53,11 @@ class PreparedSource:
 
   @property
   def base_rate(self) -> float:
-    return self.dataset.train_base_rate
+    return self.dataset.base_rates["train"]
 
   @property
   def max_examples(self) -> int | None:
-    return self.dataset.train_rows
+    return self.dataset.rows("train")
 
   def train_batches(self, seed: int, batch_size: int, num_examples: int, start: int = 0) -> Iterator[Batch]:
     part = (jax.process_index(), jax.process_count())
