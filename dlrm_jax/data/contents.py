@@ -54,8 +54,9 @@ def _lines_before(cut: Sequence[read.Piece], pieces: Sequence[Done]) -> list[int
 
 def rejected(sources: Sequence[Path], cut: Sequence[read.Piece], pieces: Sequence[Done], allowed: float) -> dict[str, Any]:
   """The entry of the rejects. Raises UserError where a larger share than `allowed` is, or a file has no rows."""
+  with_rows = {piece.source for piece, done in zip(cut, pieces) if done.rejects["good"] or done.rejects["first"]}
   for i, source in enumerate(sources):
-    if not any(done.rejects["good"] or done.rejects["first"] for piece, done in zip(cut, pieces) if piece.source == i):
+    if i not in with_rows:
       raise UserError(f"{source}: no rows in it ({source.stat().st_size} bytes)")
   paths = [sources[piece.source] for piece in cut]
   return rejects.entry([done.rejects for done in pieces], paths, _lines_before(cut, pieces), allowed)
@@ -143,7 +144,9 @@ def describe(
     "dense": [{"name": column, "missing_share": share} for column, share in zip(schema.dense_names, missing, strict=True)],
     "categorical": _categorical(schema, pieces, cardinalities),
   }
-  digests = [[done.xxh3_128 for piece, done in zip(cut, pieces) if piece.source == i] for i in range(len(sources))]
+  digests: list[list[str]] = [[] for _ in sources]
+  for piece, done in zip(cut, pieces):
+    digests[piece.source].append(done.xxh3_128)
   return record.header() | {
     "format": FORMAT,
     "name": schema.name or name,

@@ -167,7 +167,10 @@ def prepare(config: PrepareConfig) -> dict[str, Any] | None:
     pieces = [Done(**record.read_json(parts.done_path(place.rows, i))) for i in range(len(cut))]
     rejected = contents.rejected(sources, cut, pieces, config.max_reject_fraction)
     rows = tuple(parts.Part(parts.part_path(place.rows, i, j), n) for i, piece in enumerate(pieces) for j, n in enumerate(piece.parts))
-    splits = _splits(config, [sum(sum(p.parts) for p, c in zip(pieces, cut) if c.source == i) for i in range(len(sources))])
+    rows_of_file = [0] * len(sources)
+    for piece, done in zip(cut, pieces):
+      rows_of_file[piece.source] += sum(done.parts)
+    splits = _splits(config, rows_of_file)
     ranked = config.vocabulary == "frequency"
     ids = [shards.vocabulary_path(place.ids, f) for f in range(len(schema.features) * ranked)]
     counted = [functools.partial(vocabulary.saved, path) for path in ids]
