@@ -11,6 +11,7 @@ from dlrm_jax.embedding.plan import Machine, make_plan
 from dlrm_jax.model.dlrm import overarch_width_in
 from dlrm_jax.record import AXES
 from sweeps.axes import default_sizes, scaled
+from sweeps.launch_flags import LaunchConfig, SlurmConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,8 @@ class SweepConfig:
   seeds: int = flags.option(1, "runs of every configuration, with seeds --seed, --seed + 1, ...")
   zipf_s_values: tuple[float, ...] = flags.option((), "planted data only: sweep once for each Zipf exponent; none: --planted_zipf_s")
   judge: bool = flags.option(False, "planted data only: also run the exact per-id estimator on the data axis, with the first seed")
-  launcher: str = flags.option("inline", "where runs execute: one after the other in this process", ("inline",))
+  launch: LaunchConfig = LaunchConfig()
+  slurm: SlurmConfig = SlurmConfig()
   run: RunConfig = RunConfig()
 
   def __post_init__(self):

@@ -182,7 +182,7 @@ def test_plan_costs_are_those_of_the_record(tmp_path: Path):
     (["--axes=rows", "--sizes_rows=inf"], "flag --sizes_rows=inf: expected a comma-separated list, each a finite number"),
     (["--data=nowhere"], "nowhere: no such directory"),
     (["--axess=rows"], "Unknown command line flag 'axess'. Did you mean: axes ?"),
-    (["--launcher=cloud"], "--launcher=cloud: must be among inline"),
+    (["--launcher=cloud"], "--launcher=cloud: must be among inline, local, slurm"),
   ],
 )
 def test_bad_sweeps_are_refused_in_one_line_before_anything_is_written(

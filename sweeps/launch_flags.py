@@ -1,0 +1,49 @@
+"""The flags that say where the runs of a sweep execute. None changes what is computed. Read by `run`, `worker` and the launchers."""
+
+import dataclasses
+
+from dlrm_jax import flags
+
+LAUNCHERS = ("inline", "local", "slurm")
+
+
+@dataclasses.dataclass(frozen=True)
+class LaunchConfig:
+  """How runs are handed out, whatever the launcher."""
+
+  launcher: str = flags.option(
+    "inline",
+    "where runs execute: one after the other in this process; in worker processes of this machine; in jobs of a Slurm cluster",
+    LAUNCHERS,
+  )
+  workers: int = flags.option(0, "local: processes, among which devices or cores are divided; slurm: most jobs; 0: as many as fit")
+  max_attempts: int = flags.option(3, "times a run may fail, or be lost without progress, before it is left alone")
+  stale_after_s: float = flags.option(60.0, "a sweeper on another machine that gives no sign of life for so long counts as dead, seconds")
+  together: int = flags.option(1, "most runs that differ in seed or learning rates only to train at once in one program")
+
+  def __post_init__(self):
+    flags.check_choices(self)
+    flags.check(self.workers >= 0, self, "workers", "at least 0")
+    flags.check(self.max_attempts >= 1, self, "max_attempts", "at least 1")
+    flags.check(self.stale_after_s >= 1, self, "stale_after_s", "at least 1")
+    flags.check(self.together >= 1, self, "together", "at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class SlurmConfig:
+  """What the jobs of `--launcher=slurm` ask for."""
+
+  PREFIX = "slurm_"
+  partition: str | None = flags.option(None, "partition; none: the cluster's default")
+  account: str | None = flags.option(None, "account that is charged; none: the default")
+  time_min: int = flags.option(240, "time limit of a job, minutes; a run that has not ended by then is saved and goes on in the next job")
+  devices_per_node: int = flags.option(1, "accelerators of a node; a run on a larger --mesh takes several nodes, one process each")
+  gpus: bool = flags.option(False, "ask for the devices as GPUs; else a device is a CPU process")
+  cpus_per_task: int = flags.option(2, "cores of a process")
+  mem_gib: float = flags.option(0.0, "memory of a node, GiB; 0: by the size of the run")
+  wait: bool = flags.option(False, "stay until every job has ended, showing progress; else submit and return")
+
+  def __post_init__(self):
+    for name in ("time_min", "devices_per_node", "cpus_per_task"):
+      flags.check(getattr(self, name) >= 1, self, name, "at least 1")
+    flags.check(self.mem_gib >= 0, self, "mem_gib", "at least 0")
