@@ -5,7 +5,7 @@ VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 DEMO := runs/demo
 
-.PHONY: demo figure test test-slow lint fast-tests peers constraints clean .venv
+.PHONY: demo figure test test-slow test-slurm lint fast-tests peers constraints clean .venv
 
 demo: $(VENV)/.installed  ## the quick study on planted data, on this machine
 	$(BIN)/python -m sweeps.run --preset=quick --workdir=$(DEMO)
@@ -18,6 +18,9 @@ test: lint fast-tests  ## lint, types and the fast tests
 
 test-slow: test  ## the tests that take longer, too
 	$(BIN)/python -m pytest -n 2 --dist=loadfile -m slow
+
+test-slurm: $(VENV)/.installed  ## the launcher on a Slurm cluster that the tests start on this machine (Debian: slurm-wlm, munge)
+	$(BIN)/python -m pytest -m slurm
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

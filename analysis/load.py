@@ -11,10 +11,25 @@ from typing import Any
 import polars as pl
 
 from dlrm_jax import flags, record
-from dlrm_jax.record import AXES
+from dlrm_jax.config import HORIZONS
+from dlrm_jax.record import AXES, GRID
 
-SIZE_NAMES = {"data": "examples", "rows": "rows per table", "dim": "embedding dim", "overarch": "overarch width", "mlp": "bottom MLP width"}
+SIZE_NAMES = {
+  "data": "examples",
+  "rows": "rows of the largest table",
+  "dim": "embedding dim",
+  "overarch": "overarch width",
+  "mlp": "bottom MLP width",
+  "overarch_depth": "hidden layers of the overarch",
+  "mlp_depth": "hidden layers of the bottom MLP",
+  "tables": "tables",
+  "all": "rows, dim and widths",
+  "batch_size": "batch size",
+  "devices": "devices",
+  "placement": "placement",
+}
 _POINT = {"workload": pl.String, "axis": pl.String, "size": pl.Float64, "seed": pl.Int64, "learner": pl.String, "config_id": pl.String}
+_NEWER = {"label": pl.String, "sizes": pl.String, "lr_factor": pl.Float64}  # absent from sweeps of earlier versions
 _RUN = {
   "config_id": pl.String,
   "status": pl.String,
@@ -36,7 +51,9 @@ _RUN = {
   "beta_rows": pl.Float64,
   "rows_floor": pl.Float64,
   "planted": pl.Boolean,
+  "horizon": pl.Boolean,
 }
+_STATUSES = ("done", "diverged", "failed")
 _EVALUATION = {
   "config_id": pl.String,
   "examples": pl.Int64,
@@ -57,11 +74,14 @@ class Sweep:
 
   Attributes:
     path: the directory.
-    points: one row a planned point (workload, axis, size, seed, learner, config_id); one configuration may stand on several axes.
-    runs: one row a finished run, diverged ones included.
-    curves: one row an evaluation of a run that did not diverge.
+    points: one row a planned point (workload, axis, size, seed, learner, config_id, label: the size for people, sizes: of a grid too, as
+      JSON, lr_factor); one configuration may stand on several axes. On the rows axis size is what the largest table of the run has.
+    runs: one row a run with a record, diverged and failed ones included. horizon: whether its learning rate ran out, so that only the
+      end of its curve counts.
+    curves: one row an evaluation of a run that is done.
     not_done: config_ids that the sweep plans and no record answers.
     diverged: config_ids whose run stopped on an undefined number.
+    failed: config_ids whose run raised an error or was lost too often.
     source: the header of `sweep.json`, or of the record for a single run.
   """
 
@@ -71,6 +91,7 @@ class Sweep:
   curves: pl.DataFrame
   not_done: tuple[str, ...]
   diverged: tuple[str, ...]
+  failed: tuple[str, ...]
   source: dict[str, Any]
 
   def evaluations(self) -> pl.DataFrame:
@@ -99,17 +120,39 @@ def load(workdir: str | Path) -> Sweep:
   else:
     source = records[0][1]
     rows = [_point(folder, entry) for folder, entry in records]
-  points = pl.DataFrame([{name: row.get(name) for name in _POINT} for row in rows], schema=_POINT, strict=False).unique(maintain_order=True)
+  points = _points(rows, {str(e.get("config_id")): max(t["num_rows"] for t in e["tables"]) for _, e in records if e.get("tables")})
   known = set(points["config_id"])
   records = [(folder, entry) for folder, entry in records if entry.get("config_id") in known]
   runs = pl.DataFrame([_run(folder, entry) for folder, entry in records], schema=_RUN, strict=False)
-  diverged = tuple(runs.filter(pl.col("status") != "done")["config_id"])
-  done = [(folder, entry["config_id"]) for folder, entry in records if entry["config_id"] not in diverged]
+  diverged, failed = (tuple(runs.filter(status=status)["config_id"]) for status in ("diverged", "failed"))
+  done = [(folder, entry["config_id"]) for folder, entry in records if entry["status"] == "done"]
+  if not done:
+    raise flags.UserError(f"--workdir={path}: no run to report on: {len(diverged)} diverged, {len(failed)} failed")
   evaluations = [{**line, "config_id": name} for folder, name in done for line in _curve(folder / "curve.jsonl")]
   curves = pl.DataFrame([{name: line.get(name) for name in _EVALUATION} for line in evaluations], schema=_EVALUATION, strict=False)
   finished = set(runs["config_id"])
   not_done = tuple(name for name in dict.fromkeys(points["config_id"]) if name not in finished)
-  return Sweep(path, points, runs, curves, not_done, diverged, source)
+  return Sweep(path, points, runs, curves, not_done, diverged, failed, source)
+
+
+def axes_of(frame: pl.DataFrame) -> list[str]:
+  """The axes of some points in the order of tables and figures, grids last."""
+  there = list(dict.fromkeys(frame["axis"]))
+  return [axis for axis in AXES if axis in there] + [axis for axis in there if axis not in AXES]
+
+
+def _points(rows: list[dict[str, Any]], tables: dict[str, int]) -> pl.DataFrame:
+  """The points as `Sweep` has them. `tables`: rows of the largest table of each run that has a record."""
+  out = []
+  for row in rows:
+    size, label = row["size"], row.get("label") or f"{row['size']:.12g}"
+    if row["axis"] == "rows" and tables.get(row["config_id"], size) < size:  # an earlier version wrote the cap, however far above
+      size, label = tables[row["config_id"]], str(tables[row["config_id"]])
+    sizes = json.dumps(row.get("sizes") or {row["axis"]: size})
+    newer = {"label": label, "sizes": sizes, "lr_factor": row.get("lr_factor") or 1.0}
+    out.append({name: row[name] for name in _POINT} | {"size": size} | newer)
+  points = pl.DataFrame(out, schema=_POINT | _NEWER, strict=False)
+  return points.unique(["workload", "axis", "size", "config_id"], maintain_order=True)
 
 
 def _rows(path: Path, content: dict[str, Any], key: str) -> list[dict[str, Any]]:
@@ -120,7 +163,8 @@ def _rows(path: Path, content: dict[str, Any], key: str) -> list[dict[str, Any]]
     missing = [name for name in _POINT if not isinstance(row, dict) or row.get(name) is None]
     if missing:
       raise flags.UserError(f"{path}: point {number} has no {', '.join(missing)}")
-    if row["axis"] not in AXES:
+    sizes = row.get("sizes") or {}
+    if row["axis"] not in AXES and not (set(sizes) <= set(AXES) and row["axis"] == GRID.join(sizes)):
       raise flags.UserError(f"{path}: point {number} has axis={row['axis']}: must be among {', '.join(AXES)}")
   return rows
 
@@ -144,9 +188,13 @@ def _run(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
   row = {name: entry.get(name) for name in _RUN}
   row |= {f"params_{group}": params.get(group) for group in ("embedding", "dense", "total")}
   row |= {name: theory.get(name) for name in ("beta_data", "beta_rows", "rows_floor")}
-  row |= {"flops_per_example": flops.get("total"), "planted": entry.get("excess") is not None or bool(theory)}
-  if row["status"] is None:
-    raise flags.UserError(f"{folder / 'record.json'}: has no status")
+  schedule = ((entry.get("config") or {}).get("train") or {}).get("lr_schedule")
+  planted = entry.get("excess") is not None or bool(theory)
+  row |= {"flops_per_example": flops.get("total"), "planted": planted, "horizon": schedule in HORIZONS}
+  if row["examples_per_s"] is not None:  # the machine's: what it did for all runs that it trained together
+    row["examples_per_s"] *= entry.get("trained_together", 1)
+  if row["status"] not in _STATUSES:
+    raise flags.UserError(f"{folder / 'record.json'}: has status {row['status']}: must be among {', '.join(_STATUSES)}")
   return row
 
 

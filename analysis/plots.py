@@ -10,29 +10,30 @@ import numpy as np
 import polars as pl
 from altair.utils.schemapi import debug_mode
 
-from analysis import marks
-from analysis.load import SIZE_NAMES, Sweep
+from analysis import marks, unfitted
+from analysis.load import SIZE_NAMES, Sweep, axes_of
 from analysis.marks import LEARNER_NAMES, X_NAMES
-from analysis.study import LawRow, choose_metric, final_points
+from analysis.study import LawRow, choose_metric, final_points, fitted
 from dlrm_jax.figures import chart
 from dlrm_jax.figures.chart import SI_LABEL
 from dlrm_jax.figures.render import Figure
-from dlrm_jax.record import AXES
+from dlrm_jax.record import HARDWARE_AXES
 
 
 @debug_mode(False)  # the checks of Altair's constructors take most of the time; the tests draw every figure
-def figures(sweep: Sweep, data_rows: list[LawRow], size_rows: list[LawRow]) -> list[Figure]:
-  """Every figure that the sweep allows: the headline data law, data curves by axis, final loss against size, loss against FLOPs."""
-  frame = sweep.evaluations()
-  axes = [axis for axis in AXES if axis in set(frame["axis"])]
+def figures(sweep: Sweep, data_rows: list[LawRow], size_rows: list[LawRow], speeds: list[dict[str, Any]]) -> list[Figure]:
+  """Every figure that the sweep allows: the headline data law, data curves by axis, final loss against size, loss against FLOPs, and
+  those of grids and hardware axes."""
+  everything, frame = sweep.evaluations(), fitted(sweep)
+  axes = axes_of(frame)
   out = [_headline(frame, data_rows)]
   out += [_data_curves(frame, data_rows, axis) for axis in axes if axis != "data"]
-  out += [figure for axis in axes if (figure := _size_curves(frame, size_rows, axis)) is not None]
-  compute = _compute(frame)
-  return [figure for figure in [*out, compute] if figure is not None]
+  out += [_size_curves(frame, size_rows, axis) for axis in axes]
+  out += [_compute(everything.filter(pl.col("axis").is_in(HARDWARE_AXES).not_() & ~pl.col("horizon")))]
+  return [figure for figure in out if figure is not None] + unfitted.others(everything, speeds, axes_of(everything))
 
 
-def _headline(frame: pl.DataFrame, rows: list[LawRow]) -> Figure:
+def _headline(frame: pl.DataFrame, rows: list[LawRow]) -> Figure | None:
   """One panel a workload: loss against examples, each learner with its law and exponent, the ideal learner dashed."""
   panels = []
   for workload in dict.fromkeys(r.workload for r in rows):
@@ -72,6 +73,8 @@ def _headline(frame: pl.DataFrame, rows: list[LawRow]) -> Figure:
     subtitle = f"theory: exponent {theory:.3f}" if theory is not None else f"{chosen[0].axis}, size {chosen[0].size:g}"
     title = alt.TitleParams(_workload_text(workload), subtitle=subtitle)
     panels.append(alt.layer(*layers).properties(width=380, height=290, title=title))
+  if not panels:
+    return None
   caption = (
     "Loss against examples seen; every point is one evaluation of one seed, faint ones lie before the fitted window. "
     "Lines: the fitted law" + (IDEAL_CAPTION if frame["excess_ideal"].is_not_null().any() else ".")
@@ -102,7 +105,7 @@ def _exponent_text(row: LawRow) -> str:
   return f"{name}: β = {beta.estimate:.3f}{spread}{gamma}"
 
 
-def _data_curves(frame: pl.DataFrame, rows: list[LawRow], axis: str) -> Figure:
+def _data_curves(frame: pl.DataFrame, rows: list[LawRow], axis: str) -> Figure | None:
   """One panel a workload: loss against examples, one colour a size."""
   panels, any_ideal = [], False
   sizes = sorted(set(frame.filter(axis=axis)["size"]))
@@ -127,6 +130,8 @@ def _data_curves(frame: pl.DataFrame, rows: list[LawRow], axis: str) -> Figure:
       alt.Chart(chart.data(points)).mark_point(size=22).encode(x=x, y=y, color=color, opacity=_window_opacity(), tooltip=tooltip)
     )
     panels.append(alt.layer(*layers).properties(width=380, height=290, title=_workload_text(workload)))
+  if not panels:
+    return None
   caption = f"Loss against examples seen, one colour for each size of the {axis} axis; lines are the fitted laws over their windows"
   caption += "; dashed: the ideal learner at the largest size." if any_ideal else "."
   return Figure(f"data_{axis}", f"Data curves, {axis} axis", caption, chart.finish(panels, 2))
@@ -194,7 +199,7 @@ def _compute(frame: pl.DataFrame) -> Figure | None:
   """Loss against training FLOPs along every curve, coloured by axis."""
   frame = frame.filter(pl.col("flops_per_example").is_not_null()).with_columns(flops=pl.col("flops_per_example") * pl.col("examples"))
   panels = []
-  axes = [axis for axis in AXES if axis in set(frame["axis"])]
+  axes = axes_of(frame)
   for (workload,), group in frame.group_by("workload", maintain_order=True):
     metric = choose_metric(group)
     means = (

@@ -16,7 +16,9 @@ from analysis.fitting import METHODS
 from analysis.laws import LAWS
 from analysis.load import Sweep, load
 from analysis.study import LawRow, data_laws, saturation, size_laws
-from analysis.tables import LAW_COLUMNS, SATURATION_TEXT, law_cells, print_tables, run_rows, saturation_rows
+from analysis.tables import LAW_COLUMNS, Extra, extras, law_cells, print_tables, run_rows
+from analysis.throughput import throughput
+from analysis.tuning import tuned
 from dlrm_jax import flags, record
 
 
@@ -42,9 +44,10 @@ class ReportConfig:
 
 
 def left_out(sweep: Sweep) -> list[str]:
-  """What the laws do not rest on, by name: points without a record and diverged runs."""
+  """What the laws do not rest on, by name: points without a record, diverged runs and failed ones."""
   lines = []
-  for what, names in (("not done yet", sweep.not_done), ("diverged, left out of every fit", sweep.diverged)):
+  kinds = {"not done yet": sweep.not_done, "diverged, left out of every fit": sweep.diverged, "failed, left out of every fit": sweep.failed}
+  for what, names in kinds.items():
     if names:
       shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
       lines.append(f"{len(names)} of {sweep.points['config_id'].n_unique()} runs {what}: {shown}")
@@ -54,8 +57,10 @@ def left_out(sweep: Sweep) -> list[str]:
 def headline(rows: list[LawRow]) -> list[str]:
   """The data exponents in a sentence each, the learner beside theory."""
   sentences = []
+  passes = {(row.workload, row.learner) for row in rows if row.axis == "data" and row.x == "examples"}
   for row in rows:
-    if row.axis != "data" or row.x != "examples":
+    trained_anew = row.x == "size" and (row.workload, row.learner) not in passes  # no curve is one pass: see study.py
+    if row.axis != "data" or not (row.x == "examples" or trained_anew):
       continue
     if row.fit.refused:
       sentences.append(f"{row.workload}, {row.learner}: no law ({row.fit.status}).")
@@ -65,7 +70,7 @@ def headline(rows: list[LawRow]) -> list[str]:
   return sentences
 
 
-def _sections(sweep: Sweep, rows: list[LawRow], figures: list[Any], saturated: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def _sections(sweep: Sweep, rows: list[LawRow], figures: list[Any], more: list[Extra], warnings: list[str]) -> list[tuple[str, str]]:
   from dlrm_jax.figures import page
 
   made = shlex.join(str(word) for word in sweep.source.get("command", []))
@@ -74,7 +79,7 @@ def _sections(sweep: Sweep, rows: list[LawRow], figures: list[Any], saturated: l
   setting = ", ".join(str(v) for v in (hardware.get("cpu"), f"{hardware['cores']} cores" if hardware.get("cores") else None) if v)
   versions = ", ".join(f"{name} {version}" for name, version in software.items() if version)
   summary = "".join(f"<li>{page.escape(s)}</li>" for s in headline(rows))
-  warnings = "".join(f'<p class="warn">{page.escape(line)}</p>' for line in left_out(sweep))
+  warned = "".join(f'<p class="warn">{page.escape(line)}</p>' for line in warnings)
   commands = f"<pre>{page.escape(made)}\n{page.escape(shlex.join(record.command()))}</pre>" if made else ""
   sections = [
     (
@@ -82,11 +87,11 @@ def _sections(sweep: Sweep, rows: list[LawRow], figures: list[Any], saturated: l
       commands
       + f'<p class="faint">{page.escape(setting)}<br>{page.escape(versions)}</p>'
       + (f"<ul>{summary}</ul>" if summary else "")
-      + warnings,
+      + warned,
     )
   ]
-  first, *others = figures
-  sections.append((first.title, page.figure(first.name, first.caption)))
+  drawn = [(figure.title, page.figure(figure.name, figure.caption)) for figure in figures]
+  sections += drawn[:1]
   key = {i for i, row in enumerate(rows) if row.axis == "data" and row.x == "examples"}
   caption = (
     "L(x) = alpha * x**-beta + gamma (gamma = 0 in law power), least squares on log L. Window: the x that were fitted. "
@@ -95,43 +100,43 @@ def _sections(sweep: Sweep, rows: list[LawRow], figures: list[Any], saturated: l
   methods = "".join(
     f'<p class="note">{page.escape(f"{name}: {METHODS[name]}.")}</p>' for name in dict.fromkeys(r.fit.method for r in rows if r.fit.method)
   )
-  sections.append(("Laws", page.table(list(LAW_COLUMNS), [law_cells(row) for row in rows], caption, key) + methods))
-  if saturated:
-    columns, cells = saturation_rows(saturated)
-    sections.append(("Rows saturate", page.table(columns, cells, SATURATION_TEXT)))
-  sections += [(figure.title, page.figure(figure.name, figure.caption)) for figure in others]
+  if rows:
+    sections.append(("Laws", page.table(list(LAW_COLUMNS), [law_cells(row) for row in rows], caption, key) + methods))
+  sections += [(extra.title, page.table(extra.columns, extra.cells, extra.text)) for extra in more]
+  sections += drawn[1:]
   columns, cells = run_rows(sweep)
   sections.append(("Runs", f"<details><summary>{len(cells)} points</summary>{page.table(columns, cells)}</details>"))
   return sections
 
 
 def main(config: ReportConfig) -> None:
-  sweep = load(config.workdir)
+  everything = load(config.workdir)
+  sweep, choices = tuned(everything)
   output = Path(config.output or sweep.path / "report")
   rows = data_laws(sweep, config.law, config.x_min, config.x_max)
   sizes = size_laws(sweep, config.law)
-  saturated = saturation(sweep)
+  saturated, speeds = saturation(sweep), throughput(sweep)
 
   from analysis import plots  # Altair is slow to import: not before the input is known to be good
   from dlrm_jax.figures import chart, page, render
 
-  figures = plots.figures(sweep, rows, sizes)
+  figures = plots.figures(sweep, rows, sizes, speeds)
   render.write_figures(output, figures)
-  everything = rows + sizes
-  record.write_text(output / "points.csv", sweep.evaluations().write_csv())
-  counts = {"num_runs": len(sweep.runs), "not_done": list(sweep.not_done), "diverged": list(sweep.diverged)}
-  record.write_json(
-    output / "laws.json", record.header() | counts | {"fits": [row.as_dict() for row in everything], "saturation": saturated}
-  )
+  laws = rows + sizes
+  record.write_text(output / "points.csv", everything.evaluations().write_csv())
+  done = len(sweep.runs) - len(sweep.diverged) - len(sweep.failed)
+  left = {"not_done": list(sweep.not_done), "diverged": list(sweep.diverged), "failed": list(sweep.failed)}
+  tables = {"saturation": saturated, "throughput": speeds, "learning_rates": [choice.as_dict() for choice in choices]}
+  fits = {"num_runs": done, **left, "fits": [row.as_dict() for row in laws]}
+  record.write_json(output / "laws.json", record.header() | fits | tables)
   name = sweep.path.resolve().name
-  subtitle = (
-    f"{len(sweep.runs)} runs, {sweep.points['workload'].n_unique()} workloads, axes {', '.join(dict.fromkeys(sweep.points['axis']))}"
-  )
+  subtitle = f"{done} runs, {sweep.points['workload'].n_unique()} workloads, axes {', '.join(dict.fromkeys(sweep.points['axis']))}"
   specs = {figure.name: figure.spec for figure in figures}
-  sections = _sections(sweep, everything, figures, saturated)
+  more, warnings = extras(saturated, speeds, choices), [*left_out(everything), *(choice.warning for choice in choices if choice.warning)]
+  sections = _sections(everything, laws, figures, more, warnings)
   record.write_text(output / "index.html", page.page(f"Scaling laws: {name}", subtitle, sections, specs, chart.THEMES, render.javascript()))
-  print_tables(everything, saturated)
-  for line in left_out(sweep):
+  print_tables(laws, more)
+  for line in warnings:
     print(line)
   print(f"report: {output / 'index.html'}")
 

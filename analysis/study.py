@@ -1,7 +1,9 @@
 """Which laws a sweep allows: loss against examples for every curve, final loss against size, parameters and FLOPs for every axis.
 
 Called by `analysis.report`. Metric and law follow from the data: on planted data the excess, whose limit is 0, with `power`; on a real
-click log NE with `power_constant`. Each fit carries the metric, law and window it was made with.
+click log NE with `power_constant`. Each fit carries the metric, law and window it was made with. Grids get no law (one of one variable
+would mix their axes), hardware axes neither: they change no loss. Where a learning rate runs out at a horizon, only the ends of curves
+count.
 """
 
 import dataclasses
@@ -11,12 +13,13 @@ import numpy as np
 import polars as pl
 
 from analysis.fitting import Fit, as_dict, fit_law
-from analysis.load import Sweep
-from dlrm_jax.record import AXES
+from analysis.load import Sweep, axes_of
+from dlrm_jax.record import AXES, HARDWARE_AXES
 
 PLANTED_X_MIN = 2**17  # examples: earlier, a trained model still learns its bias and scale (the default window on planted data)
 ROWS_LIMIT = 0.9  # share of the ideal excess owed to the rows, from which the rows law is read beside its theory
 REAL_SPAN = 64  # on a click log the default window is the last factor of this in examples
+LIMITED = ("rows", "tables", "all")  # axes on which the excess of planted data has a limit above 0: ids or fields that have no row
 MIN_WINDOW_POINTS = 5  # evaluations that the default window must keep; else all are fitted
 
 
@@ -71,25 +74,31 @@ def final_points(frame: pl.DataFrame) -> tuple[pl.DataFrame, int | None]:
   return frame.filter(pl.col("examples") == at).with_columns(flops=pl.col("flops_per_example") * at), at
 
 
+def fitted(sweep: Sweep) -> pl.DataFrame:
+  """The evaluations of the axes that get laws."""
+  return sweep.evaluations().filter(pl.col("axis").is_in(AXES) & ~pl.col("axis").is_in(HARDWARE_AXES))
+
+
 def data_laws(sweep: Sweep, law: str, x_min: float | None, x_max: float | None) -> list[LawRow]:
   """Loss against examples for every (workload, learner, axis, size), over its seeds."""
-  frame, rows, cache = sweep.evaluations(), [], {}
+  rows, cache = [], {}
+  frame = fitted(sweep).filter(~pl.col("horizon"))
   for (workload, learner, axis, size), curve in frame.group_by("workload", "learner", "axis", "size", maintain_order=True):
     siblings = frame.filter(workload=workload, learner=learner, axis=axis)
     if axis == "data" and size != siblings["size"].max():
       continue  # shorter runs of the same model are points of the fit over sizes below
     planted, metric = bool(curve["planted"].any()), choose_metric(curve)
     # Limited rows leave a constant that is not known; without it the excess falls to 0.
-    chosen = law if law != "auto" else "power" if planted and axis != "rows" else "power_constant"
+    chosen = law if law != "auto" else "power" if planted and axis not in LIMITED else "power_constant"
     key = (*sorted(set(curve["config_id"])), chosen)
     if key not in cache:  # one configuration may stand on several axes
       cache[key] = _data_law(curve.filter(pl.col(metric).is_not_null()), metric, planted, chosen, x_min, x_max)
-    fit, beta = cache[key], _number(curve["beta_data"].max()) if axis != "rows" else None  # limited rows bend the curve
+    fit, beta = cache[key], _number(curve["beta_data"].max()) if axis not in LIMITED else None  # they bend the curve
     floor = _number(curve["rows_floor"].max()) if axis == "rows" and learner == "dlrm" else None
     group = f"{workload} / {learner} / {axis} / {size:g}"
     rows.append(LawRow(workload, learner, axis, size, "examples", metric, dataclasses.replace(fit, group=group), None, beta, floor))
-  workloads = list(dict.fromkeys(row.workload for row in rows))
-  return sorted(rows, key=lambda r: (AXES.index(r.axis), workloads.index(r.workload), r.learner, r.size))
+  workloads, axes = list(dict.fromkeys(row.workload for row in rows)), axes_of(frame)
+  return sorted(rows, key=lambda r: (axes.index(r.axis), workloads.index(r.workload), r.learner, r.size))
 
 
 def _data_law(curve: pl.DataFrame, metric: str, planted: bool, law: str, x_min: float | None, x_max: float | None) -> Fit:
@@ -114,7 +123,7 @@ def _default_x_min(examples: np.ndarray, planted: bool) -> float | None:
 
 def size_laws(sweep: Sweep, law: str) -> list[LawRow]:
   """Final loss against the axis' size, the parameters and the FLOPs, for every (workload, learner, axis) of at least two sizes."""
-  frame, rows = sweep.evaluations(), []
+  frame, rows = fitted(sweep), []
   law = "power_constant" if law == "auto" else law  # examples are limited, so there is a constant on planted data too
   for (workload, learner, axis), group in frame.group_by("workload", "learner", "axis", maintain_order=True):
     if group["size"].n_unique() < 2:

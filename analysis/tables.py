@@ -1,5 +1,6 @@
 """The tables of a report as rows of text, for the page and for the terminal. Called by `analysis.report`."""
 
+import dataclasses
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -8,6 +9,7 @@ from analysis.fit import interval_text
 from analysis.fitting import METHODS
 from analysis.load import Sweep
 from analysis.study import LawRow
+from analysis.tuning import Choice
 
 LAW_COLUMNS = (
   "workload",
@@ -60,6 +62,7 @@ def run_rows(sweep: Sweep) -> tuple[list[str], list[list[Any]]]:
     "size",
     "seed",
     "learner",
+    "lr x",
     "params",
     "examples",
     "loss",
@@ -68,13 +71,14 @@ def run_rows(sweep: Sweep) -> tuple[list[str], list[list[Any]]]:
     "examples/s",
     "status",
   ]
-  joined = sweep.points.join(sweep.runs, on="config_id", how="left").sort("workload", "axis", "learner", "size", "seed")
+  joined = sweep.points.join(sweep.runs, on="config_id", how="left").sort("workload", "axis", "learner", "size", "seed", "lr_factor")
   rows = []
   for e in joined.to_dicts():
     metric = next((m for m in ("excess_tail", "excess", "ne") if e[m] is not None), "ne")
     loss, auc = ("-" if e[m] is None else f"{e[m]:.5g}" for m in (metric, "roc_auc"))
     sizes = [short(e["params_total"]), short(e["examples"]), loss, metric, auc, short(e["examples_per_s"])]
-    rows.append([e["config_id"], e["workload"], e["axis"], short(e["size"]), e["seed"], e["learner"], *sizes, e["status"] or "not done"])
+    place = [e["config_id"], e["workload"], e["axis"], e["label"], e["seed"], e["learner"], f"{e['lr_factor']:g}"]
+    rows.append([*place, *sizes, e["status"] or "not done"])
   return columns, rows
 
 
@@ -86,7 +90,61 @@ SATURATION_TEXT = (
 )
 
 
-def saturation_rows(entries: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+@dataclasses.dataclass(frozen=True)
+class Extra:
+  """A table beside that of the laws: title, columns, rows of cells, and what a reader must know."""
+
+  title: str
+  columns: list[str]
+  cells: list[list[Any]]
+  text: str
+
+
+def extras(saturated: list[dict[str, Any]], speeds: list[dict[str, Any]], choices: list[Choice]) -> list[Extra]:
+  """The tables that a sweep has something for: learning rates, the rows axis on planted data, hardware axes."""
+  tables = [
+    Extra("Learning rates", *_rate_rows(choices), RATES_TEXT),
+    Extra("Rows saturate", *_saturation_rows(saturated), SATURATION_TEXT),
+    Extra("Throughput", *_throughput_rows(speeds), THROUGHPUT_TEXT),
+  ]
+  return [table for table in tables if table.cells]
+
+
+RATES_TEXT = (
+  "Loss at the end of the runs, mean over seeds, by what both learning rates were multiplied by; everything else of this report is read at "
+  "the best. Where that is the smallest or the largest tried, a better one may lie beyond: try more."
+)
+
+
+def _rate_rows(choices: list[Choice]) -> tuple[list[str], list[list[Any]]]:
+  factors = sorted({factor for choice in choices for factor in choice.losses})
+  columns = ["workload", "learner", "axis", "size", "metric", *(f"x{factor:g}" for factor in factors), "best", ""]
+  rows = []
+  for c in choices:
+    losses = [f"{c.losses[factor]:.5g}" if factor in c.losses else "-" for factor in factors]
+    end = "at the end of the list" if c.at_end else ""
+    rows.append([c.workload, c.learner, c.axis, c.label, c.metric, *losses, f"x{c.lr_factor:g}", end])
+  return columns, rows
+
+
+THROUGHPUT_TEXT = (
+  "Training examples a second without evaluations, median over seeds. Speedup: over the first size of the axis. Efficiency: the speedup "
+  "over that of the number of devices. Simulated devices share the host's cores: efficiencies there say nothing about hardware."
+)
+
+
+def _throughput_rows(entries: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+  columns = ["workload", "learner", "axis", "size", "runs", "examples/s", "speedup", "efficiency"]
+  rows = []
+  for e in entries:
+    efficiency = "-" if e["efficiency"] is None else f"{e['efficiency']:.0%}"
+    rows.append(
+      [e["workload"], e["learner"], e["axis"], e["label"], e["runs"], f"{e['examples_per_s']:,.0f}", f"{e['speedup']:.2f}", efficiency]
+    )
+  return columns, rows
+
+
+def _saturation_rows(entries: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
   """The table of the rows axis on planted data."""
   columns = [
     "workload",
@@ -108,8 +166,8 @@ def saturation_rows(entries: list[dict[str, Any]]) -> tuple[list[str], list[list
   return columns, rows
 
 
-def print_tables(rows: list[LawRow], saturated: list[dict[str, Any]]) -> None:
-  """The law table, and on planted data with a rows axis its saturation, on standard output."""
+def print_tables(rows: list[LawRow], more: list[Extra]) -> None:
+  """The law table and those beside it, on standard output."""
   from rich.console import Console
   from rich.table import Table
 
@@ -123,9 +181,10 @@ def print_tables(rows: list[LawRow], saturated: list[dict[str, Any]]) -> None:
       table.add_row(*map(str, row))
     console.print(table)
 
-  show("Scaling laws, L(x) = alpha * x**-beta + gamma; ? is an end that the points leave open", LAW_COLUMNS, map(law_cells, rows))
+  if rows:
+    show("Scaling laws, L(x) = alpha * x**-beta + gamma; ? is an end that the points leave open", LAW_COLUMNS, map(law_cells, rows))
   for method in dict.fromkeys(row.fit.method for row in rows if row.fit.method):
     console.print(f"Intervals, {method}: {METHODS[method]}.", markup=False, highlight=False)
-  if saturated:
-    show("Rows saturate", *saturation_rows(saturated))
-    console.print(SATURATION_TEXT, markup=False, highlight=False)
+  for extra in more:
+    show(extra.title, extra.columns, extra.cells)
+    console.print(extra.text, markup=False, highlight=False)

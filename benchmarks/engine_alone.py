@@ -24,7 +24,7 @@ from dlrm_jax.embedding.tables import Tables, init_tables, specs
 from dlrm_jax.flops import FLOAT_BYTES, cost
 from dlrm_jax.host_memory import on_huge_pages
 from dlrm_jax.mesh import constrain, placed, split
-from dlrm_jax.state import table_rule
+from dlrm_jax.state import Rates, table_rule
 
 OPERATIONS = ("gather", "update", "both")
 
@@ -73,7 +73,7 @@ class Programs:
 def make_programs(point: Point) -> Programs:
   """The programs of one point, compiled when first called."""
   plan, mesh, train = point.plan, point.mesh, point.run.train
-  rule, here = table_rule(train, jnp.int32(0)), NamedSharding(mesh, split(mesh))
+  rule, here = table_rule(train, Rates.of(train), jnp.int32(0)), NamedSharding(mesh, split(mesh))
 
   def init(seed: Any, lookups: Lookups) -> State:
     tables = init_tables(plan, train, seed, mesh)

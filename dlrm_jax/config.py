@@ -13,6 +13,7 @@ from typing import Any
 from dlrm_jax.data.order import ORDERS
 from dlrm_jax.flags import UserError, check, check_choices, option
 
+HORIZONS = ("linear", "quadratic", "cosine")  # schedules that reach 0 after --decay_examples
 SCHEMA_VERSION = 1  # hashed into config_id: raise it when a default below changes
 
 
@@ -32,6 +33,7 @@ class ModelConfig:
 
   embed_dim: int = option(8, "embedding dimension D of every categorical feature")
   num_rows: int = option(100_000, "most rows a table may have; a feature with fewer distinct ids gets a row for each")
+  num_tables: int = option(0, "categorical features that the model reads, the first so many of the data's; 0: all")
   rows_by: str = option(
     "top", "how ids share rows where the cap binds: the most frequent keep their own, or all are hashed", ("top", "hash")
   )
@@ -56,6 +58,7 @@ class ModelConfig:
     check_choices(self)
     check(self.embed_dim >= 1, self, "embed_dim", "at least 1")
     check(2 <= self.num_rows <= 2**31 - 1, self, "num_rows", "from 2 to 2147483647")
+    check(self.num_tables >= 0, self, "num_tables", "at least 0")
     check(len(self.overarch) >= 1 and min(self.overarch) >= 1, self, "overarch", "widths of at least 1")
     check(self.overarch[-1] == 1, self, "overarch", "widths ending in 1 (one click logit)")
     check(self.cross_layers >= 1, self, "cross_layers", "at least 1")
@@ -197,7 +200,11 @@ class RunConfig:
   data: str = option("planted", "planted, or a directory written by dlrm_jax.data.prepare (to plan or time a step, a shape's name will do)")
   workdir: str = option("", "the directory that results go into")
   checkpoint: bool = option(False, "keep the trained state in WORKDIR/checkpoint")
-  restore: str | None = option(None, "go on from this checkpoint, after the examples it has seen; mesh and placement may differ")
+  checkpoint_every_s: float = option(600.0, "time between checkpoints on the way, seconds; 0: only when the run is stopped")
+  keep_checkpoints: int = option(2, "checkpoints that are kept on the way; they go when the run has ended")
+  restore: str | None = option(
+    None, "go on from WORKDIR/checkpoint of another run, or from one of the directories in it; mesh, placement and length may differ"
+  )
   coordinator: str | None = option(None, "several processes: host:port of the first, or auto on a cluster that jax knows (Slurm, TPU pods)")
   num_processes: int = option(1, "several processes: how many (with coordinator=host:port)")
   process_id: int = option(0, "several processes: which one this is, from 0")
@@ -217,6 +224,8 @@ class RunConfig:
     check(bool(self.data), self, "data", "planted or a directory made by dlrm_jax.data.prepare")
     check(self.num_processes >= 1, self, "num_processes", "at least 1")
     check(self.steps_per_call >= 1, self, "steps_per_call", "at least 1")
+    check(self.checkpoint_every_s >= 0, self, "checkpoint_every_s", "at least 0")
+    check(self.keep_checkpoints >= 1, self, "keep_checkpoints", "at least 1")
     check(0 <= self.process_id < self.num_processes, self, "process_id", f"from 0 to {self.num_processes - 1} (--num_processes - 1)")
     host, _, port = (self.coordinator or "auto:0").rpartition(":")
     check(self.coordinator in (None, "auto") or bool(host and port.isdecimal()), self, "coordinator", "host:port or auto")

@@ -5,14 +5,14 @@ Called by the loop.
 
 import dataclasses
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlrm_jax import metrics
+from dlrm_jax import metrics, stopping
 from dlrm_jax.batch import Batch
 from dlrm_jax.config import TrainConfig
 from dlrm_jax.data.planted import Planted, Truth
@@ -21,6 +21,14 @@ from dlrm_jax.learner import Learner
 from dlrm_jax.read_ahead import read_ahead
 
 KEPT_BYTES = 2**28  # of evaluation batches on the devices; a larger set is read anew for each evaluation
+
+
+@runtime_checkable
+class Puts(Protocol):
+  """What brings batches to the devices: a learner, or the programs of several runs."""
+
+  @property
+  def put(self) -> Callable[[Batch], Batch]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +49,7 @@ class EvalSet:
     num_examples: how many there are.
   """
 
-  def __init__(self, source: Source, learner: Learner, settings: TrainConfig):
+  def __init__(self, source: Source, learner: Puts, settings: TrainConfig):
     wanted = settings.eval_examples
     self.source, self.num_examples = source, wanted if isinstance(source, Planted) else min(wanted, source.eval_rows)
     self._put, self._batch_size = learner.put, settings.batch_size
@@ -62,17 +70,30 @@ class EvalSet:
     return 4 * numbers * math.ceil(self.num_examples / self._batch_size) * self._batch_size
 
 
-def evaluate(learner: Learner, state: Any, batches: EvalSet) -> metrics.Metrics:
-  """Metrics of a state; `excess_tail` only where the tail is not all there is to learn. Memory does not grow with the examples."""
+def evaluate(learner: Learner, state: Any, batches: EvalSet) -> metrics.Metrics | None:
+  """Metrics of a state; `excess_tail` only where the tail is not all there is to learn. Memory does not grow with the examples.
+
+  None where the program was asked to stop meanwhile (`stopping`).
+  """
+  found = evaluate_all(learner.predict, state, batches, (0,))
+  return None if found is None else found[0]
+
+
+def evaluate_all(predict: Callable[..., Any], state: Any, batches: EvalSet, runs: Sequence[int]) -> list[metrics.Metrics] | None:
+  """`evaluate` for those of several runs that `runs` names; `predict` gives the logits of one run or of all, [B] or [S, B]."""
   source = batches.source
   with_tail = isinstance(source, Planted) and bool(source.small_fields or source.num_dense)
-  sums = metrics.Accumulator(source.base_rate)
+  sums = [metrics.Accumulator(source.base_rate) for _ in runs]
   # The next batch is on its way through the model while the sums of this one are taken.
-  for batch, logit_b in read_ahead(((batch, learner.predict(state, batch.placed)) for batch in batches), 1):
+  for batch, logits in read_ahead(((batch, predict(state, batch.placed)) for batch in batches), 1):
+    if stopping.requested():
+      return None
     keep = batch.keep_b
     truth = [np.asarray(x)[keep] for x in (batch.truth.logit_b, batch.truth.tail_b)] if batch.truth else [None, None]
-    sums.add(np.asarray(logit_b)[keep], batch.label_b[keep], truth[0], truth[1] if with_tail else None)
-  return sums.metrics()
+    logit_sb = np.asarray(logits).reshape(-1, len(keep))
+    for total, run in zip(sums, runs, strict=True):
+      total.add(logit_sb[run][keep], batch.label_b[keep], truth[0], truth[1] if with_tail else None)
+  return [total.metrics() for total in sums]
 
 
 class Progressive:
@@ -87,9 +108,9 @@ class Progressive:
 
   FIELDS = ("progressive_log_loss", "progressive_ne", "progressive_log_loss_recent")
 
-  def __init__(self, train_rate: float, examples: int = 0, loss_sum: float = 0.0):
-    self.loss_sum, self.examples = loss_sum, examples
-    self._entropy, self._recent_sum, self._row_examples = metrics.entropy(train_rate), 0.0, examples
+  def __init__(self, train_rate: float):
+    self.loss_sum, self.examples = 0.0, 0
+    self._entropy, self._recent_sum, self._row_examples = metrics.entropy(train_rate), 0.0, 0
 
   def add(self, loss: float, examples: int) -> None:
     """The mean log loss (nats) of the examples after the last reading up to this many."""
@@ -102,3 +123,23 @@ class Progressive:
     mean, recent = self.loss_sum / self.examples, self._recent_sum / (self.examples - self._row_examples)
     self._recent_sum, self._row_examples = 0.0, self.examples
     return dict(zip(self.FIELDS, (mean, mean / self._entropy, recent), strict=True))
+
+  def facts(self) -> dict[str, float]:
+    """The sums, for a checkpoint: JSON keeps every bit, and makes NaN null."""
+    return {
+      "examples": self.examples,
+      "loss_sum": self.loss_sum,
+      "row_examples": self._row_examples,
+      "recent_sum": self._recent_sum,
+    }
+
+  def resume(self, facts: dict[str, float | None]) -> None:
+    """Goes on with the sums of `facts`."""
+    known = {name: math.nan if value is None else value for name, value in facts.items()}
+    self.loss_sum, self.examples = known["loss_sum"], int(known["examples"])
+    self._recent_sum, self._row_examples = known["recent_sum"], int(known["row_examples"])
+
+  def branch(self, facts: dict[str, float | None]) -> None:
+    """Goes on with the sums of another run; the next row's recent loss starts here."""
+    self.resume(facts)
+    self._recent_sum, self._row_examples = 0.0, self.examples

@@ -17,6 +17,8 @@ from typing import Any, NoReturn, TypeVar
 
 from absl import flags as absl_flags
 
+from dlrm_jax.stopping import EXIT_CODE, Stopped
+
 T = TypeVar("T")
 _TYPE_WORDS = {int: "an integer", float: "a finite number", str: "text", bool: "true or false"}
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
@@ -207,6 +209,16 @@ def parse(argv: list[str], cls: type[T], presets: Mapping[str, T] | None = None)
   return _build(cls, given, base)
 
 
+def words(config: Any) -> list[str]:
+  """The flags that make `parse` build `config` again, whatever the defaults: how one program starts another."""
+  out = []
+  for path, flag, _, _ in _leaves(type(config)):
+    value = functools.reduce(getattr, path, config)
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else "none" if value is None else str(value)
+    out.append(f"--{flag}={text}")
+  return out
+
+
 def fail(message: str) -> NoReturn:
   """Prints one line to standard error and exits with code 2."""
   print(f"error: {message}", file=sys.stderr)
@@ -217,9 +229,13 @@ def run(main: Callable[[T], None], cls: type[T], presets: Mapping[str, T] | None
   """Parses the command line into `cls` and calls `main` with it; bad input ends in one line and exit code 2.
 
   Operating-system errors (no such file, no permission, disk full) are bad input too; any other exception is a bug and keeps its traceback.
+  `Stopped` ends in one line and exit code 75: the same command, given again, goes on.
   """
   try:
     main(parse(sys.argv, cls, presets))
+  except Stopped as stop:
+    print(stop, file=sys.stderr, flush=True)
+    sys.exit(EXIT_CODE)
   except UserError as error:
     fail(str(error))
   except OSError as error:

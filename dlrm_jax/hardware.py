@@ -2,14 +2,19 @@
 
 import functools
 import glob
+import hashlib
 import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
 
-from dlrm_jax import host_memory, record
+from dlrm_jax import compile_cache, host_memory, native, record
+from dlrm_jax.cache import cache_dir
 
 _DEVICE_FILES = ("/dev/accel*", "/dev/vfio/[0-9]*", "/dev/nvidiactl", "/dev/kfd")
+_USERS_BYTES = 2**30
 
 
 def select_platform() -> None:
@@ -22,6 +27,33 @@ def select_platform() -> None:
     jax.config.update("jax_platforms", platforms := "cpu")
   if platforms == "cpu":
     host_memory.keep_pages()
+
+
+def share_compiled(directory: str | Path | None = None) -> None:
+  """Has jax keep the programs that it compiles in a directory, and take those that it finds there, instead of compiling them again.
+
+  Programs of a CPU go into a directory for the processor and the number of cores that this process may use: XLA compiles for both, and
+  with other cores the last bits of the results differ. Processes of any number may share it, and may be killed.
+  Call after `select_platform` and `mesh.connect`. `JAX_COMPILATION_CACHE_DIR` names another directory, `JAX_ENABLE_COMPILATION_CACHE=0`
+  does without.
+
+  Args:
+    directory: where; None: in the user's cache directory, of which the programs used last are kept, 1 GiB of them.
+  """
+  if wanted := os.environ.get("JAX_COMPILATION_CACHE_DIR") or directory:
+    base = Path(wanted).absolute()
+  else:
+    try:
+      base = cache_dir() / "compiled"
+    except OSError as error:
+      print(f"compiled programs are not kept: {error.filename}: {error.strerror}", file=sys.stderr, flush=True)
+      return
+    compile_cache.trim(base, _USERS_BYTES)
+  kind = jax.default_backend()
+  if kind == "cpu":
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    kind = f"cpu-{hashlib.sha256(native.processor().encode()).hexdigest()[:8]}-{cores}"
+  compile_cache.install(base / kind)
 
 
 _NO_YNN: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": ""}

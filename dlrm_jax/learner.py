@@ -14,6 +14,7 @@ from dlrm_jax import checkpoint, per_id, pmap
 from dlrm_jax.batch import Batch
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data.source import Source, layout_of
+from dlrm_jax.embedding.placement import Plan
 from dlrm_jax.embedding.plan import machine_of, make_plan
 from dlrm_jax.embedding.print_plan import print_plan
 from dlrm_jax.flops import cost
@@ -34,8 +35,8 @@ class Learner:
     train: (state, batch, ...) -> state, a step for each of up to `steps_per_call` batches; the old state's buffers are given up.
     predict: (state, batch) -> logits [B].
     announce: shows a person where the tables lie.
-    save: (directory, state, facts of the run): writes a checkpoint; None where there are none.
-    restore: directory -> state.
+    snapshot: state -> a copy of it, for a checkpoint; None where there are none.
+    restore: path of a checkpoint -> state.
     read_progress: state -> (state with counters at 0, mean training log loss since the last reading, first bad step or -1).
     facts: params, FLOPs, bytes and kernels for the record.
   """
@@ -48,8 +49,8 @@ class Learner:
   read_progress: Callable[[Any], tuple[Any, float, int]]
   facts: dict[str, Any]
   announce: Callable[[], None] = lambda: None
-  save: Callable[[Path, Any, dict[str, Any]], None] | None = None
-  restore: Callable[[str], Any] | None = None
+  snapshot: Callable[[Any], checkpoint.Snapshot] | None = None
+  restore: Callable[[Path], Any] | None = None
 
 
 def make_learner(config: RunConfig, source: Source) -> Learner:
@@ -61,15 +62,8 @@ def _dlrm(config: RunConfig, source: Source) -> Learner:
   layout, mesh = layout_of(config, source), make_mesh(config)
   machine = machine_of(mesh)
   plan = make_plan(config, layout, machine)
-  counted = cost(config.model, config.train, layout, source.num_dense)
   make = compile_programs if config.mesh.parallelism == "jit" else pmap.compile_programs
   programs = make(config, plan, source.num_dense, mesh)
-  facts = dataclasses.asdict(counted) | {
-    "kernels": "native" if plan.kernels else "xla",
-    "steps_per_call": config.steps_per_call,
-    "flops_per_example_xla": programs.xla_flops * mesh.size / config.train.batch_size,
-    "tables": [dataclasses.asdict(t) | {"placement": placement} for t, placement in zip(layout.tables, plan.placements, strict=True)],
-  }
 
   def read_progress(state: Any) -> tuple[Any, float, int]:
     progress = jax.tree.map(lambda x: np.asarray(x).reshape(-1)[0], state.progress)  # under pmap, one of each device, all the same
@@ -82,15 +76,28 @@ def _dlrm(config: RunConfig, source: Source) -> Learner:
   if mesh.size > 1 and mesh.devices.flat[0].platform == "cpu":
     train, predict = _one_at_a_time(train), _one_at_a_time(predict)
   part = functools.partial(put_part, mesh=mesh) if jax.process_count() > 1 else programs.put
+  facts = facts_of(config, plan, source.num_dense, programs.xla_flops)
   learner = Learner(start, programs.put, part, train, predict, read_progress, facts)
   if config.mesh.parallelism == "pmap":
     return learner
   return dataclasses.replace(
     learner,
     announce=lambda: print_plan(plan, config, machine) if mesh.size > 1 else None,
-    save=lambda path, state, run: checkpoint.save(path, state, plan, mesh, run),
+    snapshot=lambda state: checkpoint.snapshot(state, plan, mesh),
     restore=lambda path: on_huge_pages(checkpoint.restore(path, config, plan, source.num_dense, mesh)),
   )
+
+
+def facts_of(config: RunConfig, plan: Plan, num_dense: int, xla_flops: float) -> dict[str, Any]:
+  """What the record says of a model and its programs; `xla_flops` are those of a step on one device."""
+  layout = plan.layout
+  counted = cost(config.model, config.train, layout, num_dense)
+  return dataclasses.asdict(counted) | {
+    "kernels": "native" if plan.kernels else "xla",
+    "steps_per_call": config.steps_per_call,
+    "flops_per_example_xla": xla_flops * plan.num_devices / config.train.batch_size,
+    "tables": [dataclasses.asdict(t) | {"placement": placement} for t, placement in zip(layout.tables, plan.placements, strict=True)],
+  }
 
 
 def _one_at_a_time(program: Callable[..., Any]) -> Callable[..., Any]:
@@ -119,4 +126,17 @@ def _per_id(config: RunConfig, source: Source) -> Learner:
     "steps_per_call": None,
     "tables": [],
   }
-  return Learner(start, lambda batch: batch, lambda batch: batch, train, predict, lambda state: (state, np.nan, -1), facts)
+  one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  shape = jax.eval_shape(start)
+  shapes = {"effects": jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=one)}
+  return Learner(
+    start,
+    lambda batch: batch,
+    lambda batch: batch,
+    train,
+    predict,
+    lambda state: (state, np.nan, -1),
+    facts,
+    snapshot=lambda state: checkpoint.snapshot_dense({"effects": state}, one),
+    restore=lambda path: checkpoint.restore_dense(path, shapes)["effects"],
+  )

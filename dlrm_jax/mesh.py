@@ -5,7 +5,9 @@ how), dense parameters are on every device.
 """
 
 import dataclasses
+import os
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -27,12 +29,27 @@ def connect(config: RunConfig) -> RunConfig:
   """
   if config.coordinator == "auto":
     try:
-      jax.distributed.initialize()
+      jax.distributed.initialize(local_device_ids=slurm_devices(os.environ))
     except ValueError as error:
       raise UserError(f"--coordinator=auto: jax finds no cluster here ({error}); give host:port") from None
   elif config.coordinator:
     jax.distributed.initialize(config.coordinator, config.num_processes, config.process_id)
   return dataclasses.replace(config, num_processes=jax.process_count(), process_id=jax.process_index()) if config.coordinator else config
+
+
+def slurm_devices(environ: Mapping[str, str]) -> list[int] | None:
+  """Which of the node's visible GPUs are this process's under Slurm: equal shares in order of its processes; None: jax's own choice.
+
+  By itself jax takes one GPU a process, the one of the process's number, so that a process that has a node to itself would use one of many.
+  Where each process sees other GPUs (`srun --gpus-per-task`), fewer than the node has processes, it takes all that it sees.
+  """
+  visible = [gpu for gpu in environ.get("CUDA_VISIBLE_DEVICES", environ.get("ROCR_VISIBLE_DEVICES", "")).split(",") if gpu]
+  if not visible or "SLURM_STEP_NUM_NODES" not in environ or "JAX_LOCAL_DEVICE_IDS" in environ:
+    return None
+  here = int(environ["SLURM_NTASKS"]) // int(environ["SLURM_STEP_NUM_NODES"])
+  share = len(visible) // here
+  first = int(environ["SLURM_LOCALID"]) * share
+  return list(range(first, first + share)) or list(range(len(visible)))
 
 
 def make_mesh(config: RunConfig, devices: list[jax.Device] | None = None) -> Mesh:

@@ -51,7 +51,7 @@ def library(
   command = [*compiler.split(), *FLAGS, *flags, *include, *map(str, sources)]
   version = subprocess.run([*compiler.split(), "--version"], capture_output=True, text=True, check=False, timeout=60).stdout
   headers = sorted({header for source in sources for header in source.parent.glob("*.h")})
-  parts = [version, *command, *extra_key, _processor(), *(path.read_text() for path in (*sources, *headers))]
+  parts = [version, *command, *extra_key, processor(), *(path.read_text() for path in (*sources, *headers))]
   stem = name.replace(" ", "-")
   built = cache_dir() / f"{stem}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}.so"
   if built.exists():
@@ -70,8 +70,8 @@ def library(
   return built
 
 
-def _processor() -> str:
-  """What -march=native depends on."""
+def processor() -> str:
+  """What -march=native depends on: the processor's features."""
   try:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
   except OSError:

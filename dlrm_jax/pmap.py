@@ -22,7 +22,7 @@ from dlrm_jax.embedding.pool import lookups_of
 from dlrm_jax.embedding.tables import Tables
 from dlrm_jax.flags import UserError
 from dlrm_jax.mesh import make_mesh
-from dlrm_jax.state import TrainState, dense_optimizer, init_state, make_model, table_rule
+from dlrm_jax.state import Rates, TrainState, dense_optimizer, init_state, make_model, table_rule
 from dlrm_jax.step import Programs, loss_and_grads
 
 _AXES = ("devices",)
@@ -34,8 +34,9 @@ def train_step(config: RunConfig, plan: Plan, graphdef: nnx.GraphDef, state: Tra
   embedded, routes = lookup_local(plan, _AXES, state.tables.groups, lookups_of(plan.layout, batch))
   loss, (dense_grads, row_grads) = loss_and_grads(graphdef, state.dense, embedded, batch, examples)
   loss, dense_grads = jax.lax.psum((loss, dense_grads), _AXES)
-  changes, dense_slots = dense_optimizer(config.train).update(dense_grads, state.dense_slots, state.dense)
-  groups = update_local(plan, _AXES, state.tables.groups, routes, row_grads, table_rule(config.train, state.step))
+  rates = Rates.of(config.train)
+  changes, dense_slots = dense_optimizer(config.train, rates).update(dense_grads, state.dense_slots, state.dense)
+  groups = update_local(plan, _AXES, state.tables.groups, routes, row_grads, table_rule(config.train, rates, state.step))
   progress = state.progress.after(state.step, loss, examples)
   return TrainState(Tables(groups), optax.apply_updates(state.dense, changes), dense_slots, state.step + 1, progress)
 

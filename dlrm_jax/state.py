@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,8 +59,22 @@ class TrainState:
   progress: Progress
 
 
-def learning_rate(train: TrainConfig, peak: float, warmup_examples: int) -> optax.ScalarOrSchedule:
-  """A learning rate by step: a linear warm-up, then `lr_schedule`; a plain number where nothing changes."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rates:
+  """The learning rates of a run before warm-up and schedule. Programs take them as an argument: runs that differ in them share one."""
+
+  dense: Float[ArrayLike, "*n"]
+  table: Float[ArrayLike, "*n"]
+
+  @classmethod
+  def of(cls, train: TrainConfig) -> "Rates":
+    """On the host, as float32."""
+    return cls(np.float32(train.dense_lr), np.float32(train.table_lr))
+
+
+def learning_rate(train: TrainConfig, peak: ArrayLike, warmup_examples: int) -> Any:
+  """A learning rate by step: a linear warm-up, then `lr_schedule`; `peak` itself where nothing changes. As optax takes it."""
   warmup, decay = (-(-examples // train.batch_size) for examples in (warmup_examples, train.decay_examples))
   schedules: dict[str, Callable[[], optax.Schedule]] = {
     "constant": lambda: optax.constant_schedule(peak),
@@ -74,15 +89,15 @@ def learning_rate(train: TrainConfig, peak: float, warmup_examples: int) -> opta
   return peak if train.lr_schedule == "constant" else after
 
 
-def dense_optimizer(train: TrainConfig) -> optax.GradientTransformation:
+def dense_optimizer(train: TrainConfig, rates: Rates) -> optax.GradientTransformation:
   """The optax optimiser of the MLPs."""
   makers = {"sgd": optax.sgd, "adagrad": optax.adagrad, "adam": optax.adam}
-  return makers[train.dense_optimizer](learning_rate(train, train.dense_lr, train.warmup_examples))
+  return makers[train.dense_optimizer](learning_rate(train, rates.dense, train.warmup_examples))
 
 
-def table_rule(train: TrainConfig, step: Int32[ArrayLike, ""]) -> Rule:
+def table_rule(train: TrainConfig, rates: Rates, step: Int32[ArrayLike, ""]) -> Rule:
   """The tables' optimiser at a step."""
-  lr = learning_rate(train, train.table_lr, train.table_warmup_examples)
+  lr = learning_rate(train, rates.table, train.table_warmup_examples)
   return Rule(train.table_optimizer, lr(step) if callable(lr) else lr, train.table_weight_decay, step)
 
 
@@ -100,7 +115,7 @@ def init_state(config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh, seed: 
   """The state before the first step; a function of the config and the seed (uint32) alone. Jit it."""
   dense = nnx.state(make_model(config, plan, num_dense, jax.random.key(seed)), nnx.Param)
   tables = init_tables(plan, config.train, seed, mesh)
-  slots = dense_optimizer(config.train).init(dense)
+  slots = dense_optimizer(config.train, Rates.of(config.train)).init(dense)  # the same at all rates
   return TrainState(tables, dense, slots, jnp.zeros((), jnp.int32), Progress.zero())
 
 

@@ -2,13 +2,15 @@
 
 python -m dlrm_jax.train --data=planted --workdir=runs/one
 python -m dlrm_jax.train --data=DIR --workdir=runs/two --num_examples=900000
+
+SIGTERM and SIGUSR2 save the run and end the program with code 75; the same command goes on, to the same bits.
 """
 
 from pathlib import Path
 
 import jax
 
-from dlrm_jax import flags, hardware, loop, mesh
+from dlrm_jax import flags, hardware, loop, mesh, stopping
 from dlrm_jax.config import RunConfig
 from dlrm_jax.presets import PRESETS
 
@@ -22,7 +24,9 @@ def main(config: RunConfig) -> None:
     raise flags.UserError(f"--workdir={config.workdir}: holds a sweep (sweep.json); choose another directory")
   hardware.select_platform()
   config = mesh.connect(config)
-  out = loop.train(config, config.workdir)
+  hardware.share_compiled()
+  with stopping.installed():
+    out = loop.train(config, config.workdir)
   if jax.process_index():
     return
   if out["status"] == "diverged":

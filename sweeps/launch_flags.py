@@ -3,6 +3,7 @@
 import dataclasses
 
 from dlrm_jax import flags
+from dlrm_jax.config import RunConfig
 
 LAUNCHERS = ("inline", "local", "slurm")
 
@@ -47,3 +48,22 @@ class SlurmConfig:
     for name in ("time_min", "devices_per_node", "cpus_per_task"):
       flags.check(getattr(self, name) >= 1, self, name, "at least 1")
     flags.check(self.mem_gib >= 0, self, "mem_gib", "at least 0")
+
+  def nodes(self, num_devices: int) -> int:
+    """Nodes that a run takes. Raises UserError where its devices do not fill them evenly."""
+    nodes = -(-num_devices // self.devices_per_node)
+    if num_devices % nodes:
+      raise flags.UserError(
+        f"--mesh={num_devices}: its devices do not divide evenly over {nodes} nodes of --slurm_devices_per_node={self.devices_per_node}"
+      )
+    return nodes
+
+  def processes(self, num_devices: int) -> int:
+    """Processes that a run takes: one a node with GPUs, else one a device. Raises UserError as `nodes` does."""
+    nodes = self.nodes(num_devices)
+    return nodes if self.gpus else num_devices
+
+  def over_processes(self, run: RunConfig) -> RunConfig:
+    """A run as the jobs train it: with as many processes as its devices take, which find each other through Slurm."""
+    processes = self.processes(run.mesh.num_devices)
+    return dataclasses.replace(run, coordinator="auto" if processes > 1 else None, num_processes=processes, process_id=0)

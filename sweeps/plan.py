@@ -1,6 +1,7 @@
-"""Prints the runs of a sweep and what they cost; touches no device and runs nothing.
+"""Prints the runs of a sweep and what they cost. Runs nothing, and touches no device unless --measure lets it train a few steps.
 
 python -m sweeps.plan --axes=rows,dim,overarch,mlp --preset=quick --data=planted
+python -m sweeps.plan --preset=paper --measure
 """
 
 import dataclasses
@@ -9,26 +10,29 @@ from rich.console import Console
 from rich.table import Table
 
 from dlrm_jax import flags, hardware
-from dlrm_jax.data.source import Source, layout_of
-from dlrm_jax.flops import Cost, cost
-from sweeps import store
-from sweeps.points import Point, SweepConfig, expand
+from dlrm_jax.data.source import Source
+from sweeps import estimate, store
+from sweeps.points import Point, SweepConfig, expand, runs_of
 from sweeps.presets import PRESETS
 
-
-def point_cost(point: Point, source: Source) -> Cost | None:
-  """Params, FLOPs and bytes of a point; None for the per-id estimator, which has no such structure."""
-  if point.learner != "dlrm":
-    return None
-  layout = layout_of(point.config, source)
-  return cost(point.config.model, point.config.train, layout, source.num_dense)
+_TEXT = ("config_id", "workload", "axis", "learner")
+_COLUMNS = (
+  *("config_id", "workload", "axis", "size", "seed", "learner", "lr x", "params", "embedding"),
+  *("FLOPs/example", "FLOPs", "bytes held", "examples", "est. time", "done"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class PlanConfig(SweepConfig):
   """A sweep, and the speed to assume for its time."""
 
-  assumed_examples_per_s: float = flags.option(0.0, "speed for the estimated time; 0: the median of the runs finished in --workdir, if any")
+  measure: bool = flags.option(False, "train some steps of a few models for the estimated time; else it is that of the runs done, if any")
+  assumed_examples_per_s: float = flags.option(0.0, "speed for the estimated time; 0: measured, or that of the runs done in --workdir")
+
+  @classmethod
+  def of(cls, sweep: SweepConfig) -> "PlanConfig":
+    """The plan of a sweep, which measures nothing unless told to."""
+    return cls(**{f.name: getattr(sweep, f.name) for f in dataclasses.fields(sweep) if f.name != "measure"})
 
 
 def main(plan: PlanConfig) -> None:
@@ -36,58 +40,46 @@ def main(plan: PlanConfig) -> None:
   hardware.select_platform()
   points = expand(plan)
   finished = store.records(plan.run.workdir) if plan.run.workdir else {}
-  speed = plan.assumed_examples_per_s or store.median_speed(finished)
+  finished = {name: out for name, out in finished.items() if out["status"] in store.RESULTS}
+  runs = runs_of(points)
+  todo = [run for name, run in runs.items() if name not in finished]
+  speed = None if plan.assumed_examples_per_s else estimate.speed_of(todo, finished, plan.measure)
+  workers = max(1, plan.launch.workers) if plan.launch.launcher != "inline" else 1
+
+  def seconds(point: Point, source: Source) -> float | None:
+    if plan.assumed_examples_per_s:
+      return point.examples / plan.assumed_examples_per_s
+    return speed.seconds(point, source) if speed else None
+
   table = Table(title="runs of the sweep")
-  columns = (
-    "config_id",
-    "workload",
-    "axis",
-    "size",
-    "seed",
-    "learner",
-    "params",
-    "embedding",
-    "FLOPs/example",
-    "FLOPs",
-    "bytes held",
-    "examples",
-    "est. s",
-    "done",
-  )
-  for column in columns:
-    table.add_column(
-      column, justify="left" if column in ("config_id", "workload", "axis", "learner") else "right", no_wrap=column == "config_id"
-    )
-  seen, total_flops, total_seconds = set(), 0.0, 0.0
+  for column in _COLUMNS:
+    table.add_column(column, justify="left" if column in _TEXT else "right", no_wrap=column == "config_id")
   for point, source in points:
-    counted, examples = point_cost(point, source), point.config.train.num_examples
-    costs = ["-"] * 5
-    if counted:
-      per_example = counted.flops_per_example["total"]
-      held = sum(v for k, v in counted.bytes.items() if not k.endswith("per_example"))
-      costs = [
-        f"{counted.params['total']:,}",
-        f"{counted.params['embedding']:,}",
-        f"{per_example:,}",
-        f"{per_example * examples:.3g}",
-        f"{held:,}",
-      ]
-    seconds = examples / speed if speed else None
-    if point.config_id not in seen and point.config_id not in finished:
-      total_flops += counted.flops_per_example["total"] * examples if counted else 0
-      total_seconds += seconds or 0
-    seen.add(point.config_id)
-    row = [point.config_id, point.workload, point.axis, f"{point.size:g}", str(point.seed), point.learner, *costs]
-    table.add_row(*row, f"{examples:,}", f"{seconds:.0f}" if seconds else "?", "yes" if point.config_id in finished else "")
+    time = seconds(point, source)
+    row = [point.config_id, point.workload, point.axis, point.label, str(point.seed), point.learner, f"{point.lr_factor:g}"]
+    row += [*_costs(point, source), f"{point.examples:,}", "?" if time is None else estimate.duration(time)]
+    table.add_row(*row, "yes" if point.config_id in finished else "")
   console = Console(width=None if Console().is_terminal else 200)
   console.print(table)
-  time = (
-    f"about {total_seconds:.0f} s at {speed:,.0f} examples/s" if speed else "time unknown (no finished run; see --assumed_examples_per_s)"
-  )
-  console.print(f"{len(seen)} runs, {len(seen & set(finished))} done; to do: {total_flops:.3g} FLOPs, {time}")
+  if plan.assumed_examples_per_s:
+    total = sum(point.examples for point, _ in todo) / plan.assumed_examples_per_s / workers
+    time_line = f"about {estimate.duration(total)} at {plan.assumed_examples_per_s:,.0f} examples/s"
+  else:
+    time_line = speed.total_line(todo, workers) if speed else "time unknown (no finished run; see --measure)"
+  flops = sum(c.flops_per_example["total"] * p.examples for p, s in todo if (c := estimate.point_cost(p, s)))
+  console.print(f"{len(runs)} runs, {len(runs) - len(todo)} done; to do: {flops:.3g} FLOPs, {time_line}")
+
+
+def _costs(point: Point, source: Source) -> list[str]:
+  """params, embedding, FLOPs/example, FLOPs, bytes held; nothing of the per-id estimator."""
+  counted = estimate.point_cost(point, source)
+  if counted is None:
+    return ["-"] * 5
+  per_example = counted.flops_per_example["total"]
+  held = sum(v for k, v in counted.bytes.items() if not k.endswith("per_example"))
+  params = (f"{counted.params['total']:,}", f"{counted.params['embedding']:,}")
+  return [*params, f"{per_example:,}", f"{per_example * point.examples:.3g}", f"{held:,}"]
 
 
 if __name__ == "__main__":
-  flags.run(
-    main, PlanConfig, {name: PlanConfig(**{f.name: getattr(s, f.name) for f in dataclasses.fields(s)}) for name, s in PRESETS.items()}
-  )
+  flags.run(main, PlanConfig, {name: PlanConfig.of(sweep) for name, sweep in PRESETS.items()})

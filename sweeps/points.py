@@ -1,45 +1,86 @@
-"""From sweep flags to the list of runs: `SweepConfig` and its points. Shared by plan and run."""
+"""From sweep flags to the list of runs: `SweepConfig` and its points. Shared by plan, run and the workers."""
 
 import dataclasses
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 from dlrm_jax import flags
-from dlrm_jax.config import RunConfig, config_id
+from dlrm_jax.config import HORIZONS, RunConfig, config_id
 from dlrm_jax.data.planted import Planted
-from dlrm_jax.data.source import Source, layout_of, one_pass, open_source
+from dlrm_jax.data.source import Source, first_tables, layout_of, one_pass, open_source
 from dlrm_jax.embedding.plan import Machine, make_plan
 from dlrm_jax.model.dlrm import overarch_width_in
-from dlrm_jax.record import AXES
-from sweeps.axes import default_sizes, scaled
+from dlrm_jax.record import AXES, GRID, SCHEMES
+from sweeps.axes import Size, at_length, default_sizes, real_size, scaled
 from sweeps.launch_flags import LaunchConfig, SlurmConfig
+from sweeps.rates import RULES, transferred
+
+_FACTOR_SIZES = "none: 1/8, 1/4, 1/2, 1, 2"
 
 
 @dataclasses.dataclass(frozen=True)
 class SweepConfig:
-  """A base run and the axes to vary it along, one at a time."""
+  """A base run and the axes to vary it along, one at a time, or several at once on a grid."""
 
-  axes: tuple[str, ...] = flags.option(("data", "rows", "dim", "overarch", "mlp"), "axes to sweep", AXES)
-  sizes_rows: tuple[float, ...] = flags.option((), "rows a table to run; none: the base over 256, 64, 16, 4, 1")
+  axes: tuple[str, ...] = flags.option(SCHEMES, "axes to sweep, each alone; none: the grid only", AXES)
+  grid: tuple[str, ...] = flags.option((), "axes of which every combination of sizes is run, such as rows,dim", AXES)
+  sizes_rows: tuple[float, ...] = flags.option((), "rows a table to run; none: the largest table over 256, 64, 16, 4, 1")
   sizes_dim: tuple[float, ...] = flags.option((), "embedding dims to run; none: the base times 1/8, 1/4, 1/2, 1, 2")
-  sizes_overarch: tuple[float, ...] = flags.option((), "factors on the overarch's hidden widths; none: 1/8, 1/4, 1/2, 1, 2")
-  sizes_mlp: tuple[float, ...] = flags.option((), "factors on the bottom MLP's hidden widths; none: 1/8, 1/4, 1/2, 1, 2")
-  sizes_data: tuple[float, ...] = flags.option((), "examples to run anew for; none: --num_examples (one pass is a whole curve)")
+  sizes_overarch: tuple[float, ...] = flags.option((), f"factors on the overarch's hidden widths; {_FACTOR_SIZES}")
+  sizes_mlp: tuple[float, ...] = flags.option((), f"factors on the bottom MLP's hidden widths; {_FACTOR_SIZES}")
+  sizes_overarch_depth: tuple[float, ...] = flags.option(
+    (), "hidden layers of the overarch: the first of the base's widths, then its last again; none: 1, 2, 3, 4 and the base's"
+  )
+  sizes_mlp_depth: tuple[float, ...] = flags.option((), "hidden layers of the bottom MLP, in the same way; none: 1, 2, 3, 4 and the base's")
+  sizes_tables: tuple[float, ...] = flags.option((), "categorical features to run, the first so many; none: all, and 1/2, 1/4, 1/8 of them")
+  sizes_all: tuple[float, ...] = flags.option((), f"factors on rows, dim, overarch and bottom MLP at once; {_FACTOR_SIZES}")
+  sizes_batch_size: tuple[float, ...] = flags.option((), "batch sizes to run; none: the base times 1/4, 1/2, 1, 2, 4")
+  sizes_devices: tuple[float, ...] = flags.option((), "devices to run on; none: 1, 2, 4, ... up to --mesh")
+  sizes_placement: tuple[str, ...] = flags.option(
+    (), "placements of all tables to run; none: replicated, row, table, and column if it can be"
+  )
+  sizes_data: tuple[float, ...] = flags.option(
+    (), "examples to run anew for; none: --num_examples (one pass is a whole curve), with --data_mode=retrain five octaves up to it"
+  )
+  data_mode: str = flags.option(
+    "online",
+    "the data axis: one pass is the whole curve; or every length trained anew, its schedules in proportion to it",
+    ("online", "retrain"),
+  )
   axis_examples: int = flags.option(0, "examples of the runs on model axes; 0: as many as --num_examples")
   seeds: int = flags.option(1, "runs of every configuration, with seeds --seed, --seed + 1, ...")
+  lr_factors: tuple[float, ...] = flags.option(
+    (1.0,), "every point is trained at these multiples of both learning rates; reports keep the best"
+  )
+  lr_rule: str = flags.option(
+    "constant", "learning rates along an axis: those of the base, or moved with the size (sweeps/rates.py)", RULES
+  )
   zipf_s_values: tuple[float, ...] = flags.option((), "planted data only: sweep once for each Zipf exponent; none: --planted_zipf_s")
   judge: bool = flags.option(False, "planted data only: also run the exact per-id estimator on the data axis, with the first seed")
+  measure: bool = flags.option(True, "train some steps first to say how long the sweep will take (launchers inline and local)")
   launch: LaunchConfig = LaunchConfig()
   slurm: SlurmConfig = SlurmConfig()
   run: RunConfig = RunConfig()
 
   def __post_init__(self):
     flags.check_choices(self)
-    flags.check(len(self.axes) > 0, self, "axes", f"some of {', '.join(AXES)}")
+    flags.check(len(self.axes) > 0 or len(self.grid) > 0, self, "axes", f"some of {', '.join(AXES)}")
+    flags.check(len(self.grid) != 1 and len(set(self.grid)) == len(self.grid), self, "grid", "two or more different axes")
     flags.check(self.seeds >= 1, self, "seeds", "at least 1")
+    factors = self.lr_factors
+    flags.check(
+      len(factors) > 0 and min(factors) > 0 and len(set(factors)) == len(factors), self, "lr_factors", "different numbers above 0"
+    )
     flags.check(self.run.restore is None, self.run, "restore", "left out: every run of a sweep starts anew")
-    flags.check(self.run.coordinator is None, self.run, "coordinator", "left out: a sweep's runs have one process each")
+    flags.check(self.run.coordinator in (None, "auto"), self.run, "coordinator", "left out: the launcher says where processes meet")
     flags.check(self.axis_examples >= 0, self, "axis_examples", "at least 0")
     flags.check(all(1 < s <= 3 for s in self.zipf_s_values), self, "zipf_s_values", "numbers above 1, at most 3")
+    if self.data_mode == "online" and "data" in self.axes + self.grid and self.run.train.lr_schedule in HORIZONS:
+      schedule = self.run.train.lr_schedule
+      raise flags.UserError(
+        f"--lr_schedule={schedule}: its horizon makes one pass no data curve; give --data_mode=retrain, or leave out data"
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +89,11 @@ class Point:
 
   Attributes:
     workload: the data, for people: "s=1.111" or a data set's name.
-    axis, size: where along which axis.
-    seed, learner: as in the run's config.
+    axis, size: where along which axis; of a grid, axis names such as "rows*dim" and the combination's position, of placements the name's.
+    label: the size for people: "209", "row", "209*4".
+    sizes: the size along each axis that was moved; of placements the position.
+    lr_factor: what `--lr_factors` multiplied the learning rates by.
+    seed, learner, examples: as in the run's config.
     config_id: names the run's directory and record.
     base: names the configuration that the sweep varies, whatever its seed and length: points are compared within one base only.
     config: the run.
@@ -58,15 +102,36 @@ class Point:
   workload: str
   axis: str
   size: float
+  label: str
+  sizes: dict[str, float]
+  lr_factor: float
   seed: int
   learner: str
+  examples: int
   config_id: str
   base: str
   config: RunConfig
 
+  @property
+  def name(self) -> str:
+    """Names the run to people."""
+    rates = "" if self.lr_factor == 1 else f" lr x{self.lr_factor:g}"
+    return f"{self.workload} {self.axis}={self.label} seed {self.seed} {self.learner}{rates}"
+
   def describe(self) -> dict[str, Any]:
     """What sweep.json keeps of a point."""
     return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "config"}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cell:
+  """A combination of sizes: one of an axis, or several of a grid; `config` before the learning rates are set."""
+
+  size: float
+  label: str
+  sizes: dict[str, float]
+  config: RunConfig
+  source: Source
 
 
 def expand(sweep: SweepConfig) -> list[tuple[Point, Source]]:
@@ -75,24 +140,69 @@ def expand(sweep: SweepConfig) -> list[tuple[Point, Source]]:
   for base in _workloads(sweep):
     source = open_source(base)
     planted = isinstance(source, Planted)
-    name = f"s={base.planted.zipf_s:.4g}" if planted else source.name
+    workload = f"s={base.planted.zipf_s:.4g}" if planted else source.name
+    where = (workload, config_id(_with_train(base, seed=0, num_examples=1), source.digest))
     for seed in range(base.train.seed, base.train.seed + sweep.seeds):
-      seeded = _with_train(base, seed=seed)
-      for axis in sweep.axes:
-        center = seeded if axis == "data" or not sweep.axis_examples else _with_train(seeded, num_examples=sweep.axis_examples)
+      for names in [*((axis,) for axis in sweep.axes), *([sweep.grid] if sweep.grid else [])]:
         seen: set[RunConfig] = set()
-        for size in getattr(sweep, f"sizes_{axis}") or default_sizes(one_pass(center, source), axis, source.cardinalities):
-          config = one_pass(scaled(center, axis, size, source.num_dense), source)
-          if config in seen:
+        for cell in _cells(sweep, names, _with_train(base, seed=seed), source):
+          if cell.config in seen:
             continue  # narrow widths round to the same model
-          seen.add(config)
-          make_plan(config, layout_of(config, source), Machine(config.mesh.num_devices))
-          overarch_width_in(config.model, source.num_dense, len(source.field_names))
-          config.model.bottom_widths(source.num_dense)
-          out.append((_point(name, axis, size, config, base, source), source))
-          if axis == "data" and planted and sweep.judge and seed == base.train.seed:
-            out.append((_point(name, axis, size, _with_train(config, learner="per_id"), base, source), source))
+          seen.add(cell.config)
+          check(cell.config, cell.source)
+          rates = transferred(base, cell.config) if sweep.lr_rule == "transfer" else cell.config
+          out += [_point(*where, names, cell, _at_rates(rates, factor), factor) for factor in sweep.lr_factors]
+          if names == ("data",) and planted and sweep.judge and seed == base.train.seed:
+            out.append(_point(*where, names, cell, _with_train(cell.config, learner="per_id")))
   return out
+
+
+def _point(workload: str, base: str, names: tuple[str, ...], cell: _Cell, config: RunConfig, factor: float = 1.0) -> tuple[Point, Source]:
+  train, name = config.train, config_id(config, cell.source.digest)
+  place = (workload, GRID.join(names), cell.size, cell.label, cell.sizes, factor)
+  return Point(*place, train.seed, train.learner, train.num_examples, name, base, config), cell.source
+
+
+def check(config: RunConfig, source: Source) -> None:
+  """Raises UserError where no run of `config` is possible: its tables fit no plan, or its layers not the data."""
+  make_plan(config, layout_of(config, source), Machine(config.mesh.num_devices))
+  overarch_width_in(config.model, source.num_dense, len(source.field_names))
+  config.model.bottom_widths(source.num_dense)
+
+
+def _cells(sweep: SweepConfig, names: tuple[str, ...], base: RunConfig, source: Source) -> Iterator[_Cell]:
+  """The combinations of sizes along the axes `names`, each with its configuration."""
+  length = base.train.num_examples if "data" in names else sweep.axis_examples or base.train.num_examples
+  retrain = sweep.data_mode == "retrain"
+  center = one_pass(_with_train(base, num_examples=length), source)
+  sizes = [getattr(sweep, f"sizes_{axis}") or default_sizes(center, axis, source, retrain) for axis in names]
+  for position, cell in enumerate(itertools.product(*sizes)):
+    config, its_source = center, source
+    for axis, size in sorted(zip(names, cell, strict=True), key=lambda pair: pair[0] != "tables"):  # they bound what rows there are
+      config = scaled(config, axis, size, its_source)
+      if axis == "tables":
+        its_source = first_tables(source, config.model.num_tables)
+    config = one_pass(config, source)
+    if retrain:
+      config = at_length(_with_train(config, num_examples=base.train.num_examples), config.train.num_examples)
+    if sweep.launch.launcher == "slurm":  # the order of prepared data, and so the run's name, depends on the number of processes
+      config = sweep.slurm.over_processes(config)
+    reached = {axis: _place(config, axis, size, its_source, of) for axis, size, of in zip(names, cell, sizes, strict=True)}
+    label = GRID.join(str(size) if isinstance(size, str) else f"{reached[axis]:.12g}" for axis, size in zip(names, cell, strict=True))
+    yield _Cell(reached[names[0]] if len(names) == 1 else float(position), label, reached, config, its_source)
+
+
+def _place(config: RunConfig, axis: str, size: Size, source: Source, sizes: tuple[Size, ...]) -> float:
+  """A size as a number: of a placement, its position in the list."""
+  return float(sizes.index(size)) if isinstance(size, str) else real_size(config, axis, size, source)
+
+
+def runs_of(points: list[tuple[Point, Source]]) -> dict[str, tuple[Point, Source]]:
+  """Each run once, by config_id; one that is several points goes by the first."""
+  runs: dict[str, tuple[Point, Source]] = {}
+  for point, source in points:
+    runs.setdefault(point.config_id, (point, source))
+  return runs
 
 
 def _workloads(sweep: SweepConfig) -> list[RunConfig]:
@@ -105,6 +215,5 @@ def _with_train(config: RunConfig, **changes: Any) -> RunConfig:
   return dataclasses.replace(config, train=dataclasses.replace(config.train, **changes))
 
 
-def _point(workload: str, axis: str, size: float, config: RunConfig, base: RunConfig, source: Source) -> Point:
-  base_id = config_id(_with_train(base, seed=0, num_examples=1), source.digest)
-  return Point(workload, axis, size, config.train.seed, config.train.learner, config_id(config, source.digest), base_id, config)
+def _at_rates(config: RunConfig, factor: float) -> RunConfig:
+  return config if factor == 1 else _with_train(config, table_lr=config.train.table_lr * factor, dense_lr=config.train.dense_lr * factor)

@@ -1,6 +1,6 @@
 """Named sweeps for `--preset`; every other flag overrides."""
 
-from dlrm_jax.config import ModelConfig, RunConfig, TrainConfig
+from dlrm_jax.config import ModelConfig, PlantedConfig, RunConfig, TrainConfig
 from dlrm_jax.presets import PRESETS as RUN_PRESETS
 from sweeps.points import SweepConfig
 
@@ -19,9 +19,25 @@ _QUICK = SweepConfig(
   ),
 )
 
+# All five schemes on planted data that has a part for each, two workloads, every point at three learning rates: about a day on one
+# core (`sweeps.plan --preset=paper --measure` says how long it takes where it is run, --launcher=local uses all cores).
+_PAPER = SweepConfig(
+  axis_examples=2**23,
+  seeds=3,
+  zipf_s_values=(10 / 9, 1.25),
+  lr_factors=(0.5, 1.0, 2.0),
+  run=RunConfig(
+    model=ModelConfig(embed_dim=16, num_rows=2**18, bottom=(64, 64, 16), overarch=(128, 64, 1)),
+    train=TrainConfig(num_examples=2**26, batch_size=512, dense_lr=0.08),
+    planted=PlantedConfig(pair_variance=0.4, dense_variance=0.4, score_variance=0.4),
+    steps_per_call=8,
+  ),
+)
+
 _TINY = SweepConfig(run=RUN_PRESETS["tiny"], axis_examples=8192)
 
 PRESETS: dict[str, SweepConfig] = {
   "quick": _QUICK,
+  "paper": _PAPER,
   "tiny": _TINY,
 } | {name: SweepConfig(run=run) for name, run in RUN_PRESETS.items() if name != "tiny"}

@@ -1,46 +1,64 @@
-"""Runs a sweep: one record a run under WORKDIR/runs/<config_id>/. A finished run is never run again.
+"""Runs a sweep: one record a run under WORKDIR/runs/<config_id>/. A run that has a result is never run again.
 
 python -m sweeps.run --preset=quick --workdir=runs/quick
-python -m sweeps.run --axes=rows,dim,overarch,mlp --data=DIR --workdir=runs/mine
+python -m sweeps.run --axes=rows,dim,overarch,mlp --data=DIR --workdir=runs/mine --launcher=local
 """
 
-import sys
-import time
-
-from dlrm_jax import flags, hardware, loop
-from sweeps import store
-from sweeps.points import SweepConfig, expand
+from dlrm_jax import flags, hardware, record, stopping
+from sweeps import estimate, local, slurm, store, worker
+from sweeps.display import Display
+from sweeps.points import SweepConfig, expand, runs_of
 from sweeps.presets import PRESETS
+from sweeps.status import failures
 
 
 def main(sweep: SweepConfig) -> None:
-  """Plans, runs what is not done, says how each run went."""
-  workdir = sweep.run.workdir
+  """Plans, says how long it will take, has the runs done that have no result, says how they went.
+
+  Raises UserError where some failed or all diverged, OSError where the directory cannot be written, Stopped when asked to stop.
+  """
+  workdir, launcher = sweep.run.workdir, sweep.launch.launcher
   flags.check(bool(workdir), sweep.run, "workdir", "a directory for sweep.json and runs/")
   hardware.select_platform()
   points = expand(sweep)
-  store.write_sweep(workdir, [point for point, _ in points], hardware.header())
-  todo = {point.config_id: (point, source) for point, source in points if not store.finished(workdir, point.config_id)}
-  runs = len({point.config_id for point, _ in points})
-  say(f"{runs} runs, {runs - len(todo)} done before, {len(todo)} to do; records under {workdir}/runs")
-  started, diverged = time.perf_counter(), 0
-  for number, (config_id, (point, source)) in enumerate(todo.items(), 1):
-    out = loop.train(point.config, store.run_directory(workdir, config_id), source)
-    diverged += out["status"] == "diverged"
-    left = (time.perf_counter() - started) / number * (len(todo) - number)
-    score = (
-      ", ".join(f"{name} {out[name]:.4f}" for name in ("ne", "excess") if out[name] is not None) if out["status"] == "done" else "DIVERGED"
-    )
-    where = f"{point.workload} {point.axis}={point.size:g} seed {point.seed} {point.learner}"
-    say(f"[{number}/{len(todo)}] {where}: {score}, {out['wall_s']:.0f} s, {out['examples_per_s']:,.0f} examples/s; about {left:.0f} s left")
-  if diverged and diverged == len(todo):
-    raise flags.UserError(f"all {diverged} runs diverged; their records are kept under {workdir}/runs")
-  say(f"all {runs} runs recorded" + (f", {diverged} diverged (kept as results, left out of fits)" if diverged else ""))
+  store.write_sweep(workdir, [point for point, _ in points], record.header())
+  with Display(sweep, points, follow=launcher != "inline") as display:
+    todo = [run for name, run in runs_of(points).items() if display.runs.standings[name].state not in store.RESULTS]
+    if launcher == "inline":
+      hardware.share_compiled(store.compile_cache(workdir))
+    groups = local.groups(sweep, todo) if launcher == "local" else []
+    count = len(display.names)
+    say_time = _time(sweep, todo, groups)
+    store.say(f"{count} runs, {count - len(todo)} done before, {len(todo)} to do: {say_time}; records under {workdir}/runs")
+    if launcher == "local":
+      local.launch(sweep, groups, display.tick)
+    elif launcher == "slurm":
+      slurm.launch(sweep, todo, display.tick)
+      if not sweep.slurm.wait:
+        return
+    else:
+      with stopping.installed():
+        worker.work(sweep, todo, wait=True, tick=display.tick, tell=display.say)
+    counts = display.finish().counts
+  for line in failures(display.names, display.runs.standings, workdir):
+    store.say(line)
+  if counts["diverged"] == count:
+    raise flags.UserError(f"all {count} runs diverged; their records are kept under {workdir}/runs")
+  kept = f", {counts['diverged']} diverged (kept as results, left out of fits)" if counts["diverged"] else ""
+  if failed := count - counts["done"] - counts["diverged"]:
+    raise flags.UserError(f"{failed} of {count} runs failed{kept}; the same command with a larger --max_attempts tries them again")
+  store.say(f"all {count} runs recorded{kept}")
 
 
-def say(text: str) -> None:
-  """Progress, on standard error."""
-  print(text, file=sys.stderr, flush=True)
+def _time(sweep: SweepConfig, todo: list[estimate.Run], groups: list[local.Group]) -> str:
+  """How long the sweep will take, in words: measured, unless finished runs tell or --measure=false."""
+  if not todo:
+    return "nothing to do"
+  apart = max(1, len(groups[0].shares[0].cores)) if groups else 0
+  workers = len(groups[0].shares) if groups else max(1, sweep.launch.workers) if sweep.launch.launcher == "slurm" else 1
+  measure, workdir = sweep.measure and sweep.launch.launcher != "slurm", sweep.run.workdir
+  speed = estimate.speed_of(todo, store.records(workdir), measure, apart, store.compile_cache(workdir))
+  return speed.total_line(todo, workers) if speed else "time unknown (nothing measured, no finished run)"
 
 
 if __name__ == "__main__":

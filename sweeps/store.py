@@ -1,13 +1,25 @@
-"""Where the runs of a sweep lie: WORKDIR/sweep.json and WORKDIR/runs/<config_id>/."""
+"""Where the runs of a sweep lie, and what they leave: WORKDIR/sweep.json and WORKDIR/runs/<config_id>/.
 
+Called by everything that starts, does, watches or reads a sweep. Who does a run now is told by `claims`.
+"""
+
+import contextlib
+import json
+import os
 import statistics
 import sys
+import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from dlrm_jax import record
+from dlrm_jax import checkpoint, hardware, record, trajectory
+from dlrm_jax.data.source import Source
 from dlrm_jax.flags import UserError
 from sweeps.points import Point
+
+RESULTS = ("done", "diverged")  # statuses of runs that are never done again
+_STATUSES = (*RESULTS, "failed")
 
 
 def run_directory(workdir: str | Path, config_id: str) -> Path:
@@ -15,37 +27,122 @@ def run_directory(workdir: str | Path, config_id: str) -> Path:
   return Path(workdir) / "runs" / config_id
 
 
-def finished(workdir: str | Path, config_id: str) -> dict[str, Any] | None:
-  """The record of a run, or None if it has none that can be read (it is then run again)."""
-  path = run_directory(workdir, config_id) / "record.json"
+def compile_cache(workdir: str | Path) -> Path:
+  """Where the compiled programs of a sweep are kept."""
+  return Path(workdir) / "compile_cache"
+
+
+class Damaged(UserError):
+  """A file of a run that cannot be what was written; `path` names it."""
+
+  def __init__(self, path: Path, why: str):
+    super().__init__(f"{path}: {why}")
+    self.path = path
+
+
+def read_run(directory: Path) -> dict[str, Any] | None:
+  """The record of a run, checked with its curve; None if it has none yet. Raises Damaged where either cannot be what was written."""
+  path = directory / "record.json"
   try:
-    return record.read_json(path) if path.exists() else None
-  except UserError as error:
-    print(f"{error}: the run is done again", file=sys.stderr)
+    out = json.loads(path.read_bytes())
+  except FileNotFoundError:
     return None
+  except ValueError as error:
+    raise Damaged(path, f"not valid JSON ({error})") from None
+  if not isinstance(out, dict) or out.get("status") not in _STATUSES or out.get("config_id") != directory.name:
+    raise Damaged(path, "not the record of this run")
+  if out["status"] in RESULTS:
+    _check_curve(directory / "curve.jsonl", out)
+  return out
+
+
+def _check_curve(path: Path, out: dict[str, Any]) -> None:
+  try:
+    examples = [int(row["examples"]) for row in record.read_curve(path)]
+  except FileNotFoundError:
+    raise Damaged(path, "not there, though the run has a record") from None
+  except (ValueError, TypeError, KeyError) as error:
+    raise Damaged(path, f"not one evaluation a line ({error})") from None
+  whole = not examples or examples[-1] <= out["examples"] if out["status"] == "diverged" else examples[-1:] == [out["examples"]]
+  if examples != sorted(set(examples)) or not whole:
+    raise Damaged(path, f"its evaluations do not end at the {out['examples']} examples of the record")
+
+
+def saved_examples(directory: Path) -> int:
+  """Examples seen by the newest checkpoint of a run; 0 without any."""
+  found = [path.parent.name for path in directory.glob(f"checkpoint/*/{checkpoint.MANIFEST}")]
+  return max((int(name) for name in found if name.isdecimal()), default=0)
 
 
 def records(workdir: str | Path) -> dict[str, dict[str, Any]]:
-  """Every readable record under a sweep's directory, by config_id."""
-  found = ((path.parent.name, finished(workdir, path.parent.name)) for path in sorted(Path(workdir).glob("runs/*/record.json")))
-  return {name: out for name, out in found if out is not None}
+  """Every sound record under a sweep's directory, by config_id; status done, diverged or failed. Says which are damaged."""
+  found: dict[str, dict[str, Any]] = {}
+  for path in sorted(Path(workdir).glob("runs/*/record.json")):
+    try:
+      out = read_run(path.parent)
+    except Damaged as error:
+      say(f"{error}: left out")
+    else:
+      found |= {path.parent.name: out} if out else {}
+  return found
 
 
-def median_speed(finished_runs: dict[str, dict[str, Any]]) -> float | None:
-  """Median examples/s of finished runs; None without any."""
-  speeds = [r["examples_per_s"] for r in finished_runs.values() if r.get("examples_per_s")]
+def move_aside(directory: Path) -> None:
+  """Makes way for a run to be done again where its files are damaged; says which. Only for whoever owns the run."""
+  try:
+    read_run(directory)
+  except Damaged as error:
+    say(f"{error}: kept as {error.path.name}.damaged, the run is done again")
+    with contextlib.suppress(FileNotFoundError):
+      os.replace(error.path, error.path.with_name(error.path.name + ".damaged"))
+    (directory / "record.json").unlink(missing_ok=True)  # of a damaged curve: without it the run has no result
+
+
+def failed_record(point: Point, source: Source, attempts: int, error: Exception) -> dict[str, Any]:
+  """The record of a run that failed, with the traceback of what was raised."""
+  text = "".join(traceback.format_exception(error))
+  return hardware.header() | {
+    "status": "failed",
+    "attempts": attempts,
+    "error": {"type": type(error).__name__, "message": str(error), "traceback": text},
+    "config_id": point.config_id,
+    "config": trajectory.describe(point.config, source),
+    "seed": point.seed,
+  }
+
+
+def median_speed(outs: Iterable[dict[str, Any]]) -> float | None:
+  """Median examples/s of records; None where none has a rate."""
+  speeds = [out["examples_per_s"] for out in outs if out.get("examples_per_s")]
   return statistics.median(speeds) if speeds else None
 
 
 def write_sweep(workdir: str | Path, points: list[Point], header: dict[str, Any]) -> None:
-  """Adds the points to WORKDIR/sweep.json, keeping those of earlier sweeps in the same directory."""
+  """Adds the points to WORKDIR/sweep.json, keeping those of earlier sweeps in the same directory.
+
+  Written again until it is found to hold them, since other sweepers may be doing the same.
+  """
   path = Path(workdir) / "sweep.json"
-  described = record.read_json(path)["points"] if path.exists() else []
-  bases = {d["workload"]: d["base"] for d in described}
-  if bases and not set(bases) & {point.workload for point in points}:
-    raise UserError(f"--workdir={workdir}: holds a sweep of {', '.join(bases)}; choose another directory")
-  for point in points:
-    if bases.setdefault(point.workload, point.base) != point.base:
-      raise UserError(f"--workdir={workdir}: holds a sweep of another base configuration of {point.workload}; choose another directory")
-  described += [d for d in (p.describe() for p in points) if d not in described]
-  record.write_json(path, header | {"points": described})
+  while True:
+    described = record.read_json(path)["points"] if path.exists() else []
+    bases = {d["workload"]: d["base"] for d in described}
+    if bases and not set(bases) & {point.workload for point in points}:
+      raise UserError(f"--workdir={workdir}: holds a sweep of {', '.join(bases)}; choose another directory")
+    for point in points:
+      if bases.setdefault(point.workload, point.base) != point.base:
+        raise UserError(f"--workdir={workdir}: holds a sweep of another base configuration of {point.workload}; choose another directory")
+    wanted = {_place(d): d for d in json.loads(record.dumps([p.describe() for p in points]))}
+    there = {_place(d): d for d in described}
+    if wanted.items() <= there.items():
+      return
+    record.write_json(path, header | {"points": list((there | wanted).values())})
+
+
+def _place(described: dict[str, Any]) -> tuple[Any, ...]:
+  """What makes a point one point, whatever else later versions say of it."""
+  return described["config_id"], described["axis"], described["size"]
+
+
+def say(text: str) -> None:
+  """Progress, on standard error."""
+  print(text, file=sys.stderr, flush=True)

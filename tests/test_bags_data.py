@@ -26,8 +26,8 @@ from dlrm_jax.data.prepare import PrepareConfig, prepare
 from dlrm_jax.data.schema import Bag, load_schema
 from dlrm_jax.data.source import PreparedSource, open_source
 from dlrm_jax.flags import UserError
-from dlrm_jax.loop import _ideal
-from dlrm_jax.loop import theory as theory_of
+from dlrm_jax.trajectory import ideal
+from dlrm_jax.trajectory import theory as theory_of
 
 GENRES = 'label = "y"\ncategorical = ["c"]\n[bags]\ngenres = ["g1", "g2", "g3"]\n'
 
@@ -458,7 +458,7 @@ def test_closed_forms_with_bags():
   config, source = RunConfig(planted=planted), Planted(planted)
   floor = theory.rows_floor(100_000, s, source.tau, 8, draws=3.0)
   assert theory_of(config, source) == {"s": s, "beta_data": 0.2, "beta_rows": 0.25, "rows_floor": floor}
-  assert _ideal(config, source, 4096) == theory.excess_ideal(4096, s, source.tau, 8, 100_000, draws=3.0)
+  assert ideal(config, source, 4096) == theory.excess_ideal(4096, s, source.tau, 8, 100_000, draws=3.0)
 
 
 @pytest.mark.parametrize("s", [10 / 9, 1.25])

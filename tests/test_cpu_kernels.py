@@ -13,9 +13,13 @@ from dlrm_jax import cpu_kernels, native
 from dlrm_jax.config import ModelConfig, PlantedConfig, RunConfig, TrainConfig
 from dlrm_jax.cpu_kernels import build
 from dlrm_jax.data.planted import Planted
+from dlrm_jax.data.source import layout_of
+from dlrm_jax.embedding.plan import machine_of, make_plan
 from dlrm_jax.flags import UserError
 from dlrm_jax.learner import make_learner
+from dlrm_jax.mesh import make_mesh
 from dlrm_jax.model.interaction import interact
+from dlrm_jax.step import compile_programs
 
 RNG = np.random.default_rng(0)
 
@@ -141,7 +145,9 @@ def test_losses_of_200_steps_equal_those_of_the_plain_path(optimizer: str):
 def test_a_table_is_updated_where_it_lies():
   """No copy of the table in the compiled step."""
   config = RunConfig(model=ModelConfig(num_rows=1234), kernels="native")
-  text = make_learner(config, Planted(config.planted)).train.as_text()
+  source = Planted(config.planted)
+  plan = make_plan(config, layout_of(config, source), machine_of(make_mesh(config)))
+  text = compile_programs(config, plan, source.num_dense, make_mesh(config)).compiled.as_text()
   assert "f32[9872,8]" in text
   for name in ("dlrm_take", "dlrm_adagrad", "dlrm_interact", "dlrm_interact_backward", "dlrm_bias_relu", "dlrm_bias_relu_backward"):
     assert name in text

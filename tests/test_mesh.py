@@ -122,7 +122,7 @@ def test_two_processes_see_a_data_set_once_and_train_on_it_as_one_would(order: s
     (["--mesh=2", "--placement=auto,C3:row"], "--placement=C3:row: no such feature; there are tail0, tail1"),
     (["--mesh=2", "--placement=row,table"], "--placement=row,table: must be one placement for all"),
     (["--coordinator=localhost"], "--coordinator=localhost: must be host:port or auto"),
-    (["--restore=nowhere"], "--restore=nowhere: no checkpoint.json there; give the directory that holds it, WORKDIR/checkpoint"),
+    (["--restore=nowhere"], "--restore=nowhere: there is no checkpoint; give WORKDIR/checkpoint, or one of the directories in it"),
     (["--mesh=2", "--device_memory_gib=0.00001"], "GiB too much; use more devices, or lower --num_rows, --embed_dim or --batch_size"),
     (["--mesh=2", "--parallelism=pmap", "--placement=row"], "--placement=row: must be replicated with --parallelism=pmap"),
     (["--num_processes=2"], "--num_processes=2 needs --coordinator=host:port"),

@@ -10,36 +10,11 @@ import numpy as np
 import polars as pl
 import pytest
 from page_links import Links
+from report_case import GRID, write_run
 
 from analysis import report, tables
 from analysis.load import load
 from dlrm_jax import flags, record
-
-GRID = [int(2 ** (k / 2)) for k in range(26, 45)]  # 2**13 to 2**22, two an octave
-NUMBERS = ("log_loss", "ne", "roc_auc", "calibration", "excess", "excess_tail")
-
-
-def write_run(
-  folder: Path, name: str, curve: list[dict], learner: str, seed: int, data: str, params: int | None, theory: dict | None, **change
-):
-  """A run as the trainer leaves it."""
-  folder.mkdir(parents=True, exist_ok=True)
-  (folder / "curve.jsonl").write_text("".join(json.dumps(line) + "\n" for line in curve))
-  flops = None if params is None else float(params)
-  entry = record.header() | {
-    "config_id": name,
-    "config": {"model": {}, "train": {"seed": seed, "learner": learner, "num_examples": GRID[-1]}, "planted": theory, "data": data},
-    "status": "done",
-    "params": None if params is None else {"embedding": params - 1000, "dense": 1000, "total": params},
-    "flops_per_example": None if flops is None else {"total": flops},
-    "flops_total": None if flops is None else flops * curve[-1]["examples"],
-    "examples": curve[-1]["examples"],
-    **{key: curve[-1][key] for key in NUMBERS},
-    "wall_s": 2.0,
-    "examples_per_s": 1e5,
-    "theory": theory,
-  }
-  record.write_json(folder / "record.json", entry | change)
 
 
 def write_planted(root: Path) -> Path:
@@ -200,7 +175,7 @@ def test_points_csv_holds_every_evaluation(planted):
 def test_law_table_on_standard_output(planted, capsys):
   sweep = load(planted)
   rows = report.data_laws(sweep, "auto", 2.0**18, None)
-  tables.print_tables(rows, report.saturation(sweep))
+  tables.print_tables(rows, tables.extras(report.saturation(sweep), [], []))
   out = capsys.readouterr().out
   assert "262k to 4.19M" in out and "excess" in out and "0.100" in out and "per_seed_t" in out
 

@@ -1,14 +1,20 @@
 """A run that stops at a random step and goes on from its checkpoint is, bit for bit, the run that did not stop."""
 
+import contextlib
 import dataclasses
+import os
+import signal
+import warnings
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
-from dlrm_jax import flags, loop, record
+from dlrm_jax import flags, loop, per_id, record, stopping, trajectory
+from dlrm_jax.checkpoint import Snapshot
 from dlrm_jax.config import ModelConfig, PlantedConfig, RunConfig, TrainConfig
 from dlrm_jax.data import contents, prepare, shards
 from dlrm_jax.data.source import Source
@@ -55,36 +61,53 @@ def run_of(kind: str, data: Path, steps_per_call: int) -> RunConfig:
 
 @dataclasses.dataclass
 class Watched:
-  """What a run did: the loss of each step, where `step_by_step`, and the state it ended in."""
+  """What a run did: the loss of each step, where `step_by_step`, and the state it ended in. `stop_at` counts calls of a program, from 1,
+  after which a signal asks it to stop."""
 
-  step_by_step: bool
+  step_by_step: bool = False
+  stop_at: tuple[str, int] = ("", 0)
   losses: list[float] = dataclasses.field(default_factory=list)
   state: Any = None
+  called: dict[str, int] = dataclasses.field(default_factory=lambda: {"train": 0, "predict": 0})
 
   def make_learner(self, config: RunConfig, source: Source) -> Learner:
     learner = make_learner(config, source)
+    assert learner.snapshot is not None
+    take = learner.snapshot
+
+    def count(program: str):
+      self.called[program] += 1
+      if self.stop_at == (program, self.called[program]):
+        os.kill(os.getpid(), signal.SIGUSR2 if self.called[program] % 2 else signal.SIGTERM)
 
     def train(state: Any, *batches: Any) -> Any:
-      if not self.step_by_step:
-        return learner.train(state, *batches)
-      for batch in batches:
-        state, loss, _ = learner.read_progress(learner.train(state, batch))
-        self.losses.append(loss)
+      if self.step_by_step:
+        for batch in batches:
+          state, loss, _ = learner.read_progress(learner.train(state, batch))
+          self.losses.append(loss)
+      else:
+        state = learner.train(state, *batches)
+      count("train")
       return state
 
-    def save(path: Path, state: Any, facts: dict[str, Any]) -> None:
-      self.state = jax.device_get((state.dense, state.dense_slots, state.step, [group.stacks for group in state.tables.groups.values()]))
-      assert learner.save is not None
-      learner.save(path, state, facts)
+    def predict(state: Any, batch: Any) -> Any:
+      count("predict")
+      return learner.predict(state, batch)
 
-    return dataclasses.replace(learner, train=train, save=save)
+    def snapshot(state: Any) -> Snapshot:
+      out = take(state)
+      self.state = jax.tree.map(np.array, out.arrays)
+      return out
+
+    return dataclasses.replace(learner, train=train, predict=predict, snapshot=snapshot)
 
 
-def watched(config: RunConfig, directory: Path, step_by_step: bool) -> Watched:
-  out = Watched(step_by_step)
-  with pytest.MonkeyPatch.context() as patch:
+def watched(config: RunConfig, directory: Path, **how: Any) -> Watched:
+  out = Watched(**how)
+  with pytest.MonkeyPatch.context() as patch, stopping.installed():
     patch.setattr(loop, "make_learner", out.make_learner)
-    loop.train(config, directory, quiet=True)
+    with contextlib.suppress(stopping.Stopped):
+      loop.train(config, directory, quiet=True)
   return out
 
 
@@ -93,29 +116,78 @@ def assert_same_state(a: Any, b: Any):
     np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
 
 
+def assert_same_run(a: Path, b: Path):
+  """Records and curves, to the last bit, in all but when, where and how fast."""
+  times = {"command", "hardware", "software", "wall_s", "training_s", "examples_per_s"}
+  ours, theirs = (record.read_json(path / "record.json") for path in (a, b))
+  assert ours.keys() == theirs.keys() and times < ours.keys()
+  assert {name: ours[name] for name in ours.keys() - times} == {name: theirs[name] for name in theirs.keys() - times}
+  rows = [[row | {"wall_s": 0} for row in record.read_curve(path / "curve.jsonl")] for path in (a, b)]
+  assert rows[0] == rows[1] and len(rows[0]) > 1
+
+
 def first_steps(config: RunConfig, steps: int) -> RunConfig:
   return dataclasses.replace(config, train=dataclasses.replace(config.train, num_examples=steps * BATCH))
 
 
 @pytest.mark.parametrize("steps_per_call", [1, 8])
 @pytest.mark.parametrize("kind", ["time", "shuffled", "planted"])
-def test_losses_and_state_after_a_stop_are_those_without(kind: str, steps_per_call: int, data: Path, tmp_path: Path):
+def test_losses_and_state_after_a_branch_are_those_without(kind: str, steps_per_call: int, data: Path, tmp_path: Path):
+  """A run that ended, and a longer one that goes on from its last checkpoint."""
   config = run_of(kind, data, steps_per_call)
   whole = watched(config, tmp_path / "whole", step_by_step=True)
   assert len(whole.losses) == STEPS and len(set(whole.losses)) == STEPS
-  assert_same_state(watched(config, tmp_path / "calls", step_by_step=False).state, whole.state)
+  assert_same_state(watched(config, tmp_path / "calls").state, whole.state)
   curve = {row["examples"]: row for row in record.read_curve(tmp_path / "calls" / "curve.jsonl")}
   rng = np.random.default_rng([steps_per_call, len(kind)])
-  for step in rng.choice(np.arange(1, STEPS), 2, replace=False).tolist():
-    watched(first_steps(config, step), tmp_path / f"{step}", step_by_step=False)
-    rest = dataclasses.replace(config, restore=str(tmp_path / f"{step}" / "checkpoint"))
-    after = watched(rest, tmp_path / f"{step} rest", step_by_step=True)
-    assert after.losses == whole.losses[step:]
-    assert_same_state(after.state, whole.state)
-    assert_same_state(watched(rest, tmp_path / f"{step} calls", step_by_step=False).state, whole.state)
-    rows = record.read_curve(tmp_path / f"{step} calls" / "curve.jsonl")
-    assert [row["examples"] for row in rows] == [examples for examples in curve if examples > step * BATCH]
-    for row in rows:
-      assert row["log_loss"] == curve[row["examples"]]["log_loss"]
-      for name in ("progressive_log_loss", "progressive_ne"):
-        assert row[name] == pytest.approx(curve[row["examples"]][name], rel=1e-6)  # sums on the device begin anew at the stop
+  step = int(rng.integers(1, STEPS))
+  watched(first_steps(config, step), tmp_path / "first")
+  assert os.listdir(tmp_path / "first" / "checkpoint") == [f"{step * BATCH:012d}"]
+  rest = dataclasses.replace(config, restore=str(tmp_path / "first" / "checkpoint"))
+  after = watched(rest, tmp_path / "rest", step_by_step=True)
+  assert after.losses == whole.losses[step:]
+  assert_same_state(after.state, whole.state)
+  assert_same_state(watched(rest, tmp_path / "rest calls").state, whole.state)
+  rows = record.read_curve(tmp_path / "rest calls" / "curve.jsonl")
+  assert [row["examples"] for row in rows] == [examples for examples in curve if examples > step * BATCH]
+  for row in rows:
+    assert row["log_loss"] == curve[row["examples"]]["log_loss"]
+    for name in ("progressive_log_loss", "progressive_ne"):
+      assert row[name] == pytest.approx(curve[row["examples"]][name], rel=1e-6)  # sums on the device begin anew
+
+
+@pytest.mark.parametrize(("kind", "steps_per_call"), [("time", 1), ("shuffled", 3), ("planted", 8)])
+def test_a_run_stopped_anywhere_is_the_run_without_a_stop(
+  kind: str, steps_per_call: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+  """Stopped at random calls of both programs, in training and in evaluations, until it ends; looks at the loss between evaluations too."""
+  monkeypatch.setattr(trajectory, "_CHECK_EVERY", 5)
+  config, rng = run_of(kind, data, steps_per_call), np.random.default_rng(steps_per_call)
+  whole = watched(config, tmp_path / "whole")
+  stops: list[tuple[str, list[str]]] = []
+  while not (tmp_path / "stopped" / "record.json").exists():
+    program = ("predict", "train")[len(stops) % 2]
+    watched(
+      config, tmp_path / "stopped", stop_at=(program, int(rng.integers(1, {"predict": 6, "train": 4 + 12 // steps_per_call}[program])))
+    )
+    stops.append((program, os.listdir(tmp_path / "stopped" / "checkpoint")))
+  assert len({str(saved) for _, saved in stops}) >= 4, stops
+  assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer, warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Orbax: onto other devices this would not be safe
+    on_disk = checkpointer.restore(tmp_path / "stopped" / "checkpoint" / f"{EXAMPLES:012d}" / "arrays")
+  assert_same_state(on_disk, whole.state)
+
+
+def test_the_estimator_goes_on_too(tmp_path: Path):
+  train_config = dataclasses.replace(BASE.train, learner="per_id", num_examples=1024)
+  config = dataclasses.replace(BASE, train=train_config, planted=PlantedConfig(tail_fields=2, zipf_s=1.25), checkpoint=False)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(per_id, "ROWS", 500)
+    watched(config, tmp_path / "whole")
+    assert watched(config, tmp_path / "stopped", stop_at=("train", 4)).state is not None
+    assert os.listdir(tmp_path / "stopped" / "checkpoint") == [f"{4 * BATCH:012d}"]
+    assert not (tmp_path / "stopped" / "record.json").exists()
+    watched(config, tmp_path / "stopped")
+  assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+  assert not (tmp_path / "stopped" / "checkpoint").exists()

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from dlrm_jax import evaluation, flags, loop, record, train
+from dlrm_jax import evaluation, flags, loop, record, train, trajectory
 from dlrm_jax.config import ModelConfig, PlantedConfig, RunConfig, TrainConfig, config_id
 from dlrm_jax.data import prepare
 from dlrm_jax.data.planted import Planted
@@ -38,9 +38,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
 
 
 def test_eval_points_are_log_spaced_whole_batches_and_end_at_the_end():
-  assert loop.eval_points(10_000, 256, 1000, 1) == [1024, 2048, 4096, 8192, 10_000]
-  assert loop.eval_points(500, 256, 1000, 2) == [500]
-  assert loop.eval_points(1024, 1024, 100, 3) == [1024]
+  assert trajectory.eval_points(10_000, 256, 1000, 1) == [1024, 2048, 4096, 8192, 10_000]
+  assert trajectory.eval_points(500, 256, 1000, 2) == [500]
+  assert trajectory.eval_points(1024, 1024, 100, 3) == [1024]
 
 
 def test_record_and_curve_say_what_happened(run: tuple[Path, dict]):

@@ -39,10 +39,10 @@ def update(
 ) -> tuple[Float[Array, "V D"], Float[Array, "V ..."] | None]:
   """One step of sgd (no squares), row-wise Adagrad (squares [V]) or Adagrad ([V, D]), in place where the arrays are donated.
 
-  `bounds` cuts the columns 0 .. L into pieces that have no row in common: threads take a piece each.
+  `bounds` cuts the columns 0 .. L into pieces that have no row in common: threads take a piece each. `lr` is one number, or one a piece.
   """
   rows_shape, pieces = jax.ShapeDtypeStruct(rows_vd.shape, _F32), np.array(bounds, np.int64)
-  lr, decay = jnp.asarray(lr, _F32), np.float32(weight_decay)
+  lr, decay = jnp.broadcast_to(jnp.asarray(lr, _F32), len(bounds) - 1), np.float32(weight_decay)
   if squares is None:
     move = jax.ffi.ffi_call("dlrm_sgd", rows_shape, input_output_aliases={0: 0})
     return move(rows_vd, row_bl, valid_bl, grad_bld, lr, bounds=pieces, weight_decay=decay), None

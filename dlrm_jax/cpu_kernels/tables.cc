@@ -67,7 +67,8 @@ struct Problem {
   const bool* valid;                // [B, L]
   const float* grad;                // [B, L, D]
   int64_t num_examples, length, dim;  // B, L, D
-  float lr, weight_decay, eps;
+  const float* lr;                    // of each piece of columns
+  float weight_decay, eps;
 };
 
 // The distinct rows of some lookups, in order of first appearance, and the sums of their gradients. Kept from call to call.
@@ -123,7 +124,7 @@ void Collect(const Problem& p, int64_t begin, int64_t end, Distinct& d) {
 }
 
 template <Optimizer kOptimizer, int64_t kDim>
-void Step(const Problem& p, const Distinct& d) {
+void Step(const Problem& p, const Distinct& d, float lr) {
   const int64_t dim = kDim ? kDim : p.dim;
   for (int64_t k = 0; k < d.count; ++k) {
     const int64_t row = d.row[k];
@@ -143,16 +144,16 @@ void Step(const Problem& p, const Distinct& d) {
         square += grad[j] * grad[j];
         direction = grad[j] / (std::sqrt(square) + p.eps);
       }
-      weight[j] -= p.lr * (direction + p.weight_decay * weight[j]);
+      weight[j] -= lr * (direction + p.weight_decay * weight[j]);
     }
   }
 }
 
 template <Optimizer kOptimizer, int64_t kDim>
-void UpdateColumns(const Problem& p, int64_t begin, int64_t end) {
+void UpdateColumns(const Problem& p, int64_t begin, int64_t end, float lr) {
   thread_local Distinct distinct;
   Collect<kOptimizer, kDim>(p, begin, end, distinct);
-  Step<kOptimizer, kDim>(p, distinct);
+  Step<kOptimizer, kDim>(p, distinct, lr);
 }
 
 // Columns between two neighbours of `bounds` share rows with each other and with no others: each thread takes such pieces.
@@ -160,12 +161,13 @@ template <Optimizer kOptimizer>
 void Run(ffi::ThreadPool& pool, const Problem& p, ffi::Span<const int64_t> bounds) {
   Parallel(pool, static_cast<int64_t>(bounds.size()) - 1, [&](int64_t piece) {
     const int64_t begin = bounds[piece], end = bounds[piece + 1];
+    const float lr = p.lr[piece];
     switch (p.dim) {
-      case 1: return UpdateColumns<kOptimizer, 1>(p, begin, end);
-      case 8: return UpdateColumns<kOptimizer, 8>(p, begin, end);
-      case 16: return UpdateColumns<kOptimizer, 16>(p, begin, end);
-      case 64: return UpdateColumns<kOptimizer, 64>(p, begin, end);
-      default: return UpdateColumns<kOptimizer, 0>(p, begin, end);
+      case 1: return UpdateColumns<kOptimizer, 1>(p, begin, end, lr);
+      case 8: return UpdateColumns<kOptimizer, 8>(p, begin, end, lr);
+      case 16: return UpdateColumns<kOptimizer, 16>(p, begin, end, lr);
+      case 64: return UpdateColumns<kOptimizer, 64>(p, begin, end, lr);
+      default: return UpdateColumns<kOptimizer, 0>(p, begin, end, lr);
     }
   });
 }
@@ -173,29 +175,29 @@ void Run(ffi::ThreadPool& pool, const Problem& p, ffi::Span<const int64_t> bound
 using Floats = ffi::Buffer<ffi::F32>;
 using Ints = ffi::Buffer<ffi::S32>;
 using Bools = ffi::Buffer<ffi::PRED>;
-using Scalar = ffi::Buffer<ffi::F32, 0>;
+using Rates = ffi::Buffer<ffi::F32, 1>;
 using Span = ffi::Span<const int64_t>;
 
 // One step of sgd, in place: `rows` is given up and becomes `out`.
-ffi::Error Sgd(ffi::ThreadPool pool, Floats rows, Ints row, Bools valid, Floats grad, Scalar lr, Span bounds, float weight_decay,
+ffi::Error Sgd(ffi::ThreadPool pool, Floats rows, Ints row, Bools valid, Floats grad, Rates lr, Span bounds, float weight_decay,
                ffi::Result<Floats> out) {
   if (rows.typed_data() != out->typed_data()) return ffi::Error::Internal("rows are not updated in place");
   if (!InBounds(row.typed_data(), valid.typed_data(), row.element_count(), rows.dimensions()[0])) return OutOfBounds();
   const auto shape = grad.dimensions();
   Run<Optimizer::kSgd>(pool, {out->typed_data(), nullptr, row.typed_data(), valid.typed_data(), grad.typed_data(), shape[0], shape[1],
-                              shape[2], *lr.typed_data(), weight_decay, 0.0f}, bounds);
+                              shape[2], lr.typed_data(), weight_decay, 0.0f}, bounds);
   return ffi::Error::Success();
 }
 
 // One step of either Adagrad, in place: `squares` [V, D] or [V] tells which.
-ffi::Error Adagrad(ffi::ThreadPool pool, Floats rows, Floats squares, Ints row, Bools valid, Floats grad, Scalar lr, Span bounds,
+ffi::Error Adagrad(ffi::ThreadPool pool, Floats rows, Floats squares, Ints row, Bools valid, Floats grad, Rates lr, Span bounds,
                    float weight_decay, float eps, ffi::Result<Floats> out, ffi::Result<Floats> squares_out) {
   if (rows.typed_data() != out->typed_data() || squares.typed_data() != squares_out->typed_data())
     return ffi::Error::Internal("rows are not updated in place");
   if (!InBounds(row.typed_data(), valid.typed_data(), row.element_count(), rows.dimensions()[0])) return OutOfBounds();
   const auto shape = grad.dimensions();
   const Problem p = {out->typed_data(), squares_out->typed_data(), row.typed_data(), valid.typed_data(), grad.typed_data(), shape[0],
-                     shape[1], shape[2], *lr.typed_data(), weight_decay, eps};
+                     shape[1], shape[2], lr.typed_data(), weight_decay, eps};
   if (squares.dimensions().size() == 1) {
     Run<Optimizer::kRowwiseAdagrad>(pool, p, bounds);
   } else {
@@ -210,10 +212,10 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(dlrm_take, Take,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<ffi::AnyBuffer>().Arg<Ints>().Ret<ffi::AnyBuffer>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(dlrm_sgd, Sgd,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Floats>().Arg<Ints>().Arg<Bools>()
-                                  .Arg<Floats>().Arg<Scalar>().Attr<Span>("bounds").Attr<float>("weight_decay").Ret<Floats>());
+                                  .Arg<Floats>().Arg<Rates>().Attr<Span>("bounds").Attr<float>("weight_decay").Ret<Floats>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(dlrm_adagrad, Adagrad,
                               ffi::Ffi::Bind().Ctx<ffi::ThreadPool>().Arg<Floats>().Arg<Floats>().Arg<Ints>()
-                                  .Arg<Bools>().Arg<Floats>().Arg<Scalar>().Attr<Span>("bounds").Attr<float>("weight_decay")
+                                  .Arg<Bools>().Arg<Floats>().Arg<Rates>().Attr<Span>("bounds").Attr<float>("weight_decay")
                                   .Attr<float>("eps").Ret<Floats>().Ret<Floats>());
 
 }  // namespace dlrm

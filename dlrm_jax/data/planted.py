@@ -49,9 +49,15 @@ class Truth:
 
 @dataclasses.dataclass(frozen=True)
 class Planted:
-  """The planted source of examples. Fields come in the order tail, pairs, scores."""
+  """The planted source of examples. Fields come in the order tail, pairs, scores.
+
+  Attributes:
+    config: the teacher.
+    num_tables: fields that examples show, the first so many; 0: all. Clicks answer to all of them.
+  """
 
   config: PlantedConfig
+  num_tables: int = 0
 
   @property
   def name(self) -> str:
@@ -86,16 +92,22 @@ class Planted:
 
   @property
   def field_names(self) -> tuple[str, ...]:
-    return tuple(f"tail{f}" for f in range(self.config.tail_fields)) + self.small_fields
+    names = tuple(f"tail{f}" for f in range(self.config.tail_fields)) + self.small_fields
+    return names[: self.num_tables or None]
+
+  @property
+  def whole_tail(self) -> bool:
+    """Whether examples show every tail field, as the closed forms of `planted_theory` take it."""
+    return not 0 < self.num_tables < self.config.tail_fields
 
   @property
   def cardinalities(self) -> tuple[int | None, ...]:
     """Distinct ids of each field; None: without end."""
-    return (None,) * self.config.tail_fields + (SMALL_IDS,) * len(self.small_fields)
+    return ((None,) * self.config.tail_fields + (SMALL_IDS,) * len(self.small_fields))[: self.num_tables or None]
 
   @property
   def bag_lengths(self) -> tuple[int, ...]:
-    return (self.config.bag_length,) * self.config.tail_fields + (1,) * len(self.small_fields)
+    return ((self.config.bag_length,) * self.config.tail_fields + (1,) * len(self.small_fields))[: self.num_tables or None]
 
   @property
   def weighted(self) -> bool:
@@ -110,12 +122,10 @@ class Planted:
   def _teacher(self) -> dict[str, np.ndarray]:
     return _teacher(self.config)
 
-  @functools.cached_property
+  @property
   def moments(self) -> tuple[float, float]:
     """(click rate E p, curvature c = E p(1-p)), from 2**18 evaluation draws."""
-    logits = [np.asarray(truth.logit_b, np.float64) for _, truth in self._batches(EVAL_STREAM, _CHUNK, 2**18, 0)]
-    prob = sigmoid(np.concatenate(logits))
-    return float(prob.mean()), float((prob * (1 - prob)).mean())
+    return _moments(self.config)
 
   def batch(self, stream: int, start: int, size: int) -> tuple[Batch, Truth]:
     """Examples `start .. start + size - 1` of a stream, on the device; ids from 0 (unsigned 32 bits): a tail id is its rank k - 1."""
@@ -124,7 +134,7 @@ class Planted:
   def _draw(self, stream: int, start: int, size: int, stride: int, count: int) -> list[tuple[Batch, Truth]]:
     """`count` batches, the first example of each `stride` after that of the one before."""
     low, high = np.uint32(start & 0xFFFFFFFF), np.uint32(start >> 32)
-    return _draw(self.config, size, stride, count, self._teacher, np.uint32(stream), low, high)
+    return _draw(self.config, sum(self.bag_lengths), size, stride, count, self._teacher, np.uint32(stream), low, high)
 
   def train_batches(self, seed: int, batch_size: int, num_examples: int, start: int = 0) -> Iterator[Batch]:
     """This process's part of the training batches of one seed from example `start` on; the last is padded with weight 0.
@@ -153,6 +163,14 @@ class Planted:
         if keep < size:
           batch = dataclasses.replace(batch, weight_b=(jnp.arange(size) < keep).astype(jnp.float32))
         yield batch, truth
+
+
+@functools.lru_cache(maxsize=32)
+def _moments(config: PlantedConfig) -> tuple[float, float]:
+  """`Planted.moments`, once for all sources of a teacher."""
+  drawn = Planted(config)._batches(EVAL_STREAM, _CHUNK, 2**18, 0)
+  prob = sigmoid(np.concatenate([np.asarray(truth.logit_b, np.float64) for _, truth in drawn]))
+  return float(prob.mean()), float((prob * (1 - prob)).mean())
 
 
 def _orthonormal(random: np.random.RandomState, size: int, count: int, centred: bool) -> Float[np.ndarray, "size count"]:
@@ -233,9 +251,10 @@ def drawn_together(batch_size: int) -> int:
   return min(max(1, _CHUNK // batch_size), _MOST_BATCHES)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _draw(
   config: PlantedConfig,
+  num_lookups: int,
   size: int,
   stride: int,
   count: int,
@@ -244,11 +263,13 @@ def _draw(
   low: ArrayLike,
   high: ArrayLike,
 ) -> list[tuple[Batch, Truth]]:
-  """`count` batches of `size` examples from example high * 2^32 + low on, `stride` from one to the next: drawn together and cut in the
-  same program."""
+  """`count` batches of `size` examples from example high * 2^32 + low on, `stride` from one to the next, of their ids the first
+  `num_lookups`: drawn together and cut in the same program."""
   with jax.named_scope("draws"):
     offset_b = (jnp.arange(count, dtype=jnp.uint32)[:, None] * stride + jnp.arange(size, dtype=jnp.uint32)).reshape(-1)
-    drawn = _examples(config, offset_b, teacher, stream, low, high)
+    batch, truth = _examples(config, offset_b, teacher, stream, low, high)
+    weight_bl = None if batch.bag_weight_bl is None else batch.bag_weight_bl[:, :num_lookups]
+    drawn = (dataclasses.replace(batch, ids_bl=batch.ids_bl[:, :num_lookups], bag_weight_bl=weight_bl), truth)
     return [jax.tree.map(lambda x, i=i: x[i * size : (i + 1) * size], drawn) for i in range(count)]
 
 

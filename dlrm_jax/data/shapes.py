@@ -11,7 +11,7 @@ import numpy as np
 from dlrm_jax.batch import Batch
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data import criteo
-from dlrm_jax.data.source import layout_of, open_source
+from dlrm_jax.data.source import check_tables, layout_of, open_source
 from dlrm_jax.flags import UserError
 
 
@@ -59,7 +59,10 @@ SHAPES = {
 def shape_of(config: RunConfig) -> DataShape:
   """The shape that `--data` names: a well-known log, planted, or a prepared directory (UserError if there is none)."""
   if config.data in SHAPES:
-    return SHAPES[config.data]
+    shape, count = SHAPES[config.data], config.model.num_tables
+    check_tables(count, len(shape.field_names))
+    columns = {name: getattr(shape, name)[: count or None] for name in ("field_names", "cardinalities", "bag_lengths")}
+    return dataclasses.replace(shape, **columns)
   if config.data != "planted" and not Path(config.data).is_dir():
     raise UserError(f"--data={config.data}: must be planted, a directory made by dlrm_jax.data.prepare, or among {', '.join(SHAPES)}")
   source = open_source(config)

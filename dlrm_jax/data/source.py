@@ -89,14 +89,31 @@ def open_source(config: RunConfig) -> Source:
   if config.data == "planted":
     if split != "eval":
       raise UserError(f"--eval_split={split}: must be eval with --data=planted, whose held-out examples are without end")
-    return Planted(config.planted)
+    return first_tables(Planted(config.planted), config.model.num_tables)
   dataset = open_dataset(config.data)
   if dataset.rows(split) == 0:
     hint = "no rows are held out; prepare it with --eval_rows or --eval_fraction"
     raise UserError(f"--data={config.data}: {hint if split == 'eval' else f'has no rows for --eval_split={split}'}")
   if dataset.vocabulary == "hash" and config.model.rows_by == "top":
     raise UserError(f"--rows_by=top: the ids of {config.data} are hashes, not ranks of frequency; use --rows_by=hash")
-  return PreparedSource(dataset, split, config.train.order)
+  return first_tables(PreparedSource(dataset, split, config.train.order), config.model.num_tables)
+
+
+def first_tables(source: Source, count: int) -> Source:
+  """`source` with the first `count` of its categorical features alone, all where it is 0. UserError if there are fewer."""
+  check_tables(count, len(source.field_names))
+  if count == 0:
+    return source
+  if isinstance(source, Planted):
+    return dataclasses.replace(source, num_tables=count)
+  columns = {name: getattr(source.dataset, name)[:count] for name in ("categorical", "cardinalities", "bag_lengths")}
+  return dataclasses.replace(source, dataset=dataclasses.replace(source.dataset, **columns))
+
+
+def check_tables(count: int, num_features: int) -> None:
+  """Raises UserError where `--num_tables` asks for more features than a data set has."""
+  if count > num_features:
+    raise UserError(f"--num_tables={count}: the data has {num_features} categorical features; 0 takes all")
 
 
 @runtime_checkable

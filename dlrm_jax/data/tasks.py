@@ -25,9 +25,14 @@ _counter: Any
 
 
 def _start(job: Job, counter: Any, parent: int) -> None:
-  """Prepares a worker, which ends when the process that started it does, however that ended."""
+  """Prepares a worker."""
   global _job, _counter
   _job, _counter = job, counter
+  end_with(parent)
+
+
+def end_with(parent: int) -> None:
+  """From now on this process ends when `parent`, which started it, does, however that ended."""
 
   def watch() -> None:
     while os.getppid() == parent:

@@ -11,7 +11,7 @@ from dlrm_jax.config import ModelConfig, TableConfig
 from dlrm_jax.flags import UserError
 from dlrm_jax.hashing import mix32, word
 
-_MAX_TOTAL_ROWS = 2**31 - 2**24  # row numbers are int32, and positions just above are used for "no row"
+MAX_TOTAL_ROWS = 2**31 - 2**24  # row numbers are int32, and positions just above are used for "no row"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +81,9 @@ def make_layout(
   tables = tuple(TableConfig(name, n, model.embed_dim, length) for name, n, length in zip(names, rows, bag_lengths, strict=True))
   first_order = "first_order" in model.overarch_inputs
   layout = Layout(tables, model.rows_by, cardinalities, first_order, weighted, model.pooling, model.table_dtype)
-  if layout.total_rows > _MAX_TOTAL_ROWS:
+  if layout.total_rows > MAX_TOTAL_ROWS:
     raise UserError(
-      f"--num_rows={model.num_rows}: {len(tables)} tables have {layout.total_rows} rows together, at most {_MAX_TOTAL_ROWS} are possible"
+      f"--num_rows={model.num_rows}: {len(tables)} tables have {layout.total_rows} rows together, at most {MAX_TOTAL_ROWS} are possible"
     )
   return layout
 

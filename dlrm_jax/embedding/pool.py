@@ -15,7 +15,7 @@ from dlrm_jax.embedding.layout import Layout, row_of
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Lookups:
-  """What a batch asks of the tables.
+  """What a batch asks of the tables. For several runs at once there is an axis of runs in front.
 
   Attributes:
     row_bl: row of its feature's table of each id.
@@ -23,9 +23,9 @@ class Lookups:
     weight_bl: the weight of the id's row in its feature's vector, 0 for padding; None: 1 everywhere.
   """
 
-  row_bl: Int32[ArrayLike, "B L"]
-  valid_bl: Bool[ArrayLike, "B L"]
-  weight_bl: Float[ArrayLike, "B L"] | None
+  row_bl: Int32[ArrayLike, "*n B L"]
+  valid_bl: Bool[ArrayLike, "*n B L"]
+  weight_bl: Float[ArrayLike, "*n B L"] | None
 
 
 def lookups_of(layout: Layout, batch: Batch) -> Lookups:

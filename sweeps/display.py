@@ -1,0 +1,77 @@
+"""Progress of a whole sweep on standard error, read from what its runs leave on disk: the same whichever launcher does them."""
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from dlrm_jax.data.source import Source
+from sweeps import store
+from sweeps.points import Point, SweepConfig, runs_of
+from sweeps.standing import told
+from sweeps.status import Runs, Totals
+
+_LINE_EVERY_S = 10.0
+_BAR_EVERY_S = 1.0
+
+
+class Display:
+  """Says which runs have ended, and how far the sweep is: a bar on a terminal, a line now and then without one.
+
+  Args:
+    sweep: the sweep.
+    points: its points.
+    follow: tell how each run ended when that is seen; else whoever does the runs in this process tells it, through `say`.
+  """
+
+  def __init__(self, sweep: SweepConfig, points: list[tuple[Point, Source]], follow: bool):
+    self._follow = follow
+    runs = runs_of(points)
+    self.names = {config_id: point.name for config_id, (point, _) in runs.items()}
+    self.runs = Runs(sweep.run.workdir, {config_id: point.examples for config_id, (point, _) in runs.items()}, sweep.launch.stale_after_s)
+    self.totals = self.runs.look()
+    self._told = {config_id: standing.state for config_id, standing in self.runs.standings.items()}
+    console = Console(stderr=True)
+    self._lines = not console.is_terminal
+    self._every_s = _LINE_EVERY_S if self._lines else _BAR_EVERY_S
+    self._next = time.monotonic() + self._every_s
+    columns = (BarColumn(), TextColumn("{task.description}"))
+    self._bar = Progress(*columns, console=console, transient=True, disable=self._lines)
+    self._task = self._bar.add_task("", total=self.totals.total)
+
+  def __enter__(self) -> "Display":
+    self._bar.start()
+    return self
+
+  def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    self._bar.stop()
+
+  def tick(self) -> None:
+    """Looks at the runs, if it is time to."""
+    if time.monotonic() >= self._next:
+      self._look()
+      if self._lines:
+        store.say(self.totals.line())
+      self._next = time.monotonic() + self._every_s
+
+  def finish(self) -> Totals:
+    """Looks once more, at the end."""
+    self._look()
+    return self.totals
+
+  def _look(self) -> None:
+    self.totals = self.runs.look()
+    for config_id, standing in self.runs.standings.items():
+      if self._follow and standing.state != self._told[config_id] and standing.out and standing.state != "running":
+        self.say(f"{self.names[config_id]}: {told(standing.out)}")
+      self._told[config_id] = standing.state
+    self._bar.update(self._task, completed=self.totals.examples, description=self.totals.line())
+
+  def say(self, text: str) -> None:
+    """Prints a line above the bar."""
+    if self._lines:
+      print(text, file=sys.stderr, flush=True)
+    else:
+      self._bar.console.print(text, markup=False, highlight=False)

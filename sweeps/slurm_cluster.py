@@ -1,0 +1,114 @@
+"""What a Slurm cluster says of itself and of our jobs: its programs asked, their answers read. Called by `slurm`."""
+
+import dataclasses
+import math
+import re
+import subprocess
+
+from dlrm_jax.flags import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+  """What a job asks for.
+
+  Attributes:
+    nodes: nodes.
+    tasks_per_node: processes of each.
+    cpus_per_task: cores of each process.
+    gpus_per_node: 0 without GPUs.
+    mem_gib: memory of each node.
+  """
+
+  nodes: int
+  tasks_per_node: int
+  cpus_per_task: int
+  gpus_per_node: int
+  mem_gib: float
+
+  def __str__(self) -> str:
+    tasks = f"{self.tasks_per_node} processes of " if self.tasks_per_node > 1 else ""
+    gpus = f"{_count(self.gpus_per_node, 'GPU')}, " if self.gpus_per_node else ""
+    return f"{_count(self.nodes, 'node')} with {tasks}{_count(self.cpus_per_task, 'core')}, {gpus}{self.mem_gib:g} GiB"
+
+
+def _count(number: int, what: str) -> str:
+  return f"{number} {what}{'s' * (number != 1)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+  """A node as a partition offers it: cores, memory, GPUs, the longest time a job may ask for."""
+
+  name: str
+  partition: str
+  cores: int
+  mem_gib: float
+  gpus: int
+  limit_min: float
+
+  def holds(self, needs: Needs) -> bool:
+    """Whether it is large enough."""
+    cores = needs.tasks_per_node * needs.cpus_per_task
+    return cores <= self.cores and needs.gpus_per_node <= self.gpus and needs.mem_gib <= self.mem_gib
+
+
+def ask(*command: str) -> str:
+  """What a program of Slurm prints. Raises UserError with what it complains of where it fails."""
+  done = subprocess.run(command, capture_output=True, text=True)
+  if done.returncode:
+    raise UserError(f"--launcher=slurm: {one_line(done.stderr) or f'{command[0]} failed and gave no reason'}")
+  return done.stdout
+
+
+def one_line(text: str) -> str:
+  """The complaints of a program of Slurm, which it begins with its name and spreads over lines."""
+  return "; ".join(re.sub(r"^\w+: error: ", "", line.strip()) for line in text.splitlines() if line.strip())
+
+
+def nodes_of(partition: str | None) -> list[Node]:
+  """The nodes of a partition, or of several (separated by commas), or of the cluster's default; none where there is no such partition."""
+  lines = ask("sinfo", "--Node", "--noheader", "--format=%N|%P|%c|%m|%G|%l").splitlines()
+  found = []
+  for line in lines:
+    name, where, cores, mib, gres, limit = (part.strip() for part in line.split("|"))
+    if where.rstrip("*") in partition.split(",") if partition else where.endswith("*"):
+      gpus = sum(int(number) for number in re.findall(r"\bgpu(?::[^:,()]+)?:(\d+)", gres))
+      found.append(Node(name, where.rstrip("*"), int(cores), int(mib) / 1024, gpus, minutes(limit)))
+  return found
+
+
+def minutes(limit: str) -> float:
+  """A time limit as Slurm writes it, [days-][hours:]minutes:seconds; anything else, such as infinite, is none."""
+  found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", limit)
+  if not found:
+    return math.inf
+  days, hours, whole, seconds = (int(part or 0) for part in found.groups())
+  return (days * 24 + hours) * 60 + whole + seconds / 60
+
+
+def check(needs: Needs, time_min: int, nodes: list[Node]) -> None:
+  """Raises UserError where these nodes can never run such a job: Slurm itself may let it wait for ever. Without nodes sbatch judges."""
+  if not nodes:
+    return
+  where = f"partition {','.join(sorted({node.partition for node in nodes}))}"
+  enough = len({node.name for node in nodes if node.holds(needs)})
+  if enough < needs.nodes:
+    best = max(nodes, key=lambda node: (node.gpus, node.cores, node.mem_gib))
+    gpus = f"{_count(best.gpus, 'GPU')}, " if needs.gpus_per_node else ""
+    raise UserError(f"{where} has {enough} such nodes; its largest has {_count(best.cores, 'core')}, {gpus}{best.mem_gib:.4g} GiB")
+  longest = max(node.limit_min for node in nodes)
+  if time_min > longest:
+    raise UserError(f"--slurm_time_min={time_min}: {where} allows jobs of at most {longest:g} minutes")
+
+
+def max_array_size() -> int:
+  """How many jobs an array of this cluster may have."""
+  found = re.search(r"MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"))
+  return max(1, int(found[1])) if found else 1000
+
+
+def alive() -> dict[str, str]:
+  """This user's arrays and jobs that wait, run or are ending: id -> why some of it waits, if something does."""
+  lines = [line.split(maxsplit=2) for line in ask("squeue", "--me", "--noheader", "--format=%F %t %r").splitlines()]
+  return {job: "" for job, _, _ in lines} | {job: reason for job, state, reason in lines if state == "PD"}

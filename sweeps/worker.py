@@ -1,0 +1,246 @@
+"""One sweeper: claims a run, trains it, says how it ended, takes the next. Any number work one directory, on any machines.
+
+python -m sweeps.worker --workdir=DIR ...the flags of sweeps.run...
+
+Started by the launchers; `sweeps.run` works the same way inside its own process. What it prints goes to WORKDIR/logs there.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from dlrm_jax import flags, hardware, loop, mesh, record, stopping, together
+from dlrm_jax.data.source import Source
+from sweeps import claims, store
+from sweeps.points import Point, SweepConfig, expand, runs_of
+from sweeps.standing import Standing, stand, told
+
+_LEAVE, _LATER = -1, -2  # what process 0 tells the others instead of the number of a run
+_LOOK_EVERY_S = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkerConfig(SweepConfig):
+  """A sweep, and one sweeper's part in it."""
+
+  only: tuple[str, ...] = flags.option((), "config ids of the runs to do; none: all of the sweep")
+  wait: bool = flags.option(
+    False, "stay until every run has ended, to take over those whose sweepers die; else leave when none is to be had"
+  )
+  parent: int = flags.option(0, "the process that this one must not outlive; 0: none")
+
+
+def main(config: WorkerConfig) -> None:
+  """Works until nothing is left to do. Runs that fail are told by their records, not by the exit code."""
+  flags.check(bool(config.run.workdir), config.run, "workdir", "a directory for sweep.json and runs/")
+  if config.parent:
+    threading.Thread(target=_follow, args=(config.parent,), daemon=True).start()
+  hardware.select_platform()
+  connected = mesh.connect(config.run)
+  hardware.share_compiled(store.compile_cache(config.run.workdir))
+  with stopping.installed():
+    work(config, expand(dataclasses.replace(config, run=connected)), config.wait, config.only, tell=store.say)
+
+
+def _follow(parent: int) -> None:
+  """Ends this process when the one that started it has ended, however that was: like SIGTERM, and by force where that is not heard."""
+  while os.getppid() == parent:
+    time.sleep(0.5)
+  os.kill(os.getpid(), signal.SIGTERM)
+  time.sleep(30)
+  os._exit(1)
+
+
+def work(
+  sweep: SweepConfig,
+  points: list[tuple[Point, Source]],
+  wait: bool,
+  only: tuple[str, ...] = (),
+  tick: Callable[[], None] = lambda: None,
+  tell: Callable[[str], None] = lambda text: None,
+) -> None:
+  """Does the runs of a sweep that nobody has done or is doing. Several processes of one run each call it alike; the first claims.
+
+  Args:
+    sweep: the sweep; `launch` and `run.workdir` are read.
+    points: its points.
+    wait: stay until every run has ended; else leave when every run left has an owner that lives.
+    only: config ids to do; none: all.
+    tick: called now and then, to show progress.
+    tell: told how each run ended, in one line.
+
+  Raises OSError where the directory cannot be written (nothing is counted against a run then), UserError where a run needs more devices
+  than there are, Stopped when the process was asked to stop, and whatever a run raises in one of several processes.
+  """
+  runs = {config_id: run for config_id, run in runs_of(points).items() if not only or config_id in only}
+  for config_id, (point, _) in runs.items():
+    if not (store.run_directory(sweep.run.workdir, config_id) / "record.json").exists():
+      mesh.make_mesh(point.config)  # too few devices: better said now than after hours
+  sweeper = _Sweeper(sweep, runs, tick, tell) if jax.process_index() == 0 else None
+  while True:
+    if stopping.requested():
+      raise stopping.Stopped("stopped between two runs")
+    try:
+      held = sweeper.claim(wait) if sweeper else None
+    except BaseException:
+      _agreed(_LEAVE)  # the others would wait for an answer
+      raise
+    choice = _agreed(list(runs).index(held[0].directory.name) if isinstance(held, list) else held)
+    if choice == _LEAVE:
+      return
+    if choice == _LATER:
+      time.sleep(_LOOK_EVERY_S)
+    elif sweeper and isinstance(held, list):
+      sweeper.train(held)
+    else:
+      point, source = list(runs.values())[choice]
+      loop.train(point.config, store.run_directory(sweep.run.workdir, point.config_id), source, quiet=True)
+
+
+def _agreed(choice: int | None) -> int:
+  """What process 0 has chosen, in every process; the others give None."""
+  if jax.process_count() == 1:
+    assert choice is not None
+    return choice
+  return int(multihost_utils.broadcast_one_to_all(np.int32(_LEAVE if choice is None else choice)))
+
+
+class _Sweeper:
+  """The claiming side of `work`: process 0's.
+
+  Args:
+    sweep: the sweep.
+    runs: what to do, by config_id.
+    tick, tell: as in `work`.
+  """
+
+  def __init__(self, sweep: SweepConfig, runs: dict[str, tuple[Point, Source]], tick: Callable[[], None], tell: Callable[[str], None]):
+    self.workdir, self.launch, self.runs, self.tick, self.tell = Path(sweep.run.workdir), sweep.launch, runs, tick, tell
+    self.left = list(runs)
+    self.observer = claims.Observer(sweep.launch.stale_after_s)
+
+  def claim(self, wait: bool) -> list[claims.Claim] | int:
+    """A run to do, with those that can be trained together with it; _LATER, or _LEAVE when there is no more to come.
+
+    Runs that never failed come first, and those that did alone: what fails in company would count against all.
+    """
+    self.tick()
+    tried: list[tuple[int, str, Standing]] = []
+    running = unknown = 0
+    for config_id in list(self.left):
+      standing = stand(store.run_directory(self.workdir, config_id), self.observer)
+      if standing.state in store.RESULTS:
+        self.left.remove(config_id)
+      elif standing.state == "running":
+        running, unknown = running + 1, unknown + (not standing.known)
+      elif standing.counted >= self.launch.max_attempts:
+        self._give_up(config_id, standing)
+      elif standing.counted:
+        tried.append((standing.counted, config_id, standing))
+      elif held := self._take(config_id, standing):
+        return [held, *(self._company(config_id) if standing.examples == 0 else ())]
+    for _, config_id, standing in sorted(tried, key=lambda item: item[0]):
+      if held := self._take(config_id, standing):
+        return [held]
+    if tried or unknown or (wait and running):
+      return _LATER
+    return _LEAVE
+
+  def _company(self, config_id: str) -> Iterator[claims.Claim]:
+    """Claims runs that can be trained together with one, up to --together in all: new ones, that differ in seed or learning rates only."""
+    wanted, shared = self.launch.together - 1, together.key(self.runs[config_id][0].config)
+    for other in list(self.left) if shared is not None else ():
+      if wanted and other != config_id and together.key(self.runs[other][0].config) == shared:
+        standing = stand(store.run_directory(self.workdir, other), self.observer)
+        new = standing.state == "queued" and not standing.counted and not standing.examples
+        if new and (held := self._take(other, standing)):
+          wanted -= 1
+          yield held
+
+  def _take(self, config_id: str, standing: Standing) -> claims.Claim | None:
+    """Claims a run, unless another is first."""
+    directory, total = store.run_directory(self.workdir, config_id), self.runs[config_id][0].config.train.num_examples
+    held = claims.claim(directory, standing.generation + 1, standing.examples, total, self.launch.stale_after_s)
+    if held is not None:
+      store.move_aside(directory)
+    return held
+
+  def _give_up(self, config_id: str, standing: Standing) -> None:
+    """Leaves a run alone that was tried too often; where no record says so yet, writes one."""
+    if (standing.lost or standing.out is None) and (held := self._take(config_id, standing)):
+      self._fail(held, standing.counted, ChildProcessError(claims.LOST_WORDS))
+      held.end("given_up")
+    self.left.remove(config_id)
+
+  def _fail(self, held: claims.Claim, count: int, error: Exception) -> None:
+    if held.overtaken():
+      return
+    point, source = self.runs[held.directory.name]
+    out = store.failed_record(point, source, count, error)
+    record.write_json(held.directory / "record.json", out)
+    self.tell(f"{point.name}: {told(out)} (attempt {count} of {self.launch.max_attempts})")
+
+  def train(self, held: list[claims.Claim]) -> None:
+    """Trains claimed runs and says how they ended. Raises what is not a run's own fault."""
+    try:
+      with contextlib.ExitStack() as beating:
+        for claim in held:
+          beating.enter_context(claim)
+        results = self._results(held)
+    except stopping.Stopped:
+      for claim in held:
+        claim.end("stopped")
+      raise
+    except OSError:
+      for claim in held:
+        claim.withdraw()  # the store's fault, or the data's: not the runs'
+      raise
+    except Exception as error:
+      for claim in held:
+        self._fail(claim, claims.counted(claims.attempts(claim.directory)[:-1], claim.began) + 1, error)
+        claim.end("failed")
+      if jax.process_count() > 1:
+        raise  # the other processes may be waiting in the middle of a step
+    except BaseException:
+      for claim in held:
+        claim.withdraw()
+      raise
+    else:
+      for claim, out in sorted(zip(held, results), key=lambda pair: isinstance(pair[1], Exception)):
+        if isinstance(out, Exception) and not isinstance(out, claims.Lost):
+          claim.withdraw()  # of one in company, what its own callback met: the store's fault
+          raise out
+        if not isinstance(out, Exception):
+          claim.end(out["status"])
+        self.tell(f"{self.runs[claim.directory.name][0].name}: {out if isinstance(out, Exception) else told(out)}")
+
+  def _results(self, held: list[claims.Claim]) -> list[dict[str, Any] | Exception]:
+    """The record of each run, or Lost where another sweeper has it by now."""
+
+    def progress(claim: claims.Claim, examples: int, loss: float) -> None:
+      claim.progress(examples, loss)
+      self.tick()
+
+    configs, (_, source) = [self.runs[claim.directory.name][0].config for claim in held], self.runs[held[0].directory.name]
+    callbacks = [functools.partial(progress, claim) for claim in held]
+    if len(held) > 1:
+      return together.train(configs, [claim.directory for claim in held], source, callbacks)
+    try:
+      return [loop.train(configs[0], held[0].directory, source, quiet=True, on_progress=callbacks[0])]
+    except claims.Lost as lost:
+      return [lost]
+
+
+if __name__ == "__main__":
+  flags.run(main, WorkerConfig)
