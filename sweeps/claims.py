@@ -76,7 +76,7 @@ class Attempt:
     generation: its number, from 1.
     text: the file; compared, to see a sign of life.
     facts: what it says: the owner's identity, `began` (examples it went on from), beats, examples, total, examples_per_s, loss,
-      outcome (None until it has ended: done, diverged, failed, stopped, interrupted, or given_up). Empty where a file is damaged.
+      outcome (None until it has ended: done, diverged, failed, broke, stopped, interrupted, or given_up). Empty where a file is damaged.
   """
 
   generation: int
@@ -120,14 +120,16 @@ def _file(directory: Path, generation: int) -> Path:
 
 
 def counted(history: list[Attempt], saved: int) -> int:
-  """How many attempts count towards `--max_attempts`: those that failed, and those lost without having moved the checkpoint on.
+  """How many attempts count towards `--max_attempts`: those that failed, and those lost, or broken, without having moved the checkpoint on.
+
+  A run of several processes breaks when one of them raises, which may be for the death of another, on another machine.
 
   Args:
     history: all generations of a run that nobody does now.
     saved: examples of its newest checkpoint.
   """
   nexts = [attempt.began for attempt in history[1:]] + [saved]
-  lost = sum(attempt.outcome is None and later <= attempt.began for attempt, later in zip(history, nexts))
+  lost = sum(attempt.outcome in (None, "broke") and later <= attempt.began for attempt, later in zip(history, nexts))
   return lost + sum(attempt.outcome == "failed" for attempt in history)
 
 

@@ -45,8 +45,11 @@ def main(sweep: SweepConfig) -> None:
   if counts["diverged"] == count:
     raise flags.UserError(f"all {count} runs diverged; their records are kept under {workdir}/runs")
   kept = f", {counts['diverged']} diverged (kept as results, left out of fits)" if counts["diverged"] else ""
-  if failed := count - counts["done"] - counts["diverged"]:
-    raise flags.UserError(f"{failed} of {count} runs failed{kept}; the same command with a larger --max_attempts tries them again")
+  if counts["failed"]:
+    failed = f"{counts['failed']} of {count} runs failed"
+    raise flags.UserError(f"{failed}{kept}; the same command with a larger --max_attempts tries them again")
+  if left := counts["queued"] + counts["running"]:
+    raise flags.UserError(f"{left} of {count} runs have not ended{kept}; the same command goes on")
   store.say(f"all {count} runs recorded{kept}")
 
 

@@ -209,7 +209,7 @@ class _Sweeper:
     except Exception as error:
       for claim in held:
         self._fail(claim, claims.counted(claims.attempts(claim.directory)[:-1], claim.began) + 1, error)
-        claim.end("failed")
+        claim.end("failed" if jax.process_count() == 1 else "broke")
       if jax.process_count() > 1:
         raise  # the other processes may be waiting in the middle of a step
     except BaseException:

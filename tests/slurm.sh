@@ -25,7 +25,8 @@ print(*(s.getsockname()[1] for s in held))')
 
 mkdir munge state spool log
 head -c 128 /dev/urandom > munge/key && chmod 600 munge/key
-# Times: a requeued job may start again after cred_expire seconds, one that is stopped has KillWait seconds to save.
+# Times: a requeued job may start again after cred_expire seconds, one that is stopped has KillWait seconds to save. The others are long,
+# so that a busy machine is no failure of a node.
 # The first node has the name of this machine, since processes of a job look for each other under the name of its first node.
 cat > slurm.conf << END
 ClusterName=test
@@ -54,8 +55,9 @@ PreemptMode=REQUEUE
 SchedulerParameters=sched_interval=2,bf_interval=2
 SlurmdParameters=config_overrides
 ReturnToService=2
-SlurmctldTimeout=30
-SlurmdTimeout=60
+SlurmctldTimeout=300
+SlurmdTimeout=600
+MessageTimeout=60
 KillWait=20
 MailProg=/bin/true
 NodeName=$host NodeAddr=127.0.0.1 Port=$port2 CPUs=2 RealMemory=8000
@@ -78,11 +80,11 @@ munged --foreground --force --socket=$directory/munge/socket --key-file=$directo
   --log-file=$directory/log/munged --seed-file=$directory/munge/seed < /dev/null > log/munged.out 2>&1 &
 daemons+=($!)
 for _ in $(seq 50); do [ -S munge/socket ] && break; sleep 0.1; done
-slurmctld -D < /dev/null > log/slurmctld.out 2>&1 &
+slurmctld -D < /dev/null > /dev/null 2>&1 &
 daemons+=($!)
 for node in $host z2; do
   mkdir -p spool/$node
-  slurmd -D -N $node < /dev/null > log/slurmd-$node.out 2>&1 &
+  slurmd -D -N $node < /dev/null > /dev/null 2>&1 &
   daemons+=($!)
 done
 for _ in $(seq 150); do

@@ -73,7 +73,7 @@ def spoil(path: Path, how: str):
   if how == "truncated":
     largest.write_bytes(data[:-1])
   elif how == "changed":
-    data[len(data) // 2] ^= 0x10
+    data[::16] = bytes(byte ^ 0x10 for byte in data[::16])  # a single one may lie where nothing is kept
     largest.write_bytes(data)
   else:
     (path / MANIFEST).unlink()

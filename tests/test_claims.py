@@ -215,6 +215,7 @@ def history(*entries: tuple[str | None, int]) -> list[Attempt]:
     ([(None, 0), (None, 100), (None, 100), (None, 700)], 700, 2),  # those that were followed from further on do not count
     ([(None, 0), ("stopped", 300), (None, 300)], 300, 1),
     ([(None, 500), (None, 200)], 200, 2),  # its newest checkpoint was damaged
+    ([("broke", 0), ("broke", 300), ("broke", 300)], 300, 2),  # of several processes: perhaps for the death of another
     ([("done", 0), (None, 0)], 0, 1),  # a damaged record was done again
   ],
 )
