@@ -125,10 +125,10 @@ def load(workdir: str | Path) -> Sweep:
   records = [(folder, entry) for folder, entry in records if entry.get("config_id") in known]
   runs = pl.DataFrame([_run(folder, entry) for folder, entry in records], schema=_RUN, strict=False)
   diverged, failed = (tuple(runs.filter(status=status)["config_id"]) for status in ("diverged", "failed"))
-  done = [(folder, entry["config_id"]) for folder, entry in records if entry["status"] == "done"]
+  done = [(folder, entry) for folder, entry in records if entry["status"] == "done"]
   if not done:
     raise flags.UserError(f"--workdir={path}: no run to report on: {len(diverged)} diverged, {len(failed)} failed")
-  evaluations = [{**line, "config_id": name} for folder, name in done for line in _curve(folder / "curve.jsonl")]
+  evaluations = [{**line, "config_id": entry["config_id"]} for folder, entry in done for line in _curve(folder / "curve.jsonl", entry)]
   curves = pl.DataFrame([{name: line.get(name) for name in _EVALUATION} for line in evaluations], schema=_EVALUATION, strict=False)
   finished = set(runs["config_id"])
   not_done = tuple(name for name in dict.fromkeys(points["config_id"]) if name not in finished)
@@ -198,10 +198,14 @@ def _run(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
   return row
 
 
-def _curve(path: Path) -> list[dict[str, Any]]:
+def _curve(path: Path, entry: dict[str, Any]) -> list[dict[str, Any]]:
+  """The evaluations of a run, whose record is `entry`."""
   try:
-    return record.read_curve(path)
+    rows = record.read_curve(path)
   except FileNotFoundError:
     raise flags.UserError(f"{path}: no such file, though its run is recorded") from None
   except json.JSONDecodeError as error:
     raise flags.UserError(f"{path}: not valid JSON lines ({error})") from None
+  if not rows or rows[-1].get("examples") != entry.get("examples"):
+    raise flags.UserError(f"{path}: does not end at the {entry.get('examples')} examples of the record")
+  return rows

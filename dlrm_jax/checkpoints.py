@@ -5,6 +5,7 @@
 Arrays are written beside the training. A checkpoint that cannot be written costs a line, not the run: those before it stay.
 """
 
+import contextlib
 import functools
 import logging
 import re
@@ -117,16 +118,27 @@ class Checkpoints:
     if self._writer is None:
       _leave_errors_to_us()
       self._writer = checkpoint.writer()
+    if not self._make(path):
+      return
     self._waiting = True
     try:
-      if jax.process_index() == 0:
-        path.mkdir(parents=True, exist_ok=True)
       checkpoint.start_writing(self._writer, path, snapshot.arrays)
     except Exception as error:
       self._give_up(path, error)
     else:
       self._thread = threading.Thread(target=self._finish, args=(path, self._writer, snapshot.facts, run), name="checkpoint")
       self._thread.start()
+
+  def _make(self, path: Path) -> bool:
+    """Whether the first process could make the directory, in every process: those that go on without it would wait for one another."""
+    made = True
+    if jax.process_index() == 0:
+      try:
+        path.mkdir(parents=True, exist_ok=True)
+      except OSError as error:
+        self._give_up(path, error)
+        made = False
+    return bool(broadcast_one_to_all(np.int32(made))) if jax.process_count() > 1 else made
 
   def _finish(self, path: Path, writer: ocp.AsyncCheckpointer, facts: dict[str, Any], run: dict[str, Any]) -> None:
     """In a thread: waits for the arrays, makes the checkpoint whole, removes those that are no longer to be kept."""
@@ -142,7 +154,8 @@ class Checkpoints:
   def _give_up(self, path: Path, error: Exception) -> None:
     """OSError where there is no room or permission, ValueError and others from TensorStore: whatever it is, the run can go on."""
     if jax.process_index() == 0:
-      _remove([path])
+      with contextlib.suppress(OSError):
+        _remove([path])
       text = " ".join(str(error).split()).rpartition('": ')[2][:200]  # TensorStore says the cause last, after the file
       print(f"{path}: this checkpoint could not be written ({text}); the run goes on", file=sys.stderr, flush=True)
 

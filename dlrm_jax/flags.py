@@ -74,6 +74,7 @@ def parse_value(text: str, kind: Any) -> Any:
     kind = next(k for k in typing.get_args(kind) if k is not type(None))
   if typing.get_origin(kind) is tuple:
     element = typing.get_args(kind)[0]
+    text = "" if text == "none" else text
     return tuple(parse_value(part.strip(), element) for part in text.split(",") if part.strip())
   if kind is bool:
     if text.lower() in _TRUE + _FALSE:
@@ -241,6 +242,10 @@ def run(main: Callable[[T], None], cls: type[T], presets: Mapping[str, T] | None
   except OSError as error:
     fail(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
   except KeyboardInterrupt:
-    print("interrupted: what had not finished wrote no result", file=sys.stderr, flush=True)
+    print(
+      "interrupted: what had not finished wrote no result; the same command goes on from what was saved, if anything",
+      file=sys.stderr,
+      flush=True,
+    )
     sys.stdout.flush()
     os._exit(130)  # at once: a step may still be running in XLA's threads, and crashes when the interpreter ends under it

@@ -129,8 +129,7 @@ class Trajectory:
     settings = self.config.train
     points = eval_points(settings.num_examples, settings.batch_size, settings.first_eval, settings.evals_per_octave)
     self._points = [point for point in points if point > self._first]
-    if jax.process_index() == 0:
-      record.write_text(self.directory / "curve.jsonl", "".join(record.dumps(row, indent=None) + "\n" for row in self.rows))
+    self._write_curve()
     self._started = self._resumed = time.perf_counter()
 
   @property
@@ -174,7 +173,7 @@ class Trajectory:
     self.confirm()
 
   def confirm(self) -> None:
-    """Tells `on_progress` how far the run is: at every look, and before a checkpoint or the record is written."""
+    """Tells `on_progress` how far the run is: at every look, and before the curve, a checkpoint or the record is written."""
     if self._on_progress is not None:
       self._on_progress(self.examples, self._loss)
 
@@ -195,6 +194,7 @@ class Trajectory:
       return
     row = {"examples": self.examples} | dataclasses.asdict(measured)
     row |= {"excess_ideal": ideal(self.config, self.source, self.examples)} | self.progressive.row()
+    self.confirm()
     self.rows.append(row | {"wall_s": self._elapsed()})
     if jax.process_index() == 0:
       with open(self.directory / "curve.jsonl", "a") as file:
@@ -238,9 +238,14 @@ class Trajectory:
       "examples_per_s": (self.examples - self._first) / self._training_s if self._training_s else math.nan,
       "theory": theory(self.config, self.source),
     }
+    self._write_curve()  # whole again, whoever else may have written to it
     if jax.process_index() == 0:
       record.write_json(self.directory / "record.json", out)
     return out
+
+  def _write_curve(self) -> None:
+    if jax.process_index() == 0:
+      record.write_text(self.directory / "curve.jsonl", "".join(record.dumps(row, indent=None) + "\n" for row in self.rows))
 
   def _elapsed(self) -> float:
     return self._wall_s + time.perf_counter() - self._started

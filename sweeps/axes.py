@@ -136,6 +136,8 @@ def _rows(model: ModelConfig, rows: int, source: Source) -> int:
 
 
 def _tables(model: ModelConfig, count: int, source: Source) -> int:
+  if count > len(source.field_names):
+    raise UserError(f"--sizes_tables={count}: the data has {len(source.field_names)} categorical features")
   return model.num_tables if count == len(source.field_names) else count
 
 

@@ -128,8 +128,8 @@ def counted(history: list[Attempt], saved: int) -> int:
     history: all generations of a run that nobody does now.
     saved: examples of its newest checkpoint.
   """
-  nexts = [attempt.began for attempt in history[1:]] + [saved]
-  lost = sum(attempt.outcome in (None, "broke") and later <= attempt.began for attempt, later in zip(history, nexts))
+  later = [max([saved, *(other.began for other in history[n:])]) for n in range(1, len(history) + 1)]
+  lost = sum(attempt.outcome in (None, "broke") and furthest <= attempt.began for attempt, furthest in zip(history, later))
   return lost + sum(attempt.outcome == "failed" for attempt in history)
 
 

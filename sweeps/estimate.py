@@ -31,6 +31,7 @@ from dlrm_jax.evaluation import EvalSet, evaluate
 from dlrm_jax.flops import Cost, cost
 from dlrm_jax.learner import make_learner
 from dlrm_jax.trajectory import eval_points
+from sweeps import store
 from sweeps.points import Point
 from sweeps.status import duration
 
@@ -165,7 +166,13 @@ def chosen(todo: Iterable[Run], devices: int) -> list[Run]:
 
 def measured(todo: Iterable[Run]) -> tuple[Sample, ...]:
   """Times some of the models on this process's devices."""
-  return tuple(_time(point, source) for point, source in chosen(todo, jax.device_count()))
+  samples = []
+  for point, source in chosen(todo, jax.device_count()):
+    try:
+      samples.append(_time(point, source))
+    except Exception as error:  # the sweep will say so of that run, and do the others
+      store.say(f"{point.name}: not measured, {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+  return tuple(samples)
 
 
 def _time(point: Point, source: Source) -> Sample:

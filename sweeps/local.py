@@ -85,7 +85,8 @@ def divide(platform: str, devices: list[str], needed: int, workers: int, runs: i
   """The share of each worker.
 
   Args:
-    platform: cpu, whose cores are divided evenly, neighbours together; else devices are.
+    platform: cpu, whose cores are divided, neighbours together; else devices are. Every worker has equally many cores, however many runs
+      are left, since results depend on their number in the last bits.
     devices: their names.
     needed: devices of a run.
     workers: how many are asked for; 0: as many as fit, on a CPU one for each core.
@@ -95,15 +96,15 @@ def divide(platform: str, devices: list[str], needed: int, workers: int, runs: i
   """
   if platform == "cpu":
     cores = sorted(os.sched_getaffinity(0))
-    most, what = len(cores), f"cores {len(cores)}"
+    most, what = len(cores), f"this process may use {len(cores)} cores"
   else:
-    most, what = len(devices) // needed, f"{platform} devices {len(devices)}, of which a run takes {needed}"
+    most, what = len(devices) // needed, f"jax finds {len(devices)} {platform} devices, and a run takes {needed}"
   if workers > most or not most:
-    raise flags.UserError(f"--workers={workers}: must be at most {most}; there are {what}")
+    raise flags.UserError(f"--workers={workers}: must be at most {most}: {what}")
   count = min(workers or most, runs)
   if platform == "cpu":
-    ends = [len(cores) * k // count for k in range(count + 1)]
-    return [Share(cores=tuple(cores[a:b])) for a, b in zip(ends, ends[1:])]
+    each = len(cores) // (workers or most)
+    return [Share(cores=tuple(cores[k * each : (k + 1) * each])) for k in range(count)]
   groups = [devices[k * needed : (k + 1) * needed] for k in range(count)]
   bounds = (("TPU_PROCESS_BOUNDS", "1,1,1"), ("TPU_CHIPS_PER_PROCESS_BOUNDS", _BOUNDS.get(needed, ""))) if platform == "tpu" else ()
   return [Share(environment=((_VISIBLE[platform], ",".join(group)), *bounds)) for group in groups]

@@ -34,10 +34,12 @@ _PAPER = SweepConfig(
   ),
 )
 
-_TINY = SweepConfig(run=RUN_PRESETS["tiny"], axis_examples=8192)
+_NO_DENSE = ("data", "rows", "dim", "overarch")  # axes of planted data without dense inputs
+_TINY = SweepConfig(axes=_NO_DENSE, run=RUN_PRESETS["tiny"], axis_examples=8192)
 
 PRESETS: dict[str, SweepConfig] = {
   "quick": _QUICK,
   "paper": _PAPER,
   "tiny": _TINY,
-} | {name: SweepConfig(run=run) for name, run in RUN_PRESETS.items() if name != "tiny"}
+  "small": SweepConfig(axes=_NO_DENSE, run=RUN_PRESETS["small"]),
+} | {name: SweepConfig(run=run) for name, run in RUN_PRESETS.items() if name not in ("tiny", "small")}

@@ -4,6 +4,9 @@ python -m sweeps.run --preset=quick --workdir=runs/quick
 python -m sweeps.run --axes=rows,dim,overarch,mlp --data=DIR --workdir=runs/mine --launcher=local
 """
 
+import os
+from pathlib import Path
+
 from dlrm_jax import flags, hardware, record, stopping
 from sweeps import estimate, local, slurm, store, worker
 from sweeps.display import Display
@@ -18,18 +21,22 @@ def main(sweep: SweepConfig) -> None:
   Raises UserError where some failed or all diverged, OSError where the directory cannot be written, Stopped when asked to stop.
   """
   workdir, launcher = sweep.run.workdir, sweep.launch.launcher
-  flags.check(bool(workdir), sweep.run, "workdir", "a directory for sweep.json and runs/")
+  usable = bool(workdir) and (Path(workdir).is_dir() or not Path(workdir).exists())
+  flags.check(usable, sweep.run, "workdir", "a directory, for sweep.json and runs/")
   hardware.select_platform()
   points = expand(sweep)
-  store.write_sweep(workdir, [point for point, _ in points], record.header())
   with Display(sweep, points, follow=launcher != "inline") as display:
     todo = [run for name, run in runs_of(points).items() if display.runs.standings[name].state not in store.RESULTS]
     if launcher == "inline":
       hardware.share_compiled(store.compile_cache(workdir))
     groups = local.groups(sweep, todo) if launcher == "local" else []
-    count = len(display.names)
+    if launcher == "slurm":
+      slurm.check()
+    store.write_sweep(workdir, [point for point, _ in points], record.header())
+    count, lengths = len(display.names), sorted({point.examples for point, _ in points})
     say_time = _time(sweep, todo, groups)
-    store.say(f"{count} runs, {count - len(todo)} done before, {len(todo)} to do: {say_time}; records under {workdir}/runs")
+    examples = " to ".join(f"{n:,}" for n in dict.fromkeys((lengths[0], lengths[-1])))
+    store.say(f"{count} runs of {examples} examples, {count - len(todo)} done before, {len(todo)} to do: {say_time}")
     if launcher == "local":
       local.launch(sweep, groups, display.tick)
     elif launcher == "slurm":
@@ -57,7 +64,7 @@ def _time(sweep: SweepConfig, todo: list[estimate.Run], groups: list[local.Group
   """How long the sweep will take, in words: measured, unless finished runs tell or --measure=false."""
   if not todo:
     return "nothing to do"
-  apart = max(1, len(groups[0].shares[0].cores)) if groups else 0
+  apart = len(groups[0].shares[0].cores) or len(os.sched_getaffinity(0)) if groups else 0
   workers = len(groups[0].shares) if groups else max(1, sweep.launch.workers) if sweep.launch.launcher == "slurm" else 1
   measure, workdir = sweep.measure and sweep.launch.launcher != "slurm", sweep.run.workdir
   speed = estimate.speed_of(todo, store.records(workdir), measure, apart, store.compile_cache(workdir))

@@ -50,6 +50,12 @@ def _host_gib(point: Point, source: Source, sweep: SweepConfig, tasks: int, devi
   return next(size for size in steps if size >= needed)
 
 
+def check() -> None:
+  """Raises UserError where no job can be submitted."""
+  if shutil.which("sbatch") is None:
+    raise UserError("--launcher=slurm: there is no sbatch here; start it where jobs are submitted, or choose --launcher=local")
+
+
 def launch(sweep: SweepConfig, todo: list[tuple[Point, Source]], tick: Callable[[], None]) -> None:
   """Submits what is not in a job yet; with `--slurm_wait` stays until every job has ended.
 
@@ -58,10 +64,8 @@ def launch(sweep: SweepConfig, todo: list[tuple[Point, Source]], tick: Callable[
     todo: runs without a result, one a config_id.
     tick: called about once a second while waiting.
 
-  Raises UserError in one line where there is no Slurm, or where a job cannot run there; what was submitted before is then taken back.
+  Raises UserError in one line where a job cannot run there; what was submitted before is then taken back.
   """
-  if shutil.which("sbatch") is None:
-    raise UserError("--launcher=slurm: there is no sbatch here; start it where jobs are submitted, or choose --launcher=local")
   folder = Path(sweep.run.workdir).absolute() / "slurm"
   alive = slurm_cluster.alive()
   jobs = [job for job in _submitted(folder) if job["job"] in alive]

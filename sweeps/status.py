@@ -22,6 +22,7 @@ from sweeps.standing import Standing, stand
 
 STATES = ("done", "diverged", "failed", "running", "queued")
 _EVERY_S = 2.0
+_WIDE = 140  # columns of a terminal that shows all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,17 +33,20 @@ class Totals:
     counts: runs by state; every state of STATES has an entry.
     examples, total: seen by all runs, and to be seen in all. What diverged or failed counts as seen to its end.
     examples_per_s: of all runs that run now, together; one that has not told its rate yet counts with the median of the finished.
+    run_s: seconds from one end of a run to the next, while this was watched; None where none has ended.
   """
 
   counts: Mapping[str, int]
   examples: int
   total: int
   examples_per_s: float
+  run_s: float | None = None
 
   @property
   def left_s(self) -> float | None:
-    """Seconds left at the present rate; None where nothing runs or has a rate yet."""
-    return (self.total - self.examples) / self.examples_per_s if self.examples_per_s else None
+    """Seconds left, by examples and by runs (which have to start and compile, too); None where nothing runs or has a rate yet."""
+    left = self.run_s * (self.counts["running"] / 2 + self.counts["queued"]) if self.run_s else 0.0
+    return max(left, (self.total - self.examples) / self.examples_per_s) if self.examples_per_s else None
 
   def line(self) -> str:
     """All of it in one line."""
@@ -64,6 +68,7 @@ class Runs:
   def __init__(self, workdir: str | Path, totals: Mapping[str, int], stale_after_s: float):
     self._workdir, self._totals = workdir, totals
     self._observer = claims.Observer(stale_after_s)
+    self._began, self._ended = time.monotonic(), -1  # the first look, and the runs that had ended by then
     self.standings: dict[str, Standing] = {}
 
   def look(self) -> Totals:
@@ -77,7 +82,10 @@ class Runs:
     seen = sum(total if self.standings[i].state in ended else self.standings[i].examples for i, total in self._totals.items())
     usual = store.median_speed(standing.out for standing in self.standings.values() if standing.out) or 0.0
     speed = sum(s.owner.get("examples_per_s") or usual for s in self.standings.values() if s.state == "running")
-    return Totals({state: counts[state] for state in STATES}, seen, sum(self._totals.values()), speed)
+    now = sum(counts[state] for state in ended)
+    self._ended = now if self._ended < 0 else self._ended
+    run_s = (time.monotonic() - self._began) / (now - self._ended) if now > self._ended else None
+    return Totals({state: counts[state] for state in STATES}, seen, sum(self._totals.values()), speed, run_s)
 
 
 def duration(seconds: float) -> str:
@@ -97,21 +105,24 @@ def failures(names: Mapping[str, str], standings: Mapping[str, Standing], workdi
       yield f"{names[config_id]}: failed {standing.out['attempts']} times, {error['type']}: {first} ({path})"
 
 
-def _table(points: Mapping[str, dict[str, Any]], runs: Runs) -> Table:
+def _table(points: Mapping[str, dict[str, Any]], runs: Runs, width: int) -> Table:
+  """One line a run; a narrow terminal does without the columns that matter least."""
   totals = runs.look()
   table = Table(title=totals.line(), title_justify="left")
-  for column in ("config_id", "run", "state", "examples", "examples/s", "left", "loss", "attempts", "by"):
-    table.add_column(column, justify="right" if column in ("examples", "examples/s", "left", "loss", "attempts") else "left", no_wrap=True)
+  columns = ("state", "run", "examples", "left", "loss") + (("examples/s", "attempts", "by", "config_id") if width >= _WIDE else ())
+  for column in columns:
+    table.add_column(column, justify="left" if column in ("run", "state", "by", "config_id") else "right", no_wrap=column != "run")
   order = {state: place for place, state in enumerate(("running", "failed", "diverged", "queued", "done"))}
   for config_id, standing in sorted(runs.standings.items(), key=lambda item: order[item[1].state]):
     point, owner = points[config_id], standing.owner
     speed = owner.get("examples_per_s") or (standing.out or {}).get("examples_per_s")
     left = duration((point["examples"] - standing.examples) / speed) if owner and speed else ""
-    loss = f"{owner['loss']:.4f}" if owner.get("loss") is not None else ""
+    lost = owner.get("loss", (standing.out or {}).get("progressive_log_loss_recent"))
     by = f"{owner['host']} {owner['pid']}" + (f" job {owner['slurm_job']}" if owner["slurm_job"] else "") if owner else ""
     seen = f"{standing.examples:,} of {point['examples']:,}"
-    words = [config_id, point["name"], standing.state, seen, f"{speed:,.0f}" if speed else "", left, loss, str(standing.generation), by]
-    table.add_row(*words)
+    words = {"state": standing.state, "run": point["name"], "examples": seen, "left": left, "loss": "" if lost is None else f"{lost:.4f}"}
+    words |= {"examples/s": f"{speed:,.0f}" if speed else "", "attempts": str(standing.generation), "by": by, "config_id": config_id}
+    table.add_row(*(words[column] for column in columns))
   return table
 
 
@@ -135,12 +146,12 @@ def main(config: StatusConfig) -> None:
   runs = Runs(config.workdir, {config_id: d["examples"] for config_id, d in points.items()}, config.stale_after_s)
   console = Console(width=None if sys.stdout.isatty() else 200)
   if not config.watch:
-    console.print(_table(points, runs))
+    console.print(_table(points, runs, console.width))
   else:
-    with Live(_table(points, runs), console=console, auto_refresh=False) as live:
+    with Live(_table(points, runs, console.width), console=console, auto_refresh=False) as live:
       while any(standing.state in ("running", "queued") for standing in runs.standings.values()):
         time.sleep(_EVERY_S)
-        live.update(_table(points, runs), refresh=True)
+        live.update(_table(points, runs, console.width), refresh=True)
   for line in failures({config_id: d["name"] for config_id, d in points.items()}, runs.standings, config.workdir):
     console.print(line, soft_wrap=True, markup=False)
 

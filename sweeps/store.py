@@ -4,6 +4,7 @@ Called by everything that starts, does, watches or reads a sweep. Who does a run
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import statistics
@@ -68,6 +69,15 @@ def _check_curve(path: Path, out: dict[str, Any]) -> None:
     raise Damaged(path, f"its evaluations do not end at the {out['examples']} examples of the record")
 
 
+def result(directory: Path) -> dict[str, Any] | None:
+  """The sound record of a run that has come to its end; None where there is none."""
+  try:
+    out = read_run(directory)
+  except Damaged:
+    return None
+  return out if out and out["status"] in RESULTS else None
+
+
 def saved_examples(directory: Path) -> int:
   """Examples seen by the newest checkpoint of a run; 0 without any."""
   found = [path.parent.name for path in directory.glob(f"checkpoint/*/{checkpoint.MANIFEST}")]
@@ -118,12 +128,11 @@ def median_speed(outs: Iterable[dict[str, Any]]) -> float | None:
 
 
 def write_sweep(workdir: str | Path, points: list[Point], header: dict[str, Any]) -> None:
-  """Adds the points to WORKDIR/sweep.json, keeping those of earlier sweeps in the same directory.
-
-  Written again until it is found to hold them, since other sweepers may be doing the same.
-  """
+  """Adds the points to WORKDIR/sweep.json, keeping those of earlier sweeps in the same directory, one sweeper at a time."""
   path = Path(workdir) / "sweep.json"
-  while True:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with open(path.parent / ".sweep.lock", "w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)  # let go when the file is closed, or its process dies
     described = record.read_json(path)["points"] if path.exists() else []
     bases = {d["workload"]: d["base"] for d in described}
     if bases and not set(bases) & {point.workload for point in points}:

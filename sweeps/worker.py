@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def _follow(parent: int) -> None:
   while os.getppid() == parent:
     time.sleep(0.5)
   os.kill(os.getpid(), signal.SIGTERM)
-  time.sleep(30)
+  time.sleep(60)
   os._exit(1)
 
 
@@ -149,7 +149,7 @@ class _Sweeper:
       elif standing.counted:
         tried.append((standing.counted, config_id, standing))
       elif held := self._take(config_id, standing):
-        return [held, *(self._company(config_id) if standing.examples == 0 else ())]
+        return [held] if standing.examples else self._with_company(held)
     for _, config_id, standing in sorted(tried, key=lambda item: item[0]):
       if held := self._take(config_id, standing):
         return [held]
@@ -157,23 +157,38 @@ class _Sweeper:
       return _LATER
     return _LEAVE
 
-  def _company(self, config_id: str) -> Iterator[claims.Claim]:
+  def _with_company(self, first: claims.Claim) -> list[claims.Claim]:
     """Claims runs that can be trained together with one, up to --together in all: new ones, that differ in seed or learning rates only."""
-    wanted, shared = self.launch.together - 1, together.key(self.runs[config_id][0].config)
-    for other in list(self.left) if shared is not None else ():
-      if wanted and other != config_id and together.key(self.runs[other][0].config) == shared:
+    held, shared = [first], together.key(self.runs[first.directory.name][0].config)
+    others = [name for name in self.left if name != first.directory.name and together.key(self.runs[name][0].config) == shared]
+    try:
+      for other in others if shared is not None else ():
+        if len(held) == self.launch.together:
+          break
         standing = stand(store.run_directory(self.workdir, other), self.observer)
         new = standing.state == "queued" and not standing.counted and not standing.examples
-        if new and (held := self._take(other, standing)):
-          wanted -= 1
-          yield held
+        if new and (claim := self._take(other, standing)):
+          held.append(claim)
+    except BaseException:
+      for claim in held:
+        claim.withdraw()
+      raise
+    return held
 
   def _take(self, config_id: str, standing: Standing) -> claims.Claim | None:
-    """Claims a run, unless another is first."""
+    """Claims a run, unless another is first, or has done it since it was looked at."""
     directory, total = store.run_directory(self.workdir, config_id), self.runs[config_id][0].config.train.num_examples
     held = claims.claim(directory, standing.generation + 1, standing.examples, total, self.launch.stale_after_s)
-    if held is not None:
+    if held is None:
+      return None
+    try:
+      if done := store.result(directory):
+        held.end(done["status"])
+        return None
       store.move_aside(directory)
+    except BaseException:
+      held.withdraw()
+      raise
     return held
 
   def _give_up(self, config_id: str, standing: Standing) -> None:
@@ -192,7 +207,10 @@ class _Sweeper:
     self.tell(f"{point.name}: {told(out)} (attempt {count} of {self.launch.max_attempts})")
 
   def train(self, held: list[claims.Claim]) -> None:
-    """Trains claimed runs and says how they ended. Raises what is not a run's own fault."""
+    """Trains claimed runs and says how they ended: by what they left, where they came to an end before another of them was disturbed.
+
+    Raises what is not a run's own fault.
+    """
     try:
       with contextlib.ExitStack() as beating:
         for claim in held:
@@ -200,7 +218,8 @@ class _Sweeper:
         results = self._results(held)
     except stopping.Stopped:
       for claim in held:
-        claim.end("stopped")
+        done = store.result(claim.directory)
+        claim.end(done["status"] if done else "stopped")
       raise
     except OSError:
       for claim in held:
@@ -208,8 +227,7 @@ class _Sweeper:
       raise
     except Exception as error:
       for claim in held:
-        self._fail(claim, claims.counted(claims.attempts(claim.directory)[:-1], claim.began) + 1, error)
-        claim.end("failed" if jax.process_count() == 1 else "broke")
+        self._failed(claim, error)
       if jax.process_count() > 1:
         raise  # the other processes may be waiting in the middle of a step
     except BaseException:
@@ -225,6 +243,18 @@ class _Sweeper:
           claim.end(out["status"])
         self.tell(f"{self.runs[claim.directory.name][0].name}: {out if isinstance(out, Exception) else told(out)}")
 
+  def _failed(self, claim: claims.Claim, error: Exception) -> None:
+    """Notes that what was trained raised `error`, unless this run had come to its end before."""
+    try:
+      if done := store.result(claim.directory):
+        claim.end(done["status"])
+        return
+      self._fail(claim, claims.counted(claims.attempts(claim.directory)[:-1], claim.began) + 1, error)
+      claim.end("failed" if jax.process_count() == 1 else "broke")
+    except OSError:
+      claim.withdraw()
+      raise
+
   def _results(self, held: list[claims.Claim]) -> list[dict[str, Any] | Exception]:
     """The record of each run, or Lost where another sweeper has it by now."""
 
@@ -239,6 +269,8 @@ class _Sweeper:
     try:
       return [loop.train(configs[0], held[0].directory, source, quiet=True, on_progress=callbacks[0])]
     except claims.Lost as lost:
+      if jax.process_count() > 1:
+        raise  # the others are in the middle of a step: the job ends
       return [lost]
 
 

@@ -128,9 +128,10 @@ def check(state: TrainState, case: Case, seed: int = 0):
     ({"placement": "table", "mesh": "2", "optimizer": "adam", "bags": True}, {"placement": "row", "mesh": "2x4"}),
     ({"placement": "row", "mesh": "8", "dtype": "bfloat16", "lanes": LANES, "optimizer": "adam"}, {"placement": "column", "mesh": "2x4"}),
     ({"placement": "column", "mesh": "2", "lanes": LANES, "bags": True}, {"placement": "replicated", "mesh": "1"}),
-    (
+    pytest.param(
       {"placement": "replicated", "mesh": "1", "dtype": "bfloat16", "optimizer": "adagrad"},
       {"placement": "row", "mesh": "4", "lanes": LANES},
+      marks=pytest.mark.slow,
     ),
     ({"placement": "auto,c0:table,c1:column,c2:row", "mesh": "8", "optimizer": "sgd"}, {"placement": "replicated", "mesh": "2"}),
     ({"placement": "column", "mesh": "8"}, {"placement": "auto,c3:table,c1:column,c2:row", "mesh": "4", "lanes": LANES}),

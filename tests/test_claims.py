@@ -211,8 +211,8 @@ def history(*entries: tuple[str | None, int]) -> list[Attempt]:
     ([("failed", 0), ("failed", 500)], 900, 2),  # a failure is one, however far it came
     ([("stopped", 0), ("interrupted", 0), ("given_up", 0)], 0, 0),
     ([(None, 0), (None, 0), (None, 0)], 0, 3),  # killed, again and again, without coming anywhere
-    ([(None, 0), (None, 0), (None, 0)], 100, 2),  # the last one left a checkpoint
-    ([(None, 0), (None, 100), (None, 100), (None, 700)], 700, 2),  # those that were followed from further on do not count
+    ([(None, 0), (None, 0), (None, 0)], 100, 0),  # the last one left a checkpoint: the run comes on
+    ([(None, 0), (None, 100), (None, 100), (None, 700)], 700, 1),  # those that were followed from further on do not count
     ([(None, 0), ("stopped", 300), (None, 300)], 300, 1),
     ([(None, 500), (None, 200)], 200, 2),  # its newest checkpoint was damaged
     ([("broke", 0), ("broke", 300), ("broke", 300)], 300, 2),  # of several processes: perhaps for the death of another

@@ -131,7 +131,9 @@ def losses(config: RunConfig, steps: int) -> list[float]:
   return out
 
 
-@pytest.mark.parametrize("optimizer", ["rowwise_adagrad", "adagrad", "sgd"])
+@pytest.mark.parametrize(
+  "optimizer", ["rowwise_adagrad", pytest.param("adagrad", marks=pytest.mark.slow), pytest.param("sgd", marks=pytest.mark.slow)]
+)
 def test_losses_of_200_steps_equal_those_of_the_plain_path(optimizer: str):
   model = ModelConfig(embed_dim=8, num_rows=2000, bottom=(16, 8), overarch=(32, 1))
   train = TrainConfig(batch_size=256, table_optimizer=optimizer)

@@ -77,10 +77,10 @@ def signalled(directory: Path, signum: int, workers: int, times: int = 1) -> Ite
 
 def test_cores_are_divided_evenly(monkeypatch: pytest.MonkeyPatch):
   monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3, 8, 9, 10})
-  assert [share.cores for share in divide("cpu", [], 1, 3, 100)] == [(0, 1), (2, 3), (8, 9, 10)]
+  assert [share.cores for share in divide("cpu", [], 1, 3, 100)] == [(0, 1), (2, 3), (8, 9)]
   assert [share.cores for share in divide("cpu", [], 1, 0, 100)] == [(0,), (1,), (2,), (3,), (8,), (9,), (10,)]
-  assert [share.cores for share in divide("cpu", [], 1, 0, 2)] == [(0, 1, 2), (3, 8, 9, 10)]  # two runs need no third worker
-  with pytest.raises(UserError, match="--workers=8: must be at most 7; there are cores 7"):
+  assert [share.cores for share in divide("cpu", [], 1, 0, 2)] == [(0,), (1,)]  # two runs need no third worker, and keep their bits
+  with pytest.raises(UserError, match="--workers=8: must be at most 7: this process may use 7 cores"):
     divide("cpu", [], 1, 8, 100)
 
 
@@ -91,9 +91,9 @@ def test_devices_are_divided_by_what_a_run_takes():
   assert divide("rocm", names, 1, 1, 100) == [Share(environment=(("ROCR_VISIBLE_DEVICES", "0"),))]
   tpu = dict(divide("tpu", ["0", "1", "2", "3"], 4, 0, 100)[0].environment)
   assert tpu == {"TPU_VISIBLE_CHIPS": "0,1,2,3", "TPU_PROCESS_BOUNDS": "1,1,1", "TPU_CHIPS_PER_PROCESS_BOUNDS": "2,2,1"}
-  with pytest.raises(UserError, match="--workers=3: must be at most 2; there are cuda devices 5, of which a run takes 2"):
+  with pytest.raises(UserError, match="--workers=3: must be at most 2: jax finds 5 cuda devices, and a run takes 2"):
     divide("cuda", names, 2, 3, 100)
-  with pytest.raises(UserError, match="--workers=0: must be at most 0; there are cuda devices 5, of which a run takes 8"):
+  with pytest.raises(UserError, match="--workers=0: must be at most 0: jax finds 5 cuda devices, and a run takes 8"):
     divide("cuda", names, 8, 0, 100)
 
 
@@ -174,3 +174,8 @@ def test_ctrl_c_twice_ends_workers_that_do_not_listen(tmp_path: Path, launch: Ca
   with signalled(tmp_path, signal.SIGINT, 1, times=2), pytest.raises(KeyboardInterrupt):
     launch("signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(60)", [Share()])
   assert time.monotonic() - begun < 15 and not any(map(alive, starts(tmp_path)))
+
+
+def test_a_worker_is_told_which_process_not_to_outlive_and_which_runs_to_do(tmp_path: Path):
+  words = local.command(SweepConfig(run=RunConfig(workdir=str(tmp_path))), Group(("a", "b"), [Share()]))
+  assert {f"--parent={os.getpid()}", "--only=a,b", "--wait=True", f"--workdir={tmp_path}"} <= set(words)

@@ -12,7 +12,7 @@ from tiny_sweep import in_directory, sweep_of
 from dlrm_jax import flags, mesh
 from dlrm_jax.config import MeshConfig
 from dlrm_jax.flags import UserError
-from sweeps import slurm, slurm_cluster, slurm_job
+from sweeps import run, slurm, slurm_cluster, slurm_job
 from sweeps.launch_flags import LaunchConfig, SlurmConfig
 from sweeps.points import Point, SweepConfig, expand
 from sweeps.slurm_cluster import Needs, Node
@@ -136,11 +136,12 @@ def test_reasons_and_complaints_are_read(monkeypatch: pytest.MonkeyPatch):
 
 def test_without_slurm_the_launcher_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
   monkeypatch.setenv("PATH", str(tmp_path))
-  sweep = in_directory(on_slurm(1), tmp_path)
+  sweep = in_directory(on_slurm(1), tmp_path / "sweep")
   with pytest.raises(
-    UserError, match="--launcher=slurm: there is no sbatch here; start it where jobs are submitted, or choose --launcher=loc"
+    UserError, match="--launcher=slurm: there is no sbatch here; start it where jobs are submitted, or choose --launcher=l"
   ):
-    slurm.launch(sweep, expand(sweep), lambda: None)
+    run.main(sweep)
+  assert not (tmp_path / "sweep").exists()
 
 
 def test_arrays_are_taken_back_when_a_later_one_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

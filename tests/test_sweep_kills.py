@@ -12,23 +12,29 @@ import sweep_case
 pytestmark = [pytest.mark.slow, pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two workers need two cores")]
 LOCAL = (*sweep_case.FLAGS, "--launcher=local", "--workers=2")
 KILLS = 20
+LONGER = ("--num_examples=1048576",)  # long enough that twenty kills are over before the sweep is
 
 
-@pytest.fixture(scope="module")
-def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-  """A sweep of 24 runs in one process that nothing happens to."""
-  workdir = tmp_path_factory.mktemp("untouched")
-  code, said = sweep_case.ended(sweep_case.started(workdir, *sweep_case.FLAGS))
+def sweep_in_one_process(workdir: Path, *words: str) -> Path:
+  """A sweep of 24 runs that nothing happens to."""
+  code, said = sweep_case.ended(sweep_case.started(workdir, *sweep_case.FLAGS, *words))
   assert code == 0, said
   assert len(sweep_case.results(workdir)) == 24
   return workdir
 
 
-def test_twenty_kills_of_workers_and_driver_leave_no_trace(untouched: Path, tmp_path: Path):
-  rng = random.Random(6)
-  driver, killed = sweep_case.started(tmp_path, *LOCAL, cores=(0, 1)), {"worker": 0, "driver": 0}
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+  return sweep_in_one_process(tmp_path_factory.mktemp("untouched"))
+
+
+def test_twenty_kills_of_workers_and_driver_leave_no_trace(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path):
+  begun = time.monotonic()
+  untouched = sweep_in_one_process(tmp_path_factory.mktemp("longer"), *LONGER)
+  alone_s, rng = time.monotonic() - begun, random.Random(6)
+  driver, killed = sweep_case.started(tmp_path, *LOCAL, *LONGER, cores=(0, 1)), {"worker": 0, "driver": 0}
   for _ in range(KILLS):
-    time.sleep(rng.uniform(0.5, 8.0))
+    time.sleep(rng.uniform(0.01, 0.06) * alone_s)
     assert driver.poll() is None, driver.communicate()[0]
     workers = [pid for pid in sweep_case.processes_of(tmp_path) if pid != driver.pid]
     victim = rng.choice([driver.pid, *workers, *workers])
@@ -39,7 +45,7 @@ def test_twenty_kills_of_workers_and_driver_leave_no_trace(untouched: Path, tmp_
       continue  # a worker that was leaving
     if victim == driver.pid:
       driver.communicate()  # the workers have no hold of its output: they write to their logs
-      driver = sweep_case.started(tmp_path, *LOCAL, cores=(0, 1))
+      driver = sweep_case.started(tmp_path, *LOCAL, *LONGER, cores=(0, 1))
   code, said = sweep_case.ended(driver, 600)
   assert code == 0, said
   assert min(killed.values()) > 2, killed

@@ -1,11 +1,9 @@
 """What is on disk of a sweep, and what `status` and the progress of `run` make of it. Training is that of worker_case.py."""
 
-import dataclasses
 import json
 import os
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from worker_case import Trainer, another_owner, directory_of, install, raises, sweep_of
@@ -53,24 +51,6 @@ def test_a_damaged_result_is_kept_aside_and_its_run_alone_done_again(
   assert there == [False]  # while it was done again it had no result
   if content is not None:
     assert (path.parent / f"{name}.damaged").read_bytes() == content
-
-
-def test_two_sweeps_planned_at_once_are_both_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-  """The other one's sweep.json replaces ours right after we wrote it."""
-  sweep = sweep_of(tmp_path)
-  ours, theirs = ([p for p, _ in expand(dataclasses.replace(sweep, sizes_rows=sizes))] for sizes in ((30,), (60, 90)))
-  write, replaced = record.write_json, []
-
-  def overwritten(path: Path, value: dict[str, Any]) -> None:
-    write(path, value)
-    if not replaced:
-      replaced.append(True)
-      write(path, value | {"points": [p.describe() for p in theirs]})
-
-  monkeypatch.setattr(store.record, "write_json", overwritten)
-  store.write_sweep(tmp_path, ours, record.header())
-  found = json.loads((tmp_path / "sweep.json").read_text())["points"]
-  assert {d["config_id"] for d in found} == {p.config_id for p in ours + theirs}
 
 
 def test_status_shows_every_state(tmp_path: Path, trainer: Trainer, capsys: pytest.CaptureFixture[str]):

@@ -25,7 +25,7 @@ def test_a_finished_run_is_never_run_again(tmp_path: Path, capsys: pytest.Captur
   assert {p["config_id"] for p in described} == {path.parent.name for path in records}
   capsys.readouterr()
   run.main(sweep)
-  assert "2 runs, 2 done before, 0 to do" in capsys.readouterr().err
+  assert "2 runs of 2,048 examples, 2 done before, 0 to do" in capsys.readouterr().err
   assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in records} == before
   records[0].write_text('{"broken')  # not a record: that run, and only that, is done again
   run.main(sweep)

@@ -70,13 +70,13 @@ def run_id(sweep: SweepConfig, rows: int, seed: int = 0) -> str:
   return _ids(sweep)[rows, seed]
 
 
-def directory_of(sweep: SweepConfig, rows: int) -> Path:
-  """The directory of the run with so many rows, and the first seed."""
-  return store.run_directory(sweep.run.workdir, run_id(sweep, rows))
+def directory_of(sweep: SweepConfig, rows: int, seed: int = 0) -> Path:
+  """The directory of the run with so many rows."""
+  return store.run_directory(sweep.run.workdir, run_id(sweep, rows, seed))
 
 
-def outcomes(sweep: SweepConfig, rows: int) -> list[str | None]:
-  return [attempt.outcome for attempt in claims.attempts(directory_of(sweep, rows))]
+def outcomes(sweep: SweepConfig, rows: int, seed: int = 0) -> list[str | None]:
+  return [attempt.outcome for attempt in claims.attempts(directory_of(sweep, rows, seed))]
 
 
 def raises(error: Exception, times: int = 1000) -> Callable[[int, Path], None]:

@@ -67,13 +67,17 @@ THEMES = {
 
 
 def ticks(low: float | int, high: float | int) -> list[float]:
-  """Tick values of a logarithmic axis: powers of ten, with 2 and 5 between them when there are few."""
+  """Tick values of a logarithmic axis: powers of ten, numbers between them where there are few, even steps where the range is narrow."""
   decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
   for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
     values = [float(f"{m}e{d}") for d in decades for m in steps if low * 0.999 <= m * 10.0**d <= high * 1.001]
     if len(values) >= 4:
       break
-  return values
+  if len(values) >= 2:
+    return values
+  step = 10 ** np.floor(np.log10((high - low) / 2))
+  step *= max(m for m in (1, 2, 5) if m * step <= (high - low) / 2)
+  return [float(f"{k * step:.6g}") for k in range(int(np.ceil(low / step)), int(np.floor(high / step)) + 1)]
 
 
 def log_axis(
