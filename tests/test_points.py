@@ -147,7 +147,7 @@ def test_narrow_widths_that_round_alike_are_run_once():
     (["--grid=rows,rows"], "--grid=rows,rows: must be two or more different axes"),
     (["--axes=mlp"], "--axes=mlp: the data has no dense inputs, so there is no bottom MLP to scale"),
     (["--axes=rows", "--sizes_rows=1"], "--num_rows=1: must be from 2"),
-    (["--axes=tables", "--sizes_tables=9"], "--num_tables=9: the data has 8 categorical features; 0 takes all"),
+    (["--axes=tables", "--sizes_tables=9"], "--sizes_tables=9: the data has 8 categorical features"),
     (["--num_tables=9"], "--num_tables=9: the data has 8 categorical features; 0 takes all"),
     (["--axes=tables", "--sizes_tables=1", "--overarch_inputs=dots"], "--overarch_inputs=dots: one feature has no pairs"),
     (["--axes=devices", "--sizes_devices=3"], "--batch_size=256: must be a multiple of the 3 devices"),
