@@ -1,9 +1,11 @@
 """Fits a scaling law to the points of a CSV file: estimates, standard errors, 95% intervals, diagnostics, held-out error.
 
   python -m analysis.fit --input=points.csv --x=examples --y=loss [--group=model] [--seed=seed] --law=power_constant --output=fits.json
+  python -m analysis.fit --input=runs.csv --x=params,tokens --y=loss --law=chinchilla --loss=huber --output=fits.json
 
-Least squares on log y in float64 from many starts. With two seeds or more, intervals are t intervals over per-seed fits; on one curve
-they are profile-likelihood intervals that treat the points as independent (too narrow for the points of a single training pass).
+Least squares on log y (or Huber's loss) in float64 from many starts. Where points come from decides their intervals: `--points=independent`
+takes each as a run of its own; with `--seed`, the points of one seed (and of one value of every other column of x) are a training pass,
+and the covariance along it is estimated from what the seeds differ by, over all groups of the file.
 """
 
 import csv
@@ -13,9 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.fitting import METHODS, Estimate, Fit, as_dict, fit_law
+from analysis.fitting import POINTS, fit_law
 from analysis.laws import LAWS
+from analysis.least_squares import Loss
+from analysis.result import METHODS, Estimate, Fit, as_dict
+from analysis.settings import noise_of, passes_of
 from dlrm_jax import flags, record
+
+_DRAWS = 1000  # of the bootstrap that a robust loss takes its intervals from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,25 +30,60 @@ class FitConfig:
   """Flags of `python -m analysis.fit`."""
 
   input: str = flags.option(help="CSV file with a header line")
-  x: str = flags.option(help="column of the resource: examples, parameters, FLOPs; positive")
+  x: tuple[str, ...] = flags.option(help="column of the resource: examples, parameters, FLOPs; positive; two for law chinchilla")
   y: str = flags.option(help="column of the loss; positive")
   output: str = flags.option(help="JSON file to write")
-  law: str = flags.option("power_constant", "the law to fit", tuple(LAWS))
+  law: str = flags.option(
+    "power_constant", "the law to fit. " + "; ".join(f"{law.name}: {law.formula}" for law in LAWS.values()), tuple(LAWS)
+  )
   group: str = flags.option("", "column that splits the points; one fit for each of its values")
-  seed: str = flags.option("", "column that names independent runs; with two or more, intervals come from their spread")
-  x_min: float | None = flags.option(None, "leave out points with smaller x")
-  x_max: float | None = flags.option(None, "leave out points with larger x")
+  seed: str = flags.option("", "column that names seeds; with two or more, what they differ by tells how points scatter")
+  points: str = flags.option(
+    "curves", "curves: those of one seed that differ in the last x alone are of one training pass; independent: each is a run", POINTS
+  )
+  x_min: float | None = flags.option(None, "leave out points with smaller x (of the last column)")
+  x_max: float | None = flags.option(None, "leave out points with larger x (of the last column)")
+  loss: str = flags.option("squares", "of a residual of log y; huber: robust, points taken as independent", ("squares", "huber"))
+  huber_delta: float = flags.option(
+    1e-3, "with --loss=huber: residuals of log y up to this count by their square, larger ones by their size"
+  )
+  bootstrap_draws: int = flags.option(
+    0, f"draws of a bootstrap over independent points, which then makes the intervals; 0: profile likelihood, {_DRAWS} draws with huber"
+  )
 
   def __post_init__(self):
     flags.check_choices(self)
-    for field in ("input", "x", "y", "output"):
+    for field in ("input", "y", "output"):
       flags.check(bool(getattr(self, field)), self, field, "a name")
+    count = LAWS[self.law].num_x
+    flags.check(len(self.x) == count, self, "x", f"{count} column{'s' if count > 1 else ''} for --law={self.law}")
+    flags.check(self.huber_delta > 0, self, "huber_delta", "above 0")
+    flags.check(self.bootstrap_draws == 0 or self.bootstrap_draws >= 100, self, "bootstrap_draws", "0, or 100 or more")
     if self.x_min is not None and self.x_max is not None:
       flags.check(self.x_min < self.x_max, self, "x_min", f"below --x_max={self.x_max:g}")
 
+  @property
+  def draws(self) -> int:
+    """Of the bootstrap; 0: none."""
+    return self.bootstrap_draws or (_DRAWS if self.loss == "huber" else 0)
 
-def read_columns(config: FitConfig) -> dict[str, list[tuple[float, float, str]]]:
-  """(x, y, seed) of every line by group. Raises UserError naming file, line, column and what is allowed."""
+  @property
+  def kind(self) -> str:
+    """Of the points."""
+    return "independent" if self.loss == "huber" or not self.seed else self.points
+
+
+@dataclasses.dataclass(frozen=True)
+class Points:
+  """The points of one group: x [n, C], y, and the name of each one's seed."""
+
+  x: np.ndarray
+  y: np.ndarray
+  seed: np.ndarray
+
+
+def read_points(config: FitConfig) -> dict[str, Points]:
+  """The points of every group. Raises UserError naming file, line, column and what is allowed."""
   path = Path(config.input)
   try:
     with open(path, newline="", encoding="utf-8-sig") as file:
@@ -53,28 +95,49 @@ def read_columns(config: FitConfig) -> dict[str, list[tuple[float, float, str]]]
   if not rows:
     raise flags.UserError(f"--input={path}: empty file, a header line with column names is needed")
   names = [name.strip() for name in rows[0]]
-  wanted = [getattr(config, field) for field in ("x", "y", "group", "seed")]
-  for field, name in zip(("x", "y", "group", "seed"), wanted, strict=True):
+  wanted = [*(("x", name) for name in config.x), *((field, getattr(config, field)) for field in ("y", "group", "seed"))]
+  for field, name in wanted:
     if name and name not in names:
       raise flags.UserError(f"--{field}={name}: no such column in {path}, it has {', '.join(names)}")
-  places = [names.index(name) if name else -1 for name in wanted]
-  groups: dict[str, list[tuple[float, float, str]]] = {}
+  *number_places, group_place, seed_place = [names.index(name) if name else -1 for _, name in wanted]
+  groups: dict[str, list[tuple[list[float], str]]] = {}
   for number, row in enumerate(rows[1:], start=2):
     if not any(cell.strip() for cell in row):
       continue
     if len(row) != len(names):
       raise flags.UserError(f"{path}:{number}: {len(row)} columns, the header has {len(names)}")
     point = []
-    for place in places[:2]:
+    for place in number_places:
       try:
         point.append(float(row[place]) if row[place].strip() else float("nan"))
       except ValueError:
         raise flags.UserError(f"{path}:{number}: column {names[place]} holds '{row[place]}', a number is needed") from None
-    group, seed = (row[place].strip() if place >= 0 else "" for place in places[2:])
-    groups.setdefault(group or "all", []).append((point[0], point[1], seed))
+    group, seed = (row[place].strip() if place >= 0 else "" for place in (group_place, seed_place))
+    groups.setdefault(group or "all", []).append((point, seed))
   if not groups:
     raise flags.UserError(f"--input={path}: no points below the header")
-  return groups
+  out = {}
+  for group, members in groups.items():
+    numbers = np.array([point for point, _ in members])
+    out[group] = Points(numbers[:, :-1], numbers[:, -1], np.array([seed for _, seed in members]))
+  return out
+
+
+def fit_groups(groups: dict[str, Points], config: FitConfig) -> list[Fit]:
+  """The law fitted to each group, with the noise of training passes pooled over all."""
+  noise = None
+  if config.kind == "curves":
+    low, high = (-np.inf if config.x_min is None else config.x_min), (np.inf if config.x_max is None else config.x_max)
+    configurations = []
+    for p in groups.values():
+      keep = (p.x[:, -1] >= low) & (p.x[:, -1] <= high) & np.all(p.x > 0, axis=1) & (p.y > 0) & np.isfinite(p.y)
+      configurations += passes_of(p.x[keep], p.y[keep], p.seed[keep])[0]
+    noise = noise_of(configurations)
+  loss = Loss(config.huber_delta if config.loss == "huber" else None)
+  return [
+    fit_law(p.x, p.y, config.law, p.seed, config.x_min, config.x_max, group, config.kind, noise, loss, config.draws)
+    for group, p in groups.items()
+  ]
 
 
 def interval_text(estimate: Estimate | None, digits: int = 4) -> str:
@@ -113,10 +176,7 @@ def main(config: FitConfig) -> None:
   output = Path(config.output)
   if output.is_dir() or (output.exists() and output.samefile(config.input)):
     raise flags.UserError(f"--output={output}: is {'a directory' if output.is_dir() else 'the input'}; name another file")
-  fits = []
-  for group, points in read_columns(config).items():
-    x, y, seed = zip(*points, strict=True)
-    fits.append(fit_law(np.array(x), np.array(y), config.law, np.array(seed), config.x_min, config.x_max, group))
+  fits = fit_groups(read_points(config), config)
   record.write_json(config.output, record.header() | {"fits": [as_dict(fit) for fit in fits]})
   print_fits(fits)
   if all(fit.refused for fit in fits):

@@ -4,199 +4,172 @@ Called by `analysis.fit` on anybody's points and by `analysis.study` on the curv
 """
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Real
 
+from analysis import settings
+from analysis.bootstrap import bootstrap
+from analysis.bootstrap import refusal as bootstrap_refusal
 from analysis.laws import LAWS, Law
-from analysis.least_squares import Problem, Solution, solve
-from analysis.uncertainty import Interval, profile_interval, t_interval
+from analysis.least_squares import SQUARES, Loss, Problem, Solution, solve
+from analysis.noise import Noise
+from analysis.result import Estimate, Fit
+from analysis.uncertainty import LEVEL, Interval, condition, profile_intervals, t_interval, unit_covariance
 
 Array = np.ndarray
+POINTS = ("independent", "curves")
 _WIDE = 10.0  # an exponent whose interval spans more than this factor is called not identifiable
+_BAND = 25  # places at which the law's own interval is given
 _HELD_OUT = 4  # the largest quarter of the distinct x is predicted from the rest
-METHODS = {
-  "per_seed_t": "95% t interval over per-seed fits; seeds share the teacher (or the log) and the evaluation examples",
-  "profile_independent_points": "95% profile likelihood of one curve, points treated as independent: too narrow if they come from one pass",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Estimate:
-  """One parameter: best value, standard error, ends of the 95% interval (None: open, or not defined)."""
-
-  estimate: float
-  std_error: float | None
-  ci_low: float | None
-  ci_high: float | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Fit:
-  """One law fitted to one group of points.
-
-  Attributes:
-    params: by name; empty when refused.
-    objective: sum of squared residuals of log y.
-    status: `ok`, `on_bound` (a parameter sits on the edge of its domain), `not_identifiable` (the points do not determine it), or
-      `refused: reason`.
-    method: how the intervals were made, a key of `METHODS`; None when refused.
-    note: what a reader must know, one sentence, or empty.
-    extrapolation: the law fitted on the smaller x predicts the larger: relative errors there; None with too few points.
-    x_min, x_max: the window that was fitted.
-  """
-
-  group: str
-  law: str
-  params: dict[str, Estimate]
-  objective: float | None
-  num_points: int
-  num_seeds: int
-  status: str
-  method: str | None = None
-  note: str = ""
-  extrapolation: dict[str, float] | None = None
-  x_min: float | None = None
-  x_max: float | None = None
-
-  @property
-  def refused(self) -> bool:
-    return self.status.startswith("refused")
-
-  def value(self, name: str) -> float:
-    """The estimate of one parameter; NaN when the fit was refused or the law has no such parameter."""
-    return self.params[name].estimate if name in self.params else float("nan")
-
-  def predict(self, x: Real[Array, " n"]) -> Float[Array, " n"]:
-    """The fitted law at x."""
-    return LAWS[self.law].predict({name: p.estimate for name, p in self.params.items()}, x)
 
 
 def fit_law(
-  x: Real[Array, " n"],
+  x: Real[Array, "n *C"],
   y: Real[Array, " n"],
   law: str = "power",
   seed: Array | None = None,
   x_min: float | None = None,
   x_max: float | None = None,
   group: str = "all",
+  points: str = "curves",
+  noise: Noise | None = None,
+  loss: Loss = SQUARES,
+  draws: int = 0,
 ) -> Fit:
   """Fits `law` to points with x_min <= x <= x_max; points that allow no sound fit give a refusal with its reason, never an exception.
 
   Args:
-    x, y: positive and finite.
+    x, y: positive and finite; x [n], or [n, C] for a law of C resources.
     law: a key of `analysis.laws.LAWS`.
-    seed: which points belong to one independent run; None when all are one curve.
+    seed: which points belong to one independent run; None when nothing is known of it.
+    x_min, x_max: of the last column of x.
     group: a name for the result.
+    points: `curves`: those of one seed that differ in the last x alone are of one training pass, as far as there are seeds to judge it
+      by; `independent`: each is a run of its own.
+    noise: of the passes, pooled over more than these points; None: these tell it.
+    loss: of a log residual; a robust one takes points as independent and its intervals from a bootstrap.
+    draws: of a bootstrap, which then makes the intervals; 0: profile likelihood.
   """
   form = LAWS[law]
   x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+  x = x[:, None] if x.ndim == 1 else x
+  known_seeds = seed is not None
   seed = np.zeros(len(x), int) if seed is None else np.asarray(seed)
-  inside = ~((x < (-np.inf if x_min is None else x_min)) | (x > (np.inf if x_max is None else x_max)))
+  inside = ~((x[:, -1] < (-np.inf if x_min is None else x_min)) | (x[:, -1] > (np.inf if x_max is None else x_max)))
   x, y, seed = x[inside], y[inside], seed[inside]
-  seeds = np.unique(seed)
-  blank = Fit(group, law, {}, None, len(x), len(seeds), "")
+  blank = Fit(group, law, {}, None, len(x), len(np.unique(seed)), "")
   if len(x):
-    blank = dataclasses.replace(blank, x_min=float(np.min(x)), x_max=float(np.max(x)))
-  reason = _refusal(form, x, y)
+    blank = dataclasses.replace(blank, x_min=float(np.min(x[:, -1])), x_max=float(np.max(x[:, -1])))
+  reason = refusal(form, x, y)
+  along = points == "curves" and (known_seeds or noise is not None) and not reason
+  setting = settings.of_passes(form, x, y, seed, noise) if along else None
+  if setting is not None:
+    reason = refusal(form, np.exp(setting.problem.log_x), np.exp(setting.problem.log_y))
+  if draws and not reason:
+    reason = bootstrap_refusal(len(x), setting is not None)
   if reason:
     return dataclasses.replace(blank, status=f"refused: {reason}")
-  problem = Problem.of(form, x, y)
-  solution = solve(problem)
-  per_seed = [Problem.of(form, x[seed == s], y[seed == s]) for s in seeds]
-  by_seed = len(seeds) > 1 and all(len(np.unique(p.log_x)) >= len(form.params) for p in per_seed)
-  profiles: list[Interval | None] = [None] * len(form.params)
-  if by_seed:
-    intervals = _seed_intervals(problem, solution, per_seed)
-    open_params = _not_identified(problem, solution, profiles, intervals)
-    if not open_params and not form.linear:  # does any one set of points leave them open? (alpha is as open as its exponent)
-      profiles = [None if param.log else profile_interval(problem, solution, i) for i, param in enumerate(form.params)]
-      open_params = _not_identified(problem, solution, profiles, intervals)
-  else:
-    intervals = [profile_interval(problem, solution, i) for i in range(len(form.params))]
-    profiles = list(intervals)
-    open_params = _not_identified(problem, solution, profiles, intervals)
-  status, note = "ok", ""
+  method = "bootstrap" if draws else "gls" if setting is not None else "profile_independent_points"
+  setting = setting or settings.independent(form, x, y, loss)
+  problem, solution = setting.problem, solve(setting.problem)
+  limits, deviations = setting.judge(solution)
+  intervals = _drawn(problem, solution, draws) if draws else _profiled(problem, solution, limits, deviations)
+  open_params = _not_identified(problem, solution, intervals)
+  status, notes = "ok", []
   if open_params:
-    status, note = "not_identifiable", f"the points do not determine {' and '.join(open_params)}"
+    status, notes = "not_identifiable", [f"the points do not determine {' and '.join(open_params)}"]
   elif solution.on_bound:
     shown = ", ".join(f"{n} = {problem.values(solution.theta)[n]:g}" for n in solution.on_bound)
-    status, note = "on_bound", f"{shown} is the edge of its domain: the points want none of this term"
+    status, notes = "on_bound", [f"{shown} is the edge of its domain: the points want none of this term"]
+  misfit = setting.misfit(solution)
+  if misfit is not None and misfit < settings.MISFIT:
+    notes.append("the law misses the points by more than their noise" + (", intervals are wider for it" if method == "gls" else ""))
+  if setting.dropped:
+    notes.append(f"{setting.dropped} points left out: not every seed has one there")
   return dataclasses.replace(
     blank,
-    params=_estimates(problem, solution, intervals, profiles, open_params),
-    objective=solution.rss,
+    params=_estimates(problem, solution, intervals, open_params),
+    objective=solution.cost if loss.delta is None else solution.cost / 2,
     status=status,
-    note=note,
-    method="per_seed_t" if by_seed else "profile_independent_points",
-    extrapolation=_extrapolate(form, x, y),
+    note="; ".join(notes),
+    method=method,
+    extrapolation=extrapolate(form, x, y, loss),
+    condition_number=condition(problem, solution),
+    misfit_p=misfit,
+    aicc=aicc(problem, solution, known_noise=method == "gls"),
+    profiles={p.name: interval.profile for p, interval in zip(form.params, intervals, strict=True) if p.exponent and interval.profile},
+    per_seed=_per_seed(problem, solution, x, y, seed) if points == "curves" else {},
+    band=() if draws else _band(problem, solution, limits),
   )
 
 
-def _refusal(law: Law, x: Array, y: Array) -> str:
+def refusal(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"]) -> str:
   """Why these points allow no fit; empty when they do."""
-  for name, values in (("x", x), ("y", y)):
+  for name, values in (("x", x.ravel()), ("y", y)):
     bad = ~np.isfinite(values)
     if bad.any():
       return f"{bad.sum()} of {len(values)} values of {name} are not finite numbers"
     if (values <= 0).any():
       at = int(np.argmax(values <= 0))
-      return f"{name} must be positive to be fitted on logarithms, {name}={values[at]:g}" + (f" at x={x[at]:g}" if name == "y" else "")
-  distinct = len(np.unique(x))
+      return f"{name} must be positive to be fitted on logarithms, {name}={values[at]:g}" + (f" at x={x[at, -1]:g}" if name == "y" else "")
+  distinct = len(np.unique(x, axis=0)) if len(x) else 0
   if distinct < law.min_points:
     return f"{distinct} distinct x, law {law.name} needs at least {law.min_points}"
+  if law.num_x > 1 and min(len(np.unique(column)) for column in x.T) < 3:
+    return f"a column of x has fewer than 3 distinct values, law {law.name} needs them in each"
   if np.ptp(np.log(y)) < 1e-12:
     return "y is constant"
-  slope = np.polyfit(np.log(x), np.log(y), 1)[0]
-  return f"y does not fall with x (slope {slope:+.3g} on log-log axes)" if slope >= 0 else ""
+  columns = np.column_stack([np.log(x), np.ones(len(x))])
+  slopes = np.linalg.lstsq(columns, np.log(y), rcond=None)[0][:-1]
+  return f"y does not fall with x (slope {slopes.min():+.3g} on log-log axes)" if slopes.min() >= 0 else ""
 
 
-def _seed_intervals(problem: Problem, solution: Solution, per_seed: list[Problem]) -> list[Interval]:
-  """t intervals over seeds in fitted coordinates (alpha through its logarithm), around the estimate from all points."""
-  thetas = []
-  for one in per_seed:
-    theta = solve(one).theta.copy()
-    for i, param in enumerate(problem.law.params):  # into the scale of the joint problem
-      if param.in_y_units:
-        theta[i] = theta[i] + one.log_y0 - problem.log_y0 if param.log else theta[i] * np.exp(one.log_y0 - problem.log_y0)
-    thetas.append(theta)
-  return [t_interval(solution.theta[i], np.array(thetas)[:, i]) for i in range(len(problem.law.params))]
+def _profiled(problem: Problem, solution: Solution, limits: Array, deviations: Array) -> list[Interval]:
+  unit = unit_covariance(problem, solution)
+  found = profile_intervals(problem, solution, limits, unit)
+  return [
+    interval if interval.std_error is None else dataclasses.replace(interval, std_error=interval.std_error * float(deviation))
+    for interval, deviation in zip(found, deviations, strict=True)
+  ]
 
 
-def _not_identified(problem: Problem, solution: Solution, profiles: list[Interval | None], intervals: list[Interval]) -> list[str]:
+def _drawn(problem: Problem, solution: Solution, draws: int) -> list[Interval]:
+  """Percentile intervals; the standard error is that of the parameter in the user's units, put back into coordinates."""
+  theta_kp, out = bootstrap(problem, solution, draws), []
+  for i, param in enumerate(problem.law.params):
+    low, high = np.quantile(theta_kp[:, i], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    spread = float(np.exp(theta_kp[:, i] - solution.theta[i]).std(ddof=1) if param.log else theta_kp[:, i].std(ddof=1))
+    out.append(Interval(float(low), float(high), spread))
+  return out
+
+
+def _not_identified(problem: Problem, solution: Solution, intervals: list[Interval]) -> list[str]:
   """Names of the parameters that the points leave open: an exponent whose interval is open, spans a factor above `_WIDE` or holds 0."""
   names = []
-  for param, theta, *pair in zip(problem.law.params, solution.theta, profiles, intervals, strict=True):
-    if param.log or param.in_y_units:
-      continue
-    for interval in (i for i in pair if i is not None):
+  for param, theta, interval in zip(problem.law.params, solution.theta, intervals, strict=True):
+    if param.exponent:
       low = theta if interval.low is None and theta == param.low else interval.low  # on its bound
       if low is None or interval.high is None or low <= 0 or interval.high > _WIDE * low:
         names.append(param.name)
-        break
   if names:  # then a constant whose interval reaches its bound is open too
-    pairs = zip(problem.law.params, profiles, intervals, strict=True)
-    names += [p.name for p, *pair in pairs if p.in_y_units and not p.log and any(i and (i.low is None or i.low <= p.low) for i in pair)]
-  return names
+    constants = [(p, i) for p, i in zip(problem.law.params, intervals, strict=True) if p.in_y_units and not p.log]
+    names += [p.name for p, i in constants if i.low is None or i.low <= p.low]
+  shapes = [(p, i) for p, i in zip(problem.law.params, intervals, strict=True) if not p.in_y_units and not p.exponent]
+  return names + [p.name for p, i in shapes if p.name not in solution.on_bound and (i.low is None or i.high is None)]
 
 
-def _estimates(
-  problem: Problem, solution: Solution, intervals: list[Interval], profiles: list[Interval | None], open_params: list[str]
-) -> dict[str, Estimate]:
+def _estimates(problem: Problem, solution: Solution, intervals: list[Interval], open_params: list[str]) -> dict[str, Estimate]:
   """Parameters in the user's units, intervals cut to the domain; an end that the points leave open is None, not the domain's edge."""
   largest = problem.log_y.max()
   out = {}
-  for i, param in enumerate(problem.law.params):
-    interval, profile = intervals[i], profiles[i]
+  for i, (param, interval) in enumerate(zip(problem.law.params, intervals, strict=True)):
     ends: list[float | None] = []
     for side in ("low", "high"):
       end, edge = getattr(interval, side), getattr(param, side)
       cut = end is None or (end <= edge if side == "low" else end >= edge)
-      if open_params:
-        unprofiled = param.log and profile is None  # alpha over seeds: as open as the exponent
-        above = param.in_y_units and not param.log and not cut and end > np.exp(largest)  # a constant above every loss is no limit
-        cut = cut or unprofiled or above or (profile is not None and getattr(profile, side) is None)
+      if open_params and param.in_y_units and not param.log and not cut:
+        cut = side == "high" and end > np.exp(largest)  # a constant above every loss is no limit
       value = (None if open_params or not np.isfinite(edge) else edge) if cut else end
       ends.append(None if value is None else problem.in_units(i, value))
     estimate = problem.in_units(i, solution.theta[i])
@@ -205,26 +178,61 @@ def _estimates(
   return out
 
 
-def _extrapolate(law: Law, x: Array, y: Array) -> dict[str, float] | None:
-  """Fits on the smaller part in x and predicts the largest quarter: relative errors of the prediction, prediction / y - 1."""
-  distinct = np.unique(x)
-  kept = len(distinct) - max(1, len(distinct) // _HELD_OUT)
-  held = x > distinct[kept - 1]
-  if kept < law.min_points or _refusal(law, x[~held], y[~held]):
+def aicc(problem: Problem, solution: Solution, known_noise: bool) -> float | None:
+  """-2 log likelihood + 2 k n / (n - k - 1), up to a constant of the points; None with too few of them."""
+  n, k = len(problem.log_y), len(problem.law.params) + (not known_noise)  # the variance is a parameter, too
+  if n - k - 1 <= 0 or problem.loss.delta is not None:
     return None
-  problem = Problem.of(law, x[~held], y[~held])
+  misfit = solution.cost if known_noise else n * np.log(max(solution.cost, 1e-300) / n)
+  return float(misfit + 2 * k * n / (n - k - 1))
+
+
+def _band(problem: Problem, solution: Solution, limits: Array) -> tuple[tuple[float, float, float], ...]:
+  """The law's own interval by the delta method: each parameter's limit times its standard error, with their correlations."""
+  if problem.law.num_x > 1:
+    return ()
+  log_x = np.linspace(problem.log_x.min(), problem.log_x.max(), _BAND)
+  log_f, gradient = (a[0] for a in problem.law.log_value(solution.theta[None], log_x[:, None]))
+  spread = np.nan_to_num(unit_covariance(problem, solution)) * np.outer(limits, limits)  # a parameter on its bound is held there
+  half = np.sqrt(np.maximum(np.einsum("np,pq,nq->n", gradient, spread, gradient), 0.0))
+  low, high = (np.exp(np.minimum(problem.log_y0 + log_f + sign * half, 700.0)) for sign in (-1, 1))
+  return tuple((float(a), float(b), float(c)) for a, b, c in zip(np.exp(log_x), low, high, strict=True))
+
+
+def _per_seed(problem: Problem, solution: Solution, x: Array, y: Array, seed: Array) -> dict[str, dict[str, float]]:
+  """t intervals of the exponents over fits to each seed, around their mean."""
+  law, out = problem.law, {}
+  parts = [(x[seed == s], y[seed == s]) for s in np.unique(seed)]
+  if len(parts) < 2 or any(len(np.unique(at, axis=0)) < len(law.params) for at, _ in parts):
+    return {}
+  thetas = np.array([solve(Problem.of(law, *part), near=solution.theta).theta for part in parts])
+  for i, param in enumerate(law.params):
+    if param.exponent:
+      interval = t_interval(float(thetas[:, i].mean()), thetas[:, i])
+      out[param.name] = {
+        "estimate": float(thetas[:, i].mean()),
+        "ci_low": float(interval.low or 0.0),
+        "ci_high": float(interval.high or 0.0),
+      }
+  return out
+
+
+def extrapolate(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], loss: Loss = SQUARES) -> dict[str, float] | None:
+  """Fits on the smaller part in x (the product of its columns) and predicts the largest quarter: relative errors, prediction / y - 1."""
+  size = x.prod(axis=1)
+  distinct = np.unique(size)
+  kept = len(distinct) - max(1, len(distinct) // _HELD_OUT)
+  held = size > distinct[kept - 1]
+  if kept < law.min_points or refusal(law, x[~held], y[~held]):
+    return None
+  problem = Problem.of(law, x[~held], y[~held], loss=loss)
   values = problem.values(solve(problem).theta)
   error = law.predict(values, x[held]) / y[held] - 1
   return {
     "fit_x_max": float(distinct[kept - 1]),
     "predict_x_max": float(distinct[-1]),
     "num_predicted": int(held.sum()),
-    "relative_error": float(error[x[held] == distinct[-1]].mean()),
+    "relative_error": float(error[size[held] == distinct[-1]].mean()),
     "mean_abs_relative_error": float(np.abs(error).mean()),
     "beta": values["beta"],
   }
-
-
-def as_dict(fit: Fit) -> dict[str, Any]:
-  """A fit as the flat JSON object of `fits`."""
-  return dataclasses.asdict(fit)

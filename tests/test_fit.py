@@ -1,4 +1,4 @@
-"""The fitting engine: planted parameters recovered, intervals against hand-computed numbers, refusals, and the program on files."""
+"""`python -m analysis.fit` on files: groups, seeds, two columns of x, robust loss and bootstrap, bad input."""
 
 import json
 import subprocess
@@ -7,177 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import optimize, stats
 
 from analysis import fit as program
 from analysis.fitting import fit_law
-from analysis.laws import LAWS
-from analysis.least_squares import Problem, solve
 from dlrm_jax import flags, record
 
 X = 2.0 ** np.arange(16, 28)
-_WUKONG = Path(__file__).resolve().parents[2] / "shared" / "data" / "laws" / "wukong_table5.csv"
 
 
 def noise(seed: int, scale: float, size: int = len(X)) -> np.ndarray:
   return np.exp(scale * np.random.default_rng(seed).standard_normal(size))
 
 
-@pytest.mark.parametrize("name", LAWS)
-def test_gradient_is_the_slope_of_the_value(name):
-  law, log_x = LAWS[name], np.log(X)
-  theta = np.array([0.7, 0.23, 0.4])[: len(law.params)]
-  gradient = law.log_value(theta[None], log_x)[1][0]
-  for i in range(len(theta)):
-    step = np.zeros(len(theta))
-    step[i] = 1e-6
-    slope = (law.log_value((theta + step)[None], log_x)[0][0] - law.log_value((theta - step)[None], log_x)[0][0]) / 2e-6
-    np.testing.assert_allclose(gradient[:, i], slope, rtol=1e-7, atol=1e-9)
-
-
-def test_power_agrees_with_the_straight_line_on_logs():
-  y = 3.0 * X**-0.1 * noise(0, 0.02)
-  fit = fit_law(X, y, "power")
-  (slope, intercept), cov = np.polyfit(np.log(X), np.log(y), 1, cov="unscaled")
-  residual = np.log(y) - intercept - slope * np.log(X)
-  assert fit.status == "ok"
-  np.testing.assert_allclose([fit.value("beta"), np.log(fit.value("alpha"))], [-slope, intercept], rtol=1e-9)
-  np.testing.assert_allclose(fit.objective, np.sum(residual**2), rtol=1e-9)
-  std_error = np.sqrt(cov[0, 0] * np.sum(residual**2) / 10)
-  half = stats.t.ppf(0.975, 10) * std_error  # the profile of a linear law is the t interval
-  beta = fit.params["beta"]
-  np.testing.assert_allclose(
-    [beta.std_error, beta.ci_high - beta.estimate, beta.estimate - beta.ci_low], [std_error, half, half], rtol=1e-3
-  )
-  assert fit.method == "profile_independent_points"
-
-
-@pytest.mark.parametrize(("alpha", "beta", "gamma"), [(5.0, 0.3, 0.7), (0.07, 0.1, 0.98), (2e4, 1.2, 1e-3), (3e-7, 0.5, 4e-11)])
-def test_power_constant_recovers_planted_parameters(alpha, beta, gamma):
-  fit = fit_law(X, alpha * X**-beta + gamma, "power_constant")
-  assert fit.status == "ok"
-  np.testing.assert_allclose([fit.value(n) for n in ("alpha", "beta", "gamma")], [alpha, beta, gamma], rtol=1e-6)
-  assert abs(fit.extrapolation["relative_error"]) < 1e-8
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_power_constant_is_the_optimum_that_scipy_finds(seed):
-  y = (5.0 * X**-0.3 + 0.7) * noise(seed, 0.003)
-  problem = Problem.of(LAWS["power_constant"], X, y)
-  found = solve(problem)
-  bounds = ([-np.inf, 0, 0], [np.inf, 10, np.inf])
-  judge = min(
-    (
-      optimize.least_squares(
-        lambda t: 1e3 * problem.evaluate(t[None])[0][0], [b * 15, b, 0.5], bounds=bounds, xtol=1e-15, ftol=1e-15, gtol=1e-15
-      )
-      for b in (0.05, 0.2, 0.5, 1.0)
-    ),
-    key=lambda r: r.cost,
-  )
-  assert found.rss <= 2e-6 * judge.cost * (1 + 1e-9)
-  np.testing.assert_allclose(found.theta, judge.x, rtol=1e-3)
-
-
-def test_profile_ends_are_where_the_f_test_puts_them():
-  y = (5.0 * X**-0.3 + 0.7) * noise(3, 0.002)
-  fit = fit_law(X, y, "power_constant")
-  log_y = np.log(y)
-  limit = fit.objective * (1 + stats.f.ppf(0.95, 1, 9) / 9)
-  for end in (fit.params["beta"].ci_low, fit.params["beta"].ci_high):
-
-    def residual(p, beta=end):
-      return 1e3 * (np.log(np.exp(p[0]) * X**-beta + p[1]) - log_y)
-
-    held = optimize.least_squares(
-      residual, [15 * end, 0.6], bounds=([-np.inf, 0], np.inf), x_scale="jac", xtol=1e-15, ftol=1e-15, gtol=1e-15
-    )
-    np.testing.assert_allclose(2e-6 * held.cost, limit, rtol=3e-3)
-
-
-def test_t_interval_over_seeds_by_hand():
-  # Exact curves with exponents .10, .11, .15: mean .12, sd sqrt(.0007), 95% t with df 2 is 4.302653.
-  betas = (0.10, 0.11, 0.15)
-  x, seed = np.tile(X, 3), np.repeat([5, 6, 7], len(X))
-  beta = fit_law(x, np.concatenate([2.0 * X**-b for b in betas]), "power", seed).params["beta"]
-  std_error = np.sqrt(0.0007) / np.sqrt(3)
-  np.testing.assert_allclose(beta.estimate, 0.12, rtol=1e-9)
-  np.testing.assert_allclose(beta.std_error, std_error, rtol=1e-8)
-  np.testing.assert_allclose([beta.ci_low, beta.ci_high], [0.12 - 4.302653 * std_error, 0.12 + 4.302653 * std_error], rtol=1e-6)
-
-
-def test_seeds_give_the_method_and_the_interval_holds_the_truth():
-  x, seed = np.tile(X, 3), np.repeat([0, 1, 2], len(X))
-  fit = fit_law(x, (5.0 * x**-0.3 + 0.7) * noise(1, 0.001, len(x)), "power_constant", seed)
-  assert (fit.method, fit.num_seeds, fit.num_points, fit.status) == ("per_seed_t", 3, 36, "ok")
-  assert fit.params["beta"].ci_low < 0.3 < fit.params["beta"].ci_high
-  assert fit.params["gamma"].ci_low < 0.7 < fit.params["gamma"].ci_high
-
-
-@pytest.mark.parametrize("y", [3.0 * X**-0.1, 3.0 * X**-0.1 - 0.2])
-def test_no_constant_or_a_negative_one_sits_on_its_bound(y):
-  fit = fit_law(X, y, "power_constant")
-  power = fit_law(X, y, "power")
-  assert fit.status == "on_bound" and "gamma = 0" in fit.note
-  assert fit.value("gamma") == 0.0
-  np.testing.assert_allclose(fit.value("beta"), power.value("beta"), rtol=1e-6)
-
-
-def test_a_constant_hidden_by_noise_is_not_identifiable():
-  # The published data law over its range, noise a tenth of the curve's range.
-  x = np.geomspace(5e6, 5e9, 12)
-  y = 0.07 * x**-0.1 + 0.98
-  fit = fit_law(x, y + 0.1 * np.ptp(y) * np.random.default_rng(0).standard_normal(12), "power_constant")
-  assert fit.status == "not_identifiable" and "beta" in fit.note
-  assert fit.params["gamma"].ci_low is None
-
-
-def test_two_points_more_than_parameters_or_a_wide_interval():
-  fit = fit_law(X[:4], (5.0 * X[:4] ** -0.3 + 0.7) * noise(0, 0.003, 4), "power_constant")  # one degree of freedom
-  assert fit.status == "not_identifiable"
-  assert fit.extrapolation is None
-
-
-@pytest.mark.parametrize(
-  ("x", "y", "reason"),
-  [
-    (X, np.where(np.arange(12) == 3, np.nan, X**-0.1), "not finite"),
-    (X, np.where(np.arange(12) == 3, 0.0, X**-0.1), "y must be positive"),
-    (X - X[0], X**-0.1, "x must be positive"),
-    (X, np.full(12, 0.5), "constant"),
-    (X, X**0.1, "does not fall"),
-    (X[:3], X[:3] ** -0.1, "needs at least 4"),
-    (np.repeat(X[:2], 6), np.repeat([0.6, 0.5], 6), "2 distinct x"),
-    (X[:0], X[:0], "0 distinct x"),
-  ],
-)
-def test_refusals_say_why(x, y, reason):
-  fit = fit_law(x, y, "power_constant")
-  assert fit.refused and reason in fit.status
-  assert fit.params == {} and np.isnan(fit.value("beta"))
-
-
-def test_window_and_extrapolation():
-  y = np.where(X < 2**20, 9.0, 3.0 * X**-0.1)
-  fit = fit_law(X, y, "power", x_min=2.0**20)
-  np.testing.assert_allclose(fit.value("beta"), 0.1, rtol=1e-9)
-  assert (fit.x_min, fit.num_points) == (2.0**20, 8)
-  assert fit.extrapolation["fit_x_max"] == 2.0**25 and fit.extrapolation["num_predicted"] == 2
-  bent = fit_law(X, 3.0 * X**-0.1 + 0.3, "power")
-  assert bent.extrapolation["relative_error"] < -0.005  # a power law without the constant predicts too low
-
-
-def test_wukong_exponent():
-  if not _WUKONG.exists():
-    pytest.skip(f"{_WUKONG} is not here")
-  lines = [line.split(",") for line in _WUKONG.read_text().splitlines() if line.startswith("Wukong,")]
-  gflop, loss = (np.array([float(line[i]) for line in lines]) for i in (-5, -3))
-  fit = fit_law(gflop, 100 + loss, "power")
-  np.testing.assert_allclose(fit.value("beta"), 0.000707, atol=5e-7)
-  np.testing.assert_allclose(fit.value("alpha"), 99.560, atol=5e-4)
-
-
-# --- The program ------------------------------------------------------------------------------------------------------------------------
+def config_of(path: Path, output: Path, **change) -> program.FitConfig:
+  return program.FitConfig(**{"input": str(path), "x": ("x",), "y": "y", "output": str(output)} | change)
 
 
 def write_csv(path: Path, rows: list[str]) -> Path:
@@ -190,20 +33,20 @@ def test_program_fits_each_group(tmp_path, capsys):
   for model, beta in (("a", 0.1), ("b", 0.2)):
     rows += [f"{model},{x},{2.0 * x**-beta * s},{i}" for i, s in enumerate((0.99, 1.01)) for x in X]
   out = tmp_path / "fits.json"
-  config = program.FitConfig(str(write_csv(tmp_path / "p.csv", rows)), "n", "loss", str(out), law="power", group="model", seed="seed")
-  program.main(config)
+  path = write_csv(tmp_path / "p.csv", rows)
+  program.main(config_of(path, out, x=("n",), y="loss", law="power", group="model", seed="seed"))
   saved = record.read_json(out)
   assert {"schema_version", "command", "hardware", "software"} <= set(saved)
   assert [f["group"] for f in saved["fits"]] == ["a", "b"]
   np.testing.assert_allclose([f["params"]["beta"]["estimate"] for f in saved["fits"]], [0.1, 0.2], rtol=1e-9)
   assert all(set(f["params"]["alpha"]) == {"estimate", "std_error", "ci_low", "ci_high"} for f in saved["fits"])
-  assert "per_seed_t" in capsys.readouterr().out
+  assert "Intervals, gls" in capsys.readouterr().out
 
 
 def test_program_says_that_points_are_taken_as_independent(tmp_path, capsys):
   rows = ["x,y", *(f"{x},{2.0 * x**-0.1 * e}" for x, e in zip(X, noise(0, 0.01), strict=True))]
-  program.main(program.FitConfig(str(write_csv(tmp_path / "p.csv", rows)), "x", "y", str(tmp_path / "o.json"), law="power"))
-  assert "treated as independent" in capsys.readouterr().out
+  program.main(config_of(write_csv(tmp_path / "p.csv", rows), tmp_path / "o.json", law="power"))
+  assert "taken as runs of their own" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -223,7 +66,7 @@ def test_program_refuses_bad_input_in_one_line(tmp_path, rows, change, message):
   path = tmp_path / "p.csv"
   path.write_text("\n".join(rows))
   with pytest.raises(flags.UserError, match=message) as error:
-    program.main(program.FitConfig(str(path), "x", "y", str(tmp_path / "o.json"), **change))
+    program.main(config_of(path, tmp_path / "o.json", **change))
   assert "\n" not in str(error.value)
 
 
@@ -243,5 +86,72 @@ def test_the_input_is_never_written_over(tmp_path):
   before = path.read_bytes()
   for output, message in ((path, "is the input"), (tmp_path, "is a directory")):
     with pytest.raises(flags.UserError, match=message):
-      program.main(program.FitConfig(input=str(path), x="x", y="y", output=str(output)))
+      program.main(config_of(path, output))
   assert path.read_bytes() == before
+
+
+def test_noise_is_pooled_over_the_groups(tmp_path):
+  """A group of one seed gets its interval from the seeds of the others."""
+  rng, rows = np.random.default_rng(0), ["model,n,loss,seed"]
+  for model, seeds in (("a", 3), ("b", 3), ("c", 1)):
+    for seed in range(seeds):
+      offset = 0.01 * rng.standard_normal()
+      rows += [f"{model},{x},{2.0 * x**-0.1 * np.exp(offset + 0.001 * rng.standard_normal())},{seed}" for x in X]
+  out = tmp_path / "fits.json"
+  program.main(config_of(write_csv(tmp_path / "p.csv", rows), out, x=("n",), y="loss", law="power", group="model", seed="seed"))
+  a, _, c = record.read_json(out)["fits"]
+  assert (c["method"], c["num_seeds"]) == ("gls", 1)
+  ratio = c["params"]["alpha"]["std_error"] / a["params"]["alpha"]["std_error"]
+  np.testing.assert_allclose(ratio, np.sqrt(3), rtol=0.15)  # one pass instead of the mean of three
+
+
+def test_robust_loss_takes_its_intervals_from_a_bootstrap(tmp_path):
+  rng = np.random.default_rng(0)
+  x = np.geomspace(1e4, 1e8, 40)
+  y = (5.0 * x**-0.3 + 0.7) * np.exp(0.002 * rng.standard_normal(40))
+  y[7] *= 1.5  # an outlier
+  path = write_csv(tmp_path / "p.csv", ["x,y", *(f"{a},{b}" for a, b in zip(x, y, strict=True))])
+  found = {}
+  for loss in ("squares", "huber"):
+    program.main(config_of(path, tmp_path / f"{loss}.json", loss=loss))
+    (found[loss],) = record.read_json(tmp_path / f"{loss}.json")["fits"]
+  assert found["huber"]["method"] == "bootstrap"
+  beta = found["huber"]["params"]["beta"]
+  assert beta["ci_low"] < 0.3 < beta["ci_high"] and abs(beta["estimate"] - 0.3) < abs(found["squares"]["params"]["beta"]["estimate"] - 0.3)
+
+
+def test_bootstrap_agrees_with_the_profile_on_many_independent_points():
+  x = np.tile(np.geomspace(1e4, 1e8, 30), 4)
+  y = 3.0 * x**-0.1 * noise(5, 0.02, len(x))
+  profile, drawn = (fit_law(x, y, "power", points="independent", draws=draws).params["beta"] for draws in (0, 2000))
+  np.testing.assert_allclose(drawn.std_error, profile.std_error, rtol=0.1)
+  np.testing.assert_allclose([drawn.ci_low, drawn.ci_high], [profile.ci_low, profile.ci_high], atol=0.15 * profile.std_error * 4)
+
+
+@pytest.mark.parametrize(
+  ("rows", "change", "reason"),
+  [
+    (12, {}, "12 points, a bootstrap needs at least 30"),
+    (40, {"seed": "seed"}, "points of one training pass are correlated"),
+  ],
+)
+def test_bootstraps_that_would_cover_too_little_are_refused(tmp_path, rows, change, reason):
+  lines = [f"{x},{x**-0.1},{s}" for s in range(2) for x in np.geomspace(1e4, 1e8, rows // 2)]
+  path = write_csv(tmp_path / "p.csv", ["x,y,seed", *lines])
+  with pytest.raises(flags.UserError, match=reason):
+    program.main(config_of(path, tmp_path / "o.json", bootstrap_draws=200, **change))
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"x": ("a", "b")}, "--x=a,b: must be 1 column for --law=power_constant"),
+    ({"law": "chinchilla"}, "--x=x: must be 2 columns for --law=chinchilla"),
+    ({"huber_delta": 0.0}, "--huber_delta=0.0: must be above 0"),
+    ({"bootstrap_draws": 7}, "--bootstrap_draws=7: must be 0, or 100 or more"),
+    ({"points": "some"}, "--points=some: must be among independent, curves"),
+  ],
+)
+def test_settings_that_do_not_fit(tmp_path, change, message):
+  with pytest.raises(flags.UserError, match=message):
+    config_of(tmp_path / "p.csv", tmp_path / "o.json", **change)

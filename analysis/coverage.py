@@ -1,0 +1,182 @@
+"""How often the 95% intervals hold the truth, by simulation: known laws, sweeps of the usual size, noise as it is met.
+
+  python -m analysis.coverage --output=coverage.json [--simulations=1000]
+
+Every simulation counts, also where the points do not determine a parameter: its interval is then open, and holds what lies on that side.
+"""
+
+import concurrent.futures
+import dataclasses
+import multiprocessing
+import os
+import sys
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from analysis.fitting import fit_law
+from analysis.laws import LAWS
+from analysis.noise import Noise
+from analysis.result import Fit
+from analysis.settings import noise_of
+from dlrm_jax import flags, record
+from dlrm_jax.progress import Bar
+
+Array = np.ndarray
+SEEDS = 3
+LEVELS = (0.003, 0.01, 0.03)  # standard deviation of log loss
+CONFIGURATIONS = 5  # of a sweep, whose seeds tell the noise together
+PASS_POINTS = 2.0 ** np.arange(14, 26)  # evaluations of a pass
+SIZES = np.geomspace(1e5, 1e8, 12)  # of a model axis
+GRID = np.array([(n, d) for n in np.geomspace(1e5, 3e7, 4) for d in np.geomspace(1e6, 1e9, 4)])[:14]
+PAPER = "paper"  # a curve like the published ones in noise of a tenth of its range, which nothing determines
+TRUTHS: dict[str, dict[str, dict[str, float]]] = {
+  "power_constant": {
+    "steep": {"alpha": 30.0, "beta": 0.4, "gamma": 0.1},
+    "like NE": {"alpha": 0.9, "beta": 0.25, "gamma": 0.75},
+    PAPER: {"alpha": 0.015 * SIZES[0] ** 0.1, "beta": 0.1, "gamma": 0.98},
+  },
+  "chinchilla": {
+    "steep": {"A": 40.0, "B": 60.0, "E": 0.1, "alpha": 0.4, "beta": 0.35},
+    "like NE": {"A": 1.0, "B": 3.0, "E": 0.75, "alpha": 0.25, "beta": 0.3},
+  },
+}
+_SHARES = {"offset": 0.5, "drift": 0.4, "nugget": 0.1}  # of the variance of a pass
+_DRIFT_SPAN = 1 / 3  # length of the drift, of the pass's span in log x
+
+
+@dataclasses.dataclass(frozen=True)
+class CoverageConfig:
+  """Flags of `python -m analysis.coverage`."""
+
+  output: str = flags.option(help="JSON file to write")
+  simulations: int = flags.option(1000, "sweeps to simulate for every law, truth, noise level and kind of points")
+  seed: int = flags.option(0, "of the noise")
+  workers: int = flags.option(0, "processes; 0: one for each core")
+
+  def __post_init__(self):
+    flags.check(bool(self.output), self, "output", "a name")
+    flags.check(self.simulations >= 1, self, "simulations", "at least 1")
+    flags.check(self.workers >= 0, self, "workers", "0 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """One row of the table: law, which truth, standard deviation of log loss, where points come from."""
+
+  law: str
+  truth: str
+  level: float
+  points: str
+
+  @property
+  def values(self) -> dict[str, float]:
+    return TRUTHS[self.law][self.truth]
+
+
+def cases() -> list[Case]:
+  """Every row of the table."""
+  rows = [
+    Case(law, truth, level, points)
+    for law, truths in TRUTHS.items()
+    for truth in truths
+    if truth != PAPER
+    for points in ("independent", "curves")
+    for level in LEVELS
+  ]
+  span = float(np.ptp(np.log(LAWS["power_constant"].predict(TRUTHS["power_constant"][PAPER], SIZES))))
+  return [*rows, Case("power_constant", PAPER, 0.1 * span, "independent")]
+
+
+def pass_noise(level: float, u: Float[Array, " n"]) -> Noise:
+  """The noise of the simulated passes."""
+  variances = {name: share * level**2 for name, share in _SHARES.items()}
+  return Noise(**variances, length=_DRIFT_SPAN * float(np.ptp(u)), tilt=0.0, origin=float(u.mean()), scatters=())
+
+
+def simulate(case: Case, rng: np.random.Generator) -> Fit:
+  """One sweep drawn and its law fitted."""
+  law = LAWS[case.law]
+  if case.points == "independent":
+    x = np.tile(GRID, (SEEDS, 1)) if law.num_x == 2 else np.tile(SIZES, SEEDS)
+    log_y = np.log(law.predict(case.values, x)) + case.level * rng.standard_normal(len(x))
+    return fit_law(x, np.exp(log_y), case.law, points="independent")
+  u = np.log(PASS_POINTS)
+  root = np.linalg.cholesky(pass_noise(case.level, u).covariance(u))
+  rest = rng.standard_normal((CONFIGURATIONS, SEEDS, len(u))) @ root.T
+  if law.num_x == 2:
+    sizes = np.geomspace(SIZES[0], SIZES[-1], CONFIGURATIONS)
+    x = np.array([(size, at) for size in sizes for _ in range(SEEDS) for at in PASS_POINTS])
+    seed = np.tile(np.repeat(np.arange(SEEDS), len(u)), CONFIGURATIONS)
+    return fit_law(x, law.predict(case.values, x) * np.exp(rest.ravel()), case.law, seed)
+  log_y = np.log(law.predict(case.values, PASS_POINTS)) + rest
+  pooled = noise_of([(PASS_POINTS[:, None], one) for one in log_y])
+  seed = np.repeat(np.arange(SEEDS), len(u))
+  return fit_law(np.tile(PASS_POINTS, SEEDS), np.exp(log_y[0].ravel()), case.law, seed, noise=pooled)
+
+
+def _some(case: Case, seeds: list[np.random.SeedSequence]) -> list[Fit]:
+  return [simulate(case, np.random.default_rng(s)) for s in seeds]
+
+
+def summary(case: Case, fits: list[Fit]) -> dict[str, Any]:
+  """The row of a case: shares of intervals that hold the truth, medians of the estimates over it less 1, statuses."""
+  out: dict[str, Any] = dataclasses.asdict(case) | {"simulations": len(fits)}
+  out["not_identifiable"] = float(np.mean([f.status == "not_identifiable" for f in fits]))
+  out["refused"] = float(np.mean([f.refused for f in fits]))
+  for name, truth in case.values.items():
+    known = [f.params.get(name) for f in fits]
+    held = [p is None or ((p.ci_low is None or p.ci_low <= truth) and (p.ci_high is None or p.ci_high >= truth)) for p in known]
+    out[f"coverage_{name}"] = float(np.mean(held))
+    out[f"bias_{name}"] = float(np.median([p.estimate for p in known if p is not None]) / truth - 1)
+  return out
+
+
+def run(config: CoverageConfig) -> list[dict[str, Any]]:
+  """Every case, over worker processes."""
+  everything, rows = cases(), []
+  workers = config.workers or os.cpu_count() or 1
+  chunk = max(1, -(-config.simulations // (8 * workers)))
+  context = multiprocessing.get_context("spawn")
+  with (
+    concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool,
+    Bar("simulating", len(everything) * config.simulations) as bar,
+  ):
+    for number, case in enumerate(everything):
+      seeds = np.random.SeedSequence([config.seed, number]).spawn(config.simulations)
+      futures = [pool.submit(_some, case, seeds[i : i + chunk]) for i in range(0, len(seeds), chunk)]
+      fits: list[Fit] = []
+      for future in futures:
+        fits += future.result()
+        bar(chunk)
+      rows.append(summary(case, fits))
+  return rows
+
+
+def print_rows(rows: list[dict[str, Any]]) -> None:
+  """The table on standard output."""
+  from rich.console import Console
+  from rich.table import Table
+
+  console = Console(width=None if sys.stdout.isatty() else 200)
+  table = Table(title="Share of 95% intervals that hold the truth (in brackets the median estimate's bias)")
+  for column in ("law", "truth", "noise", "points", "coverage", "not identifiable", "refused"):
+    table.add_column(column, overflow="fold")
+  for row in rows:
+    names = list(TRUTHS[row["law"]][row["truth"]])
+    cover = "  ".join(f"{name} {row[f'coverage_{name}']:.1%} ({row[f'bias_{name}']:+.1%})" for name in names)
+    table.add_row(
+      row["law"], row["truth"], f"{row['level']:.2%}", row["points"], cover, f"{row['not_identifiable']:.0%}", f"{row['refused']:.0%}"
+    )
+  console.print(table)
+
+
+def main(config: CoverageConfig) -> None:
+  rows = run(config)
+  record.write_json(config.output, record.header() | {"results": rows})
+  print_rows(rows)
+
+
+if __name__ == "__main__":
+  flags.run(main, CoverageConfig)
