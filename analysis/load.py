@@ -52,6 +52,9 @@ _RUN = {
   "rows_floor": pl.Float64,
   "planted": pl.Boolean,
   "horizon": pl.Boolean,
+  "rows": pl.Float64,
+  "dim": pl.Float64,
+  "rows_cap": pl.Float64,
 }
 _STATUSES = ("done", "diverged", "failed")
 _EVALUATION = {
@@ -77,12 +80,14 @@ class Sweep:
     points: one row a planned point (workload, axis, size, seed, learner, config_id, label: the size for people, sizes: of a grid too, as
       JSON, lr_factor); one configuration may stand on several axes. On the rows axis size is what the largest table of the run has.
     runs: one row a run with a record, diverged and failed ones included. horizon: whether its learning rate ran out, so that only the
-      end of its curve counts.
+      end of its curve counts. rows, dim: its place on these axes, whichever it stands on; rows_cap: the most rows that its
+      tables were allowed.
     curves: one row an evaluation of a run that is done.
     not_done: config_ids that the sweep plans and no record answers.
     diverged: config_ids whose run stopped on an undefined number.
     failed: config_ids whose run raised an error or was lost too often.
     source: the header of `sweep.json`, or of the record for a single run.
+    configs: the configuration of each run with a record.
   """
 
   path: Path
@@ -93,6 +98,7 @@ class Sweep:
   diverged: tuple[str, ...]
   failed: tuple[str, ...]
   source: dict[str, Any]
+  configs: dict[str, dict[str, Any]]
 
   def evaluations(self) -> pl.DataFrame:
     """Every evaluation beside its point and its run's totals: one row for each point that the evaluation stands for."""
@@ -132,13 +138,19 @@ def load(workdir: str | Path) -> Sweep:
   curves = pl.DataFrame([{name: line.get(name) for name in _EVALUATION} for line in evaluations], schema=_EVALUATION, strict=False)
   finished = set(runs["config_id"])
   not_done = tuple(name for name in dict.fromkeys(points["config_id"]) if name not in finished)
-  return Sweep(path, points, runs, curves, not_done, diverged, failed, source)
+  configs = {entry["config_id"]: entry.get("config") or {} for _, entry in records}
+  return Sweep(path, points, runs, curves, not_done, diverged, failed, source, configs)
 
 
 def axes_of(frame: pl.DataFrame) -> list[str]:
   """The axes of some points in the order of tables and figures, grids last."""
   there = list(dict.fromkeys(frame["axis"]))
   return [axis for axis in AXES if axis in there] + [axis for axis in there if axis not in AXES]
+
+
+def evenly(values: list[Any], most: int) -> list[Any]:
+  """At most so many of the values, at even distances, the first and the last among them."""
+  return values if len(values) <= most else [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
 
 
 def _points(rows: list[dict[str, Any]], tables: dict[str, int]) -> pl.DataFrame:
@@ -191,6 +203,9 @@ def _run(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
   schedule = ((entry.get("config") or {}).get("train") or {}).get("lr_schedule")
   planted = entry.get("excess") is not None or bool(theory)
   row |= {"flops_per_example": flops.get("total"), "planted": planted, "horizon": schedule in HORIZONS}
+  row["rows"] = max((t["num_rows"] for t in entry.get("tables") or ()), default=None)
+  model = (entry.get("config") or {}).get("model") or {}
+  row |= {"dim": model.get("embed_dim"), "rows_cap": model.get("num_rows")}
   if row["examples_per_s"] is not None:  # the machine's: what it did for all runs that it trained together
     row["examples_per_s"] *= entry.get("trained_together", 1)
   if row["status"] not in _STATUSES:

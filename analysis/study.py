@@ -1,9 +1,9 @@
 """Which laws a sweep allows: loss against examples for every curve, final loss against size, parameters and FLOPs for every axis.
 
 Called by `analysis.report`. Metric and law follow from the data: on planted data the excess, whose limit is 0, with `power`; on a real
-click log NE with `power_constant`. Each fit carries the metric, law and window it was made with. Grids get no law (one of one variable
-would mix their axes), hardware axes neither: they change no loss. Where a learning rate runs out at a horizon, only the ends of curves
-count.
+click log NE with `power_constant`. Each fit carries the metric, law and window it was made with. Curves are training passes, whose noise
+is told by the seeds of all configurations together; points over sizes are runs of their own. Grids get no law (one of one variable would
+mix their axes), hardware axes neither: they change no loss. Where a learning rate runs out at a horizon, only the ends of curves count.
 """
 
 import dataclasses
@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from analysis.fitting import Fit, as_dict, fit_law
-from analysis.load import Sweep, axes_of
+from analysis.fitting import fit_law
+from analysis.load import Sweep
+from analysis.noise import Noise
+from analysis.result import Fit, as_dict
+from analysis.settings import noise_of, passes_of
 from dlrm_jax.record import AXES, HARDWARE_AXES
 
 PLANTED_X_MIN = 2**17  # examples: earlier, a trained model still learns its bias and scale (the default window on planted data)
@@ -79,44 +82,99 @@ def fitted(sweep: Sweep) -> pl.DataFrame:
   return sweep.evaluations().filter(pl.col("axis").is_in(AXES) & ~pl.col("axis").is_in(HARDWARE_AXES))
 
 
-def data_laws(sweep: Sweep, law: str, x_min: float | None, x_max: float | None) -> list[LawRow]:
-  """Loss against examples for every (workload, learner, axis, size), over its seeds."""
-  rows, cache = [], {}
+@dataclasses.dataclass(frozen=True)
+class Curve:
+  """The evaluations of one configuration over its seeds, in the window that its law is fitted to.
+
+  Attributes:
+    workload, learner, axis, size: as in `sweep.json`.
+    metric: the loss that answers to the axis.
+    law: the law to fit.
+    points: evaluations in the window, one a seed and number of examples.
+    short: planted data, and too few evaluations from `PLANTED_X_MIN` examples on: all are taken.
+  """
+
+  workload: str
+  learner: str
+  axis: str
+  size: float
+  metric: str
+  law: str
+  points: pl.DataFrame
+  short: bool
+
+  @property
+  def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Examples, losses, seeds."""
+    x, y = (self.points[name].to_numpy().astype(np.float64) for name in ("examples", self.metric))
+    return x, y, self.points["seed"].to_numpy()
+
+
+def curves(sweep: Sweep, law: str, x_min: float | None, x_max: float | None) -> list[Curve]:
+  """The curves of a sweep that get a data law, of every (workload, learner, axis, size)."""
+  out = []
   frame = fitted(sweep).filter(~pl.col("horizon"))
+  longest = frame.filter(axis="data").group_by("workload", "learner").agg(pl.col("size").max())
+  longest_of = {(w, learner): size for w, learner, size in longest.rows()}
   for (workload, learner, axis, size), curve in frame.group_by("workload", "learner", "axis", "size", maintain_order=True):
-    siblings = frame.filter(workload=workload, learner=learner, axis=axis)
-    if axis == "data" and size != siblings["size"].max():
+    if axis == "data" and size != longest_of[workload, learner]:
       continue  # shorter runs of the same model are points of the fit over sizes below
     planted, metric = bool(curve["planted"].any()), choose_metric(curve)
     # Limited rows leave a constant that is not known; without it the excess falls to 0.
     chosen = law if law != "auto" else "power" if planted and axis not in LIMITED else "power_constant"
-    key = (*sorted(set(curve["config_id"])), chosen)
-    if key not in cache:  # one configuration may stand on several axes
-      cache[key] = _data_law(curve.filter(pl.col(metric).is_not_null()), metric, planted, chosen, x_min, x_max)
-    fit, beta = cache[key], _number(curve["beta_data"].max()) if axis not in LIMITED else None  # they bend the curve
-    floor = _number(curve["rows_floor"].max()) if axis == "rows" and learner == "dlrm" else None
-    group = f"{workload} / {learner} / {axis} / {size:g}"
-    rows.append(LawRow(workload, learner, axis, size, "examples", metric, dataclasses.replace(fit, group=group), None, beta, floor))
-  workloads, axes = list(dict.fromkeys(row.workload for row in rows)), axes_of(frame)
+    curve = curve.filter(pl.col(metric).is_not_null()).unique(["config_id", "examples"], maintain_order=True)
+    low = x_min
+    if x_min is None and len(curve):
+      low = default_x_min(curve["examples"].unique().to_numpy(), planted)
+    short = planted and low is None
+    curve = curve.filter((pl.col("examples") >= (low or 0)) & (pl.col("examples") <= (np.inf if x_max is None else x_max)))
+    out.append(Curve(workload, learner, axis, size, metric, chosen, curve, short))
+  return out
+
+
+Noises = dict[tuple[str, str, str], Noise]
+
+
+def pooled_noise(given: list[Curve]) -> Noises:
+  """How passes scatter, by workload, learner and metric: told by the seeds of all their curves."""
+  groups: dict[tuple[str, str, str], list[Any]] = {}
+  seen = set()
+  for curve in given:
+    key = (*sorted(set(curve.points["config_id"])), curve.metric)
+    x, y, seed = curve.arrays
+    if key not in seen and len(y) and np.all(np.isfinite(y) & (y > 0)):  # one configuration may stand on several axes
+      groups.setdefault((curve.workload, curve.learner, curve.metric), []).extend(passes_of(x[:, None], y, seed)[0])
+    seen.add(key)
+  found = {key: noise_of(members) for key, members in groups.items()}
+  return {key: noise for key, noise in found.items() if noise is not None}
+
+
+def data_laws(given: list[Curve], noises: Noises) -> list[LawRow]:
+  """Loss against examples for every curve, over its seeds."""
+  rows, cache = [], {}
+  for curve in given:
+    key = (*sorted(set(curve.points["config_id"])), curve.law, curve.metric)
+    if key not in cache:
+      x, y, seed = curve.arrays
+      fit = fit_law(x, y, curve.law, seed, noise=noises.get((curve.workload, curve.learner, curve.metric)))
+      if curve.short and fit.status == "ok":
+        fit = dataclasses.replace(fit, status="short_window", note=f"too few evaluations from {PLANTED_X_MIN} examples on: all were fitted")
+      cache[key] = fit
+    beta = _number(curve.points["beta_data"].max()) if curve.axis not in LIMITED else None  # they bend the curve
+    floor = _number(curve.points["rows_floor"].max()) if curve.axis == "rows" and curve.learner == "dlrm" else None
+    group = f"{curve.workload} / {curve.learner} / {curve.axis} / {curve.size:g}"
+    fit = dataclasses.replace(cache[key], group=group)
+    rows.append(LawRow(curve.workload, curve.learner, curve.axis, curve.size, "examples", curve.metric, fit, None, beta, floor))
+  workloads, axes = list(dict.fromkeys(row.workload for row in rows)), list(AXES)
   return sorted(rows, key=lambda r: (axes.index(r.axis), workloads.index(r.workload), r.learner, r.size))
-
-
-def _data_law(curve: pl.DataFrame, metric: str, planted: bool, law: str, x_min: float | None, x_max: float | None) -> Fit:
-  curve = curve.unique(["config_id", "examples"], maintain_order=True)
-  wanted = x_min
-  if x_min is None and len(curve):
-    wanted = _default_x_min(curve["examples"].unique().to_numpy(), planted)
-  fit = fit_law(curve["examples"].to_numpy(), curve[metric].to_numpy(), law, curve["seed"].to_numpy(), wanted, x_max)
-  if planted and wanted is None and fit.status == "ok":
-    return dataclasses.replace(fit, status="short_window", note=f"too few evaluations from {PLANTED_X_MIN} examples on: all were fitted")
-  return fit
 
 
 def _number(value: Any) -> float | None:
   return None if value is None else float(value)
 
 
-def _default_x_min(examples: np.ndarray, planted: bool) -> float | None:
+def default_x_min(examples: np.ndarray, planted: bool) -> float | None:
+  """Where the window of data laws starts unless one is asked for; None where too few evaluations would be left."""
   start = float(PLANTED_X_MIN if planted else examples.max() / REAL_SPAN)
   return start if np.sum(examples >= start) >= MIN_WINDOW_POINTS else None
 
@@ -140,7 +198,7 @@ def size_laws(sweep: Sweep, law: str) -> list[LawRow]:
       points = last.filter(pl.col(column).is_not_null() & pl.col(metric).is_not_null())
       if points[column].n_unique() < 2 or (x == "size" and axis == "data" and points[column].n_unique() < 3):
         continue  # this axis does not move that resource
-      fit = fit_law(points[column].to_numpy(), points[metric].to_numpy(), chosen, points["seed"].to_numpy())
+      fit = fit_law(points[column].to_numpy(), points[metric].to_numpy(), chosen, points["seed"].to_numpy(), points="independent")
       fit = dataclasses.replace(fit, group=f"{workload} / {learner} / {axis} / final loss against {x}")
       known = x == "size" and axis in ("rows", "data")
       if axis == "rows":  # theory is for unlimited data: apt where the rows are what limits

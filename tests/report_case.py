@@ -12,11 +12,12 @@ NUMBERS = ("log_loss", "ne", "roc_auc", "calibration", "excess", "excess_tail")
 def write_run(
   folder: Path, name: str, curve: list[dict], learner: str, seed: int, data: str, params: int | None, theory: dict | None, **change
 ):
-  """A run as the trainer leaves it."""
+  """A run as the trainer leaves it. `change`: other values of the record; its header, which takes a while to make, if there is one."""
   folder.mkdir(parents=True, exist_ok=True)
   (folder / "curve.jsonl").write_text("".join(json.dumps(line) + "\n" for line in curve))
   flops = None if params is None else float(params)
-  entry = record.header() | {
+  header = {} if "schema_version" in change else record.header()
+  entry = header | {
     "config_id": name,
     "config": {"model": {}, "train": {"seed": seed, "learner": learner, "num_examples": GRID[-1]}, "planted": theory, "data": data},
     "status": "done",
@@ -29,4 +30,4 @@ def write_run(
     "examples_per_s": 1e5,
     "theory": theory,
   }
-  record.write_json(folder / "record.json", entry | change)
+  (folder / "record.json").write_text(record.dumps(entry | change) + "\n")

@@ -1,0 +1,241 @@
+"""How to spend the next ten times: more examples, or more rows, dim, overarch or bottom MLP, with intervals, or that the data cannot tell.
+
+  python -m analysis.advise --workdir=DIR --budget_flops=1e13 [--target_loss=0.75] [--output=advice.json]
+  python -m analysis.advise --workdir=DIR --budget_examples=1e7
+
+One law is fitted to all training passes of a sweep, L = A N^-alpha + sum over the axes of A_a size_a^-alpha_a + E; what each way to spend
+the budget would give follows from it. The budget is the training FLOPs of one run, or the number of examples that would cost as many at the
+base model. Intervals come from fits to 200 sweeps drawn from the law with the noise of the seeds.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from analysis.additive import DRAWS, Base, Model, models
+from analysis.load import load
+from analysis.tuning import tuned
+from dlrm_jax import flags, record
+
+Array = np.ndarray
+_LEVEL = 0.95
+_MOST = 1e6  # times the base run's budget within which a target loss is looked for
+_SPLITS = 41  # shares of the budget, on a logarithmic scale, tried between examples and size
+_FAR = 4.0  # a size or a number of examples this many times beyond those seen is said to be a long way off
+
+
+@dataclasses.dataclass(frozen=True)
+class AdviseConfig:
+  """Flags of `python -m analysis.advise`."""
+
+  workdir: str = flags.option(help="directory of a sweep (sweep.json, runs/) with at least one model axis")
+  budget_flops: float | None = flags.option(None, "training FLOPs of the next run")
+  budget_examples: float | None = flags.option(None, "the budget as examples at the base model, whose FLOPs are spent one way or another")
+  target_loss: float | None = flags.option(None, "also: the least budget that reaches this loss (excess on planted data, else NE)")
+  output: str = flags.option("", "JSON file to write the advice to; none when empty")
+
+  def __post_init__(self):
+    flags.check(bool(self.workdir), self, "workdir", "a directory")
+    if (self.budget_flops is None) == (self.budget_examples is None):
+      raise flags.UserError("--budget_flops, --budget_examples: give one of the two")
+    for field in ("budget_flops", "budget_examples", "target_loss"):
+      value = getattr(self, field)
+      flags.check(value is None or value > 0, self, field, "above 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+  """One way to spend the budget.
+
+  Attributes:
+    buy: `examples`, an axis, or `examples and AXIS` for the best split between the two.
+    examples, size: of the run; the size on the axis, None for examples alone.
+    loss, ci_low, ci_high: predicted.
+    best_share: of the drawn sweeps, those in which nothing else bought alone gives less; None for a split.
+    beyond: how many times the examples or the size lie beyond what was trained.
+    free: the axis costs no FLOPs (rows cost memory): its size grows as the budget does.
+  """
+
+  buy: str
+  examples: float
+  size: float | None
+  loss: float
+  ci_low: float
+  ci_high: float
+  best_share: float | None
+  beyond: float
+  free: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Advice:
+  """What to do with a budget on one workload.
+
+  Attributes:
+    metric: the loss.
+    base: what the budget is compared with: its examples, FLOPs and predicted loss.
+    times: the budget over the base run's FLOPs.
+    options: those bought alone, from the best on, then the splits.
+    choice: the option to buy, or `undecided`.
+    verdict: a plain sentence.
+    notes: what a reader must know.
+  """
+
+  workload: str
+  metric: str
+  base: dict[str, Any]
+  times: float
+  options: tuple[Option, ...]
+  choice: str
+  verdict: str
+  notes: tuple[str, ...]
+
+  def as_dict(self) -> dict[str, Any]:
+    """The flat object of the JSON file."""
+    return dataclasses.asdict(self)
+
+
+def advise(model: Model, times: float) -> Advice:
+  """What to buy with `times` the base run's FLOPs, times > 1."""
+  base = model.base
+  plans = {"examples": (base.examples * times, None)} | {axis: (base.examples, base.grown(axis, times)) for axis in model.axes}
+  losses = {buy: _losses(model, *_place(buy, plan)) for buy, plan in plans.items()}
+  stacked = np.stack(list(losses.values()))  # [option, 1 + draws]
+  winner = np.argmin(stacked[:, 1:], axis=0)
+  alone = [_option(model, buy, plan, losses[buy], float(np.mean(winner == i))) for i, (buy, plan) in enumerate(plans.items())]
+  alone.sort(key=lambda o: o.loss)
+  splits = [_best_split(model, axis, times) for axis in model.axes]
+  now = _losses(model, base.examples, None, None)
+  choice, verdict = _verdict(alone, losses, now, times)
+  notes = list(model.notes)
+  far = [o.buy for o in alone if o.beyond > _FAR]
+  if far:
+    notes.append(f"{', '.join(far)}: more than {_FAR:g} times beyond what was trained, where the law is a guess")
+  shown = {"examples": base.examples, "flops": base.flops, "loss": float(now[0])} | {
+    f"size_{axis}": base.sizes[axis] for axis in model.axes
+  }
+  return Advice(model.workload, model.metric, shown, times, (*alone, *splits), choice, verdict, tuple(notes))
+
+
+def _place(buy: str, plan: tuple[float, float | None]) -> tuple[float, str | None, float | None]:
+  return plan[0], None if buy == "examples" else buy, plan[1]
+
+
+def _losses(model: Model, examples: float, axis: str | None, size: float | None) -> Float[Array, " K"]:
+  """Predicted loss of the fit, then of each drawn sweep's."""
+  return model.losses({} if axis is None or size is None else {axis: size}, examples)
+
+
+def _option(model: Model, buy: str, plan: tuple[float, float | None], losses: Array, best_share: float | None) -> Option:
+  examples, size = plan
+  low, high = np.quantile(losses[1:], [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+  axis = buy.removeprefix("examples and ")
+  beyond = examples / model.base.examples
+  beyond = beyond if size is None else max(beyond, size / model.largest[axis])
+  free = size is not None and model.base.is_free(axis)
+  return Option(buy, examples, size, float(losses[0]), float(low), float(high), best_share, float(beyond), free)
+
+
+def _best_split(model: Model, axis: str, times: float) -> Option:
+  """The least loss that examples and size of one axis reach together; a free axis grows as the budget does and all FLOPs go to examples."""
+  base, best = model.base, None
+  for share in [1.0] if base.is_free(axis) else np.linspace(0, 1, _SPLITS):
+    size = base.grown(axis, times**share)
+    examples = base.examples * times / base.cost(axis, size)
+    losses = _losses(model, examples, axis, size)
+    if best is None or losses[0] < best[2][0]:
+      best = (examples, size, losses)
+  assert best is not None
+  return _option(model, f"examples and {axis}", best[:2], best[2], None)
+
+
+def _verdict(alone: list[Option], losses: dict[str, Array], now: Array, times: float) -> tuple[str, str]:
+  """The option to buy and a sentence; `undecided` where another one is as good for all that the data say."""
+  best = alone[0]
+  gain = np.quantile(1 - losses[best.buy][1:] / now[1:], [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+  if gain[0] <= 0:
+    return "undecided", f"The data cannot tell whether {times:g} times the budget lowers the loss at all."
+  rivals = [o.buy for o in alone[1:] if np.quantile(losses[o.buy][1:] - losses[best.buy][1:], (1 - _LEVEL) / 2) <= 0]
+  amounts = f"{1 - best.loss / now[0]:.2%} lower [{gain[0]:.2%}, {gain[1]:.2%}]"
+  if rivals:
+    return "undecided", f"The data cannot tell {best.buy} from {' or '.join(rivals)}; {best.buy} looks best, {amounts}."
+  what = f"{best.examples:,.3g} examples" if best.size is None else f"{best.buy} {best.size:,.4g}"
+  cost = " (it costs memory, no FLOPs)" if best.free else ""
+  return best.buy, f"Buy {best.buy}: {what}{cost} makes the loss {best.loss:.5g}, {amounts}, less than any other way to spend as much."
+
+
+def to_reach(model: Model, target: float) -> str:
+  """A sentence on the least budget whose best option or split reaches a loss."""
+
+  def best(times: float) -> Option:
+    return min(advise(model, times).options, key=lambda o: o.loss)
+
+  now = float(_losses(model, model.base.examples, None, None)[0])
+  if target >= now:
+    return f"{target:g} is reached by the base run ({now:.5g})."
+  top = best(_MOST)
+  if top.loss > target:
+    return f"{target:g} is out of reach: {_MOST:g} times the budget gives {top.loss:.5g} [{top.ci_low:.5g}, {top.ci_high:.5g}]."
+  low, high = 0.0, float(np.log(_MOST))
+  for _ in range(30):
+    middle = 0.5 * (low + high)
+    low, high = (middle, high) if best(float(np.exp(middle))).loss > target else (low, middle)
+  found = best(float(np.exp(high)))
+  cost = f"{target:g} takes about {np.exp(high):,.3g} times the base run's FLOPs, spent on {found.buy}"
+  return f"{cost} [{found.ci_low:.5g}, {found.ci_high:.5g}]."
+
+
+def option_rows(advice: Advice) -> tuple[list[str], list[list[str]]]:
+  """The options as a table of text."""
+  columns = ["buy", "examples", "size", "loss [95% interval]", "best in", "beyond what was trained"]
+  rows = []
+  for o in advice.options:
+    size = "-" if o.size is None else f"{o.size:,.4g}" + (" (no FLOPs)" if o.free else "")
+    share = "-" if o.best_share is None else f"{o.best_share:.0%} of {DRAWS} draws"
+    rows.append([o.buy, f"{o.examples:,.4g}", size, f"{o.loss:.5g} [{o.ci_low:.5g}, {o.ci_high:.5g}]", share, f"{o.beyond:.3g}x"])
+  return columns, rows
+
+
+def times_of(config: AdviseConfig, base: Base) -> float:
+  """The budget over the base run's. Raises UserError where it is not above that."""
+  if config.budget_flops is not None:
+    if config.budget_flops <= base.flops:
+      raise flags.UserError(f"--budget_flops={config.budget_flops:g}: must be above the {base.flops:g} of the base run")
+    return config.budget_flops / base.flops
+  assert config.budget_examples is not None
+  if config.budget_examples <= base.examples:
+    raise flags.UserError(f"--budget_examples={config.budget_examples:g}: must be above the {base.examples:g} of the base run")
+  return config.budget_examples / base.examples
+
+
+def main(config: AdviseConfig) -> None:
+  from rich.console import Console
+  from rich.table import Table
+
+  sweep, _ = tuned(load(config.workdir))
+  found, console = [], Console(width=None if sys.stdout.isatty() else 160)
+  for model in models(sweep):
+    advice = advise(model, times_of(config, model.base))
+    found.append(advice.as_dict())
+    table = Table(title=f"{model.workload}: {advice.times:,.4g} times the base run's {advice.base['flops']:.3g} FLOPs, by {model.metric}")
+    columns, rows = option_rows(advice)
+    for column in columns:
+      table.add_column(column, overflow="fold")
+    for row in rows:
+      table.add_row(*row)
+    console.print(table)
+    for line in (advice.verdict, *advice.notes):
+      console.print(line, markup=False, highlight=False)
+    if config.target_loss is not None:
+      found[-1]["target"] = to_reach(model, config.target_loss)
+      console.print(f"A loss of {found[-1]['target']}", markup=False, highlight=False)
+  if config.output:
+    record.write_json(Path(config.output), record.header() | {"advice": found})
+
+
+if __name__ == "__main__":
+  flags.run(main, AdviseConfig)
