@@ -7,6 +7,8 @@ import altair as alt
 import numpy as np
 import polars as pl
 
+from analysis import regimes
+from analysis.load import evenly
 from analysis.study import LawRow
 from dlrm_jax.figures import chart
 
@@ -25,11 +27,28 @@ def y_axis(metric: str, values: Sequence[float | int]) -> Any:
 
 
 def tooltip(*fields: tuple[str, str]) -> list[alt.Tooltip]:
-  kinds: dict[str, Any] = {"run": "nominal", "learner": "nominal", "workload": "nominal", "axis": "nominal"}
-  formats = {"examples": ",", "size": "~g", "params": ",", "flops": ".3~s", "value": ".5~g", "roc_auc": ".4f"}
+  """What hovering over a mark shows: (field, title) in order."""
+  kinds: dict[str, Any] = {"run": "nominal", "learner": "nominal", "workload": "nominal", "axis": "nominal", "label": "nominal"}
+  formats = {"examples": ",", "size": "~g", "params": ",", "flops": ".3~s", "value": ".5~g", "roc_auc": ".4f", "residual": "+.3~%"}
   return [
     alt.Tooltip(name, title=title, type=kinds.get(name, "quantitative"), format=formats.get(name, alt.Undefined)) for name, title in fields
   ]
+
+
+_RUN = (("run", "run"), ("learner", "learner"), ("axis", "axis"), ("label", "size"), ("seed", "seed"), ("lr_factor", "learning rate x"))
+RUN_TOOLTIP = (*_RUN, ("params", "parameters"), ("examples", "examples"), ("value", "loss"), ("roc_auc", "ROC AUC"))
+_LAW_POINTS = 40  # of a fitted line
+MOST_POINTS, MOST_CURVES = (
+  450,
+  24,
+)  # of a panel, and of an axis in it: of more some are drawn, so that pages of thousands of runs open at once
+
+
+def some_sizes(frame: pl.DataFrame) -> pl.DataFrame:
+  """Evaluations of at most `MOST_CURVES` sizes of each axis, evenly, the smallest and the largest among them."""
+  kept = [frame.filter(axis=axis) for axis in frame["axis"].unique(maintain_order=True)]
+  kept = [mine.filter(pl.col("size").is_in(evenly(sorted(set(mine["size"])), MOST_CURVES))) for mine in kept]
+  return pl.concat(kept) if kept else frame
 
 
 def points_of(frame: pl.DataFrame, metric: str, row: LawRow | None = None) -> list[dict[str, Any]]:
@@ -44,6 +63,9 @@ def points_of(frame: pl.DataFrame, metric: str, row: LawRow | None = None) -> li
       "seed": e["seed"],
       "learner": LEARNER_NAMES.get(e["learner"], e["learner"]),
       "run": e["config_id"],
+      "axis": e["axis"],
+      "label": e["label"],
+      "lr_factor": e["lr_factor"],
       "roc_auc": e["roc_auc"],
       "params": e["params_total"],
       "flops": e.get("flops"),
@@ -53,18 +75,38 @@ def points_of(frame: pl.DataFrame, metric: str, row: LawRow | None = None) -> li
   ]
 
 
+def workload_text(workload: str) -> str:
+  """A workload as a heading."""
+  return f"Planted clicks, {workload.replace('=', ' = ')}" if workload.startswith("s=") else workload
+
+
 def law_opacity(row: LawRow) -> float:
   """A line whose exponent the points do not determine is drawn faint."""
   return 0.35 if row.fit.status == "not_identifiable" else 1.0
 
 
 def fitted_line(row: LawRow, key: str = "examples", extra: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-  """The fitted law over its window."""
-  if row.fit.refused or row.fit.x_min is None or row.fit.x_max is None:
-    return []
-  x = np.geomspace(row.fit.x_min, row.fit.x_max, 60)
+  """The fitted law over its window, cut where its regime changes."""
   shared = {"size": row.size, "learner": LEARNER_NAMES.get(row.learner, row.learner), "line": "fitted law"} | (extra or {})
-  return [{key: float(a), "value": float(b), **shared} for a, b in zip(x, row.fit.predict(x), strict=True)]
+  out: list[dict[str, Any]] = []
+  if row.fit.x_min is None or row.fit.x_max is None:
+    return out
+  span = np.log(row.fit.x_max / row.fit.x_min)
+  for number, segment in enumerate(regimes.segments(row.fit)):
+    x = np.geomspace(segment.x_from, segment.x_to, max(2, round(_LAW_POINTS * np.log(segment.x_to / segment.x_from) / span)))
+    values = zip(x, row.fit.predict(x), strict=True)
+    out += [{key: float(a), "value": float(b), "regime": segment.regime, "segment": number, **shared} for a, b in values]
+  return out
+
+
+def band_layer(row: LawRow, color: Any, x: Any, y: Any, pick: Any) -> list[Any]:
+  """The 95% interval of a law, where the points determine it."""
+  if not row.fit.band or row.fit.status not in ("ok", "on_bound"):
+    return []
+  shared = {"learner": LEARNER_NAMES.get(row.learner, row.learner), "size": row.size}
+  values = [{"examples": at, "value": low, "high": high, **shared} for at, low, high in row.fit.band]
+  area = alt.Chart(chart.data(values)).mark_area(strokeWidth=0)
+  return [area.encode(x=x, y=y, y2="high:Q", color=color, opacity=chart.picked(pick, alt.value(0.18)))]
 
 
 def ideal_line(frame: pl.DataFrame) -> list[dict[str, Any]]:
@@ -73,15 +115,33 @@ def ideal_line(frame: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 _LINE_KINDS = alt.Scale(domain=["fitted law", "ideal learner (theory)"], range=[[1, 0], [5, 4]])
+_REGIMES = [regimes.POWER, regimes.TRANSITION, regimes.SATURATED]
 
 
-def line_layers(fitted: list[dict], ideal: list[dict], color: Any, x: Any, y: Any) -> list[Any]:
+def regime_width(points: list[dict[str, Any]]) -> Any:
+  """Line widths by regime: thick while the resource pays. A legend where there is more than one."""
+  several = len({p["regime"] for p in points}) > 1
+  scale = alt.Scale(domain=_REGIMES, range=[3.0, 1.8, 0.9])
+  return alt.StrokeWidth("regime:N", title="regime", scale=scale, legend=alt.Legend() if several else None)
+
+
+def line_layers(fitted: list[dict], ideal: list[dict], color: Any, x: Any, y: Any, pick: Any) -> list[Any]:
+  """Layers of fitted laws and of the ideal learner."""
   dash = alt.StrokeDash("line:N", title=None, scale=_LINE_KINDS if ideal else alt.Scale(domain=["fitted law"], range=[[1, 0]]))
   layers = []
   if ideal:
     layers.append(alt.Chart(chart.data(ideal)).mark_line(style="theory", strokeWidth=1.5).encode(x=x, y=y, strokeDash=dash))
   if fitted:
-    layers.append(
-      alt.Chart(chart.data(fitted)).mark_line(strokeWidth=2).encode(x=x, y=y, color=color, strokeDash=dash, detail=["learner:N", "size:N"])
+    line = alt.Chart(chart.data(fitted)).mark_line()
+    encoded = line.encode(
+      x=x, y=y, color=color, strokeDash=dash, strokeWidth=regime_width(fitted), opacity=chart.picked(pick, alt.value(1))
     )
+    layers.append(encoded.encode(detail=["learner:N", "size:N", "segment:N"]))
   return layers
+
+
+def point_layer(points: list[dict], color: Any, x: Any, y: Any, pick: Any, size: int) -> Any:
+  """Evaluations, those before the fitted window faint; hovering shows the run, clicking the legend picks a series."""
+  window = alt.Opacity("fitted:O", scale=alt.Scale(domain=["before it", "in the window"], range=[0.22, 0.85]), legend=None)
+  layer = alt.Chart(chart.data(evenly(points, MOST_POINTS))).mark_point(size=size, strokeWidth=1.2)
+  return layer.encode(x=x, y=y, color=color, opacity=chart.picked(pick, window), tooltip=tooltip(*RUN_TOOLTIP)).add_params(pick)

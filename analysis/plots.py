@@ -6,14 +6,14 @@ Called by `analysis.report`. Importing this module loads Altair, which is slow.
 from typing import Any
 
 import altair as alt
-import numpy as np
 import polars as pl
 from altair.utils.schemapi import debug_mode
 
-from analysis import marks, unfitted
-from analysis.load import SIZE_NAMES, Sweep, axes_of
+from analysis import efficiency, marks, unfitted
+from analysis.load import SIZE_NAMES, Sweep, axes_of, evenly
 from analysis.marks import LEARNER_NAMES, X_NAMES
-from analysis.study import LawRow, choose_metric, final_points, fitted
+from analysis.schemes import SchemeRow
+from analysis.study import LawRow, final_points, fitted
 from dlrm_jax.figures import chart
 from dlrm_jax.figures.chart import SI_LABEL
 from dlrm_jax.figures.render import Figure
@@ -21,16 +21,19 @@ from dlrm_jax.record import HARDWARE_AXES
 
 
 @debug_mode(False)  # the checks of Altair's constructors take most of the time; the tests draw every figure
-def figures(sweep: Sweep, data_rows: list[LawRow], size_rows: list[LawRow], speeds: list[dict[str, Any]]) -> list[Figure]:
-  """Every figure that the sweep allows: the headline data law, data curves by axis, final loss against size, loss against FLOPs, and
-  those of grids and hardware axes."""
+def figures(
+  sweep: Sweep, data_rows: list[LawRow], size_rows: list[LawRow], schemes: list[SchemeRow], speeds: list[dict[str, Any]]
+) -> list[Figure]:
+  """Every figure that the sweep allows: the headline data law, efficiency along data and compute, residuals, data curves by axis, final
+  loss against size, and those of grids and hardware axes."""
   everything, frame = sweep.evaluations(), fitted(sweep)
   axes = axes_of(frame)
   out = [_headline(frame, data_rows)]
   out += [_data_curves(frame, data_rows, axis) for axis in axes if axis != "data"]
   out += [_size_curves(frame, size_rows, axis) for axis in axes]
-  out += [_compute(everything.filter(pl.col("axis").is_in(HARDWARE_AXES).not_() & ~pl.col("horizon")))]
-  return [figure for figure in out if figure is not None] + unfitted.others(everything, speeds, axes_of(everything))
+  found = [figure for figure in out if figure is not None]
+  trained = everything.filter(pl.col("axis").is_in(HARDWARE_AXES).not_() & ~pl.col("horizon"))
+  return found[:1] + efficiency.figures(trained, schemes, data_rows) + found[1:] + unfitted.others(everything, speeds, axes_of(everything))
 
 
 def _headline(frame: pl.DataFrame, rows: list[LawRow]) -> Figure | None:
@@ -51,33 +54,22 @@ def _headline(frame: pl.DataFrame, rows: list[LawRow]) -> Figure | None:
     y = marks.y_axis(chosen[0].metric, [p["value"] for p in points + ideal])
     learners = list(dict.fromkeys(p["learner"] for p in points))
     color = alt.Color("learner:N", title=None, scale=alt.Scale(domain=learners), legend=alt.Legend() if len(learners) > 1 else None)
-    layers = marks.line_layers(fitted, ideal, color, x, y)
-    layers.append(
-      alt.Chart(chart.data(points))
-      .mark_point(size=26, strokeWidth=1.2)
-      .encode(
-        x=x,
-        y=y,
-        color=color,
-        opacity=_window_opacity(),
-        tooltip=marks.tooltip(
-          ("run", "run"), ("learner", "learner"), ("seed", "seed"), ("examples", "examples"), ("value", "loss"), ("roc_auc", "ROC AUC")
-        ),
-      )
-    )
+    pick = chart.pick("learner")
+    bands = [layer for row in chosen for layer in marks.band_layer(row, color, x, y, pick)]
+    layers = [*bands, *marks.line_layers(fitted, ideal, color, x, y, pick), marks.point_layer(points, color, x, y, pick, 26)]
     labels = [{"text": _exponent_text(r), "learner": LEARNER_NAMES.get(r.learner, r.learner)} for r in chosen if r.fit.params]
     for line, label in enumerate(labels):
       text = alt.Chart(chart.data([label])).mark_text(align="right", baseline="top", fontSize=12, fontWeight=600)
       layers.append(text.encode(text="text:N", color=color, x=alt.value(372), y=alt.value(6 + 17 * line)))
     theory = chosen[0].theory_beta
     subtitle = f"theory: exponent {theory:.3f}" if theory is not None else f"{chosen[0].axis}, size {chosen[0].size:g}"
-    title = alt.TitleParams(_workload_text(workload), subtitle=subtitle)
+    title = alt.TitleParams(marks.workload_text(workload), subtitle=subtitle)
     panels.append(alt.layer(*layers).properties(width=380, height=290, title=title))
   if not panels:
     return None
   caption = (
     "Loss against examples seen; every point is one evaluation of one seed, faint ones lie before the fitted window. "
-    "Lines: the fitted law" + (IDEAL_CAPTION if frame["excess_ideal"].is_not_null().any() else ".")
+    "Lines: the fitted law, with its 95% interval" + (IDEAL_CAPTION if frame["excess_ideal"].is_not_null().any() else ".")
   )
   return Figure("data_law", "The data law", caption, chart.finish(panels, 2))
 
@@ -86,14 +78,6 @@ IDEAL_CAPTION = (
   "; dashed: the closed form of the ideal learner, an average over teachers that is exact for small logit errors only, so that a learner "
   "on one teacher may lie some per cent under it."
 )
-
-
-def _window_opacity() -> Any:
-  return alt.Opacity("fitted:O", scale=alt.Scale(domain=["before it", "in the window"], range=[0.22, 0.85]), legend=None)
-
-
-def _workload_text(workload: str) -> str:
-  return f"Planted clicks, {workload.replace('=', ' = ')}" if workload.startswith("s=") else workload
 
 
 def _exponent_text(row: LawRow) -> str:
@@ -108,9 +92,11 @@ def _exponent_text(row: LawRow) -> str:
 def _data_curves(frame: pl.DataFrame, rows: list[LawRow], axis: str) -> Figure | None:
   """One panel a workload: loss against examples, one colour a size."""
   panels, any_ideal = [], False
-  sizes = sorted(set(frame.filter(axis=axis)["size"]))
+  sizes = evenly(sorted(set(frame.filter(axis=axis)["size"])), marks.MOST_CURVES)
   for workload in dict.fromkeys(r.workload for r in rows if r.axis == axis):
-    mine = sorted((r for r in rows if r.workload == workload and r.axis == axis and r.learner == "dlrm"), key=lambda r: r.size or 0)
+    mine = sorted(
+      (r for r in rows if r.workload == workload and r.axis == axis and r.learner == "dlrm" and r.size in sizes), key=lambda r: r.size or 0
+    )
     shown, points, fitted = frame.filter(workload=workload, axis=axis, learner="dlrm"), [], []
     for row in mine:
       points += marks.points_of(shown.filter(size=row.size), row.metric, row)
@@ -122,17 +108,13 @@ def _data_curves(frame: pl.DataFrame, rows: list[LawRow], axis: str) -> Figure |
     x = chart.log_axis(alt.X, "examples", "examples seen", [p["examples"] for p in points])
     y = marks.y_axis(mine[0].metric, [p["value"] for p in points + ideal])
     color = alt.Color("size:O", title=SIZE_NAMES[axis], scale=alt.Scale(domain=sizes), legend=alt.Legend(labelExpr=SI_LABEL))
-    layers = marks.line_layers(fitted, ideal, color, x, y)
-    tooltip = marks.tooltip(
-      ("run", "run"), ("size", SIZE_NAMES[axis]), ("seed", "seed"), ("examples", "examples"), ("value", "loss"), ("roc_auc", "ROC AUC")
-    )
-    layers.append(
-      alt.Chart(chart.data(points)).mark_point(size=22).encode(x=x, y=y, color=color, opacity=_window_opacity(), tooltip=tooltip)
-    )
-    panels.append(alt.layer(*layers).properties(width=380, height=290, title=_workload_text(workload)))
+    pick = chart.pick("size")
+    layers = [*marks.line_layers(fitted, ideal, color, x, y, pick), marks.point_layer(points, color, x, y, pick, 22)]
+    panels.append(alt.layer(*layers).properties(width=380, height=290, title=marks.workload_text(workload)))
   if not panels:
     return None
-  caption = f"Loss against examples seen, one colour for each size of the {axis} axis; lines are the fitted laws over their windows"
+  caption = f"Loss against examples seen, one colour for each size of the {axis} axis; lines are the fitted laws over their windows, "
+  caption += "thick while more examples pay, thin where that saturates"
   caption += "; dashed: the ideal learner at the largest size." if any_ideal else "."
   return Figure(f"data_{axis}", f"Data curves, {axis} axis", caption, chart.finish(panels, 2))
 
@@ -173,18 +155,20 @@ def _size_curves(frame: pl.DataFrame, rows: list[LawRow], axis: str) -> Figure |
     color = alt.Color("learner:N", legend=None)
     fitted = marks.fitted_line(row, "at")
     if fitted:
-      line = alt.Chart(chart.data(fitted)).mark_line(strokeWidth=2, opacity=marks.law_opacity(row))
-      layers.append(line.encode(x=x, y=y, color=color))
-    tooltip = marks.tooltip(
-      ("run", "run"), ("size", SIZE_NAMES[axis]), ("seed", "seed"), ("examples", "examples"), ("value", "loss"), ("roc_auc", "ROC AUC")
+      line = alt.Chart(chart.data(fitted)).mark_line(opacity=marks.law_opacity(row))
+      layers.append(line.encode(x=x, y=y, color=color, strokeWidth=marks.regime_width(fitted), detail="segment:N"))
+    tooltip = marks.tooltip(*marks.RUN_TOOLTIP)
+    layers.append(
+      alt.Chart(chart.data(evenly(points, marks.MOST_POINTS)))
+      .mark_point(size=34, opacity=0.8)
+      .encode(x=x, y=y, color=color, tooltip=tooltip)
     )
-    layers.append(alt.Chart(chart.data(points)).mark_point(size=34, opacity=0.8).encode(x=x, y=y, color=color, tooltip=tooltip))
     beta = "no law: " + row.fit.status.removeprefix("refused: ") if row.fit.refused else _exponent_text(row).split(": ", 1)[1]
     beta = "saturated or too noisy for an exponent" if row.fit.status == "not_identifiable" else beta
     if row.fit.refused and "does not fall" in row.fit.status:
       beta = "does not fall: saturated"
     panels.append(
-      alt.layer(*layers).properties(width=250, height=230, title=alt.TitleParams(f"{_workload_text(row.workload)}", subtitle=beta))
+      alt.layer(*layers).properties(width=250, height=230, title=alt.TitleParams(f"{marks.workload_text(row.workload)}", subtitle=beta))
     )
     note = f" after {row.at_examples:,} examples" if row.at_examples else ""
   if not panels:
@@ -193,45 +177,3 @@ def _size_curves(frame: pl.DataFrame, rows: list[LawRow], axis: str) -> Figure |
     f"Final loss of the {axis} axis{note}; each point is one seed, the line is the fitted law (power + constant: examples are limited)."
   )
   return Figure(f"model_{axis}", f"Model scaling, {axis} axis", caption, chart.finish(panels, len({r.x for r in rows if r.axis == axis})))
-
-
-def _compute(frame: pl.DataFrame) -> Figure | None:
-  """Loss against training FLOPs along every curve, coloured by axis."""
-  frame = frame.filter(pl.col("flops_per_example").is_not_null()).with_columns(flops=pl.col("flops_per_example") * pl.col("examples"))
-  panels = []
-  axes = axes_of(frame)
-  for (workload,), group in frame.group_by("workload", maintain_order=True):
-    metric = choose_metric(group)
-    means = (
-      group.filter(pl.col(metric) > 0)
-      .group_by("axis", "size", "examples")
-      .agg(pl.col(metric).mean().alias("value"), pl.col("flops").mean(), pl.len())
-    )
-    means = means.filter(pl.col("examples") >= pl.col("examples").max() / 256).sort("axis", "size", "examples")
-    values = means.to_dicts()
-    if len({v["flops"] for v in values}) < 2:
-      continue
-    x = chart.log_axis(alt.X, "flops", "training FLOPs", [v["flops"] for v in values])
-    y = marks.y_axis(metric, [v["value"] for v in values])
-    color = alt.Color("axis:N", title="axis", scale=alt.Scale(domain=axes))
-    tooltip = marks.tooltip(("axis", "axis"), ("size", "size"), ("examples", "examples"), ("flops", "FLOPs"), ("value", "loss"))
-    line = (
-      alt.Chart(chart.data(values))
-      .mark_line(strokeWidth=1.3, opacity=0.75, point=alt.OverlayMarkDef(size=14))
-      .encode(x=x, y=y, color=color, detail="size:N", tooltip=tooltip)
-    )
-    lowest, front = np.inf, []
-    for v in sorted(values, key=lambda v: (v["flops"], v["value"])):
-      if v["value"] < lowest:
-        lowest = v["value"]
-        front.append({"flops": v["flops"], "value": lowest})
-    envelope = (
-      alt.Chart(chart.data(front)).mark_line(style="theory", strokeWidth=1.5, strokeDash=[5, 4], interpolate="step-after").encode(x=x, y=y)
-    )
-    panels.append(alt.layer(line, envelope).properties(width=380, height=290, title=_workload_text(workload)))
-  if not panels:
-    return None
-  caption = (
-    "Loss against training FLOPs, mean over seeds, one line for each size; dashed: the best loss seen for the FLOPs spent (of these runs)."
-  )
-  return Figure("compute", "Loss against compute", caption, chart.finish(panels, 2))

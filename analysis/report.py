@@ -7,19 +7,27 @@ DIR/report. On planted data the law is `power` on the excess, whose limit is 0; 
 """
 
 import dataclasses
-import shlex
 from pathlib import Path
-from typing import Any
 
+import numpy as np
+
+from analysis.additive import models
+from analysis.advise import Advice, advise
+from analysis.comparison import Compared, compare
 from analysis.fit import interval_text
-from analysis.fitting import METHODS
 from analysis.laws import LAWS
 from analysis.load import Sweep, load
-from analysis.study import LawRow, data_laws, saturation, size_laws
-from analysis.tables import LAW_COLUMNS, Extra, extras, law_cells, print_tables, run_rows
+from analysis.paper_tables import advice_tables, comparison_table, frontier_table, noise_table, scheme_table
+from analysis.schemes import scheme_rows
+from analysis.study import Curve, LawRow, Noises, curves, data_laws, pooled_noise, saturation, size_laws
+from analysis.tables import extras, print_tables
 from analysis.throughput import throughput
 from analysis.tuning import tuned
 from dlrm_jax import flags, record
+from dlrm_jax.progress import Bar
+
+NEXT_TIMES = 10.0  # the budget that the report's advice is for, times the base run's
+_STEPS = 4  # of the progress bar
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +37,9 @@ class ReportConfig:
   workdir: str = flags.option(help="directory of a sweep (sweep.json, runs/) or of one run (record.json)")
   output: str = flags.option("", "directory of the report; WORKDIR/report when empty")
   law: str = flags.option(
-    "auto", "law fitted to every curve; auto: power where the constant is known to be 0, else power_constant", ("auto", *LAWS)
+    "auto",
+    "law fitted to every curve; auto: power where the constant is known to be 0, else power_constant",
+    ("auto", *(name for name, law in LAWS.items() if law.num_x == 1)),
   )
   x_min: float | None = flags.option(
     None, "smallest number of examples fitted; by default 2**17 on planted data (all if too few are left), else a 64th of the run"
@@ -54,6 +64,70 @@ def left_out(sweep: Sweep) -> list[str]:
   return lines
 
 
+def main(config: ReportConfig) -> None:
+  everything = load(config.workdir)
+  sweep, choices = tuned(everything)
+  output = Path(config.output or sweep.path / "report")
+  with Bar("fitting and drawing", _STEPS) as bar:
+    given = curves(sweep, config.law, config.x_min, config.x_max)
+    noises = pooled_noise(given)
+    rows = data_laws(given, noises)
+    bar(1)
+    sizes = size_laws(sweep, config.law)
+    schemes = scheme_rows(sweep, rows, sizes, config.law)
+    bar(1)
+    compared, advice = compare_largest(given, noises), advise_next(sweep)
+    bar(1)
+    saturated, speeds = saturation(sweep), throughput(sweep)
+
+    from analysis import plots, sections  # Altair is slow to import: not before the input is known to be good
+    from dlrm_jax.figures import render
+
+    figures = plots.figures(sweep, rows, sizes, schemes, speeds)
+    render.write_figures(output, figures)
+    bar(1)
+  laws = rows + sizes
+  record.write_text(output / "points.csv", everything.evaluations().write_csv())
+  done = len(sweep.runs) - len(sweep.diverged) - len(sweep.failed)
+  left = {"not_done": list(sweep.not_done), "diverged": list(sweep.diverged), "failed": list(sweep.failed)}
+  tables = {"saturation": saturated, "throughput": speeds, "learning_rates": [choice.as_dict() for choice in choices]}
+  tables |= {"schemes": [row.as_dict() for row in schemes], "comparison": [c.as_dict() for c in compared]}
+  tables |= {"advice": [a.as_dict() for a in advice]}
+  fits = {"num_runs": done, **left, "fits": [row.as_dict() for row in laws]}
+  record.write_json(output / "laws.json", record.header() | fits | tables)
+  questions = [scheme_table(schemes), frontier_table(schemes), *advice_tables(advice), comparison_table(compared), noise_table(noises)]
+  more = [extra for extra in questions if extra.cells] + extras(saturated, speeds, choices)
+  warnings = [*left_out(everything), *(choice.warning for choice in choices if choice.warning)]
+  findings = headline(laws) + [a.workload + ": " + a.verdict for a in advice]
+  record.write_text(output / "index.html", sections.document(everything, laws, figures, more, findings, warnings))
+  print_tables(laws, more)
+  for line in warnings:
+    print(line)
+  print(f"report: {output / 'index.html'}")
+
+
+def compare_largest(given: list[Curve], noises: Noises) -> list[Compared]:
+  """All laws on the DLRM's curve of the largest size of each axis, that of one run on several axes once."""
+  largest = {(c.workload, c.axis): c for c in sorted(given, key=lambda c: c.size) if c.learner == "dlrm"}
+  out: list[Compared] = []
+  seen = set()
+  for (workload, axis), curve in largest.items():
+    key = (*sorted(set(curve.points["config_id"])), curve.metric)
+    x, y, seed = curve.arrays
+    if key not in seen and len(y) and np.all(np.isfinite(y) & (y > 0)):
+      out += compare(x, y, seed, noises.get((workload, "dlrm", curve.metric)), f"{workload} / {axis} / {curve.size:g}")
+    seen.add(key)
+  return out
+
+
+def advise_next(sweep: Sweep) -> list[Advice]:
+  """How to spend ten times the base run's FLOPs, for every workload that has what that takes."""
+  try:
+    return [advise(model, NEXT_TIMES) for model in models(sweep)]
+  except flags.UserError:  # no model axis of enough sizes: the report has no such section
+    return []
+
+
 def headline(rows: list[LawRow]) -> list[str]:
   """The data exponents in a sentence each, the learner beside theory."""
   sentences = []
@@ -66,79 +140,9 @@ def headline(rows: list[LawRow]) -> list[str]:
       sentences.append(f"{row.workload}, {row.learner}: no law ({row.fit.status}).")
       continue
     theory = f", theory {row.theory_beta:.3f}" if row.theory_beta is not None else ""
-    sentences.append(f"{row.workload}, {row.learner}: data exponent {interval_text(row.fit.params['beta'], 3)}{theory}.")
+    open_text = " (the points do not determine it)" if row.fit.status == "not_identifiable" else ""
+    sentences.append(f"{row.workload}, {row.learner}: data exponent {interval_text(row.fit.params['beta'], 3)}{theory}{open_text}.")
   return sentences
-
-
-def _sections(sweep: Sweep, rows: list[LawRow], figures: list[Any], more: list[Extra], warnings: list[str]) -> list[tuple[str, str]]:
-  from dlrm_jax.figures import page
-
-  made = shlex.join(str(word) for word in sweep.source.get("command", []))
-  hardware = sweep.source.get("hardware") or {}
-  software = sweep.source.get("software") or {}
-  setting = ", ".join(str(v) for v in (hardware.get("cpu"), f"{hardware['cores']} cores" if hardware.get("cores") else None) if v)
-  versions = ", ".join(f"{name} {version}" for name, version in software.items() if version)
-  summary = "".join(f"<li>{page.escape(s)}</li>" for s in headline(rows))
-  warned = "".join(f'<p class="warn">{page.escape(line)}</p>' for line in warnings)
-  commands = f"<pre>{page.escape(made)}\n{page.escape(shlex.join(record.command()))}</pre>" if made else ""
-  sections = [
-    (
-      "",
-      commands
-      + f'<p class="faint">{page.escape(setting)}<br>{page.escape(versions)}</p>'
-      + (f"<ul>{summary}</ul>" if summary else "")
-      + warned,
-    )
-  ]
-  drawn = [(figure.title, page.figure(figure.name, figure.caption)) for figure in figures]
-  sections += drawn[:1]
-  key = {i for i, row in enumerate(rows) if row.axis == "data" and row.x == "examples"}
-  caption = (
-    "L(x) = alpha * x**-beta + gamma (gamma = 0 in law power), least squares on log L. Window: the x that were fitted. "
-    "Held-out error: fitted on the smaller x, the largest x predicted, prediction / measured - 1. ? is an end that the points leave open."
-  )
-  methods = "".join(
-    f'<p class="note">{page.escape(f"{name}: {METHODS[name]}.")}</p>' for name in dict.fromkeys(r.fit.method for r in rows if r.fit.method)
-  )
-  if rows:
-    sections.append(("Laws", page.table(list(LAW_COLUMNS), [law_cells(row) for row in rows], caption, key) + methods))
-  sections += [(extra.title, page.table(extra.columns, extra.cells, extra.text)) for extra in more]
-  sections += drawn[1:]
-  columns, cells = run_rows(sweep)
-  sections.append(("Runs", f"<details><summary>{len(cells)} points</summary>{page.table(columns, cells)}</details>"))
-  return sections
-
-
-def main(config: ReportConfig) -> None:
-  everything = load(config.workdir)
-  sweep, choices = tuned(everything)
-  output = Path(config.output or sweep.path / "report")
-  rows = data_laws(sweep, config.law, config.x_min, config.x_max)
-  sizes = size_laws(sweep, config.law)
-  saturated, speeds = saturation(sweep), throughput(sweep)
-
-  from analysis import plots  # Altair is slow to import: not before the input is known to be good
-  from dlrm_jax.figures import chart, page, render
-
-  figures = plots.figures(sweep, rows, sizes, speeds)
-  render.write_figures(output, figures)
-  laws = rows + sizes
-  record.write_text(output / "points.csv", everything.evaluations().write_csv())
-  done = len(sweep.runs) - len(sweep.diverged) - len(sweep.failed)
-  left = {"not_done": list(sweep.not_done), "diverged": list(sweep.diverged), "failed": list(sweep.failed)}
-  tables = {"saturation": saturated, "throughput": speeds, "learning_rates": [choice.as_dict() for choice in choices]}
-  fits = {"num_runs": done, **left, "fits": [row.as_dict() for row in laws]}
-  record.write_json(output / "laws.json", record.header() | fits | tables)
-  name = sweep.path.resolve().name
-  subtitle = f"{done} runs, {sweep.points['workload'].n_unique()} workloads, axes {', '.join(dict.fromkeys(sweep.points['axis']))}"
-  specs = {figure.name: figure.spec for figure in figures}
-  more, warnings = extras(saturated, speeds, choices), [*left_out(everything), *(choice.warning for choice in choices if choice.warning)]
-  sections = _sections(everything, laws, figures, more, warnings)
-  record.write_text(output / "index.html", page.page(f"Scaling laws: {name}", subtitle, sections, specs, chart.THEMES, render.javascript()))
-  print_tables(laws, more)
-  for line in warnings:
-    print(line)
-  print(f"report: {output / 'index.html'}")
 
 
 if __name__ == "__main__":

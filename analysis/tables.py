@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from analysis.fit import interval_text
-from analysis.fitting import METHODS
 from analysis.load import Sweep
+from analysis.result import METHODS
 from analysis.study import LawRow
 from analysis.tuning import Choice
 
@@ -28,6 +28,9 @@ LAW_COLUMNS = (
   "held-out error",
   "status",
 )
+
+
+_MOST_LAWS = 60  # rows of the law table from which the terminal leaves out single sizes
 
 
 def short(value: float | int | None) -> str:
@@ -92,12 +95,13 @@ SATURATION_TEXT = (
 
 @dataclasses.dataclass(frozen=True)
 class Extra:
-  """A table beside that of the laws: title, columns, rows of cells, and what a reader must know."""
+  """A table beside that of the laws: title, columns, rows of cells, what a reader must know, and whether the terminal shows it too."""
 
   title: str
   columns: list[str]
   cells: list[list[Any]]
   text: str
+  printed: bool = True
 
 
 def extras(saturated: list[dict[str, Any]], speeds: list[dict[str, Any]], choices: list[Choice]) -> list[Extra]:
@@ -181,10 +185,13 @@ def print_tables(rows: list[LawRow], more: list[Extra]) -> None:
       table.add_row(*map(str, row))
     console.print(table)
 
-  if rows:
-    show("Scaling laws, L(x) = alpha * x**-beta + gamma; ? is an end that the points leave open", LAW_COLUMNS, map(law_cells, rows))
+  shown = rows if len(rows) <= _MOST_LAWS else [row for row in rows if row.axis == "data" or row.x != "examples"]
+  if shown:
+    show("Scaling laws, L(x) = alpha * x**-beta + gamma; ? is an end that the points leave open", LAW_COLUMNS, map(law_cells, shown))
+  if len(shown) < len(rows):
+    console.print(f"{len(rows) - len(shown)} more laws, of curves of single sizes, are in laws.json and on the page.")
   for method in dict.fromkeys(row.fit.method for row in rows if row.fit.method):
     console.print(f"Intervals, {method}: {METHODS[method]}.", markup=False, highlight=False)
-  for extra in more:
+  for extra in (extra for extra in more if extra.printed):
     show(extra.title, extra.columns, extra.cells)
     console.print(extra.text, markup=False, highlight=False)

@@ -10,58 +10,12 @@ import numpy as np
 import polars as pl
 import pytest
 from page_links import Links
-from report_case import GRID, write_run
+from report_case import GRID
+from report_sweeps import write_planted, write_real
 
 from analysis import report, tables
 from analysis.load import load
 from dlrm_jax import flags, record
-
-
-def write_planted(root: Path) -> Path:
-  """Two workloads; axis data with both learners, axis rows with three sizes; two seeds."""
-  rng, points = np.random.default_rng(0), []
-  for s in (10 / 9, 1.25):
-    beta = (s - 1) / s
-    cases = [("data", GRID[-1], learner) for learner in ("dlrm", "per_id")] + [("rows", rows, "dlrm") for rows in (100, 400, 1600, 6400)]
-    for axis, size, learner in cases:
-      for seed in (0, 1):
-        floor = 0.2 * size ** -(s - 1) if axis == "rows" else None
-        curve = []
-        for n in GRID:
-          ideal = 0.05 * n**-beta
-          early = 1 + 3 * (n / 8192.0) ** -2  # what a trained model learns before the tail
-          excess = (1.05 * ideal * early + (floor or 0.0)) * np.exp(0.0005 * rng.standard_normal())
-          numbers = {"log_loss": 0.5 + excess, "ne": 0.9, "roc_auc": 0.7, "calibration": 1.0, "excess": excess, "excess_tail": None}
-          curve.append({"examples": n, **numbers, "excess_ideal": ideal, "wall_s": n / 1e5})
-        name = f"{learner}{axis}{size}s{s:.3f}n{seed}".replace(".", "p")
-        theory = {"s": s, "beta_data": beta, "beta_rows": s - 1, "rows_floor": floor}
-        params = None if learner == "per_id" else 1000 + 128 * (size if axis == "rows" else 10**6)
-        write_run(root / "runs" / name, name, curve, learner, seed, "planted", params, theory)
-        points.append({"workload": f"s={s:.4g}", "axis": axis, "size": size, "seed": seed, "learner": learner, "config_id": name})
-  points.append({"workload": "s=1.25", "axis": "rows", "size": 25600, "seed": 0, "learner": "dlrm", "config_id": "later"})
-  record.write_json(root / "sweep.json", record.header() | {"points": points})
-  return root
-
-
-def write_real(root: Path) -> Path:
-  """One click log, four axes, two seeds, NE = .07 (n/1e3)**-.3 + .75 + a share that falls with size; one run diverged."""
-  rng, points = np.random.default_rng(1), []
-  for axis, sizes in {"rows": [100, 400, 1600, 6400], "dim": [4, 8], "overarch": [0.5, 1], "mlp": [0.25, 0.5, 1, 2]}.items():
-    for size in sizes:
-      for seed in (0, 1):
-        share = 0.02 * (size / sizes[0]) ** -0.5 if axis != "mlp" else 0.0
-        curve = []
-        for n in GRID[::2]:
-          ne = (0.75 + share + 0.07 * (n / 1e3) ** -0.3) * np.exp(2e-5 * rng.standard_normal())
-          numbers = {"log_loss": 0.6 * ne, "ne": ne, "roc_auc": 0.8, "calibration": 1.0, "excess": None, "excess_tail": None}
-          curve.append({"examples": n, **numbers, "excess_ideal": None, "wall_s": 1.0})
-        name = f"{axis}{size}n{seed}".replace(".", "p")
-        status = {"status": "diverged"} if name == "mlp2n1" else {}
-        params = 1000 + 500 * sizes.index(size) + (10 * size if axis == "rows" else 0)
-        write_run(root / "runs" / name, name, curve, "dlrm", seed, "clicks", int(params), None, **status)
-        points.append({"workload": "clicks", "axis": axis, "size": size, "seed": seed, "learner": "dlrm", "config_id": name})
-  record.write_json(root / "sweep.json", record.header() | {"points": points})
-  return root
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +40,7 @@ def fits_of(root: Path, **wanted) -> list[dict]:
 @pytest.mark.parametrize("learner", ["dlrm", "per_id"])
 def test_data_exponents_of_planted_workloads(planted, workload, beta, learner):
   (fit,) = fits_of(planted, workload=workload, learner=learner, axis="data", x="examples")
-  assert (fit["law"], fit["metric"], fit["x_min"], fit["num_seeds"], fit["method"]) == ("power", "excess", 2**17, 2, "per_seed_t")
+  assert (fit["law"], fit["metric"], fit["x_min"], fit["num_seeds"], fit["method"]) == ("power", "excess", 2**17, 2, "gls")
   np.testing.assert_allclose(fit["params"]["beta"]["estimate"], beta, atol=0.004)
   np.testing.assert_allclose(fit["theory_beta"], beta, rtol=1e-12)
   assert fit["num_points"] == 2 * sum(n >= 2**17 for n in GRID)
@@ -135,7 +89,7 @@ def test_what_is_left_out_is_named(planted, real, capsys):
   assert "mlp2n1" not in set(pl.read_csv(real / "report" / "points.csv")["config_id"])
   assert "mlp2n1" in (real / "report" / "index.html").read_text()
   (fit,) = fits_of(real, axis="mlp", size=2, x="examples")
-  assert fit["num_seeds"] == 1 and fit["method"] == "profile_independent_points"
+  assert fit["num_seeds"] == 1 and fit["method"] == "gls"  # the seeds of the other curves tell its noise
 
 
 @pytest.mark.parametrize("name", ["planted", "real"])
@@ -149,7 +103,9 @@ def test_page_needs_no_network_and_holds_every_figure(name, request):
   figures = {p.stem for p in folder.glob("*.svg")}
   assert figures == {p.stem for p in folder.glob("*.png")}
   axes = {"planted": {"rows"}, "real": {"rows", "dim", "overarch", "mlp"}}[name]
-  assert figures == {"data_law", "compute"} | {f"{kind}_{axis}" for kind in ("data", "model") for axis in axes}
+  assert figures == {"data_law", "data_efficiency", "compute", "compute_by", "residuals"} | {
+    f"{kind}_{axis}" for kind in ("data", "model") for axis in axes
+  }
   assert links.charts == len(figures)
   saved = json.loads(re.search(r'id="report">(.*?)</script>', text).group(1))
   assert set(saved["specs"]) == figures and set(saved["themes"]) == {"light", "dark"}
@@ -174,10 +130,11 @@ def test_points_csv_holds_every_evaluation(planted):
 
 def test_law_table_on_standard_output(planted, capsys):
   sweep = load(planted)
-  rows = report.data_laws(sweep, "auto", 2.0**18, None)
+  given = report.curves(sweep, "auto", 2.0**18, None)
+  rows = report.data_laws(given, report.pooled_noise(given))
   tables.print_tables(rows, tables.extras(report.saturation(sweep), [], []))
   out = capsys.readouterr().out
-  assert "262k to 4.19M" in out and "excess" in out and "0.100" in out and "per_seed_t" in out
+  assert "262k to 4.19M" in out and "excess" in out and "0.100" in out and "Intervals, gls" in out
 
 
 def test_a_single_run_is_enough(tmp_path, planted):

@@ -3,13 +3,15 @@
 Colours are not written into the specs but come from the theme (`THEMES`), which the page swaps with the reader's colour scheme.
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import altair as alt
 import numpy as np
 import polars as pl
 
+_DIGITS = 7  # of the numbers in a chart: pages stay small
 _FONT = "Inter, Helvetica Neue, Arial, Liberation Sans, DejaVu Sans, sans-serif"
 PLAIN, PERCENT = "format(datum.value, '~g')", "format(datum.value, '.3~%')"  # labelExpr of an axis
 SI, SI_LABEL = (f"{v} < 1000 ? format({v}, '~g') : replace(format({v}, '.3~s'), 'G', 'B')" for v in ("datum.value", "datum.label"))
@@ -90,20 +92,32 @@ def log_axis(
 
 
 def data(rows: list[dict[str, Any]]) -> pl.DataFrame:
-  """Rows of a layer. A frame, because Altair copies lists over and over while it builds a chart."""
-  return pl.DataFrame(rows, infer_schema_length=None).fill_nan(None)
+  """Rows of a layer, their numbers rounded. A frame, because Altair copies lists over and over while it builds a chart."""
+  frame = pl.DataFrame(rows, infer_schema_length=None).fill_nan(None)
+  return frame.with_columns(pl.selectors.float().round_sig_figs(_DIGITS))
+
+
+def pick(field: str) -> Any:
+  """A selection of series by `field`: a click on the legend shows one, with shift several, a double click all. For `add_params`."""
+  return alt.selection_point(name="pick", fields=[field], bind="legend")
+
+
+def picked(selection: Any, value: Any) -> Any:
+  """An opacity: `value` for the series that are picked, faint for the others."""
+  return alt.when(selection).then(value).otherwise(alt.value(0.07))
 
 
 def finish(panels: list[Any], columns: int) -> dict[str, Any]:
   """The spec of one panel, or of several in rows of `columns`."""
-  return _spec(panels[0] if len(panels) == 1 else alt.concat(*panels, columns=columns, spacing=36))
+  return _spec(lambda: panels[0] if len(panels) == 1 else alt.concat(*panels, columns=columns, spacing=36))
 
 
 def small_multiples(panels: list[Any], columns: int) -> dict[str, Any]:
   """The spec of many small panels, plot areas in line, with room for a title, a subtitle and axes between them."""
-  return _spec(alt.concat(*panels, columns=columns, bounds="flush", spacing={"row": 84, "column": 54}))
+  return _spec(lambda: alt.concat(*panels, columns=columns, bounds="flush", spacing={"row": 84, "column": 54}))
 
 
-def _spec(drawn: Any) -> dict[str, Any]:
-  with alt.data_transformers.enable("default", max_rows=None):
-    return drawn.to_dict(validate=False)
+def _spec(draw: Callable[[], Any]) -> dict[str, Any]:
+  with alt.data_transformers.enable("default", max_rows=None), warnings.catch_warnings():
+    warnings.filterwarnings("ignore", message="Automatically deduplicated selection parameter")  # one legend picks in all panels
+    return draw().to_dict(validate=False)
