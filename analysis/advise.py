@@ -99,58 +99,58 @@ class Advice:
     return dataclasses.asdict(self)
 
 
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """A run to be bought: a name, its examples, and the size on one axis, the others being the base's."""
+
+  buy: str
+  examples: float
+  axis: str | None = None
+  size: float | None = None
+
+  def losses(self, model: Model) -> Float[Array, " K"]:
+    """Predicted loss of the fit, then of each drawn sweep's."""
+    return model.losses({} if self.axis is None or self.size is None else {self.axis: self.size}, self.examples)
+
+
 def advise(model: Model, times: float) -> Advice:
   """What to buy with `times` the base run's FLOPs, times > 1."""
   base = model.base
-  plans = {"examples": (base.examples * times, None)} | {axis: (base.examples, base.grown(axis, times)) for axis in model.axes}
-  losses = {buy: _losses(model, *_place(buy, plan)) for buy, plan in plans.items()}
-  stacked = np.stack(list(losses.values()))  # [option, 1 + draws]
-  winner = np.argmin(stacked[:, 1:], axis=0)
-  alone = [_option(model, buy, plan, losses[buy], float(np.mean(winner == i))) for i, (buy, plan) in enumerate(plans.items())]
+  plans = [Plan("examples", base.examples * times)]
+  plans += [Plan(axis, base.examples, axis, base.grown(axis, times)) for axis in model.axes]
+  losses = {plan.buy: plan.losses(model) for plan in plans}
+  winner = np.argmin(np.stack([losses[plan.buy][1:] for plan in plans]), axis=0)
+  alone = [_option(model, plan, losses[plan.buy], float(np.mean(winner == i))) for i, plan in enumerate(plans)]
   alone.sort(key=lambda o: o.loss)
   splits = [_best_split(model, axis, times) for axis in model.axes]
-  now = _losses(model, base.examples, None, None)
+  now = Plan("", base.examples).losses(model)
   choice, verdict = _verdict(alone, losses, now, times)
   notes = list(model.notes)
   far = [o.buy for o in alone if o.beyond > _FAR]
   if far:
     notes.append(f"{', '.join(far)}: more than {_FAR:g} times beyond what was trained, where the law is a guess")
-  shown = {"examples": base.examples, "flops": base.flops, "loss": float(now[0])} | {
-    f"size_{axis}": base.sizes[axis] for axis in model.axes
-  }
+  shown = {"examples": base.examples, "flops": base.flops, "loss": float(now[0])}
+  shown |= {f"size_{axis}": base.sizes[axis] for axis in model.axes}
   return Advice(model.workload, model.metric, shown, times, (*alone, *splits), choice, verdict, tuple(notes))
 
 
-def _place(buy: str, plan: tuple[float, float | None]) -> tuple[float, str | None, float | None]:
-  return plan[0], None if buy == "examples" else buy, plan[1]
-
-
-def _losses(model: Model, examples: float, axis: str | None, size: float | None) -> Float[Array, " K"]:
-  """Predicted loss of the fit, then of each drawn sweep's."""
-  return model.losses({} if axis is None or size is None else {axis: size}, examples)
-
-
-def _option(model: Model, buy: str, plan: tuple[float, float | None], losses: Array, best_share: float | None) -> Option:
-  examples, size = plan
+def _option(model: Model, plan: Plan, losses: Array, best_share: float | None) -> Option:
   low, high = np.quantile(losses[1:], [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-  axis = buy.removeprefix("examples and ")
-  beyond = examples / model.base.examples
-  beyond = beyond if size is None else max(beyond, size / model.largest[axis])
-  free = size is not None and model.base.is_free(axis)
-  return Option(buy, examples, size, float(losses[0]), float(low), float(high), best_share, float(beyond), free)
+  beyond, free = plan.examples / model.base.examples, False
+  if plan.axis is not None and plan.size is not None:
+    beyond, free = max(beyond, plan.size / model.largest[plan.axis]), model.base.is_free(plan.axis)
+  return Option(plan.buy, plan.examples, plan.size, float(losses[0]), float(low), float(high), best_share, float(beyond), free)
 
 
 def _best_split(model: Model, axis: str, times: float) -> Option:
   """The least loss that examples and size of one axis reach together; a free axis grows as the budget does and all FLOPs go to examples."""
-  base, best = model.base, None
+  base, plans = model.base, []
   for share in [1.0] if base.is_free(axis) else np.linspace(0, 1, _SPLITS):
     size = base.grown(axis, times**share)
-    examples = base.examples * times / base.cost(axis, size)
-    losses = _losses(model, examples, axis, size)
-    if best is None or losses[0] < best[2][0]:
-      best = (examples, size, losses)
-  assert best is not None
-  return _option(model, f"examples and {axis}", best[:2], best[2], None)
+    plans.append(Plan(f"examples and {axis}", base.examples * times / base.cost(axis, size), axis, size))
+  losses = [plan.losses(model) for plan in plans]
+  best = int(np.argmin([predicted[0] for predicted in losses]))
+  return _option(model, plans[best], losses[best], None)
 
 
 def _verdict(alone: list[Option], losses: dict[str, Array], now: Array, times: float) -> tuple[str, str]:
@@ -174,7 +174,7 @@ def to_reach(model: Model, target: float) -> str:
   def best(times: float) -> Option:
     return min(advise(model, times).options, key=lambda o: o.loss)
 
-  now = float(_losses(model, model.base.examples, None, None)[0])
+  now = float(Plan("", model.base.examples).losses(model)[0])
   if target >= now:
     return f"{target:g} is reached by the base run ({now:.5g})."
   top = best(_MOST)

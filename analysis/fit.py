@@ -19,7 +19,7 @@ from analysis.fitting import POINTS, fit_law
 from analysis.laws import LAWS
 from analysis.least_squares import Loss
 from analysis.result import METHODS, Estimate, Fit, as_dict
-from analysis.settings import noise_of, passes_of
+from analysis.settings import noise_of, passes_of, repeated
 from dlrm_jax import flags, record
 
 _DRAWS = 1000  # of the bootstrap that a robust loss takes its intervals from
@@ -131,7 +131,8 @@ def fit_groups(groups: dict[str, Points], config: FitConfig) -> list[Fit]:
     configurations = []
     for p in groups.values():
       keep = (p.x[:, -1] >= low) & (p.x[:, -1] <= high) & np.all(p.x > 0, axis=1) & (p.y > 0) & np.isfinite(p.y)
-      configurations += passes_of(p.x[keep], p.y[keep], p.seed[keep])[0]
+      if not repeated(p.x[keep], p.seed[keep]):
+        configurations += passes_of(p.x[keep], p.y[keep], p.seed[keep])[0]
     noise = noise_of(configurations)
   loss = Loss(config.huber_delta if config.loss == "huber" else None)
   return [

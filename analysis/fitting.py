@@ -63,7 +63,8 @@ def fit_law(
     blank = dataclasses.replace(blank, x_min=float(np.min(x[:, -1])), x_max=float(np.max(x[:, -1])))
   reason = refusal(form, x, y)
   along = points == "curves" and (known_seeds or noise is not None) and not reason
-  setting = settings.of_passes(form, x, y, seed, noise) if along else None
+  reason = reason or (settings.repeated(x, seed) if along else "")
+  setting = settings.of_passes(form, x, y, seed, noise) if along and not reason else None
   if setting is not None:
     reason = refusal(form, np.exp(setting.problem.log_x), np.exp(setting.problem.log_y))
   if draws and not reason:
@@ -71,6 +72,7 @@ def fit_law(
   if reason:
     return dataclasses.replace(blank, status=f"refused: {reason}")
   method = "bootstrap" if draws else "gls" if setting is not None else "profile_independent_points"
+  alone = along and setting is None
   setting = setting or settings.independent(form, x, y, loss)
   problem, solution = setting.problem, solve(setting.problem)
   limits, deviations = setting.judge(solution)
@@ -85,6 +87,8 @@ def fit_law(
   misfit = setting.misfit(solution)
   if misfit is not None and misfit < settings.MISFIT:
     notes.append("the law misses the points by more than their noise" + (", intervals are wider for it" if method == "gls" else ""))
+  if alone:
+    notes.append("no two seeds have the same x, so nothing tells how a pass scatters: points are taken as independent")
   if setting.dropped:
     notes.append(f"{setting.dropped} points left out: not every seed has one there")
   return dataclasses.replace(

@@ -121,7 +121,7 @@ _REGIMES = [regimes.POWER, regimes.TRANSITION, regimes.SATURATED]
 def regime_width(points: list[dict[str, Any]]) -> Any:
   """Line widths by regime: thick while the resource pays. A legend where there is more than one."""
   several = len({p["regime"] for p in points}) > 1
-  scale = alt.Scale(domain=_REGIMES, range=[3.0, 1.8, 0.9])
+  scale = alt.Scale(domain=_REGIMES, range=[3.4, 1.7, 0.7])
   return alt.StrokeWidth("regime:N", title="regime", scale=scale, legend=alt.Legend() if several else None)
 
 

@@ -73,6 +73,16 @@ def independent(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], loss: L
   return Setting(problem, judge, misfit)
 
 
+def repeated(x: Float[Array, "n C"], seed: Array) -> str:
+  """Why these points are no training passes: a seed with two points at one x; empty when they may be."""
+  rows = np.column_stack([np.unique(seed, return_inverse=True)[1].reshape(-1).astype(np.float64), x])
+  distinct, first, count = np.unique(rows, axis=0, return_index=True, return_counts=True)
+  if not len(distinct) or count.max() == 1:
+    return ""
+  at = int(first[np.argmax(count)])
+  return f"seed {seed[at]} has {count.max()} points at x={x[at, -1]:g}, a training pass has one (independent points may repeat)"
+
+
 def passes_of(
   x: Float[Array, "n C"], y: Float[Array, " n"], seed: Array
 ) -> tuple[list[tuple[Float[Array, "_m _C"], Float[Array, "_S _m"]]], int]:

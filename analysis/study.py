@@ -16,7 +16,7 @@ from analysis.fitting import fit_law
 from analysis.load import Sweep
 from analysis.noise import Noise
 from analysis.result import Fit, as_dict
-from analysis.settings import noise_of, passes_of
+from analysis.settings import noise_of, passes_of, repeated
 from dlrm_jax.record import AXES, HARDWARE_AXES
 
 PLANTED_X_MIN = 2**17  # examples: earlier, a trained model still learns its bias and scale (the default window on planted data)
@@ -142,7 +142,9 @@ def pooled_noise(given: list[Curve]) -> Noises:
   for curve in given:
     key = (*sorted(set(curve.points["config_id"])), curve.metric)
     x, y, seed = curve.arrays
-    if key not in seen and len(y) and np.all(np.isfinite(y) & (y > 0)):  # one configuration may stand on several axes
+    if (
+      key not in seen and len(y) and np.all(np.isfinite(y) & (y > 0)) and not repeated(x[:, None], seed)
+    ):  # one configuration may stand on several axes
       groups.setdefault((curve.workload, curve.learner, curve.metric), []).extend(passes_of(x[:, None], y, seed)[0])
     seen.add(key)
   found = {key: noise_of(members) for key, members in groups.items()}

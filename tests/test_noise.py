@@ -146,6 +146,22 @@ def test_passes_of_a_table():
   np.testing.assert_allclose(np.exp(log_second), [[6, 7]])
 
 
+def test_a_pass_has_one_point_at_an_x():
+  x, seed = np.tile(np.exp(U), 2), np.repeat(["a", "b"], len(U))
+  again = np.append(x, x[3]), np.append(seed, "a")
+  assert settings.repeated(x[:, None], seed) == "" and "seed a has 2 points" in settings.repeated(again[0][:, None], again[1])
+  y = again[0] ** -0.1 * np.exp(0.01 * np.random.default_rng(0).standard_normal(len(again[0])))
+  assert "a training pass has one" in fit_law(again[0], y, "power", again[1]).status
+  assert fit_law(again[0], y, "power", again[1], points="independent").status == "ok"
+
+
+def test_seeds_of_different_x_are_said_to_be_taken_as_independent():
+  x = np.concatenate([np.exp(U), 1.1 * np.exp(U)])
+  y = x**-0.1 * np.exp(0.01 * np.random.default_rng(0).standard_normal(len(x)))
+  fit = fit_law(x, y, "power", np.repeat([0, 1], len(U)))
+  assert fit.method == "profile_independent_points" and "no two seeds have the same x" in fit.note
+
+
 def test_without_seeds_there_is_no_noise():
   assert settings.noise_of([(np.array([[1.0], [2.0]]), np.zeros((1, 2)))]) is None
   with pytest.raises(ValueError, match="two seeds"):
