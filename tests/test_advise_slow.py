@@ -11,57 +11,41 @@ from analysis.advise import advise
 from analysis.load import load
 from analysis.report import NEXT_TIMES
 from dlrm_jax import flags
-from dlrm_jax.config import PlantedConfig
+from dlrm_jax.config import RunConfig
 from dlrm_jax.data import planted_theory
-from dlrm_jax.data.planted import PAIR_TERMS, Planted, decaying_shares
+from dlrm_jax.data.planted import DENSE_INPUTS, PAIR_TERMS, Planted, decaying_shares
 from sweeps.points import SweepConfig
 from sweeps.presets import PRESETS
 from sweeps.run import main as run_sweep
 
-GROUPS, SEEDS, EXAMPLES = 10, 3, 2**19
-_SHARED = (
-  "--preset=small",
-  "--data=planted",
-  "--eval_examples=32768",
-  "--batch_size=2048",
-  f"--seeds={GROUPS * SEEDS}",
-  f"--num_examples={EXAMPLES}",
-  f"--axis_examples={EXAMPLES}",
-)
+GROUPS, SEEDS = 10, 2
+_SHARED = ("--preset=small", "--data=planted", f"--seeds={GROUPS * SEEDS}", "--eval_examples=32768", "--overarch=32,1")
+_TAIL = ("--axes=data,rows", "--planted_zipf_s=1.25", "--embed_dim=4", "--num_examples=524288", "--axis_examples=524288")
+# Pairs and dense terms take many small steps to learn; before that, examples are what helps, whatever the ideal learner would do.
+_LEARNED = ("--planted_tail_sigma=0.1", "--num_rows=65536", "--batch_size=128", "--dense_lr=0.1", "--table_lr=0.1")
+_LEARNED += ("--num_examples=1048576", "--axis_examples=1048576")
 CASES = {
-  "rows": ("--axes=data,rows", "--planted_zipf_s=1.25", "--num_rows=200", "--sizes_rows=25,50,100,200", "--embed_dim=4", "--overarch=32,1"),
-  "examples": (
-    "--axes=data,rows",
-    "--planted_zipf_s=1.25",
-    "--num_rows=32768",
-    "--sizes_rows=128,1024,8192,32768",
-    "--embed_dim=4",
-    "--overarch=32,1",
-  ),
-  "dim": (
-    "--axes=data,dim",
-    "--planted_tail_sigma=0.1",
-    "--planted_pair_variance=1.0",
-    "--embed_dim=2",
-    "--sizes_dim=1,2,3,4",
-    "--overarch=32,1",
-    "--num_rows=65536",
-  ),
+  "rows": (*_TAIL, "--num_rows=200", "--sizes_rows=25,50,100,200"),
+  "examples": (*_TAIL, "--num_rows=32768", "--sizes_rows=128,1024,8192,32768"),
+  "dim": (*_LEARNED, "--axes=data,dim", "--planted_pair_variance=1.0", "--embed_dim=2", "--sizes_dim=1,2,4,8"),
+  "mlp": (*_LEARNED, "--axes=data,mlp", "--planted_dense_variance=1.0", "--embed_dim=4", "--bottom=4,4", "--sizes_mlp=0.5,1,2,4"),
 }
 
 
-def theory(config: PlantedConfig, rows: int, dim: int | None) -> dict[str, float]:
-  """Excess of the ideal learner under each way to spend ten times as much."""
-  source = Planted(config)
+def theory(run: RunConfig, axis: str) -> dict[str, float]:
+  """Excess of the ideal learner where ten times as much is spent on examples, or on the axis: `dim` terms of the pairs, half as many dense
+  terms as the bottom MLP is wide."""
+  config, source = run.planted, Planted(run.planted)
 
-  def excess(examples: float, num_rows: float, pair_terms: float) -> float:
-    tail = planted_theory.excess_ideal(examples, config.zipf_s, source.tau, config.tail_fields, int(num_rows))
-    left = float(decaying_shares(PAIR_TERMS, config.delta)[int(pair_terms) :].sum())
-    return tail + source.moments[1] / 2 * config.pair_variance * left
+  def excess(examples: float, rows: float, dim: float, width: float) -> float:
+    tail = planted_theory.excess_ideal(examples, config.zipf_s, source.tau, config.tail_fields, int(rows))
+    pairs = config.pair_variance * float(decaying_shares(PAIR_TERMS, config.delta)[int(dim) :].sum())
+    dense = config.dense_variance * float(decaying_shares(DENSE_INPUTS, config.delta)[int(width // 2) :].sum())
+    return tail + source.moments[1] / 2 * (pairs + dense)
 
-  start = dim or PAIR_TERMS
-  options = {"examples": excess(EXAMPLES * NEXT_TIMES, rows, start), "rows": excess(EXAMPLES, rows * NEXT_TIMES, start)}
-  return options | ({} if dim is None else {"dim": excess(EXAMPLES, rows, dim * NEXT_TIMES)})
+  at = {"examples": run.train.num_examples, "rows": run.model.num_rows, "dim": run.model.embed_dim, "width": (run.model.bottom or (0,))[0]}
+  name = "width" if axis == "mlp" else axis
+  return {buy: excess(**at | {key: at[key] * NEXT_TIMES}) for buy, key in (("examples", "examples"), (axis, name))}
 
 
 @pytest.mark.slow
@@ -70,8 +54,7 @@ def test_advice_agrees_with_theory(buy, tmp_path):
   config = flags.parse(["sweep", *_SHARED, *CASES[buy], f"--workdir={tmp_path}"], SweepConfig, PRESETS)
   run_sweep(config)
   sweep, chosen = load(tmp_path), []
-  model = config.run.model
-  expected = theory(config.run.planted, model.num_rows, model.embed_dim if buy == "dim" else None)
+  expected = theory(config.run, "rows" if buy == "examples" else buy)
   assert min(expected, key=lambda name: expected[name]) == buy
   for group in range(GROUPS):
     seeds = pl.col("seed").is_in(range(group * SEEDS, (group + 1) * SEEDS))
