@@ -9,10 +9,11 @@ import dataclasses
 import numpy as np
 import polars as pl
 from jaxtyping import Float
+from scipy import special
 
 from analysis import settings
 from analysis.laws import Law, additive
-from analysis.least_squares import SQUARES, Problem, solve
+from analysis.least_squares import SQUARES, Problem, Solution, solve, solve_held
 from analysis.load import Sweep, evenly
 from analysis.schemes import common_metric
 from analysis.study import default_x_min, fitted
@@ -22,8 +23,9 @@ from dlrm_jax.record import SCHEMES
 
 Array = np.ndarray
 DRAWS = 200
+_LEVEL = 0.95
 MIN_SIZES, MOST_SIZES = 3, 12  # of an axis, for a term of its own; of more so many are taken, evenly
-_FACTOR_AXES = ("overarch", "mlp", "all")  # whose sizes are factors on the base
+FACTOR_AXES = ("overarch", "mlp", "all")  # whose sizes are factors on the base
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +80,7 @@ class Model:
     draws: those of sweeps drawn from the law, [K, P].
     scale: the loss that log losses are relative to.
     largest: size of each axis.
+    seen: terms, axes and `examples`, without which the law would miss the points significantly (F test, 5%).
     notes: what a reader must know.
   """
 
@@ -90,6 +93,7 @@ class Model:
   draws: Float[Array, "K P"]
   scale: float
   largest: dict[str, float]
+  seen: tuple[str, ...]
   notes: tuple[str, ...]
 
   def losses(self, sizes: dict[str, float], examples: float) -> Float[Array, " K"]:
@@ -126,7 +130,7 @@ def _base_size(axis: str, base: pl.DataFrame, mine: pl.DataFrame) -> float | Non
   own = mine.filter(pl.col("config_id").is_in(base["config_id"].unique().to_list()))
   if len(own):
     return float(own["size"][0])
-  return 1.0 if axis in _FACTOR_AXES else base[axis][0]
+  return 1.0 if axis in FACTOR_AXES else base[axis][0]
 
 
 def _model(group: pl.DataFrame) -> list[Model]:
@@ -161,16 +165,29 @@ def _model(group: pl.DataFrame) -> list[Model]:
   if setting is None:
     notes.append("one seed: points are taken as independent, intervals are too narrow")
     setting = settings.independent(law, x, y, SQUARES)
+  if setting.dropped:
+    notes.append(f"{setting.dropped} evaluations left out: not every seed has one there")
   solution = solve(setting.problem)
   free = max(len(setting.problem.log_y) - len(law.params), 1)
   deviation = float(np.sqrt(solution.cost / free))  # 1 where the noise is known and the law is right
-  draws = _draw(setting.problem, solution.theta, max(deviation, 1.0) if setting.noise else deviation, f"drawing sweeps like {workload}")
+  deviation = max(deviation, 1.0) if setting.noise else deviation
+  draws = _draw(setting.problem, solution.theta, deviation, f"drawing sweeps like {workload}")
+  seen = _seen(setting.problem, solution, free if setting.noise is None else setting.noise.free, deviation)
+  notes += [f"{name}: no effect on the loss beyond the noise" for name in (*axes, "examples") if name not in seen]
   examples = float(base["examples"].to_numpy().max())
   costs = {axis: _costs(group.filter(axis=axis), sizes[axis], float(base["flops_per_example"][0])) for axis in axes}
   largest = {axis: max(float(group.filter(axis=axis)["size"].to_numpy().max()), sizes[axis]) for axis in axes}
   made = Base(examples, float(base["flops_per_example"][0]) * examples, sizes, costs)
   scale = float(np.exp(setting.problem.log_y0))
-  return [Model(workload, metric, made, axes, law, solution.theta, draws, scale, largest, tuple(notes))]
+  return [Model(workload, metric, made, axes, law, solution.theta, draws, scale, largest, seen, tuple(notes))]
+
+
+def _seen(problem: Problem, solution: Solution, free: int, deviation: float) -> tuple[str, ...]:
+  """The terms whose absence, an exponent of 0, costs more than noise of this deviation and degrees of freedom explains."""
+  limit = 2 * float(special.fdtri(2, max(free, 1), _LEVEL)) * deviation**2  # a scale and an exponent
+  names = {i: p.name.removeprefix("alpha_") for i, p in enumerate(problem.law.params) if p.exponent}
+  starts = np.concatenate([solution.theta[None], problem.law.starts(problem.log_x, problem.log_y)[::9]])
+  return tuple(name for i, name in names.items() if solve_held(problem, i, 0.0, starts)[1] - solution.cost > limit)
 
 
 def _some_sizes(mine: pl.DataFrame) -> pl.DataFrame:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from analysis.additive import DRAWS, Base, Model, models
+from analysis.additive import DRAWS, FACTOR_AXES, Base, Model, models
 from analysis.load import load
 from analysis.tuning import tuned
 from dlrm_jax import flags, record
@@ -57,6 +57,7 @@ class Option:
     loss, ci_low, ci_high: predicted.
     best_share: of the drawn sweeps, those in which nothing else bought alone gives less; None for a split.
     beyond: how many times the examples or the size lie beyond what was trained.
+    axis: that grows, None for examples alone.
     free: the axis costs no FLOPs (rows cost memory): its size grows as the budget does.
   """
 
@@ -68,6 +69,7 @@ class Option:
   ci_high: float
   best_share: float | None
   beyond: float
+  axis: str | None = None
   free: bool = False
 
 
@@ -123,8 +125,9 @@ def advise(model: Model, times: float) -> Advice:
   alone = [_option(model, plan, losses[plan.buy], float(np.mean(winner == i))) for i, plan in enumerate(plans)]
   alone.sort(key=lambda o: o.loss)
   splits = [_best_split(model, axis, times) for axis in model.axes]
+  splits = [o for o in splits if o.size is not None and o.axis is not None and o.size > base.sizes[o.axis] * 1.001]  # else examples alone
   now = Plan("", base.examples).losses(model)
-  choice, verdict = _verdict(alone, losses, now, times)
+  choice, verdict = _verdict(alone, losses, now, model.seen)
   notes = list(model.notes)
   far = [o.buy for o in alone if o.beyond > _FAR]
   if far:
@@ -139,7 +142,7 @@ def _option(model: Model, plan: Plan, losses: Array, best_share: float | None) -
   beyond, free = plan.examples / model.base.examples, False
   if plan.axis is not None and plan.size is not None:
     beyond, free = max(beyond, plan.size / model.largest[plan.axis]), model.base.is_free(plan.axis)
-  return Option(plan.buy, plan.examples, plan.size, float(losses[0]), float(low), float(high), best_share, float(beyond), free)
+  return Option(plan.buy, plan.examples, plan.size, float(losses[0]), float(low), float(high), best_share, float(beyond), plan.axis, free)
 
 
 def _best_split(model: Model, axis: str, times: float) -> Option:
@@ -153,19 +156,19 @@ def _best_split(model: Model, axis: str, times: float) -> Option:
   return _option(model, plans[best], losses[best], None)
 
 
-def _verdict(alone: list[Option], losses: dict[str, Array], now: Array, times: float) -> tuple[str, str]:
+def _verdict(alone: list[Option], losses: dict[str, Array], now: Array, seen: tuple[str, ...]) -> tuple[str, str]:
   """The option to buy and a sentence; `undecided` where another one is as good for all that the data say."""
   best = alone[0]
   gain = np.quantile(1 - losses[best.buy][1:] / now[1:], [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-  if gain[0] <= 0:
-    return "undecided", f"The data cannot tell whether {times:g} times the budget lowers the loss at all."
+  if best.buy not in seen:
+    return "undecided", f"The data cannot tell whether {best.buy}, which looks best, lowers the loss at all."
   rivals = [o.buy for o in alone[1:] if np.quantile(losses[o.buy][1:] - losses[best.buy][1:], (1 - _LEVEL) / 2) <= 0]
   amounts = f"{1 - best.loss / now[0]:.2%} lower [{gain[0]:.2%}, {gain[1]:.2%}]"
   if rivals:
     return "undecided", f"The data cannot tell {best.buy} from {' or '.join(rivals)}; {best.buy} looks best, {amounts}."
   what = f"{best.examples:,.3g} examples" if best.size is None else f"{best.buy} {best.size:,.4g}"
   cost = " (it costs memory, no FLOPs)" if best.free else ""
-  return best.buy, f"Buy {best.buy}: {what}{cost} makes the loss {best.loss:.5g}, {amounts}, less than any other way to spend as much."
+  return best.buy, f"Buy {best.buy}: {what}{cost} makes the loss {best.loss:.5g}, {amounts}, less than anything else bought alone."
 
 
 def to_reach(model: Model, target: float) -> str:
@@ -186,7 +189,7 @@ def to_reach(model: Model, target: float) -> str:
     low, high = (middle, high) if best(float(np.exp(middle))).loss > target else (low, middle)
   found = best(float(np.exp(high)))
   cost = f"{target:g} takes about {np.exp(high):,.3g} times the base run's FLOPs, spent on {found.buy}"
-  return f"{cost} [{found.ci_low:.5g}, {found.ci_high:.5g}]."
+  return f"{cost}; the loss is then {found.loss:.5g} [{found.ci_low:.5g}, {found.ci_high:.5g}]."
 
 
 def option_rows(advice: Advice) -> tuple[list[str], list[list[str]]]:
@@ -194,7 +197,8 @@ def option_rows(advice: Advice) -> tuple[list[str], list[list[str]]]:
   columns = ["buy", "examples", "size", "loss [95% interval]", "best in", "beyond what was trained"]
   rows = []
   for o in advice.options:
-    size = "-" if o.size is None else f"{o.size:,.4g}" + (" (no FLOPs)" if o.free else "")
+    factor = o.axis in FACTOR_AXES  # of the base's widths
+    size = "-" if o.size is None else f"{o.size:,.4g}" + (" x the widths" if factor else "") + (" (no FLOPs)" if o.free else "")
     share = "-" if o.best_share is None else f"{o.best_share:.0%} of {DRAWS} draws"
     rows.append([o.buy, f"{o.examples:,.4g}", size, f"{o.loss:.5g} [{o.ci_low:.5g}, {o.ci_high:.5g}]", share, f"{o.beyond:.3g}x"])
   return columns, rows
@@ -217,7 +221,7 @@ def main(config: AdviseConfig) -> None:
   from rich.table import Table
 
   sweep, _ = tuned(load(config.workdir))
-  found, console = [], Console(width=None if sys.stdout.isatty() else 160)
+  found, console = [], Console(width=None if sys.stdout.isatty() else 160, markup=False)
   for model in models(sweep):
     advice = advise(model, times_of(config, model.base))
     found.append(advice.as_dict())

@@ -19,7 +19,11 @@ def refusal(num_points: int, correlated: bool) -> str:
   """Why these points cannot be bootstrapped; empty when they can."""
   if correlated:
     return "points of one training pass are correlated: a bootstrap over them is too narrow, over seeds too few"
-  return f"{num_points} points, a bootstrap needs at least {MIN_POINTS}" if num_points < MIN_POINTS else ""
+  return (
+    f"{num_points} points, a bootstrap, which a robust loss takes its intervals from, needs at least {MIN_POINTS}"
+    if num_points < MIN_POINTS
+    else ""
+  )
 
 
 def bootstrap(problem: Problem, solution: Solution, draws: int, seed: int = 0) -> Float[Array, "K P"]:

@@ -159,7 +159,7 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
   from rich.console import Console
   from rich.table import Table
 
-  console = Console(width=None if sys.stdout.isatty() else 200)
+  console = Console(width=None if sys.stdout.isatty() else 200, markup=False)
   table = Table(title="Share of 95% intervals that hold the truth (in brackets the median estimate's bias)")
   for column in ("law", "truth", "noise", "points", "coverage", "not identifiable", "refused"):
     table.add_column(column, overflow="fold")

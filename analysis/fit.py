@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from analysis.fitting import POINTS, fit_law
+from analysis.frontier import joint_optimum, pareto_front
 from analysis.laws import LAWS
 from analysis.least_squares import Loss
 from analysis.result import METHODS, Estimate, Fit, as_dict
@@ -50,6 +51,10 @@ class FitConfig:
   bootstrap_draws: int = flags.option(
     0, f"draws of a bootstrap over independent points, which then makes the intervals; 0: profile likelihood, {_DRAWS} draws with huber"
   )
+  front: bool = flags.option(False, "fit the Pareto front of each group alone: points that no other beats in both x and y")
+  budget_flops: float | None = flags.option(
+    None, "with --law=chinchilla and x parameters, examples: the best split of so many FLOPs C = 6 N D, printed and written"
+  )
 
   def __post_init__(self):
     flags.check_choices(self)
@@ -58,6 +63,9 @@ class FitConfig:
     count = LAWS[self.law].num_x
     flags.check(len(self.x) == count, self, "x", f"{count} column{'s' if count > 1 else ''} for --law={self.law}")
     flags.check(self.huber_delta > 0, self, "huber_delta", "above 0")
+    flags.check(not self.front or count == 1, self, "front", "false for a law of two columns")
+    flags.check(self.budget_flops is None or count == 2, self, "budget_flops", "left out, except with --law=chinchilla")
+    flags.check(self.budget_flops is None or self.budget_flops > 0, self, "budget_flops", "above 0")
     flags.check(self.bootstrap_draws == 0 or self.bootstrap_draws >= 100, self, "bootstrap_draws", "0, or 100 or more")
     if self.x_min is not None and self.x_max is not None:
       flags.check(self.x_min < self.x_max, self, "x_min", f"below --x_max={self.x_max:g}")
@@ -80,6 +88,10 @@ class Points:
   x: np.ndarray
   y: np.ndarray
   seed: np.ndarray
+
+  def at(self, index: np.ndarray) -> "Points":
+    """Some of the points."""
+    return Points(self.x[index], self.y[index], self.seed[index])
 
 
 def read_points(config: FitConfig) -> dict[str, Points]:
@@ -126,11 +138,13 @@ def read_points(config: FitConfig) -> dict[str, Points]:
 def fit_groups(groups: dict[str, Points], config: FitConfig) -> list[Fit]:
   """The law fitted to each group, with the noise of training passes pooled over all."""
   noise = None
+  if config.front:
+    groups = {group: p.at(pareto_front(p.x[:, 0], p.y)) for group, p in groups.items()}
   if config.kind == "curves":
     low, high = (-np.inf if config.x_min is None else config.x_min), (np.inf if config.x_max is None else config.x_max)
     configurations = []
     for p in groups.values():
-      keep = (p.x[:, -1] >= low) & (p.x[:, -1] <= high) & np.all(p.x > 0, axis=1) & (p.y > 0) & np.isfinite(p.y)
+      keep = (p.x[:, -1] >= low) & (p.x[:, -1] <= high) & np.all(np.isfinite(p.x) & (p.x > 0), axis=1) & (p.y > 0) & np.isfinite(p.y)
       if not repeated(p.x[keep], p.seed[keep]):
         configurations += passes_of(p.x[keep], p.y[keep], p.seed[keep])[0]
     noise = noise_of(configurations)
@@ -154,7 +168,7 @@ def print_fits(fits: list[Fit]) -> None:
   from rich.console import Console
   from rich.table import Table
 
-  console = Console(width=None if sys.stdout.isatty() else 200)
+  console = Console(width=None if sys.stdout.isatty() else 200, markup=False)
   names = list(dict.fromkeys(name for fit in fits for name in LAWS[fit.law].names))
   table = Table(title="Estimates with 95% intervals; ? is an end that the points leave open")
   for column in ("group", "law", "window", "points", "seeds", *names, "objective", "held-out error", "status"):
@@ -178,8 +192,13 @@ def main(config: FitConfig) -> None:
   if output.is_dir() or (output.exists() and output.samefile(config.input)):
     raise flags.UserError(f"--output={output}: is {'a directory' if output.is_dir() else 'the input'}; name another file")
   fits = fit_groups(read_points(config), config)
-  record.write_json(config.output, record.header() | {"fits": [as_dict(fit) for fit in fits]})
+  split = {fit.group: joint_optimum(fit.estimates, config.budget_flops) for fit in fits if config.budget_flops and not fit.refused}
+  extra = {"compute_optimal": [{"group": group, "flops": config.budget_flops, **best} for group, best in split.items()]} if split else {}
+  record.write_json(config.output, record.header() | {"fits": [as_dict(fit) for fit in fits]} | extra)
   print_fits(fits)
+  for group, best in split.items():
+    spent = f"{group}: {config.budget_flops:.4g} FLOPs are best spent as N {best['N']:.4g}, D {best['D']:.4g}"
+    print(f"{spent}; the loss is then {best['loss']:.5g}.")
   if all(fit.refused for fit in fits):
     raise flags.UserError("; ".join(f"group {fit.group}: {fit.status}" for fit in fits))
 

@@ -14,7 +14,7 @@ from analysis.bootstrap import refusal as bootstrap_refusal
 from analysis.laws import LAWS, Law
 from analysis.least_squares import SQUARES, Loss, Problem, Solution, solve
 from analysis.noise import Noise
-from analysis.result import Estimate, Fit
+from analysis.result import CONSTANT, RISES, Estimate, Fit
 from analysis.uncertainty import LEVEL, Interval, condition, profile_intervals, t_interval, unit_covariance
 
 Array = np.ndarray
@@ -67,6 +67,7 @@ def fit_law(
   setting = settings.of_passes(form, x, y, seed, noise) if along and not reason else None
   if setting is not None:
     reason = refusal(form, np.exp(setting.problem.log_x), np.exp(setting.problem.log_y))
+    reason += " (of those that all seeds have)" if reason and setting.dropped else ""
   if draws and not reason:
     reason = bootstrap_refusal(len(x), setting is not None)
   if reason:
@@ -83,7 +84,8 @@ def fit_law(
     status, notes = "not_identifiable", [f"the points do not determine {' and '.join(open_params)}"]
   elif solution.on_bound:
     shown = ", ".join(f"{n} = {problem.values(solution.theta)[n]:g}" for n in solution.on_bound)
-    status, notes = "on_bound", [f"{shown} is the edge of its domain: the points want none of this term"]
+    none = ": the points want no constant" if set(solution.on_bound) <= {"gamma", "E"} else ""
+    status, notes = "on_bound", [f"{shown} at the edge of the domain{none}"]
   misfit = setting.misfit(solution)
   if misfit is not None and misfit < settings.MISFIT:
     notes.append("the law misses the points by more than their noise" + (", intervals are wider for it" if method == "gls" else ""))
@@ -123,10 +125,10 @@ def refusal(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"]) -> str:
   if law.num_x > 1 and min(len(np.unique(column)) for column in x.T) < 3:
     return f"a column of x has fewer than 3 distinct values, law {law.name} needs them in each"
   if np.ptp(np.log(y)) < 1e-12:
-    return "y is constant"
+    return CONSTANT
   columns = np.column_stack([np.log(x), np.ones(len(x))])
   slopes = np.linalg.lstsq(columns, np.log(y), rcond=None)[0][:-1]
-  return f"y does not fall with x (slope {slopes.min():+.3g} on log-log axes)" if slopes.min() >= 0 else ""
+  return f"{RISES} (slope {slopes.min():+.3g} on log-log axes)" if slopes.min() >= 0 else ""
 
 
 def _profiled(problem: Problem, solution: Solution, limits: Array, deviations: Array) -> list[Interval]:
@@ -223,20 +225,24 @@ def _per_seed(problem: Problem, solution: Solution, x: Array, y: Array, seed: Ar
 
 def extrapolate(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], loss: Loss = SQUARES) -> dict[str, float] | None:
   """Fits on the smaller part in x (the product of its columns) and predicts the largest quarter: relative errors, prediction / y - 1."""
-  size = x.prod(axis=1)
+  size = np.log(x).sum(axis=1)
   distinct = np.unique(size)
   kept = len(distinct) - max(1, len(distinct) // _HELD_OUT)
   held = size > distinct[kept - 1]
   if kept < law.min_points or refusal(law, x[~held], y[~held]):
     return None
   problem = Problem.of(law, x[~held], y[~held], loss=loss)
-  values = problem.values(solve(problem).theta)
-  error = law.predict(values, x[held]) / y[held] - 1
+  theta = solve(problem).theta
+
+  def place(s: float) -> float:
+    return float(x[np.argmax(size == s), 0]) if x.shape[1] == 1 else float(np.exp(s))
+
+  error = np.exp(problem.log_y0 + law.log_value(theta[None], np.log(x[held]))[0][0] - np.log(y[held])) - 1
   return {
-    "fit_x_max": float(distinct[kept - 1]),
-    "predict_x_max": float(distinct[-1]),
+    "fit_x_max": place(distinct[kept - 1]),
+    "predict_x_max": place(distinct[-1]),
     "num_predicted": int(held.sum()),
     "relative_error": float(error[size[held] == distinct[-1]].mean()),
     "mean_abs_relative_error": float(np.abs(error).mean()),
-    "beta": values["beta"],
+    "beta": problem.values(theta)["beta"],
   }

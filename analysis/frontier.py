@@ -1,7 +1,7 @@
 """The best loss that a budget buys: Pareto fronts of points, and frontiers whose winner is picked on some seeds and measured on others.
 
 The minimum over noisy candidates is biased low, the more so the more of them there are; a winner chosen without the seed that it is then
-measured on is not. Called by `analysis.schemes` and `analysis.report`; `joint_optimum` by `analysis.advise`.
+measured on is not. Called by `analysis.schemes`; fronts and the optimum of a joint law by `analysis.fit`.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ from analysis.result import Fit
 Array = np.ndarray
 RESOURCES = {"data": "examples", "params": "params_total", "compute": "flops"}  # column of `evaluations` with `flops`
 _BUDGETS = 12
+_COMPLETE = 0.9  # share of the candidates that must have a seed's loss for the seed to count
 _SPAN = 256.0  # the frontier covers the last factor of this in the resource: before it models still learn their bias
 
 
@@ -51,11 +52,12 @@ def joint_optimum(values: dict[str, float], budget: float, cost: float = 6.0) ->
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
-  """What may be bought: `C` candidates, each with its cost, what it is, and its loss for each of S seeds."""
+  """What may be bought: `C` candidates, each with its cost, what it is, and its loss for each of S seeds; and how many lack a seed."""
 
   cost: Float[Array, " C"]
   what: list[dict[str, Any]]
   loss: Float[Array, "C S"]
+  left_out: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Frontier:
     winner: what wins on all seeds together.
     agreement: share of the choices without a seed that are the same winner (of its axis, for an axis to be named).
     crossed: whether winners were picked without the seed they are measured on.
+    left_out: candidates that lack a seed.
   """
 
   budget: Float[Array, " n"]
@@ -75,10 +78,11 @@ class Frontier:
   winner: list[dict[str, Any]]
   agreement: Float[Array, " n"]
   crossed: bool
+  left_out: int = 0
 
 
 def candidates(frame: pl.DataFrame, metric: str, resource: str) -> Candidates:
-  """The evaluations of `frame` as candidates: those that all seeds have, of most seeds where configurations have different ones.
+  """The evaluations of `frame` as candidates: those that all of some seeds have, of as many seeds as leave nine tenths of them.
 
   Args:
     frame: evaluations (`Sweep.evaluations`) of one workload and learner, with `flops`.
@@ -87,15 +91,18 @@ def candidates(frame: pl.DataFrame, metric: str, resource: str) -> Candidates:
   """
   frame = frame.filter(pl.col(metric).is_not_null() & pl.col(RESOURCES[resource]).is_not_null())
   frame = frame.unique(["config_id", "examples"], maintain_order=True)  # one configuration may stand on several axes
-  seeds = frame.group_by("seed").agg(pl.len()).sort("len", "seed", descending=[True, False])["seed"].to_list()
   keys = ["axis", "size", "label", "examples", RESOURCES[resource]]
-  table = frame.pivot("seed", index=list(dict.fromkeys(keys)), values=metric, aggregate_function="first").drop_nulls()
-  if not len(table):
-    return Candidates(np.zeros(0), [], np.zeros((0, len(seeds))))
-  what = table.select("axis", "size", "label", "examples").to_dicts()
-  return Candidates(
-    table[RESOURCES[resource]].to_numpy().astype(float), what, table.select([str(s) for s in sorted(seeds)]).to_numpy().astype(float)
-  )
+  table = frame.pivot("seed", index=list(dict.fromkeys(keys)), values=metric, aggregate_function="first")
+  seeds = [
+    str(s) for s in frame.group_by("seed").agg(pl.len()).sort("len", "seed", descending=[True, False])["seed"]
+  ]  # those of most first
+  complete = [table.drop_nulls(seeds[:count]) for count in range(1, len(seeds) + 1)]
+  most = max((count for count, rows in enumerate(complete, start=1) if len(rows) >= _COMPLETE * len(table)), default=min(2, len(seeds)))
+  if not seeds or not len(complete[most - 1]):
+    return Candidates(np.zeros(0), [], np.zeros((0, 0)), len(table))
+  kept = complete[most - 1]
+  what, loss = kept.select("axis", "size", "label", "examples").to_dicts(), kept.select(sorted(seeds[:most])).to_numpy().astype(float)
+  return Candidates(kept[RESOURCES[resource]].to_numpy().astype(float), what, loss, len(table) - len(kept))
 
 
 def frontier(given: Candidates) -> Frontier | None:
@@ -117,14 +124,16 @@ def frontier(given: Candidates) -> Frontier | None:
     others = np.delete(given.loss, s, axis=1) if seeds > 1 else given.loss
     winner = np.argmin(np.where(allowed, others.mean(axis=1)[:, None], np.inf), axis=0)
     loss[s], same[s] = given.loss[winner, s], axes[winner] == axes[overall]
-  return Frontier(budget, loss, [given.what[i] for i in overall], same.mean(axis=0), seeds > 1)
+  return Frontier(budget, loss, [given.what[i] for i in overall], same.mean(axis=0), seeds > 1, given.left_out)
 
 
 def frontier_law(found: Frontier, law: str, group: str) -> Fit:
   """The law of a frontier: its seeds are curves over the same budgets."""
   seeds, count = found.loss.shape
   fit = fit_law(np.tile(found.budget, seeds), found.loss.ravel(), law, np.repeat(np.arange(seeds), count), group=group)
-  if found.crossed or fit.refused:
-    return fit
-  note = "one seed: the winner is measured on the noise it was picked by, the frontier lies too low"
-  return dataclasses.replace(fit, note=f"{fit.note}; {note}" if fit.note else note)
+  notes = [fit.note] if fit.note else []
+  if not found.crossed:
+    notes.append("one seed: the winner is measured on the noise it was picked by, the frontier lies too low")
+  if found.left_out:
+    notes.append(f"{found.left_out} evaluations left out: they lack a seed that most have")
+  return dataclasses.replace(fit, note="; ".join(notes))

@@ -194,7 +194,10 @@ def judge(noise: Noise, blocks: Sequence[Block], jacobian: Float[Array, "N P"]) 
   rows = [jacobian[b.at] for b in blocks]
   weighted = [inv @ j for inv, j in zip(inverse, rows, strict=True)]
   plain = np.linalg.inv(sum(j.T @ w for j, w in zip(rows, weighted, strict=True)))
-  known = np.linalg.pinv(noise.information(), rcond=1e-10, hermitian=True)
+  information = noise.information()
+  unit = np.sqrt(np.diagonal(information))  # parameters of any magnitude alike; those that shape an absent part have none and stay out
+  unit = np.divide(1.0, unit, out=np.zeros_like(unit), where=unit > 0)
+  known = np.linalg.pinv(information * np.outer(unit, unit), rcond=1e-10, hermitian=True) * np.outer(unit, unit)
   count, p = len(known), jacobian.shape[1]
   first = np.zeros((count, p, p))
   second = np.zeros((count, count, p, p))

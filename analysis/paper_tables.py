@@ -55,7 +55,7 @@ def scheme_table(rows: list[SchemeRow]) -> Extra:
 
 FRONTIER_TEXT = (
   "Which configuration gives the least loss for a budget. Agreement: share of the seeds without which the same scheme wins; where it is "
-  "low, the data cannot tell the schemes apart there."
+  "low, the data cannot tell the schemes apart there. Losses are those of seeds that did not pick, and may rise a little."
 )
 
 

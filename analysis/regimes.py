@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Real
 
 from analysis.laws import LAWS
-from analysis.result import Fit
+from analysis.result import CONSTANT, RISES, Fit
 
 Array = np.ndarray
 POWER_SHARE, SATURATED_SHARE = 0.5, 0.1  # of the elasticity at the start of the window
@@ -25,7 +25,7 @@ POWER, TRANSITION, SATURATED, UNKNOWN = "power law", "transition", "saturated", 
 TEXT = (
   f"Regimes by elasticity e = -dlnL/dlnx along the fitted law: power law while e is at least {POWER_SHARE:.0%} of its value at the start "
   f"of the window; saturated below {SATURATED_SHARE:.0%} of it, or where ten times the resource buys less than {SATURATED_GAIN:.1%}; "
-  "transition between."
+  "transition between. The curve itself is known in its window even where its exponent is not."
 )
 _STEP = 1e-4  # of log x, for the slope
 _GRID = 60
@@ -49,7 +49,7 @@ def elasticity(fit: Fit, x: Real[Array, " n"]) -> Float[Array, " n"]:
 def regime_at(fit: Fit, x: float) -> str:
   """The regime of a curve at x; `saturated` where it does not fall, `cannot tell` where no law could be fitted for another reason."""
   if fit.refused:
-    return SATURATED if "does not fall" in fit.status or "constant" in fit.status else UNKNOWN
+    return SATURATED if RISES in fit.status or CONSTANT in fit.status else UNKNOWN
   if LAWS[fit.law].num_x != 1 or fit.x_min is None:
     return UNKNOWN
   start, here = map(float, elasticity(fit, np.array([fit.x_min, x])))

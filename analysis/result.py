@@ -9,6 +9,7 @@ from jaxtyping import Float, Real
 from analysis.laws import LAWS
 
 Array = np.ndarray
+CONSTANT, RISES = "y is constant", "y does not fall with x"  # reasons for a refusal that say that the curve is flat
 METHODS = {
   "gls": "95% profile likelihood of the mean over seeds, by generalised least squares with the covariance of the seeds' residuals along a "
   "pass; what the seeds share (teacher or log, evaluation examples) is not in it",
@@ -73,13 +74,18 @@ class Fit:
   def refused(self) -> bool:
     return self.status.startswith("refused")
 
+  @property
+  def estimates(self) -> dict[str, float]:
+    """The parameters' best values by name."""
+    return {name: p.estimate for name, p in self.params.items()}
+
   def value(self, name: str) -> float:
     """The estimate of one parameter; NaN when the fit was refused or the law has no such parameter."""
     return self.params[name].estimate if name in self.params else float("nan")
 
   def predict(self, x: Real[Array, "n *C"]) -> Float[Array, " n"]:
     """The fitted law at x."""
-    return LAWS[self.law].predict({name: p.estimate for name, p in self.params.items()}, x)
+    return LAWS[self.law].predict(self.estimates, x)
 
 
 def as_dict(fit: Fit) -> dict[str, Any]:

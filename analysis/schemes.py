@@ -92,7 +92,8 @@ def scheme_rows(sweep: Sweep, rows: list[LawRow], sizes: list[LawRow], law: str)
     for scheme in axes_of(group):
       mine += _frontier_row(workload, scheme, "compute", metric, group.filter(axis=scheme), constant)
     mine += _frontier_row(workload, BEST, "data", metric, group, without)
-    mine += _frontier_row(workload, BEST, "params", metric, final_points(group)[0], constant)
+    short = (pl.col("axis") == "data") & (pl.col("size") < pl.col("size").filter(pl.col("axis") == "data").max())  # of other lengths
+    mine += _frontier_row(workload, BEST, "params", metric, final_points(group.filter(~short))[0], constant)
     mine += _frontier_row(workload, BEST, "compute", metric, group, constant)
     out += _with_efficiency(mine)
   order = ("data", "params", "compute")
@@ -119,8 +120,8 @@ def _with_efficiency(rows: list[SchemeRow]) -> list[SchemeRow]:
   """Efficiencies among the rows of one workload, by resource and loss."""
   out = []
   for row in rows:
-    peers = [r for r in rows if (r.resource, r.metric) == (row.resource, row.metric) and r.scheme != BEST and not r.fit.refused]
-    if row.scheme == BEST or row.fit.refused or len(peers) < 2:
+    peers = [r for r in rows if (r.resource, r.metric) == (row.resource, row.metric) and r.scheme != BEST and _known(r.fit)]
+    if row not in peers or len(peers) < 2:
       out.append(row)
       continue
     target = max(float(p.fit.predict(np.array([p.fit.x_max]))[0]) for p in peers)  # a loss that all of them reach
@@ -129,6 +130,10 @@ def _with_efficiency(rows: list[SchemeRow]) -> list[SchemeRow]:
     known = [n for n in needs if n is not None]
     out.append(dataclasses.replace(row, efficiency=None if mine is None or not known else min(known) / mine))
   return out
+
+
+def _known(fit: Fit) -> bool:
+  return not fit.refused and fit.status != "not_identifiable"
 
 
 def _needed(fit: Fit, target: float) -> float | None:

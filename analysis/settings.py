@@ -142,7 +142,9 @@ def of_passes(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], seed: Arr
       plain = np.diagonal(unit_covariance(problem, solution))[at_free]
       share[at_free] = np.clip(np.diagonal(cov) / plain, 1.0, 4.0)
       freedom[at_free] = np.clip(free, 1.0, seeds_free)
-    wider = max(1.0, solution.cost / max(len(means) - len(law.params), 1)) if (misfit(solution) or 1.0) < MISFIT else 1.0
+    probability = misfit(solution)
+    misses = probability is not None and probability < MISFIT
+    wider = max(1.0, solution.cost / max(len(means) - len(law.params), 1)) if misses else 1.0
     deviation = np.sqrt(share * wider)
     return np.array([quantile(f) for f in freedom]) * deviation, deviation
 

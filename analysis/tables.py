@@ -175,7 +175,7 @@ def print_tables(rows: list[LawRow], more: list[Extra]) -> None:
   from rich.console import Console
   from rich.table import Table
 
-  console = Console(width=None if sys.stdout.isatty() else 230)
+  console = Console(width=None if sys.stdout.isatty() else 230, markup=False)
 
   def show(title: str, columns: Iterable[str], cells: Iterable[list[Any]]) -> None:
     table = Table(title=title)

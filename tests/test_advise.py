@@ -79,12 +79,16 @@ def test_a_split_is_never_worse_than_its_parts_and_rows_cost_no_examples(tmp_pat
   assert by_name["examples and rows"].examples == 10 * EXAMPLES[-1] and by_name["examples and rows"].size == 10_000
   split = by_name["examples and dim"]
   np.testing.assert_allclose(split.examples * split.size, 10 * EXAMPLES[-1] * 8, rtol=1e-6)
+  assert split.size > 8  # where nothing of the axis is bought, the split is the examples and is not shown
   assert split.loss <= min(by_name["dim"].loss, by_name["examples"].loss) + 1e-12
 
 
 def test_noise_that_hides_the_answer_is_said_so(tmp_path):
   advice = advise(model_of(tmp_path, "dim", level=0.2), 10.0)
   assert advice.choice == "undecided" and "cannot tell" in advice.verdict
+  flat = {"rows": 1e-9, "dim": 1e-9, "examples": 1e-9}
+  (model,) = models(load(write(tmp_path / "flat", flat, level=0.01)))
+  assert "lowers the loss at all" in advise(model, 10.0).verdict
 
 
 def test_one_seed_is_said_to_be_too_sure(tmp_path):
@@ -126,7 +130,7 @@ def test_program(tmp_path, capsys):
   shown, (saved,) = capsys.readouterr().out, record.read_json(out)["advice"]
   assert "Buy rows" in shown and "times the base run's FLOPs" in shown and saved["choice"] == "rows"
   np.testing.assert_allclose(saved["times"], 8e9 / (800.0 * EXAMPLES[-1]))
-  assert [o["buy"] for o in saved["options"]] == ["rows", "examples", "dim", "examples and rows", "examples and dim"]
+  assert [o["buy"] for o in saved["options"]][:4] == ["rows", "examples", "dim", "examples and rows"]
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_bootstrap_agrees_with_the_profile_on_many_independent_points():
 @pytest.mark.parametrize(
   ("rows", "change", "reason"),
   [
-    (12, {}, "12 points, a bootstrap needs at least 30"),
+    (12, {}, "12 points, a bootstrap, .* needs at least 30"),
     (40, {"seed": "seed"}, "points of one training pass are correlated"),
   ],
 )
@@ -155,3 +155,19 @@ def test_bootstraps_that_would_cover_too_little_are_refused(tmp_path, rows, chan
 def test_settings_that_do_not_fit(tmp_path, change, message):
   with pytest.raises(flags.UserError, match=message):
     config_of(tmp_path / "p.csv", tmp_path / "o.json", **change)
+
+
+def test_names_are_shown_as_they_are(tmp_path, capsys):
+  """Brackets in a group are no markup of the terminal's."""
+  rows = ["x,y,g", *(f"{x},{2.0 * x**-0.1},a[/b]" for x in X), *(f"{x},{2.0 * x**-0.1},[bold]c" for x in X)]
+  program.main(config_of(write_csv(tmp_path / "p.csv", rows), tmp_path / "o.json", law="power", group="g"))
+  shown = capsys.readouterr().out
+  assert "a[/b]" in shown and "[bold]c" in shown
+
+
+def test_units_far_from_one(tmp_path):
+  rows = ["x,y", *(f"{x * 1e-200},{1e-280 * (5.0 * x**-0.3 + 0.7) * 1e3}" for x in X)]
+  program.main(config_of(write_csv(tmp_path / "p.csv", rows), tmp_path / "o.json"))
+  (fit,) = record.read_json(tmp_path / "o.json")["fits"]
+  np.testing.assert_allclose(fit["params"]["beta"]["estimate"], 0.3, rtol=1e-5)
+  np.testing.assert_allclose(fit["extrapolation"]["predict_x_max"], X[-1] * 1e-200, rtol=1e-9)

@@ -70,6 +70,19 @@ def test_frontier_of_a_sweep_and_its_law():
   assert "lies too low" in alone.note
 
 
+def test_a_seed_that_few_have_does_not_empty_the_frontier():
+  rows = []
+  for size, seeds in ((1.0, 3), (2.0, 3), (4.0, 4)):
+    for seed in range(seeds):
+      entry = {"config_id": f"{size}{seed}", "axis": "dim", "size": size, "label": f"{size:g}", "seed": seed, "examples": 100}
+      rows.append(entry | {"ne": 1 / size + 0.001 * seed, "flops": size, "params_total": size})
+  given = candidates(pl.DataFrame(rows), "ne", "compute")
+  assert (given.cost.tolist(), given.loss.shape, given.left_out) == ([1.0, 2.0, 4.0], (3, 3), 0)
+  alone = pl.DataFrame(rows).filter((pl.col("size") < 4) | (pl.col("seed") == 0))
+  few = candidates(alone, "ne", "compute")
+  assert (few.cost.tolist(), few.left_out) == ([1.0, 2.0, 4.0], 0)  # one seed is what nine tenths have
+
+
 def test_elasticity_and_regimes_by_hand():
   """e = beta (L - gamma)/L: alpha x^-beta is gamma at x = (alpha/gamma)^(1/beta), where e is beta/2."""
   fit = fit_law(X, 30.0 * X**-0.4 + 1.0, "power_constant")
@@ -91,9 +104,12 @@ def test_a_pure_power_law_never_saturates_and_the_paper_s_data_law_has_not():
   assert regimes.regime_at(fit_law(x, 0.07 * x**-0.1 + 0.98, "power_constant"), x[-1]) == "power law"
 
 
-@pytest.mark.parametrize(("y", "want"), [(0.9 + 1e-5 * X**0.1, "saturated"), (np.full(12, 0.9), "saturated"), (X**np.nan, "cannot tell")])
+@pytest.mark.parametrize(
+  ("y", "want"),
+  [(0.9 + 1e-5 * X**0.1, "saturated"), (np.full(12, 0.9), "saturated"), (X**np.nan, "cannot tell"), (X[:3] ** -0.3, "cannot tell")],
+)
 def test_regimes_without_a_law(y, want):
-  fit = fit_law(X, y, "power_constant")
+  fit = fit_law(X[: len(y)], y, "power_constant")
   assert fit.refused and regimes.regime_at(fit, X[-1]) == want and regimes.segments(fit) == []
 
 

@@ -94,6 +94,51 @@ def test_generalised_least_squares_by_hand():
   np.testing.assert_allclose(fit.params["beta"].ci_high - fit.value("beta"), half, rtol=2e-3)
 
 
+def judged(known: Noise) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Plain covariance, corrected covariance and degrees of freedom of a straight line through the mean of three seeds."""
+  columns = np.stack([np.ones_like(U), -U], axis=1)
+  plain = np.linalg.inv(columns.T @ np.linalg.inv(known.covariance(U) / 3) @ columns)
+  return plain, *noise.judge(known, [Block(np.arange(len(U)), U, 3)], columns)
+
+
+def test_judge_by_finite_differences(monkeypatch):
+  """Satterthwaite's degrees 2 v^2 / g'Wg and Kenward and Roger's correction -sum W d2v, for parameters that covariances are linear in."""
+  known = np.diag([4e-12, 9e-12, 1e-13]) + 1e-13  # covariance of offset, drift and nugget
+  information = np.zeros((5, 5))
+  information[:3, :3] = np.linalg.inv(known)
+  monkeypatch.setattr(Noise, "information", lambda self: information)
+  names, step = ("offset", "drift", "nugget"), 2e-9
+  plain, corrected, free = judged(PLANTED)
+
+  def variance(*moves: tuple[int, float]) -> np.ndarray:
+    values = {name: getattr(PLANTED, name) for name in names}
+    for i, move in moves:
+      values[names[i]] += move
+    moved = Noise(**values, length=PLANTED.length, tilt=PLANTED.tilt, origin=PLANTED.origin, scatters=())
+    return judged(moved)[0]
+
+  slope = np.array([(variance((i, step)) - variance((i, -step))) / (2 * step) for i in range(3)])
+  for a in range(2):
+    np.testing.assert_allclose(free[a], 2 * plain[a, a] ** 2 / (slope[:, a, a] @ known @ slope[:, a, a]), rtol=1e-4)
+  bent = np.zeros((2, 2))
+  for i in range(3):
+    for j in range(3):
+      corners = [(s * t) * variance((i, s * step), (j, t * step)) for s in (-1, 1) for t in (-1, 1)]
+      bent -= known[i, j] * sum(corners) / (4 * step**2)
+  np.testing.assert_allclose(corrected - plain, bent, rtol=1e-3)
+
+
+def test_units_of_the_loss_do_not_matter_to_the_judge():
+  rng = np.random.default_rng(6)
+  (one,) = noise.scatter_of([(U, draw(PLANTED, U, 3, rng)) for _ in range(6)])
+  found = noise.estimate((one,))
+  less = noise.estimate((Scatter(U, 1e-4 * one.sum, one.free),))
+  (plain, corrected, free), (plain_less, corrected_less, free_less) = judged(found), judged(less)
+  np.testing.assert_allclose(np.diagonal(plain_less), 1e-4 * np.diagonal(plain), rtol=2e-2)
+  np.testing.assert_allclose(free_less, free, rtol=5e-2)
+  np.testing.assert_allclose(np.diagonal(corrected_less / plain_less), np.diagonal(corrected / plain), rtol=5e-2)
+
+
 def test_correlated_points_taken_as_independent_make_intervals_too_narrow():
   rng, held = np.random.default_rng(2), {"curves": 0, "independent": 0}
   planted = Noise(1e-9, 1e-5, 1e-8, 7.0, 0.0, float(U.mean()), ())
@@ -113,6 +158,13 @@ def test_a_law_that_misfits_gets_wider_intervals_and_says_so():
   fit = fit_law(np.tile(np.exp(U), 3), y.ravel(), "power", np.repeat([0, 1, 2], len(U)))
   assert fit.misfit_p < 1e-3 and "intervals are wider for it" in fit.note
   assert fit.params["beta"].ci_low < 0.1 < fit.params["beta"].ci_high
+  known = settings.noise_of([(np.exp(U)[:, None], np.log(y))])
+  cov, _ = noise.judge(known, [Block(np.arange(len(U)), U, 3)], np.stack([np.ones_like(U), -U], axis=1))
+  wider = np.sqrt(fit.objective / (len(U) - 2))
+  np.testing.assert_allclose(fit.params["beta"].std_error, wider * np.sqrt(cov[1, 1]), rtol=1e-6)
+  sure = noise.estimate(noise.scatter_of([(U, 1e-3 * draw(PLANTED, U, 3, rng)) for _ in range(40)]))
+  certain = fit_law(np.tile(np.exp(U), 3), y.ravel(), "power", np.repeat([0, 1, 2], len(U)), noise=sure)
+  assert certain.misfit_p == 0.0 and certain.params["beta"].std_error > 1e-4  # a probability of exactly 0 is one, too
 
 
 def test_tilt_of_independent_points():

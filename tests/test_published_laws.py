@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from analysis import fit as fit_program
 from analysis.fitting import fit_law
 from analysis.frontier import joint_optimum, pareto_front
 from analysis.least_squares import Loss
+from dlrm_jax import record
 
 _DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "laws"
 NAMES = ("A", "B", "E", "alpha", "beta")
@@ -63,3 +65,20 @@ def test_wukong_exponent_and_front():
   np.testing.assert_allclose(fit.value("beta"), 0.000707, atol=5e-7)
   np.testing.assert_allclose(fit.value("alpha"), 99.560, atol=5e-4)
   assert {int(i) for i in pareto_front(flop, loss)} == set(np.flatnonzero(ours).tolist())
+
+
+def test_the_program_fits_fronts_and_splits_budgets(tmp_path):
+  """Wukong's law from all 38 rows, whose front it is; the split of the published budget, C = 6 N D."""
+  rows = [row for row in table("wukong_table5.csv") if row["rel_logloss_task1_pct"]]
+  lines = [f"{row['gflop_per_example']},{100 + float(row['rel_logloss_task1_pct'])}" for row in rows]
+  (tmp_path / "w.csv").write_text("\n".join(["x,y", *lines]))
+  shared = {"y": "y", "output": str(tmp_path / "o.json")}
+  fit_program.main(fit_program.FitConfig(input=str(tmp_path / "w.csv"), x=("x",), law="power", front=True, **shared))
+  (found,) = record.read_json(tmp_path / "o.json")["fits"]
+  assert found["num_points"] == 7
+  np.testing.assert_allclose(found["params"]["beta"]["estimate"], 0.000707, atol=5e-7)
+  points = _DATA / "chinchilla_240.csv"
+  config = {"law": "chinchilla", "points": "independent", "budget_flops": 5.76e23, "loss": "huber", "bootstrap_draws": 100}
+  fit_program.main(fit_program.FitConfig(input=str(points), x=("N", "D"), **shared | {"y": "L"}, **config))
+  (best,) = record.read_json(tmp_path / "o.json")["compute_optimal"]
+  np.testing.assert_allclose([best["N"], best["D"], best["loss"]], [7.319e10, 1.312e12, 1.9739], rtol=1e-3)
