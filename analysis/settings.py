@@ -22,7 +22,7 @@ Array = np.ndarray
 _RESOLUTION = 1e-12  # log residuals below this are rounding: the floor of the noise estimate
 MISFIT = 0.01  # a law that misses the points by more than their noise at this level gets wider intervals
 _FLAT = 1e12  # condition number above which no correction to the covariance is attempted
-_PER_SEED = 2.0  # most degrees of freedom a free seed gives: more, by Satterthwaite, came out too narrow (89-92% instead of 95%)
+_PER_SEED = 2.0  # most degrees of freedom that a free seed gives: its points are correlated, Satterthwaite's may be more
 
 
 @dataclasses.dataclass(frozen=True)
