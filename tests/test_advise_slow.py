@@ -22,12 +22,12 @@ GROUPS, SEEDS = 10, 2
 _SHARED = ("--preset=small", "--data=planted", f"--seeds={GROUPS * SEEDS}", "--eval_examples=32768", "--overarch=32,1")
 _TAIL = ("--axes=data,rows", "--planted_zipf_s=1.25", "--embed_dim=4", "--num_examples=524288", "--axis_examples=524288")
 # Pairs and dense terms take many small steps to learn; before that, examples are what helps, whatever the ideal learner would do.
-_LEARNED = ("--planted_tail_sigma=0.1", "--num_rows=65536", "--batch_size=128", "--dense_lr=0.1", "--table_lr=0.1")
+_LEARNED = ("--planted_tail_sigma=0.1", "--num_rows=65536", "--batch_size=128", "--dense_lr=0.1")
 _LEARNED += ("--num_examples=1048576", "--axis_examples=1048576")
 CASES = {
   "rows": (*_TAIL, "--num_rows=200", "--sizes_rows=25,50,100,200"),
   "examples": (*_TAIL, "--num_rows=32768", "--sizes_rows=128,1024,8192,32768"),
-  "dim": (*_LEARNED, "--axes=data,dim", "--planted_pair_variance=1.0", "--embed_dim=2", "--sizes_dim=1,2,4,8"),
+  "dim": (*_LEARNED, "--axes=data,dim", "--planted_pair_variance=1.0", "--table_lr=0.1", "--embed_dim=2", "--sizes_dim=1,2,4,8"),
   "mlp": (*_LEARNED, "--axes=data,mlp", "--planted_dense_variance=1.0", "--embed_dim=4", "--bottom=4,4", "--sizes_mlp=0.5,1,2,4"),
 }
 
