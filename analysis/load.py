@@ -28,6 +28,8 @@ SIZE_NAMES = {
   "devices": "devices",
   "placement": "placement",
 }
+PART_METRICS = ("excess_tail", "excess_pairs", "excess_dense", "excess_scores")  # excess of the parts of planted data
+FLOORS = ("rows_floor", "pairs_floor", "dense_floor")  # what theory says a model of its size must leave of them
 _POINT = {"workload": pl.String, "axis": pl.String, "size": pl.Float64, "seed": pl.Int64, "learner": pl.String, "config_id": pl.String}
 _NEWER = {"label": pl.String, "sizes": pl.String, "lr_factor": pl.Float64}  # absent from sweeps of earlier versions
 _RUN = {
@@ -44,12 +46,12 @@ _RUN = {
   "roc_auc": pl.Float64,
   "calibration": pl.Float64,
   "excess": pl.Float64,
-  "excess_tail": pl.Float64,
+  **dict.fromkeys(PART_METRICS, pl.Float64),
   "wall_s": pl.Float64,
   "examples_per_s": pl.Float64,
   "beta_data": pl.Float64,
   "beta_rows": pl.Float64,
-  "rows_floor": pl.Float64,
+  **dict.fromkeys(FLOORS, pl.Float64),
   "planted": pl.Boolean,
   "horizon": pl.Boolean,
   "rows": pl.Float64,
@@ -65,7 +67,7 @@ _EVALUATION = {
   "roc_auc": pl.Float64,
   "calibration": pl.Float64,
   "excess": pl.Float64,
-  "excess_tail": pl.Float64,
+  **dict.fromkeys(PART_METRICS, pl.Float64),
   "excess_ideal": pl.Float64,
   "wall_s": pl.Float64,
 }
@@ -102,7 +104,7 @@ class Sweep:
 
   def evaluations(self) -> pl.DataFrame:
     """Every evaluation beside its point and its run's totals: one row for each point that the evaluation stands for."""
-    totals = self.runs.select(pl.exclude("examples", "log_loss", "ne", "roc_auc", "calibration", "excess", "excess_tail", "wall_s"))
+    totals = self.runs.select(pl.exclude(set(_RUN) & set(_EVALUATION) - {"config_id"}))
     return self.points.join(self.curves, on="config_id").join(totals, on="config_id")
 
 
@@ -199,7 +201,7 @@ def _run(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
   params, flops, theory = (entry.get(name) or {} for name in ("params", "flops_per_example", "theory"))
   row = {name: entry.get(name) for name in _RUN}
   row |= {f"params_{group}": params.get(group) for group in ("embedding", "dense", "total")}
-  row |= {name: theory.get(name) for name in ("beta_data", "beta_rows", "rows_floor")}
+  row |= {name: theory.get(name) for name in ("beta_data", "beta_rows", *FLOORS)}
   schedule = ((entry.get("config") or {}).get("train") or {}).get("lr_schedule")
   planted = entry.get("excess") is not None or bool(theory)
   row |= {"flops_per_example": flops.get("total"), "planted": planted, "horizon": schedule in HORIZONS}

@@ -64,14 +64,16 @@ class EvalSet:
       yield EvalBatch(placed, np.asarray(batch.label_b), np.asarray(batch.weight_b) > 0, truth)
 
   def _bytes(self) -> int:
-    """Of all batches: dense inputs, ids, bag weights, labels, weights, and a teacher's two logits, 4 bytes each."""
+    """Of all batches: dense inputs, ids, bag weights, labels, weights, a teacher's logit and its parts, 4 bytes each."""
     source = self.source
-    numbers = source.num_dense + sum(source.bag_lengths) * (1 + source.weighted) + 2 + 2 * isinstance(source, Planted)
+    numbers = (
+      source.num_dense + sum(source.bag_lengths) * (1 + source.weighted) + 2 + (1 + len(source.parts) if isinstance(source, Planted) else 0)
+    )
     return 4 * numbers * math.ceil(self.num_examples / self._batch_size) * self._batch_size
 
 
 def evaluate(learner: Learner, state: Any, batches: EvalSet) -> metrics.Metrics | None:
-  """Metrics of a state; `excess_tail` only where the tail is not all there is to learn. Memory does not grow with the examples.
+  """Metrics of a state; the excess by part only where the tail is not all there is to learn. Memory does not grow with the examples.
 
   None where the program was asked to stop meanwhile (`stopping`).
   """
@@ -82,17 +84,18 @@ def evaluate(learner: Learner, state: Any, batches: EvalSet) -> metrics.Metrics 
 def evaluate_all(predict: Callable[..., Any], state: Any, batches: EvalSet, runs: Sequence[int]) -> list[metrics.Metrics] | None:
   """`evaluate` for those of several runs that `runs` names; `predict` gives the logits of one run or of all, [B] or [S, B]."""
   source = batches.source
-  with_tail = isinstance(source, Planted) and bool(source.small_fields or source.num_dense)
+  several = isinstance(source, Planted) and len(source.parts) > 1
   sums = [metrics.Accumulator(source.base_rate) for _ in runs]
   # The next batch is on its way through the model while the sums of this one are taken.
   for batch, logits in read_ahead(((batch, predict(state, batch.placed)) for batch in batches), 1):
     if stopping.requested():
       return None
     keep = batch.keep_b
-    truth = [np.asarray(x)[keep] for x in (batch.truth.logit_b, batch.truth.tail_b)] if batch.truth else [None, None]
+    true_logit_n = np.asarray(batch.truth.logit_b)[keep] if batch.truth else None
+    parts = {name: np.asarray(x)[keep] for name, x in batch.truth.parts.items()} if batch.truth and several else None
     logit_sb = np.asarray(logits).reshape(-1, len(keep))
     for total, run in zip(sums, runs, strict=True):
-      total.add(logit_sb[run][keep], batch.label_b[keep], truth[0], truth[1] if with_tail else None)
+      total.add(logit_sb[run][keep], batch.label_b[keep], true_logit_n, parts)
   return [total.metrics() for total in sums]
 
 

@@ -34,8 +34,9 @@ def word(*keys: ArrayLike) -> UInt32[Array, "*shape"]:
 
 
 def uniform(words: UInt32[Array, "*shape"]) -> Float[Array, "*shape"]:
-  """Words to float32 in the open interval (0, 1), 2**24 values."""
-  return (words >> 8).astype(jnp.float32) * np.float32(2**-24) + np.float32(2**-25)
+  """Words to float32 in the open interval (0, 1), 2**24 values fewer those that float32 rounds together: the last would be 1."""
+  middle = (words >> 8).astype(jnp.float32) * np.float32(2**-24) + np.float32(2**-25)
+  return jnp.minimum(middle, np.float32(1 - 2**-24))
 
 
 def normal(words: UInt32[Array, "*shape"]) -> Float[Array, "*shape"]:

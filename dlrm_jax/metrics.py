@@ -5,6 +5,7 @@ Called by `evaluation`, batch after batch, and by whoever has all predictions at
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64, Num, UInt32
@@ -15,7 +16,7 @@ MAX_BINS = 2**22  # of the table behind the ROC AUC: 0.1 GB, 0.4 GB while it is 
 
 @dataclasses.dataclass(frozen=True)
 class Metrics:
-  """One evaluation. `excess` and `excess_tail` are None where the true probability is not known.
+  """One evaluation. Excess is None where the true probability is not known, that of a part also where it is all there is.
 
   Attributes:
     log_loss: mean binary cross-entropy, nats.
@@ -24,7 +25,7 @@ class Metrics:
     roc_auc_error: how far off `roc_auc` may be at most: 0 up to 2^22 different logits (see `RocAuc`).
     calibration: mean predicted probability over observed click rate; NaN without clicks.
     excess: mean KL divergence from the true click probability, nats.
-    excess_tail: the tail's part of it (see `TailExcess`).
+    excess_tail, excess_pairs, excess_dense, excess_scores: what a part of the planted logit costs (see `PartsExcess`), nats.
   """
 
   log_loss: float
@@ -34,6 +35,9 @@ class Metrics:
   calibration: float
   excess: float | None = None
   excess_tail: float | None = None
+  excess_pairs: float | None = None
+  excess_dense: float | None = None
+  excess_scores: float | None = None
 
 
 def softplus(x: np.ndarray) -> np.ndarray:
@@ -130,30 +134,45 @@ def _firsts(sorted_n: UInt32[np.ndarray, " n"]) -> Int64[np.ndarray, " k"]:
   return np.flatnonzero(np.concatenate([[True], sorted_n[1:] != sorted_n[:-1]]))
 
 
-class TailExcess:
-  """The tail's part of the excess: `-c/2 * E[error * tail]`, c = E p(1-p), the logit error projected on the centred tail component.
+class PartsExcess:
+  """What is not learned of each part of the logit: `-c/2 * E[error * part]`, c = E p(1-p), the logit error projected on the centred part.
 
-  Errors of the other parts are uncorrelated with the tail and drop out; for a posterior-mean learner `-E[error * tail]` is the
-  variance of the tail that is not learned (orthogonality of estimate and error). Means and the sum of products about them are merged
-  batch by batch (Chan, Golub and LeVeque 1979), so that a mean error beside a small covariance costs no digits.
+  Errors of the other parts are uncorrelated with it and drop out. For an ideal learner's posterior mean `-E[error * part]` is the
+  variance of the part that is not learned (orthogonality of estimate and error). The logit is first brought to the scale at which its
+  errors are least: the logit of a mean probability is smaller than the mean logit, so that whatever is unknown of one part shrinks what
+  is known of all, and would be charged to them. With that the parts sum to c/2 * variance of the true logit * (1 - correlation^2).
+
+  Means and products about them are merged batch by batch (Chan, Golub and LeVeque 1979): a large mean costs no digits.
+
+  Args:
+    names: of the parts.
   """
 
-  def __init__(self):
-    self._count, self._curvature, self._error, self._tail, self._products = 0, 0.0, 0.0, 0.0, 0.0
+  def __init__(self, names: Sequence[str]):
+    self.names = tuple(names)
+    self._count, self._curvature = 0, 0.0
+    self._mean = np.zeros(2 + len(self.names))  # of predicted logit, true one, parts
+    self._products = np.zeros((len(self._mean), len(self._mean)))
 
-  def add(self, logit_n: Float[np.ndarray, " n"], true_logit_n: Float[np.ndarray, " n"], tail_n: Float[np.ndarray, " n"]) -> None:
-    """Predicted and true click logits, and the tail part of the true one; n > 0."""
-    prob_n, error_n, before, n = sigmoid(true_logit_n), logit_n - true_logit_n, self._count, len(logit_n)
-    error, tail = error_n.mean(), tail_n.mean()
+  def add(self, logit_n: Float[np.ndarray, " n"], true_logit_n: Float[np.ndarray, " n"], *part_n: Float[np.ndarray, " n"]) -> None:
+    """Predicted and true click logits, and the parts of the true one; n > 0."""
+    prob_n, before, n = sigmoid(true_logit_n), self._count, len(logit_n)
+    all_kn = np.stack([logit_n, true_logit_n, *part_n])
+    mean = all_kn.mean(axis=1)
+    all_kn -= mean[:, None]
     self._count += n
-    self._curvature += (prob_n * (1 - prob_n)).sum()
-    self._products += ((error_n - error) * (tail_n - tail)).sum() + (error - self._error) * (tail - self._tail) * before * n / self._count
-    self._error += (error - self._error) * n / self._count
-    self._tail += (tail - self._tail) * n / self._count
+    self._curvature += float((prob_n * (1 - prob_n)).sum())
+    self._products += all_kn @ all_kn.T + np.outer(mean - self._mean, mean - self._mean) * (before * n / self._count)
+    self._mean += (mean - self._mean) * n / self._count
 
-  def value(self) -> float:
-    """In nats."""
-    return float(-0.5 * (self._curvature / self._count) * (self._products / self._count))
+  def values(self) -> dict[str, float]:
+    """By name, in nats; nothing where there are no parts."""
+    if not self.names:
+      return {}
+    (spread, shared), known_k, true_k = self._products[0, :2], self._products[0, 2:], self._products[1, 2:]
+    scale = shared / spread if spread > 0 else 0.0  # of the logit, so that its errors are least; a constant one knows nothing
+    rest_k = 0.5 * (self._curvature / self._count) * (true_k - scale * known_k) / self._count
+    return dict(zip(self.names, rest_k.tolist(), strict=True))
 
 
 def excess(logit_n: Float[np.ndarray, " n"], true_logit_n: Float[np.ndarray, " n"]) -> float:
@@ -172,18 +191,19 @@ class Accumulator:
 
   def __init__(self, train_rate: float, max_bins: int = MAX_BINS):
     self._count = 0
-    self._waiting: list[tuple[np.ndarray | None, ...]] = []  # summed up many at a time: small batches cost more
+    self._waiting: list[tuple[np.ndarray, ...]] = []  # summed up many at a time: small batches cost more
     self._num_waiting, self._train_rate, self._finite = 0, train_rate, True
     self._loss = self._clicks = self._prob = self._excess = 0.0  # sums over examples
-    self._auc, self._tail = RocAuc(max_bins), TailExcess()
-    self._known: tuple[bool, bool] | None = None  # whether true logits and tails are given
+    self._auc = RocAuc(max_bins)
+    self._names: tuple[str, ...] | None = None  # of the true logits given: "" the whole, then its parts
+    self._parts = PartsExcess(())
 
   def add(
     self,
     logit_n: Num[np.ndarray, " n"],
     label_n: Num[np.ndarray, " n"],
     true_logit_n: Num[np.ndarray, " n"] | None = None,
-    tail_n: Num[np.ndarray, " n"] | None = None,
+    parts: dict[str, np.ndarray] | None = None,
   ) -> None:
     """Some more predictions.
 
@@ -191,49 +211,49 @@ class Accumulator:
       logit_n: predicted logits; ranked as float32.
       label_n: 0 or 1.
       true_logit_n: true click logits on planted data.
-      tail_n: tail part of the true logit; None where it is all there is to learn. As `true_logit_n`, given always or never.
+      parts: parts of the true logit by name, each [n]; None where there is one alone. As `true_logit_n`, given always or never.
     """
-    known = (true_logit_n is not None, tail_n is not None)
-    if self._known not in (None, known):
-      raise ValueError("true logits and tails: given with some predictions and not with others")
-    self._known = known
+    truths = {} if true_logit_n is None else {"": true_logit_n} | (parts or {})
+    if self._names not in (None, tuple(truths)):
+      raise ValueError("true logits and their parts: given with some predictions and not with others")
+    if self._names is None:
+      self._names, self._parts = tuple(truths), PartsExcess(list(truths)[1:])
     self._finite &= bool(np.isfinite(logit_n).all())
-    self._waiting.append((logit_n, label_n, true_logit_n, tail_n))
+    self._waiting.append((logit_n, label_n, *truths.values()))
     self._num_waiting += len(logit_n)
     if self._num_waiting >= _TOGETHER:
       self._sum_up()
 
   def _sum_up(self) -> None:
-    columns = [[x.astype(np.float64) for x in column if x is not None] for column in zip(*self._waiting, strict=True)]
-    logit_n, label_n, true_logit_n, tail_n = (np.concatenate(column) if column else None for column in columns)
+    logit_n, label_n, *truth = (np.concatenate([x.astype(np.float64) for x in column]) for column in zip(*self._waiting, strict=True))
     self._waiting, self._num_waiting = [], 0
-    if logit_n is None or label_n is None or not len(logit_n) or not self._finite:
+    if not len(logit_n) or not self._finite:
       return
     self._count += len(logit_n)
     self._loss += float((softplus(logit_n) - label_n * logit_n).sum())
     self._clicks += float(label_n.sum())
     self._prob += float(sigmoid(logit_n).sum())
     self._auc.add(logit_n, label_n)
-    if true_logit_n is not None:
-      self._excess += excess(logit_n, true_logit_n) * len(logit_n)
-      if tail_n is not None:
-        self._tail.add(logit_n, true_logit_n, tail_n)
+    if truth:
+      self._excess += excess(logit_n, truth[0]) * len(logit_n)
+      if self._parts.names:
+        self._parts.add(logit_n, *truth)
 
   def metrics(self) -> Metrics:
     """Of all predictions so far."""
     if self._waiting:
       self._sum_up()
-    if not self._finite or not self._count or self._known is None:
+    if not self._finite or not self._count or self._names is None:
       return Metrics(math.nan, math.nan, math.nan, math.nan, math.nan)
-    loss, (true_known, tail_known) = self._loss / self._count, self._known
+    loss = self._loss / self._count
     return Metrics(
       log_loss=loss,
       ne=loss / entropy(self._train_rate),
       roc_auc=self._auc.value(),
       roc_auc_error=self._auc.error(),
       calibration=self._prob / self._clicks if self._clicks else math.nan,
-      excess=self._excess / self._count if true_known else None,
-      excess_tail=self._tail.value() if tail_known else None,
+      excess=self._excess / self._count if self._names else None,
+      **{f"excess_{name}": value for name, value in self._parts.values().items()},
     )
 
 
@@ -242,9 +262,9 @@ def evaluate(
   label_n: Num[np.ndarray, " n"],
   train_rate: float,
   true_logit_n: Num[np.ndarray, " n"] | None = None,
-  tail_n: Num[np.ndarray, " n"] | None = None,
+  parts: dict[str, np.ndarray] | None = None,
 ) -> Metrics:
   """All metrics of n predictions at hand; arguments as those of `Accumulator`."""
   accumulator = Accumulator(train_rate)
-  accumulator.add(logit_n, label_n, true_logit_n, tail_n)
+  accumulator.add(logit_n, label_n, true_logit_n, parts)
   return accumulator.metrics()

@@ -4,6 +4,7 @@ It computes nothing on devices: the loop tells it what was trained on and what w
 """
 
 import dataclasses
+import functools
 import math
 import os
 import time
@@ -16,7 +17,7 @@ import jax
 from dlrm_jax import hardware, metrics, record
 from dlrm_jax.config import RunConfig, config_id
 from dlrm_jax.data import planted_theory
-from dlrm_jax.data.planted import Planted
+from dlrm_jax.data.planted import DENSE_INPUTS, PAIR_TERMS, Planted
 from dlrm_jax.data.source import Source
 from dlrm_jax.evaluation import Progressive
 
@@ -37,9 +38,24 @@ def eval_points(num_examples: int, batch_size: int, first: int, per_octave: int)
 
 
 def theory(config: RunConfig, source: Source) -> dict[str, float | None] | None:
-  """What the planted tail must give, for the record; None on real data."""
+  """What the planted parts must give, for the record; None on real data."""
   if not isinstance(source, Planted):
     return None
+  return _tail_theory(config, source) | _floors(config, source)
+
+
+def _floors(config: RunConfig, source: Planted) -> dict[str, float | None]:
+  """What the model's dim must leave of the pairs, and the narrowest hidden layer of its bottom MLP of the dense part."""
+  planted, hidden = config.planted, config.model.bottom_widths(source.num_dense)[:-1]
+  floor = functools.partial(planted_theory.terms_floor, delta=planted.delta, curvature=source.moments[1])
+  pairs = planted.pair_variance and config.model.interaction == "dot" and not source.num_tables
+  return {
+    "pairs_floor": floor(config.model.embed_dim, PAIR_TERMS, planted.pair_variance) if pairs else None,
+    "dense_floor": floor(min(hidden) // 2, DENSE_INPUTS, planted.dense_variance) if hidden else None,
+  }
+
+
+def _tail_theory(config: RunConfig, source: Planted) -> dict[str, float | None]:
   s, fields = config.planted.zipf_s, config.planted.tail_fields
   if not source.whole_tail:  # what the fields left out do to clicks is a constant that the closed forms do not know
     return {"s": s, "beta_data": None, "beta_rows": None, "rows_floor": None}

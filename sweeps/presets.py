@@ -1,5 +1,7 @@
 """Named sweeps for `--preset`; every other flag overrides."""
 
+import dataclasses
+
 from dlrm_jax.config import ModelConfig, PlantedConfig, RunConfig, TrainConfig
 from dlrm_jax.presets import PRESETS as RUN_PRESETS
 from sweeps.points import SweepConfig
@@ -19,19 +21,43 @@ _QUICK = SweepConfig(
   ),
 )
 
-# All five schemes on planted data that has a part for each, two workloads, every point at three learning rates: about a day on one
-# core (`sweeps.plan --preset=paper --measure` says how long it takes where it is run, --launcher=local uses all cores).
+# The study of analysis/STUDY.md: all five schemes on planted data that has a part for each, every point at three learning rates.
 _PAPER = SweepConfig(
+  sizes_rows=(64, 256, 1024, 4096, 2**14, 2**18),  # from 64 on the small parts' fields have a row for every id
+  sizes_dim=(1, 2, 4, 8, 16, 32),
+  sizes_overarch=(1 / 32, 1 / 16, 1 / 8, 1 / 4, 1, 4),
+  sizes_mlp=(1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2),
+  axis_examples=2**23,
+  seeds=3,
+  lr_factors=(0.5, 1.0, 2.0),
+  run=RunConfig(
+    model=ModelConfig(embed_dim=16, num_rows=2**18, bottom=(32, 16), overarch=(64, 1)),
+    # Small batches: with 2,048 examples a step pairs and dense terms are still being learned after millions of examples.
+    train=TrainConfig(num_examples=2**24, batch_size=128, table_lr=0.07, dense_lr=0.1, eval_examples=2**17),
+    planted=PlantedConfig(tail_sigma=0.25, pair_variance=1.0, dense_variance=1.0, score_variance=1.0),
+    steps_per_call=32,
+  ),
+)
+
+# Beside it the tail alone, whose closed forms hold without approximation: the exact per-id estimator, rows kept and rows hashed.
+_PAPER_TAIL = SweepConfig(
+  axes=("data", "rows"),
+  sizes_rows=(10, 30, 100, 300, 1000, 3000),
   axis_examples=2**23,
   seeds=3,
   zipf_s_values=(10 / 9, 1.25),
-  lr_factors=(0.5, 1.0, 2.0),
+  judge=True,
   run=RunConfig(
-    model=ModelConfig(embed_dim=16, num_rows=2**18, bottom=(64, 64, 16), overarch=(128, 64, 1)),
-    train=TrainConfig(num_examples=2**26, batch_size=512, dense_lr=0.08),
-    planted=PlantedConfig(pair_variance=0.4, dense_variance=0.4, score_variance=0.4),
+    model=ModelConfig(embed_dim=4, num_rows=2**20, overarch=(32, 1)),
+    train=TrainConfig(num_examples=2**24, table_lr=0.1, eval_examples=2**17),
     steps_per_call=8,
   ),
+)
+_PAPER_HASH = dataclasses.replace(
+  _PAPER_TAIL,
+  axes=("rows",),
+  judge=False,
+  run=dataclasses.replace(_PAPER_TAIL.run, model=dataclasses.replace(_PAPER_TAIL.run.model, rows_by="hash")),
 )
 
 _NO_DENSE = ("data", "rows", "dim", "overarch")  # axes of planted data without dense inputs
@@ -40,6 +66,8 @@ _TINY = SweepConfig(axes=_NO_DENSE, run=RUN_PRESETS["tiny"], axis_examples=8192)
 PRESETS: dict[str, SweepConfig] = {
   "quick": _QUICK,
   "paper": _PAPER,
+  "paper_tail": _PAPER_TAIL,
+  "paper_hash": _PAPER_HASH,
   "tiny": _TINY,
   "small": SweepConfig(axes=_NO_DENSE, run=RUN_PRESETS["small"]),
 } | {name: SweepConfig(run=run) for name, run in RUN_PRESETS.items() if name not in ("tiny", "small")}

@@ -13,7 +13,7 @@ from analysis.report import NEXT_TIMES
 from dlrm_jax import flags
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data import planted_theory
-from dlrm_jax.data.planted import DENSE_INPUTS, PAIR_TERMS, Planted, decaying_shares
+from dlrm_jax.data.planted import DENSE_INPUTS, PAIR_TERMS, Planted
 from sweeps.points import SweepConfig
 from sweeps.presets import PRESETS
 from sweeps.run import main as run_sweep
@@ -39,9 +39,9 @@ def theory(run: RunConfig, axis: str) -> dict[str, float]:
 
   def excess(examples: float, rows: float, dim: float, width: float) -> float:
     tail = planted_theory.excess_ideal(examples, config.zipf_s, source.tau, config.tail_fields, int(rows))
-    pairs = config.pair_variance * float(decaying_shares(PAIR_TERMS, config.delta)[int(dim) :].sum())
-    dense = config.dense_variance * float(decaying_shares(DENSE_INPUTS, config.delta)[int(width // 2) :].sum())
-    return tail + source.moments[1] / 2 * (pairs + dense)
+    pairs = planted_theory.terms_floor(int(dim), PAIR_TERMS, config.pair_variance, config.delta, source.moments[1])
+    dense = planted_theory.terms_floor(int(width // 2), DENSE_INPUTS, config.dense_variance, config.delta, source.moments[1])
+    return tail + pairs + dense
 
   at = {"examples": run.train.num_examples, "rows": run.model.num_rows, "dim": run.model.embed_dim, "width": (run.model.bottom or (0,))[0]}
   name = "width" if axis == "mlp" else axis

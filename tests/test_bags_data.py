@@ -21,7 +21,8 @@ from dlrm_jax.data import planted_theory as theory
 from dlrm_jax.data import read, vocabulary
 from dlrm_jax.data.dataset import open_dataset
 from dlrm_jax.data.pipeline import batches
-from dlrm_jax.data.planted import EVAL_STREAM, PAIR_TERMS, Planted, decaying_shares, zipf_ids
+from dlrm_jax.data.planted import EVAL_STREAM, PAIR_TERMS, Planted, zipf_ids
+from dlrm_jax.data.planted_theory import decaying_shares
 from dlrm_jax.data.prepare import PrepareConfig, prepare
 from dlrm_jax.data.schema import Bag, load_schema
 from dlrm_jax.data.source import PreparedSource, open_source
@@ -306,7 +307,7 @@ def test_one_id_a_field_is_bit_for_bit_as_before():
   ids = jax.jit(zipf_ids, static_argnums=1)(words, 10 / 9)
   np.testing.assert_array_equal(batch.ids_bl[:, :8].view(jnp.uint32), ids - 1)
   np.testing.assert_array_equal(
-    truth.tail_b, jax.jit(lambda i: 0.5 * hashing.normal(hashing.word(seed, 0, jnp.arange(8), i)).sum(axis=1))(ids)
+    truth.parts["tail"], jax.jit(lambda i: 0.5 * hashing.normal(hashing.word(seed, 0, jnp.arange(8), i)).sum(axis=1))(ids)
   )
   assert batch.bag_weight_bl is None
   assert (planted.bag_lengths, planted.weighted, planted.draws) == ((1,) * 12, False, 1.0)
@@ -383,7 +384,7 @@ def test_the_logit_is_the_sum_over_the_ids_present():
       repeats += len(set(ids[i, 4 * field : 4 * field + size].tolist())) < size
     z = [z_fkj[f, ids[i, 12 + f]] for f in range(4)]
     pairs = sum(scale_j @ (z[f] * z[g]) for f in range(4) for g in range(f + 1, 4))
-    assert float(truth.tail_b[i]) == pytest.approx(tail, abs=2e-6)
+    assert float(truth.parts["tail"][i]) == pytest.approx(tail, abs=2e-6)
     assert float(truth.logit_b[i]) == pytest.approx(-0.7 + tail + pairs, abs=3e-5)
   assert repeats > 100  # the same id twice counts twice
 
@@ -457,7 +458,14 @@ def test_closed_forms_with_bags():
   planted = PlantedConfig(bag_length=5, zipf_s=s)
   config, source = RunConfig(planted=planted), Planted(planted)
   floor = theory.rows_floor(100_000, s, source.tau, 8, draws=3.0)
-  assert theory_of(config, source) == {"s": s, "beta_data": 0.2, "beta_rows": 0.25, "rows_floor": floor}
+  assert theory_of(config, source) == {
+    "s": s,
+    "beta_data": 0.2,
+    "beta_rows": 0.25,
+    "rows_floor": floor,
+    "pairs_floor": None,
+    "dense_floor": None,
+  }
   assert ideal(config, source, 4096) == theory.excess_ideal(4096, s, source.tau, 8, 100_000, draws=3.0)
 
 

@@ -82,8 +82,8 @@ def test_an_evaluation_equals_the_metrics_of_all_its_predictions_at_once(tmp_pat
   got = evaluate(learner, state, EvalSet(source, learner, TINY.train))
   batch, truth = source.batch(0, 0, 1536)
   logit = np.concatenate([learner.predict(state, jax.tree.map(lambda x: x[i : i + 256], batch)) for i in range(0, 1536, 256)])  # noqa: B023
-  label, true, tail = (np.asarray(x)[:1500] for x in (batch.label_b, truth.logit_b, truth.tail_b))
-  expected = metrics.evaluate(logit[:1500], label, source.base_rate, true, tail)
+  label, true, tail = (np.asarray(x)[:1500] for x in (batch.label_b, truth.logit_b, truth.parts["tail"]))
+  expected = metrics.evaluate(logit[:1500], label, source.base_rate, true, {"tail": tail})
   assert dataclasses.asdict(got) == pytest.approx(dataclasses.asdict(expected), rel=1e-6)
 
 
@@ -114,7 +114,7 @@ def test_what_is_read_anew_is_let_go_of(kind: str, data: Path, monkeypatch: pyte
 def test_the_set_is_kept_up_to_the_budget(monkeypatch: pytest.MonkeyPatch):
   source = Planted(TINY.planted)
   learner = make_learner(TINY, source)
-  total = 6 * 256 * 4 * (3 + 4 + 4)  # 3 tail ids and 4 of pairs; label, weight, and two logits of the teacher
+  total = 6 * 256 * 4 * (3 + 4 + 5)  # 3 tail ids and 4 of pairs; label, weight, and the logit of the teacher and its two parts
   for budget, kept in ((total, True), (total - 1, False)):
     monkeypatch.setattr(evaluation, "KEPT_BYTES", budget)
     assert (EvalSet(source, learner, TINY.train)._kept is not None) == kept

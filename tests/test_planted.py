@@ -1,5 +1,6 @@
 """The planted click model against its definition, its theory against sums and published constants, the exact estimator against both."""
 
+import dataclasses
 import math
 
 import jax
@@ -8,9 +9,11 @@ import numpy as np
 import pytest
 
 from dlrm_jax import hashing, metrics, per_id
-from dlrm_jax.config import PlantedConfig
+from dlrm_jax.config import ModelConfig, PlantedConfig, RunConfig
 from dlrm_jax.data import planted_theory as theory
-from dlrm_jax.data.planted import EVAL_STREAM, PAIR_TERMS, SMALL_IDS, Planted, decaying_shares
+from dlrm_jax.data.planted import EVAL_STREAM, PAIR_TERMS, SMALL_IDS, Planted
+from dlrm_jax.data.planted_theory import decaying_shares
+from dlrm_jax.trajectory import theory as theory_of
 
 S_VALUES = (10 / 9, 1.25)
 
@@ -68,9 +71,9 @@ def test_parts_have_their_variance_and_are_uncorrelated():
     assert logit.var() == pytest.approx(variance, rel=0.04), name
     assert logit.mean() == pytest.approx(0, abs=0.01), name
   _, truth = Planted(PlantedConfig(**variances)).batch(1, 0, n)
-  rest = np.asarray(truth.logit_b) - np.asarray(truth.tail_b)
+  rest = np.asarray(truth.logit_b) - np.asarray(truth.parts["tail"])
   assert rest.var() == pytest.approx(0.9, rel=0.04)
-  assert np.corrcoef(rest, truth.tail_b)[0, 1] == pytest.approx(0, abs=0.02)
+  assert np.corrcoef(rest, truth.parts["tail"])[0, 1] == pytest.approx(0, abs=0.02)
 
 
 def test_pairs_are_inner_products_of_orthonormal_terms():
@@ -81,10 +84,39 @@ def test_pairs_are_inner_products_of_orthonormal_terms():
     np.testing.assert_allclose(z_kj.mean(axis=0), 0, atol=1e-5)
   batch, truth = planted.batch(1, 0, 64)
   scale_j = np.sqrt(0.1 * decaying_shares(PAIR_TERMS, 1.0))
-  for row, logit, tail in zip(np.asarray(batch.ids_bl)[:, 8:], truth.logit_b, truth.tail_b, strict=True):
+  for row, logit, tail in zip(np.asarray(batch.ids_bl)[:, 8:], truth.logit_b, truth.parts["tail"], strict=True):
     z = [z_fkj[f, row[f]] for f in range(4)]
     pairs = sum(scale_j @ (z[f] * z[g]) for f in range(4) for g in range(f + 1, 4))
     assert float(logit) + 1 - float(tail) == pytest.approx(pairs, abs=2e-5)
+
+
+def test_the_parts_of_a_logit_add_up_and_are_named():
+  planted = Planted(PlantedConfig(pair_variance=0.5, dense_variance=0.3, score_variance=0.1))
+  _, truth = planted.batch(1, 0, 2**15)
+  assert planted.parts == ("tail", "pairs", "dense", "scores") and set(truth.parts) == set(planted.parts)
+  parts = {name: np.asarray(x, np.float64) for name, x in truth.parts.items()}
+  np.testing.assert_allclose(-1 + sum(parts.values()), truth.logit_b, atol=2e-6)
+  for name in planted.parts[1:]:
+    assert parts[name].var() == pytest.approx(planted.variance(name), rel=0.06)
+  assert Planted(PlantedConfig(dense_variance=0.3)).parts == ("tail", "dense")
+
+
+def test_floors_of_pairs_and_dense_part_are_the_variance_without_the_largest_terms():
+  """Judge: the teacher's own terms, of which the largest are kept; for pairs by hand 1/(1 + 1/4) of two terms."""
+  assert theory.terms_floor(1, 2, 0.5, 1.0, 0.2) == pytest.approx(0.1 * 0.5 * 0.25 / 1.25)
+  assert theory.terms_floor(32, 32, 0.5, 1.0, 0.2) == 0.0
+  planted = Planted(PlantedConfig(pair_variance=0.6, dense_variance=0.4))
+  c, scale_j = planted.moments[1], np.asarray(planted._teacher["pair_scale_j"], np.float64)
+  rest = 6 * (scale_j[4:] ** 2).sum()  # six pairs of fields
+  assert theory.terms_floor(4, PAIR_TERMS, 0.6, 1.0, c) == pytest.approx(c / 2 * rest, rel=1e-6)
+  model = ModelConfig(embed_dim=4, num_rows=1000, bottom=(6, 4))
+  found = theory_of(RunConfig(model=model, planted=planted.config), planted)
+  rest = (np.asarray(planted._teacher["dense_scale_j"], np.float64)[3:] ** 2).sum()
+  assert found is not None and found["dense_floor"] == pytest.approx(c / 2 * rest, rel=1e-6)
+  assert found["pairs_floor"] == pytest.approx(theory.terms_floor(4, PAIR_TERMS, 0.6, 1.0, c))
+  fewer = dataclasses.replace(model, num_tables=10)
+  found = theory_of(RunConfig(model=fewer, planted=planted.config), Planted(planted.config, 10))
+  assert found is not None and found["pairs_floor"] is None  # two of their fields are not shown
 
 
 def test_labels_are_clicks_with_the_true_probability():
@@ -102,7 +134,7 @@ def test_tail_effects_belong_to_field_and_id():
   ids = np.asarray(batch.ids_bl)
   same = {}
   effects = np.asarray(hashing.normal(hashing.word(0, 0, jnp.arange(8), batch.ids_bl + 1)))
-  np.testing.assert_allclose(0.5 * effects.sum(axis=1), truth.tail_b, atol=1e-5)
+  np.testing.assert_allclose(0.5 * effects.sum(axis=1), truth.parts["tail"], atol=1e-5)
   for field in range(8):
     for id_, effect in zip(ids[:, field], effects[:, field], strict=True):
       assert same.setdefault((field, id_), effect) == effect
@@ -119,6 +151,13 @@ def test_evaluation_draws_are_not_training_draws():
   first, again = (list(planted.eval_batches(256, 600)) for _ in range(2))
   np.testing.assert_array_equal(first[2][0].label_b, again[2][0].label_b)
   assert [float(b.weight_b.sum()) for b, _ in first] == [256, 256, 88]
+
+
+def test_the_largest_and_the_smallest_word_are_finite():
+  """1 in 2**24 words used to be 1.0, which made an infinite logit or dense input: of 16 dense inputs one does in a million examples."""
+  ends = jnp.array([0, 255, 2**31, 2**32 - 256, 2**32 - 1], jnp.uint32)
+  drawn = np.asarray(hashing.uniform(ends))
+  assert drawn.min() > 0 and drawn.max() < 1 and np.isfinite(np.asarray(hashing.normal(ends))).all()
 
 
 def test_random_words_are_uniform_and_streams_do_not_repeat():

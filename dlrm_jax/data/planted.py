@@ -24,10 +24,12 @@ from jaxtyping import Array, Float, UInt32
 from dlrm_jax.batch import ArrayLike, Batch
 from dlrm_jax.config import PlantedConfig
 from dlrm_jax.data.order import part_size
+from dlrm_jax.data.planted_theory import decaying_shares
 from dlrm_jax.hashing import normal, uniform, word
 from dlrm_jax.metrics import sigmoid
 
 EVAL_STREAM = 0  # training streams are 1 + the run's seed
+PARTS = ("tail", "pairs", "dense", "scores")
 SMALL_IDS = 64  # ids of each field of the pair and score parts
 PAIR_FIELDS, PAIR_TERMS = 4, 32
 SCORE_FIELDS, SCORE_TERMS = 4, 16
@@ -41,10 +43,10 @@ _EFFECTS, _TAIL, _PAIRS, _DENSE, _SCORES, _CLICK, _SIZES = range(7)  # what a ra
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Truth:
-  """What only the teacher knows of a batch: the true click logit, and the tail part of it."""
+  """What only the teacher knows of a batch: the true click logit, and the parts of it by name, those of `Planted.parts`."""
 
   logit_b: Float[ArrayLike, " B"]
-  tail_b: Float[ArrayLike, " B"]
+  parts: dict[str, Float[ArrayLike, " B"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +85,15 @@ class Planted:
   @property
   def num_dense(self) -> int:
     return DENSE_INPUTS if self.config.dense_variance else 0
+
+  @property
+  def parts(self) -> tuple[str, ...]:
+    """The parts that clicks answer to."""
+    return ("tail", *(name for name in PARTS[1:] if self.variance(name)))
+
+  def variance(self, part: str) -> float:
+    """Of a part other than the tail, in logits squared."""
+    return {"pairs": self.config.pair_variance, "dense": self.config.dense_variance, "scores": self.config.score_variance}[part]
 
   @property
   def small_fields(self) -> tuple[str, ...]:
@@ -178,12 +189,6 @@ def _orthonormal(random: np.random.RandomState, size: int, count: int, centred: 
   z = random.standard_normal((size, count))
   q, _ = np.linalg.qr(z - z.mean(axis=0) if centred else z)
   return q * np.sqrt(size)
-
-
-def decaying_shares(count: int, delta: float) -> Float[np.ndarray, " count"]:
-  """Shares of variance ~ j^-(1+delta), j = 1..count, summing to 1."""
-  weight = np.arange(1, count + 1, dtype=np.float64) ** -(1 + delta)
-  return weight / weight.sum()
 
 
 def _teacher(config: PlantedConfig) -> dict[str, np.ndarray]:
@@ -298,23 +303,26 @@ def _examples(
     weight_bl = (jnp.arange(config.bag_length) < filled_bf1).reshape(size, -1).astype(jnp.float32)
     effects_bl, tail_ids = effects_bl * weight_bl, jnp.where(weight_bl > 0, tail_ids, 0)
   tail_b = config.tail_sigma * effects_bl.sum(axis=1)
-  logit_b, dense_bm = config.bias + tail_b, jnp.zeros((size, 0))
+  parts, dense_bm = {"tail": tail_b}, jnp.zeros((size, 0))
   ids = [tail_ids]
   if config.pair_variance:
     ids.append(words(_PAIRS, (PAIR_FIELDS,)) % SMALL_IDS)
     z_bfj = teacher["pair_fkj"][jnp.arange(PAIR_FIELDS), ids[-1]]
     pairs_bj = (z_bfj.sum(axis=1) ** 2 - (z_bfj**2).sum(axis=1)) / 2  # sum over f < g of z_f z_g
-    logit_b = logit_b + (pairs_bj * teacher["pair_scale_j"]).sum(axis=1)
+    parts["pairs"] = (pairs_bj * teacher["pair_scale_j"]).sum(axis=1)
   if config.dense_variance:
     dense_bm = normal(words(_DENSE, (DENSE_INPUTS,)))
     folded = jnp.abs(jnp.matmul(dense_bm, teacher["dense_w"], precision="highest"))
     terms_bj = (folded - np.sqrt(2 / np.pi)) / np.sqrt(1 - 2 / np.pi)
-    logit_b = logit_b + (terms_bj * teacher["dense_scale_j"]).sum(axis=1)
+    parts["dense"] = (terms_bj * teacher["dense_scale_j"]).sum(axis=1)
   if config.score_variance:
     ids.append(words(_SCORES, (SCORE_FIELDS,)) % SMALL_IDS)
-    logit_b = logit_b + _score(teacher, ids[-1])
+    parts["scores"] = _score(teacher, ids[-1])
+  logit_b = jnp.full(size, config.bias)
+  for part_b in parts.values():
+    logit_b = logit_b + part_b
   label_b = (uniform(words(_CLICK, (1,))[:, 0]) < jax.nn.sigmoid(logit_b)).astype(jnp.float32)
   ids_bl = jnp.concatenate(ids, axis=1).astype(jnp.int32)
   if weight_bl is not None:  # the small fields' bags are full
     weight_bl = jnp.pad(weight_bl, ((0, 0), (0, ids_bl.shape[1] - weight_bl.shape[1])), constant_values=1)
-  return Batch(dense_bm, ids_bl, label_b, jnp.ones(size, jnp.float32), weight_bl), Truth(logit_b, tail_b)
+  return Batch(dense_bm, ids_bl, label_b, jnp.ones(size, jnp.float32), weight_bl), Truth(logit_b, parts)

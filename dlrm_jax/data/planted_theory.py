@@ -1,4 +1,5 @@
-"""What the planted click model's tail must give: closed forms for excess against examples and against rows.
+"""What the planted click model must give: closed forms for the excess of its tail against examples and against rows, and for what a
+narrow model must leave of its pairs and of its dense part.
 
 Excess is the mean KL from the true click probability, in nats; for small errors it is `c/2 * E (logit error)^2`, c = E p(1-p).
 With `tau = c * sigma^2` an id of probability p whose effect is learned by an ideal (Bayesian) learner from N examples keeps
@@ -76,3 +77,22 @@ def rows_floor(num_rows: int, s: float, tau: float, num_fields: int, rows_by: st
   its ids weighted by p_k, what it misses has mean 0 over a draw, and draws are independent.
   """
   return draws * num_fields / 2 * tau * num_rows ** -(s - 1) * (kappa(s) if rows_by == "hash" else 1.0)
+
+
+def decaying_shares(count: int, delta: float) -> np.ndarray:
+  """Shares of variance ~ j^-(1+delta), j = 1..count, summing to 1."""
+  weight = np.arange(1, count + 1, dtype=np.float64) ** -(1 + delta)
+  return weight / weight.sum()
+
+
+def terms_floor(kept: int, num_terms: int, variance: float, delta: float, curvature: float) -> float:
+  """Excess at unlimited data of a model that has room for the `kept` largest terms of a part: c/2 times the variance of the others.
+
+  Of the pairs an embedding dim D has room for D terms; of the dense part a layer of W units for W/2, since |x| = relu(x) + relu(-x).
+
+  Args:
+    kept: terms that there is room for.
+    num_terms, variance, delta: of the part: the j-th term has variance ~ j^-(1+delta).
+    curvature: c = E p(1-p).
+  """
+  return float(curvature / 2 * variance * decaying_shares(num_terms, delta)[kept:].sum())
