@@ -21,10 +21,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import criteo_like, markdown, table
+from benchmarks import criteo_like, table
 from benchmarks.output import check_output
 from benchmarks.table import number
-from dlrm_jax import flags, hardware, record
+from dlrm_jax import flags, hardware, markdown, record
 from dlrm_jax.flags import option
 
 # What a library does with the file where nothing is checked: no reject, no missing value told from a bad one, no vocabulary.

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import criteo_like, fed, markdown
+from benchmarks import criteo_like, fed
 from benchmarks import prepare as bench
-from dlrm_jax import flags
+from dlrm_jax import flags, markdown
 from dlrm_jax.data.prepare import PrepareConfig, prepare
 from dlrm_jax.flags import UserError
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.markdown import replaced
 from benchmarks.peers import __main__ as program
 from benchmarks.peers import config as peers_config
 from benchmarks.peers import worker
@@ -21,6 +20,7 @@ from benchmarks.peers.table import markdown_table
 from benchmarks.peers.worker import Clock, Spec
 from dlrm_jax import flags
 from dlrm_jax.flags import UserError
+from dlrm_jax.markdown import replaced
 
 PEERS_PYTHON = ".venv-peers/bin/python"
 

@@ -14,14 +14,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import markdown
 from benchmarks.peers.check import check_losses
 from benchmarks.peers.config import PeersConfig, available_bytes, check_files, check_memory, series, spec_of
 from benchmarks.peers.process import Worker, command_of
 from benchmarks.peers.rounds import measure, rows_of
 from benchmarks.peers.table import SECTION, section, show_rows
 from benchmarks.peers.worker import Spec
-from dlrm_jax import flags, hardware, record
+from dlrm_jax import flags, hardware, markdown, record
 from dlrm_jax.data.criteo import NUM_CATEGORICAL
 
 _CHECK_ROWS = 1000

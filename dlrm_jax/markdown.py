@@ -1,4 +1,4 @@
-"""A benchmark's table in a section of a Markdown file, such as README.md, between two comments that name it."""
+"""A generated table in a section of a Markdown file, such as README.md, between two comments that name it."""
 
 import datetime
 import re
