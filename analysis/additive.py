@@ -15,8 +15,7 @@ from analysis import settings
 from analysis.laws import Law, additive
 from analysis.least_squares import SQUARES, Problem, Solution, solve, solve_held
 from analysis.load import Sweep, evenly
-from analysis.schemes import common_metric
-from analysis.study import default_x_min, fitted
+from analysis.study import default_x_min, fitted, total_metric
 from dlrm_jax import flags
 from dlrm_jax.progress import Bar
 from dlrm_jax.record import SCHEMES
@@ -134,7 +133,7 @@ def _base_size(axis: str, base: pl.DataFrame, mine: pl.DataFrame) -> float | Non
 
 
 def _model(group: pl.DataFrame) -> list[Model]:
-  workload, metric, notes = group["workload"][0], common_metric(group), []
+  workload, metric, notes = group["workload"][0], total_metric(group), []
   base = _base_run(group)
   sizes: dict[str, float] = {}  # the base's, of the axes that get a term
   for axis in (axis for axis in SCHEMES if axis != "data"):

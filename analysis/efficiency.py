@@ -10,8 +10,8 @@ import polars as pl
 
 from analysis import marks
 from analysis.load import axes_of, evenly
-from analysis.schemes import BEST, SchemeRow, common_metric
-from analysis.study import LawRow
+from analysis.schemes import BEST, SchemeRow
+from analysis.study import LawRow, total_metric
 from dlrm_jax.figures import chart
 from dlrm_jax.figures.render import Figure
 
@@ -78,7 +78,7 @@ def _by_scheme(frame: pl.DataFrame, schemes: list[SchemeRow], resource: str) -> 
   key, title = _RESOURCES[resource]
   panels, axes = [], axes_of(frame)
   for (workload,), group in frame.group_by("workload", maintain_order=True):
-    metric = common_metric(group)
+    metric = total_metric(group)
     values = _means(group, metric)
     if len({v[key] for v in values}) < 2:
       continue
@@ -110,7 +110,7 @@ def _by_resource(frame: pl.DataFrame, schemes: list[SchemeRow]) -> Figure | None
   """Two panels a workload: loss against FLOPs, coloured by examples and by parameters."""
   panels = []
   for (workload,), group in frame.group_by("workload", maintain_order=True):
-    metric = common_metric(group)
+    metric = total_metric(group)
     values = evenly(_means(group, metric), _MEANS)
     if len({v["flops"] for v in values}) < 2 or len({v["params"] for v in values}) < 2:
       continue

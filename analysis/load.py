@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 
+from analysis import kept
 from dlrm_jax import flags, record
 from dlrm_jax.config import HORIZONS
 from dlrm_jax.record import AXES, GRID
@@ -78,7 +79,7 @@ class Sweep:
   """What a work directory holds.
 
   Attributes:
-    path: the directory.
+    path: the directory, or the file that it was kept in.
     points: one row a planned point (workload, axis, size, seed, learner, config_id, label: the size for people, sizes: of a grid too, as
       JSON, lr_factor); one configuration may stand on several axes. On the rows axis size is what the largest table of the run has.
     runs: one row a run with a record, diverged and failed ones included. horizon: whether its learning rate ran out, so that only the
@@ -109,11 +110,14 @@ class Sweep:
 
 
 def load(workdir: str | Path) -> Sweep:
-  """Reads DIR/sweep.json with DIR/runs/*, or DIR/runs/* alone, or a single run's DIR/record.json.
+  """Reads DIR/sweep.json with DIR/runs/*, or DIR/runs/* alone, or a single run's DIR/record.json; or a sweep kept in one file.
 
   Raises UserError in one line when there is nothing to report on or a file is broken.
   """
   path = Path(workdir)
+  if path.is_file():
+    with kept.unpacked(path) as folder:
+      return dataclasses.replace(load(folder), path=path)
   if not path.is_dir():
     raise flags.UserError(f"--workdir={path}: no such directory")
   sweep_file, single = path / "sweep.json", path / "record.json"

@@ -12,7 +12,8 @@ from analysis.load import evenly
 from analysis.study import LawRow
 from dlrm_jax.figures import chart
 
-METRIC_NAMES = {"excess_tail": "excess log loss, tail part (nats)", "excess": "excess log loss (nats)", "ne": "normalised entropy (NE)"}
+METRIC_NAMES = {"excess": "excess log loss (nats)", "ne": "normalised entropy (NE)"}
+METRIC_NAMES |= {f"excess_{part}": f"excess log loss, {part} part (nats)" for part in ("tail", "pairs", "dense", "scores")}
 LEARNER_NAMES = {"dlrm": "DLRM", "per_id": "per-id estimator"}
 X_NAMES = {"params": "parameters", "flops": "training FLOPs", "examples": "examples seen"}
 

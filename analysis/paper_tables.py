@@ -11,9 +11,10 @@ from analysis import regimes
 from analysis.advise import Advice, option_rows
 from analysis.comparison import DISTANCES, Compared
 from analysis.fit import interval_text
+from analysis.parts import Exponents
 from analysis.published import PAPER
 from analysis.schemes import BEST, SchemeRow
-from analysis.study import Noises
+from analysis.study import LawRow, Noises
 from analysis.tables import Extra, short
 
 _RESOURCES = {"data": "data", "params": "parameters", "compute": "compute"}
@@ -51,6 +52,67 @@ def scheme_table(rows: list[SchemeRow]) -> Extra:
     published = PAPER[r.resource].text if r.scheme in (BEST, "data") else "-"
     cells.append([r.workload, _RESOURCES[r.resource], r.scheme, r.metric, beta, constant, r.regime, efficiency, theory, published])
   return Extra("Schemes and resources", columns, cells, SCHEMES_TEXT)
+
+
+EXPONENTS_TEXT = (
+  "The largest size of each scheme. Tail: on the excess of the tail, the part that answers to examples, from the start of the window on "
+  "(where the tail is all there is, on the whole excess). Whole: on the whole excess over all evaluations, which falls faster while other "
+  "parts are being learned."
+)
+
+
+def exponent_table(found: list[Exponents]) -> Extra:
+  """The data exponents of planted data."""
+  columns = ["workload", "learner", "scheme", "size", "tail, exponent [95%]", "from", "whole, exponent [95%]", "theory"]
+  cells = []
+  for e in found:
+    r = e.window
+    theory = "-" if r.theory_beta is None else f"{r.theory_beta:.3f}"
+    start = "-" if r.fit.x_min is None else short(r.fit.x_min)
+    size = "-" if r.size is None else short(r.size)
+    cells.append([r.workload, r.learner, r.axis, size, _exponent(r), start, "-" if e.whole is None else _exponent(e.whole), theory])
+  return Extra("Data exponents by scheme", columns, cells, EXPONENTS_TEXT)
+
+
+def _exponent(row: LawRow) -> str:
+  if row.fit.refused:
+    return row.fit.status
+  beta = interval_text(row.fit.params["beta"], 3)
+  return beta + (" (not identifiable)" if row.fit.status == "not_identifiable" else "")
+
+
+PARTS_TEXT = (
+  "What a model of each size leaves of the part of planted data that answers to its axis: rows of the tail, dim of the pairs, overarch of "
+  "the scores, bottom MLP of the dense part; after as many examples as all sizes have, mean over seeds. Floor: of the best model of that "
+  "size with unlimited data. Ideal: of the ideal learner with these rows and examples. Where the floor is nearly all of the ideal, the "
+  "rows are the limit and more data buys little. Both are averages over teachers, and exact for small logit errors only."
+)
+
+
+def parts_table(entries: list[dict[str, Any]]) -> Extra:
+  """Every size beside its floor."""
+  columns = [
+    "workload",
+    "axis",
+    "size",
+    "examples",
+    "loss",
+    "left",
+    "± sd",
+    "floor",
+    "left / floor",
+    "ideal",
+    "left / ideal",
+    "whole excess",
+  ]
+  cells = []
+  for e in entries:
+    numbers = {name: "-" if e[name] is None else f"{e[name]:.4g}" for name in ("excess", "std", "floor", "excess_ideal", "total")}
+    over = {name: f"{e['excess'] / e[name]:.3f}" if e[name] else "-" for name in ("floor", "excess_ideal")}
+    place = [e["workload"], e["axis"], e["label"], "-" if e["examples"] is None else short(e["examples"]), e["metric"]]
+    shares = [numbers["floor"], over["floor"], numbers["excess_ideal"], over["excess_ideal"], numbers["total"]]
+    cells.append([*place, numbers["excess"], numbers["std"], *shares])
+  return Extra("Sizes beside theory", columns, cells, PARTS_TEXT)
 
 
 FRONTIER_TEXT = (

@@ -8,8 +8,7 @@ DIR/report. On planted data the law is `power` on the excess, whose limit is 0; 
 
 import dataclasses
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from analysis.additive import models
 from analysis.advise import Advice, advise
@@ -17,24 +16,25 @@ from analysis.comparison import Compared, compare
 from analysis.fit import interval_text
 from analysis.laws import LAWS
 from analysis.load import Sweep, load
-from analysis.paper_tables import advice_tables, comparison_table, frontier_table, noise_table, scheme_table
-from analysis.schemes import scheme_rows
-from analysis.study import Curve, LawRow, Noises, curves, data_laws, pooled_noise, saturation, size_laws
-from analysis.tables import extras, print_tables
+from analysis.paper_tables import advice_tables, comparison_table, exponent_table, frontier_table, noise_table, parts_table, scheme_table
+from analysis.parts import Exponents, data_exponents, part_sizes
+from analysis.schemes import SchemeRow, scheme_rows
+from analysis.study import Curve, LawRow, Noises, curves, data_laws, largest, pooled_noise, size_laws
+from analysis.tables import Extra, extras, print_tables
 from analysis.throughput import throughput
-from analysis.tuning import tuned
+from analysis.tuning import Choice, tuned
 from dlrm_jax import flags, record
 from dlrm_jax.progress import Bar
 
 NEXT_TIMES = 10.0  # the budget that the report's advice is for, times the base run's
-_STEPS = 4  # of the progress bar
+_STEPS = 4  # of the progress bar of fitting
 
 
 @dataclasses.dataclass(frozen=True)
 class ReportConfig:
   """Flags of `python -m analysis.report`."""
 
-  workdir: str = flags.option(help="directory of a sweep (sweep.json, runs/) or of one run (record.json)")
+  workdir: str = flags.option(help="directory of a sweep (sweep.json, runs/) or of one run (record.json), or a file of analysis.kept")
   output: str = flags.option("", "directory of the report; WORKDIR/report when empty")
   law: str = flags.option(
     "auto",
@@ -64,11 +64,54 @@ def left_out(sweep: Sweep) -> list[str]:
   return lines
 
 
-def main(config: ReportConfig) -> None:
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+  """All that a sweep says, before it is drawn.
+
+  Attributes:
+    everything: the sweep as it was read, all learning rates.
+    sweep: the same at the best learning rate of each point.
+    choices: which those are.
+    rows, sizes: laws against examples and over sizes.
+    schemes, exponents, parts, compared, advice, speeds, noises: as the functions that made them say.
+  """
+
+  everything: Sweep
+  sweep: Sweep
+  choices: list[Choice]
+  rows: list[LawRow]
+  sizes: list[LawRow]
+  schemes: list[SchemeRow]
+  exponents: list[Exponents]
+  parts: list[dict[str, Any]]
+  compared: list[Compared]
+  advice: list[Advice]
+  speeds: list[dict[str, Any]]
+  noises: Noises
+
+  @property
+  def tables(self) -> list[Extra]:
+    """The tables beside that of the laws, those that have rows."""
+    found = [scheme_table(self.schemes), exponent_table(self.exponents), parts_table(self.parts), frontier_table(self.schemes)]
+    found += [*advice_tables(self.advice), comparison_table(self.compared), noise_table(self.noises)]
+    return [table for table in found if table.cells] + extras(self.speeds, self.choices)
+
+  @property
+  def warnings(self) -> list[str]:
+    """What a reader must know: runs that the laws do not rest on, learning rates at the end of those tried."""
+    return [*left_out(self.everything), *(choice.warning for choice in self.choices if choice.warning)]
+
+  @property
+  def findings(self) -> list[str]:
+    """A sentence each."""
+    return headline(self.rows + self.sizes) + [a.workload + ": " + a.verdict for a in self.advice]
+
+
+def analyse(config: ReportConfig) -> Analysis:
+  """Reads the sweep and fits its laws. Raises UserError where there is nothing to report on."""
   everything = load(config.workdir)
   sweep, choices = tuned(everything)
-  output = Path(config.output or sweep.path / "report")
-  with Bar("fitting and drawing", _STEPS) as bar:
+  with Bar("fitting", _STEPS) as bar:
     given = curves(sweep, config.law, config.x_min, config.x_max)
     noises = pooled_noise(given)
     rows = data_laws(given, noises)
@@ -76,46 +119,57 @@ def main(config: ReportConfig) -> None:
     sizes = size_laws(sweep, config.law)
     schemes = scheme_rows(sweep, rows, sizes, config.law)
     bar(1)
+    parts, exponents = part_sizes(sweep), data_exponents(sweep, rows)
+    bar(1)
     compared, advice = compare_largest(given, noises), advise_next(sweep)
     bar(1)
-    saturated, speeds = saturation(sweep), throughput(sweep)
+  return Analysis(everything, sweep, choices, rows, sizes, schemes, exponents, parts, compared, advice, throughput(sweep), noises)
 
-    from analysis import plots, sections  # Altair is slow to import: not before the input is known to be good
-    from dlrm_jax.figures import render
 
-    figures = plots.figures(sweep, rows, sizes, schemes, speeds)
-    render.write_figures(output, figures)
-    bar(1)
-  laws = rows + sizes
+def main(config: ReportConfig) -> None:
+  if Path(config.workdir).is_file() and not config.output:
+    raise flags.UserError(f"--output=: give a directory, since --workdir={config.workdir} is a file")
+  found = analyse(config)
+  everything, laws = found.everything, found.rows + found.sizes
+  output = Path(config.output or everything.path / "report")
+
+  from analysis import plots, sections  # Altair is slow to import: not before the input is known to be good
+  from dlrm_jax.figures import render
+
+  figures = plots.figures(found.sweep, found.rows, found.sizes, found.schemes, found.speeds)
+  with Bar("drawing", len(figures)) as bar:
+    for figure in figures:
+      render.write_figures(output, [figure])
+      bar(1)
   record.write_text(output / "points.csv", everything.evaluations().write_csv())
-  done = len(sweep.runs) - len(sweep.diverged) - len(sweep.failed)
-  left = {"not_done": list(sweep.not_done), "diverged": list(sweep.diverged), "failed": list(sweep.failed)}
-  tables = {"saturation": saturated, "throughput": speeds, "learning_rates": [choice.as_dict() for choice in choices]}
-  tables |= {"schemes": [row.as_dict() for row in schemes], "comparison": [c.as_dict() for c in compared]}
-  tables |= {"advice": [a.as_dict() for a in advice]}
-  fits = {"num_runs": done, **left, "fits": [row.as_dict() for row in laws]}
-  record.write_json(output / "laws.json", record.header() | fits | tables)
-  questions = [scheme_table(schemes), frontier_table(schemes), *advice_tables(advice), comparison_table(compared), noise_table(noises)]
-  more = [extra for extra in questions if extra.cells] + extras(saturated, speeds, choices)
-  warnings = [*left_out(everything), *(choice.warning for choice in choices if choice.warning)]
-  findings = headline(laws) + [a.workload + ": " + a.verdict for a in advice]
-  record.write_text(output / "index.html", sections.document(everything, laws, figures, more, findings, warnings))
-  print_tables(laws, more)
-  for line in warnings:
+  record.write_json(output / "laws.json", record.header() | _contents(found))
+  record.write_text(output / "index.html", sections.document(everything, laws, figures, found.tables, found.findings, found.warnings))
+  print_tables(laws, found.tables)
+  for line in found.warnings:
     print(line)
   print(f"report: {output / 'index.html'}")
 
 
+def _contents(found: Analysis) -> dict[str, Any]:
+  """What `laws.json` holds beside its header."""
+  everything = found.everything
+  done = len(everything.runs) - len(everything.diverged) - len(everything.failed)
+  left = {"not_done": list(everything.not_done), "diverged": list(everything.diverged), "failed": list(everything.failed)}
+  out: dict[str, Any] = {"num_runs": done, **left, "fits": [row.as_dict() for row in found.rows + found.sizes]}
+  out |= {"parts": found.parts, "throughput": found.speeds, "learning_rates": [choice.as_dict() for choice in found.choices]}
+  out |= {"schemes": [row.as_dict() for row in found.schemes], "comparison": [c.as_dict() for c in found.compared]}
+  return out | {"advice": [a.as_dict() for a in found.advice]}
+
+
 def compare_largest(given: list[Curve], noises: Noises) -> list[Compared]:
   """All laws on the DLRM's curve of the largest size of each axis, that of one run on several axes once."""
-  largest = {(c.workload, c.axis): c for c in sorted(given, key=lambda c: c.size) if c.learner == "dlrm"}
   out: list[Compared] = []
   seen = set()
-  for (workload, axis), curve in largest.items():
+  for curve in largest([c for c in given if c.learner == "dlrm"]):
     key = (*sorted(set(curve.points["config_id"])), curve.metric)
-    x, y, seed = curve.arrays
-    if key not in seen and len(y) and np.all(np.isfinite(y) & (y > 0)):
-      out += compare(x, y, seed, noises.get((workload, "dlrm", curve.metric)), f"{workload} / {axis} / {curve.size:g}")
+    if key not in seen and curve.fittable:
+      noise = noises.get((curve.workload, "dlrm", curve.metric))
+      out += compare(*curve.arrays, noise, f"{curve.workload} / {curve.axis} / {curve.size:g}")
     seen.add(key)
   return out
 

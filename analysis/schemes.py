@@ -3,7 +3,8 @@ the best that any scheme buys. Called by `analysis.report`.
 
 data: loss against examples at the largest size of the scheme. params: final loss against parameters over its sizes, at the same examples.
 compute: the least loss for the FLOPs spent, over the sizes and evaluations of the scheme; of data, along its curve.
-`best` is the frontier over all schemes together. Every scheme of a workload is read on one loss, so that they can be compared.
+`best` is the frontier over all schemes together. Parameters and compute are read on the whole loss, so that schemes can be compared; data
+on the tail's part of it where planted data has several.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from analysis.frontier import Frontier, candidates, frontier, frontier_law
 from analysis.load import Sweep, axes_of
 from analysis.regimes import regime_at
 from analysis.result import Fit, as_dict
-from analysis.study import LawRow, final_points, fitted
+from analysis.study import LawRow, final_points, fitted, total_metric
 
 BEST = "best"
 _BISECTIONS = 60
@@ -66,11 +67,6 @@ def _plain(value: Any) -> Any:
   return value.item() if isinstance(value, np.generic) else value
 
 
-def common_metric(frame: pl.DataFrame) -> str:
-  """The loss that all schemes of one workload are read on: the excess where it is known, else NE."""
-  return "excess" if len(frame) and frame["excess"].is_not_null().all() else "ne"
-
-
 def scheme_rows(sweep: Sweep, rows: list[LawRow], sizes: list[LawRow], law: str) -> list[SchemeRow]:
   """The rows of every workload with the DLRM trained on it.
 
@@ -83,7 +79,7 @@ def scheme_rows(sweep: Sweep, rows: list[LawRow], sizes: list[LawRow], law: str)
   frame = frame.with_columns(flops=pl.col("flops_per_example") * pl.col("examples"))
   out: list[SchemeRow] = []
   for (workload,), group in frame.group_by("workload", maintain_order=True):
-    metric, planted = common_metric(group), bool(group["planted"].any())
+    metric, planted = total_metric(group), bool(group["planted"].any())
     constant = "power_constant" if law == "auto" else law
     without = "power" if law == "auto" and planted and metric == "excess" else constant
     largest = {r.axis: r for r in rows if (r.workload, r.learner) == (workload, "dlrm")}  # they come in order of size

@@ -23,6 +23,7 @@ PLANTED_X_MIN = 2**17  # examples: earlier, a trained model still learns its bia
 ROWS_LIMIT = 0.9  # share of the ideal excess owed to the rows, from which the rows law is read beside its theory
 REAL_SPAN = 64  # on a click log the default window is the last factor of this in examples
 LIMITED = ("rows", "tables", "all")  # axes on which the excess of planted data has a limit above 0: ids or fields that have no row
+PART_OF = {"data": "excess_tail", "rows": "excess_tail", "dim": "excess_pairs", "overarch": "excess_scores", "mlp": "excess_dense"}
 MIN_WINDOW_POINTS = 5  # evaluations that the default window must keep; else all are fitted
 
 
@@ -34,7 +35,7 @@ class LawRow:
     workload, learner, axis: as in `sweep.json`.
     size: of the curve, for a fit against examples; None for a fit over the sizes of the axis.
     x: `examples`, `size`, `params` or `flops`.
-    metric: the loss: `excess_tail`, `excess` or `ne`.
+    metric: the loss: `excess`, that of a part such as `excess_tail`, or `ne`.
     fit: the law.
     at_examples: examples seen where sizes are compared; None for a fit against examples.
     theory_beta, theory_gamma: what theory says on planted data, else None.
@@ -57,15 +58,18 @@ class LawRow:
     return as_dict(self.fit) | own
 
 
-def choose_metric(frame: pl.DataFrame) -> str:
-  """The loss that answers to the axis of `frame`, which holds one axis.
+def total_metric(frame: pl.DataFrame) -> str:
+  """The whole loss: the excess where it is known, else NE. What learning rates and schemes are compared by."""
+  return "excess" if len(frame) and frame["excess"].is_not_null().all() else "ne"
 
-  `excess` on planted data, `ne` else. Where other parts than the tail are planted, the data and rows axes are read on `excess_tail`:
-  while those parts are being learned the total falls faster than the tail's law. The other axes answer to just those parts.
+
+def part_metric(frame: pl.DataFrame, axis: str) -> str:
+  """The excess of the part of planted data that answers to an axis, where there are several parts; else the whole loss.
+
+  Examples are what the tail answers to, whatever the model: while other parts are being learned the whole falls faster than its law.
   """
-  tail = set(frame["axis"]) <= {"data", "rows"}
-  names = ("excess_tail", "excess") if tail else ("excess",)
-  return next((name for name in names if frame[name].is_not_null().all() and len(frame)), "ne")
+  part = PART_OF.get(axis)
+  return part if part and len(frame) and frame[part].is_not_null().all() else total_metric(frame)
 
 
 def final_points(frame: pl.DataFrame) -> tuple[pl.DataFrame, int | None]:
@@ -88,7 +92,7 @@ class Curve:
 
   Attributes:
     workload, learner, axis, size: as in `sweep.json`.
-    metric: the loss that answers to the axis.
+    metric: the loss.
     law: the law to fit.
     points: evaluations in the window, one a seed and number of examples.
     short: planted data, and too few evaluations from `PLANTED_X_MIN` examples on: all are taken.
@@ -109,9 +113,27 @@ class Curve:
     x, y = (self.points[name].to_numpy().astype(np.float64) for name in ("examples", self.metric))
     return x, y, self.points["seed"].to_numpy()
 
+  @property
+  def fittable(self) -> bool:
+    """Whether a law can be fitted to its points: some, all positive and finite, one for each seed and number of examples."""
+    x, y, seed = self.arrays
+    return len(y) > 0 and bool(np.all(np.isfinite(y) & (y > 0))) and not repeated(x[:, None], seed)
 
-def curves(sweep: Sweep, law: str, x_min: float | None, x_max: float | None) -> list[Curve]:
-  """The curves of a sweep that get a data law, of every (workload, learner, axis, size)."""
+
+def largest(given: list[Curve]) -> list[Curve]:
+  """The curve of the largest size of each axis, workload and learner."""
+  return list({(c.workload, c.learner, c.axis): c for c in sorted(given, key=lambda c: c.size)}.values())
+
+
+def curves(sweep: Sweep, law: str, x_min: float | None, x_max: float | None, whole: bool = False) -> list[Curve]:
+  """The curves of a sweep that get a data law, of every (workload, learner, axis, size).
+
+  Args:
+    sweep: its runs.
+    law: `auto` or the law of every curve.
+    x_min, x_max: the window in examples; None: its default start, no end.
+    whole: the whole excess also where the tail's part of it is known.
+  """
   out = []
   frame = fitted(sweep).filter(~pl.col("horizon"))
   longest = frame.filter(axis="data").group_by("workload", "learner").agg(pl.col("size").max())
@@ -119,7 +141,7 @@ def curves(sweep: Sweep, law: str, x_min: float | None, x_max: float | None) -> 
   for (workload, learner, axis, size), curve in frame.group_by("workload", "learner", "axis", "size", maintain_order=True):
     if axis == "data" and size != longest_of[workload, learner]:
       continue  # shorter runs of the same model are points of the fit over sizes below
-    planted, metric = bool(curve["planted"].any()), choose_metric(curve)
+    planted, metric = bool(curve["planted"].any()), total_metric(curve) if whole else part_metric(curve, "data")
     # Limited rows leave a constant that is not known; without it the excess falls to 0.
     chosen = law if law != "auto" else "power" if planted and axis not in LIMITED else "power_constant"
     curve = curve.filter(pl.col(metric).is_not_null()).unique(["config_id", "examples"], maintain_order=True)
@@ -141,10 +163,8 @@ def pooled_noise(given: list[Curve]) -> Noises:
   seen = set()
   for curve in given:
     key = (*sorted(set(curve.points["config_id"])), curve.metric)
-    x, y, seed = curve.arrays
-    if (
-      key not in seen and len(y) and np.all(np.isfinite(y) & (y > 0)) and not repeated(x[:, None], seed)
-    ):  # one configuration may stand on several axes
+    if key not in seen and curve.fittable:  # one configuration may stand on several axes
+      x, y, seed = curve.arrays
       groups.setdefault((curve.workload, curve.learner, curve.metric), []).extend(passes_of(x[:, None], y, seed)[0])
     seen.add(key)
   found = {key: noise_of(members) for key, members in groups.items()}
@@ -193,10 +213,12 @@ def size_laws(sweep: Sweep, law: str) -> list[LawRow]:
       last = last.with_columns(flops=pl.col("flops_per_example") * pl.col("examples"))
     else:
       last, at = final_points(group)
-    metric, planted = choose_metric(last), bool(group["planted"].any())
-    chosen = "power" if axis == "data" and planted and metric != "ne" else law
+    planted = bool(group["planted"].any())
     columns = {"size": "size", "params": "params_total", "flops": "flops"}
     for x, column in columns.items():
+      # A size is held against its own part, what it costs against the whole loss.
+      metric = part_metric(last, axis) if x == "size" and axis != "data" else total_metric(last)
+      chosen = "power" if axis == "data" and planted and metric != "ne" else law
       points = last.filter(pl.col(column).is_not_null() & pl.col(metric).is_not_null())
       if points[column].n_unique() < 2 or (x == "size" and axis == "data" and points[column].n_unique() < 3):
         continue  # this axis does not move that resource
@@ -208,22 +230,3 @@ def size_laws(sweep: Sweep, law: str) -> list[LawRow]:
       beta = _number(points[f"beta_{axis}"].max()) if known else None
       rows.append(LawRow(workload, learner, axis, None, x, metric, fit, at, beta))
   return rows
-
-
-def saturation(sweep: Sweep) -> list[dict[str, Any]]:
-  """The rows axis on planted data: final excess beside what theory gives so many rows, with unlimited data and with these examples."""
-  frame = sweep.evaluations().filter((pl.col("axis") == "rows") & pl.col("planted"))
-  out = []
-  for (workload, learner), group in frame.group_by("workload", "learner", maintain_order=True):
-    last, at = final_points(group)
-    metric = choose_metric(last)
-    table = last.group_by("size").agg(
-      pl.col(metric).mean().alias("excess"),
-      pl.col(metric).std().alias("std"),
-      pl.col("seed").n_unique().alias("seeds"),
-      pl.col("rows_floor").first(),
-      pl.col("excess_ideal").mean(),
-    )
-    shared = {"workload": workload, "learner": learner, "examples": at, "metric": metric}
-    out += [shared | row for row in table.sort("size").to_dicts()]
-  return out

@@ -77,20 +77,12 @@ def run_rows(sweep: Sweep) -> tuple[list[str], list[list[Any]]]:
   joined = sweep.points.join(sweep.runs, on="config_id", how="left").sort("workload", "axis", "learner", "size", "seed", "lr_factor")
   rows = []
   for e in joined.to_dicts():
-    metric = next((m for m in ("excess_tail", "excess", "ne") if e[m] is not None), "ne")
+    metric = "ne" if e["excess"] is None else "excess"
     loss, auc = ("-" if e[m] is None else f"{e[m]:.5g}" for m in (metric, "roc_auc"))
     sizes = [short(e["params_total"]), short(e["examples"]), loss, metric, auc, short(e["examples_per_s"])]
     place = [e["config_id"], e["workload"], e["axis"], e["label"], e["seed"], e["learner"], f"{e['lr_factor']:g}"]
     rows.append([*place, *sizes, e["status"] or "not done"])
   return columns, rows
-
-
-SATURATION_TEXT = (
-  "Final excess beside two closed forms of the ideal learner with so many rows: with unlimited data (it falls as rows**-(s-1)), and with "
-  "these examples. Where the first is nearly all of the second, the rows are the limit and more data buys little; where it is a small "
-  "part, more rows buy little. A trained model can lie some per cent under them: they are averages over teachers, and exact for small "
-  "logit errors only."
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,11 +96,10 @@ class Extra:
   printed: bool = True
 
 
-def extras(saturated: list[dict[str, Any]], speeds: list[dict[str, Any]], choices: list[Choice]) -> list[Extra]:
-  """The tables that a sweep has something for: learning rates, the rows axis on planted data, hardware axes."""
+def extras(speeds: list[dict[str, Any]], choices: list[Choice]) -> list[Extra]:
+  """The tables that a sweep has something for: learning rates, hardware axes."""
   tables = [
     Extra("Learning rates", *_rate_rows(choices), RATES_TEXT),
-    Extra("Rows saturate", *_saturation_rows(saturated), SATURATION_TEXT),
     Extra("Throughput", *_throughput_rows(speeds), THROUGHPUT_TEXT),
   ]
   return [table for table in tables if table.cells]
@@ -145,28 +136,6 @@ def _throughput_rows(entries: list[dict[str, Any]]) -> tuple[list[str], list[lis
     rows.append(
       [e["workload"], e["learner"], e["axis"], e["label"], e["runs"], f"{e['examples_per_s']:,.0f}", f"{e['speedup']:.2f}", efficiency]
     )
-  return columns, rows
-
-
-def _saturation_rows(entries: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
-  """The table of the rows axis on planted data."""
-  columns = [
-    "workload",
-    "rows per table",
-    "examples",
-    "excess",
-    "± sd",
-    "ideal, unlimited data",
-    "ideal",
-    "excess / ideal",
-    "owed to the rows",
-  ]
-  rows = []
-  for e in entries:
-    known = e["rows_floor"] is not None and e["excess_ideal"] is not None
-    shares = [f"{e['excess'] / e['excess_ideal']:.3f}", f"{e['rows_floor'] / e['excess_ideal']:.0%}"] if known else ["-", "-"]
-    numbers = ["-" if e[name] is None else f"{e[name]:.4g}" for name in ("excess", "std", "rows_floor", "excess_ideal")]
-    rows.append([e["workload"], short(e["size"]), short(e["examples"]), *numbers, *shares])
   return columns, rows
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 
 from analysis.load import Sweep
-from analysis.study import choose_metric
+from analysis.study import total_metric
 from dlrm_jax.record import HARDWARE_AXES
 
 _PLACE = ("workload", "learner", "axis", "size")
@@ -18,7 +18,7 @@ class Choice:
 
   Attributes:
     workload, learner, axis, size, label: the point, over its seeds.
-    metric: the loss that was compared, at the end of the runs.
+    metric: the whole loss, which was compared at the end of the runs.
     losses: its mean over the seeds, by factor, of those that have a run that is done.
     lr_factor: the best one's. A factor of which fewer seeds are done comes behind those with more.
     at_end: whether it is the smallest or the largest of them, so that a better one may lie beyond.
@@ -64,7 +64,7 @@ def tuned(sweep: Sweep) -> tuple[Sweep, list[Choice]]:
 
 def _choose(place: dict[str, Any], ends: pl.DataFrame) -> Choice:
   """The factor of which most seeds are done, and of those the one of least loss."""
-  metric = choose_metric(ends)
+  metric = total_metric(ends)
   table = ends.group_by("lr_factor").agg(pl.col(metric).mean(), pl.len()).sort("lr_factor")
   losses = dict(zip(table["lr_factor"], table[metric], strict=True))
   best = table.sort("len", metric, descending=[True, False])["lr_factor"][0]

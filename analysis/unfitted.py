@@ -7,7 +7,7 @@ import polars as pl
 
 from analysis import marks
 from analysis.load import SIZE_NAMES
-from analysis.study import choose_metric
+from analysis.study import total_metric
 from dlrm_jax.figures import chart
 from dlrm_jax.figures.render import Figure
 from dlrm_jax.record import AXES, GRID
@@ -17,7 +17,7 @@ def grid_figure(frame: pl.DataFrame, axis: str) -> Figure | None:
   """One panel a workload: loss against examples, one line a combination of sizes, mean over seeds."""
   panels = []
   for (workload,), group in frame.filter(axis=axis, learner="dlrm").group_by("workload", maintain_order=True):
-    metric = choose_metric(group)
+    metric = total_metric(group)
     means = group.filter(pl.col(metric) > 0).group_by("size", "label", "examples").agg(pl.col(metric).mean().alias("value"))
     values = means.sort("size", "examples").to_dicts()
     if not values:

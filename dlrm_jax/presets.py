@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from dlrm_jax.config import ModelConfig, RunConfig, TrainConfig
+from dlrm_jax.config import ModelConfig, PlantedConfig, RunConfig, TrainConfig
 from dlrm_jax.data import criteo
 
 DLRM_INPUTS = ("dense", "dots")
@@ -49,6 +49,13 @@ PRESETS: dict[str, RunConfig] = {
     train=TrainConfig(
       num_examples=criteo.TB_TRAIN_ROWS, batch_size=2048, dense_lr=0.1, table_lr=0.1, dense_optimizer="sgd", table_optimizer="sgd"
     ),
+  ),
+  # Planted data of every part at the size of Criteo's terabyte: as many rows in all as its tables have, its batch as MLPerf trains it.
+  "paper_cluster": RunConfig(
+    model=ModelConfig(embed_dim=64, num_rows=2**23, bottom=(512, 256, 64), overarch=(512, 512, 256, 1)),
+    train=TrainConfig(num_examples=2**32, batch_size=65_536, table_lr=0.1, dense_lr=0.1, eval_examples=2**22),
+    planted=PlantedConfig(tail_fields=26, tail_sigma=0.14, pair_variance=1.0, dense_variance=1.0, score_variance=1.0),
+    steps_per_call=8,
   ),
   # MLPerf's DLRM (until v2.1): one-hot, dots, D=128, rows capped at 40M, about 105 GB of tables. Its SGD schedule is not copied.
   "mlperf_v1": RunConfig(data="criteo_1tb", model=_MLPERF, train=_MLPERF_TRAIN),

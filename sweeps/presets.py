@@ -63,6 +63,31 @@ _PAPER_HASH = dataclasses.replace(
   run=dataclasses.replace(_PAPER_TAIL.run, model=dataclasses.replace(_PAPER_TAIL.run.model, rows_by="hash")),
 )
 
+# The same axes on a click log of a million rows, MovieLens-1M: give --data.
+_PAPER_CLICK_LOG = SweepConfig(
+  sizes_rows=(8, 32, 128, 512, 2048, 100_000),
+  sizes_dim=(1, 2, 4, 8, 16, 32),
+  sizes_overarch=(1 / 32, 1 / 16, 1 / 8, 1 / 4, 1, 2),
+  sizes_mlp=(1 / 32, 1 / 16, 1 / 8, 1 / 4, 1, 2),
+  seeds=3,
+  lr_factors=(0.5, 1.0, 2.0),
+  run=dataclasses.replace(
+    RUN_PRESETS["click_log"], train=dataclasses.replace(RUN_PRESETS["click_log"].train, first_eval=1000, eval_examples=2**17)
+  ),
+)
+
+# The study at the size of Criteo's terabyte, for accelerators: 208M rows of 64 numbers, 4.3e9 examples. Planned and compiled, not run.
+_PAPER_CLUSTER = SweepConfig(
+  sizes_rows=(2**8, 2**11, 2**14, 2**17, 2**20, 2**23),
+  sizes_dim=(2, 4, 8, 16, 32, 64),
+  sizes_overarch=(1 / 64, 1 / 32, 1 / 16, 1 / 4, 1, 2),
+  sizes_mlp=(1 / 64, 1 / 32, 1 / 16, 1 / 4, 1, 2),
+  axis_examples=2**30,
+  seeds=3,
+  lr_factors=(0.25, 0.5, 1.0, 2.0, 4.0),
+  run=RUN_PRESETS["paper_cluster"],
+)
+
 _NO_DENSE = ("data", "rows", "dim", "overarch")  # axes of planted data without dense inputs
 _TINY = SweepConfig(axes=_NO_DENSE, run=RUN_PRESETS["tiny"], axis_examples=8192)
 
@@ -71,6 +96,8 @@ PRESETS: dict[str, SweepConfig] = {
   "paper": _PAPER,
   "paper_tail": _PAPER_TAIL,
   "paper_hash": _PAPER_HASH,
+  "paper_click_log": _PAPER_CLICK_LOG,
+  "paper_cluster": _PAPER_CLUSTER,
   "tiny": _TINY,
   "small": SweepConfig(axes=_NO_DENSE, run=RUN_PRESETS["small"]),
-} | {name: SweepConfig(run=run) for name, run in RUN_PRESETS.items() if name not in ("tiny", "small")}
+} | {name: SweepConfig(run=run) for name, run in RUN_PRESETS.items() if name not in ("tiny", "small", "paper_cluster")}

@@ -26,6 +26,7 @@ def write_run(
     "flops_total": None if flops is None else flops * curve[-1]["examples"],
     "examples": curve[-1]["examples"],
     **{key: curve[-1][key] for key in NUMBERS},
+    **{key: value for key, value in curve[-1].items() if key.startswith("excess_") and key not in (*NUMBERS, "excess_ideal")},
     "wall_s": 2.0,
     "examples_per_s": 1e5,
     "theory": theory,

@@ -15,6 +15,8 @@ from report_sweeps import write_planted, write_real
 
 from analysis import report, tables
 from analysis.load import load
+from analysis.paper_tables import exponent_table, parts_table
+from analysis.parts import data_exponents, part_sizes
 from dlrm_jax import flags, record
 
 
@@ -58,11 +60,11 @@ def test_rows_axis_has_its_constant_and_its_theory(planted):
   assert over_sizes["at_examples"] == GRID[-1] and over_sizes["theory_beta"] == 0.25
 
 
-def test_saturation_lists_excess_beside_theory(planted):
-  saved = [s for s in record.read_json(planted / "report" / "laws.json")["saturation"] if s["workload"] == "s=1.25"]
+def test_sizes_are_listed_beside_theory(planted):
+  saved = [s for s in record.read_json(planted / "report" / "laws.json")["parts"] if s["workload"] == "s=1.25"]
   assert [s["size"] for s in saved] == [100, 400, 1600, 6400]
   for s in saved:
-    np.testing.assert_allclose(s["excess"], s["rows_floor"] + 1.05 * s["excess_ideal"], rtol=2e-3)
+    np.testing.assert_allclose(s["excess"], s["floor"] + 1.05 * s["excess_ideal"], rtol=2e-3)
     assert s["seeds"] == 2
 
 
@@ -132,7 +134,7 @@ def test_law_table_on_standard_output(planted, capsys):
   sweep = load(planted)
   given = report.curves(sweep, "auto", 2.0**18, None)
   rows = report.data_laws(given, report.pooled_noise(given))
-  tables.print_tables(rows, tables.extras(report.saturation(sweep), [], []))
+  tables.print_tables(rows, [exponent_table(data_exponents(sweep, rows)), parts_table(part_sizes(sweep))])
   out = capsys.readouterr().out
   assert "262k to 4.19M" in out and "excess" in out and "0.100" in out and "Intervals, gls" in out
 
