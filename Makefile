@@ -5,14 +5,30 @@ VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 DEMO := runs/demo
 
-.PHONY: demo figure test test-slow test-slurm lint fast-tests peers constraints clean .venv
+STUDY := runs/study
+
+.PHONY: demo study study-tables test test-slow test-slurm lint fast-tests peers constraints clean .venv
 
 demo: $(VENV)/.installed  ## the quick study on planted data, on this machine
 	$(BIN)/python -m sweeps.run --preset=quick --workdir=$(DEMO)
 	$(BIN)/python -m analysis.report --workdir=$(DEMO)
 
-figure: demo  ## the figure of README.md
-	cp $(DEMO)/report/data_law.svg analysis/data_law.svg
+# With MOVIELENS=FILE, a Parquet file with the columns of analysis/study/movielens.toml, that part of the study is run again, too.
+study: $(VENV)/.installed  ## the study of analysis/STUDY.md, trained again; goes on where it stopped
+	set -e; for preset in paper paper_tail paper_hash; do \
+	  $(BIN)/python -m sweeps.run --preset=$$preset --launcher=local --workdir=$(STUDY)/$$preset; \
+	  $(BIN)/python -m analysis.kept --workdir=$(STUDY)/$$preset --output=analysis/study/$$preset.parquet; \
+	done
+ifdef MOVIELENS
+	test -e $(STUDY)/movielens-1m || $(BIN)/python -m dlrm_jax.data.prepare --format=parquet --input=$(MOVIELENS) \
+	  --schema=analysis/study/movielens.toml --output=$(STUDY)/movielens-1m
+	$(BIN)/python -m sweeps.run --preset=paper_click_log --data=$(STUDY)/movielens-1m --launcher=local --workdir=$(STUDY)/movielens
+	$(BIN)/python -m analysis.kept --workdir=$(STUDY)/movielens --output=analysis/study/movielens.parquet
+endif
+	$(BIN)/python -m analysis.publish
+
+study-tables: $(VENV)/.installed  ## the tables and figures of analysis/STUDY.md from the records that are kept
+	$(BIN)/python -m analysis.publish
 
 test: lint fast-tests  ## lint, types and the fast tests
 

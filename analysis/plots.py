@@ -12,6 +12,7 @@ from altair.utils.schemapi import debug_mode
 from analysis import efficiency, marks, unfitted
 from analysis.load import SIZE_NAMES, Sweep, axes_of, evenly
 from analysis.marks import LEARNER_NAMES, X_NAMES
+from analysis.parts import FLOOR_OF
 from analysis.schemes import SchemeRow
 from analysis.study import LawRow, final_points, fitted
 from dlrm_jax.figures import chart
@@ -135,12 +136,12 @@ def _size_curves(frame: pl.DataFrame, rows: list[LawRow], axis: str) -> Figure |
     points = [
       {**p, "at": float(e[column])} for p, e in zip(marks.points_of(last, row.metric), last.sort("examples").to_dicts(), strict=True)
     ]
-    floor = last.filter(pl.col("rows_floor") > 0).unique(column).sort(column)
     theory = []
-    if row.x == "size" and axis == "rows":
-      for e in floor.to_dicts():
-        theory.append({"at": e[column], "value": e["rows_floor"], "line": "ideal learner, unlimited data"})
-        if e["excess_ideal"]:
+    if row.x == "size" and axis in FLOOR_OF:
+      floor = FLOOR_OF[axis]
+      for e in last.filter(pl.col(floor) > 0).unique(column).sort(column).to_dicts():
+        theory.append({"at": e[column], "value": e[floor], "line": "ideal learner, unlimited data"})
+        if axis == "rows" and e["excess_ideal"]:
           theory.append({"at": e[column], "value": e["excess_ideal"], "line": "ideal learner, these examples"})
     title = SIZE_NAMES[axis] if row.x == "size" else X_NAMES[row.x]
     distinct = sorted({p["at"] for p in points})

@@ -96,6 +96,7 @@ class Curve:
     law: the law to fit.
     points: evaluations in the window, one a seed and number of examples.
     short: planted data, and too few evaluations from `PLANTED_X_MIN` examples on: all are taken.
+    limited: planted data, and a limit above 0 is left of its excess: an axis of `LIMITED`, but for the base run that other axes have, too.
   """
 
   workload: str
@@ -106,6 +107,7 @@ class Curve:
   law: str
   points: pl.DataFrame
   short: bool
+  limited: bool
 
   @property
   def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -136,6 +138,7 @@ def curves(sweep: Sweep, law: str, x_min: float | None, x_max: float | None, who
   """
   out = []
   frame = fitted(sweep).filter(~pl.col("horizon"))
+  free = set(frame.filter(~pl.col("axis").is_in(LIMITED))["config_id"])
   longest = frame.filter(axis="data").group_by("workload", "learner").agg(pl.col("size").max())
   longest_of = {(w, learner): size for w, learner, size in longest.rows()}
   for (workload, learner, axis, size), curve in frame.group_by("workload", "learner", "axis", "size", maintain_order=True):
@@ -143,14 +146,15 @@ def curves(sweep: Sweep, law: str, x_min: float | None, x_max: float | None, who
       continue  # shorter runs of the same model are points of the fit over sizes below
     planted, metric = bool(curve["planted"].any()), total_metric(curve) if whole else part_metric(curve, "data")
     # Limited rows leave a constant that is not known; without it the excess falls to 0.
-    chosen = law if law != "auto" else "power" if planted and axis not in LIMITED else "power_constant"
+    limited = planted and axis in LIMITED and not free & set(curve["config_id"])
+    chosen = law if law != "auto" else "power" if planted and not limited else "power_constant"
     curve = curve.filter(pl.col(metric).is_not_null()).unique(["config_id", "examples"], maintain_order=True)
     low = x_min
     if x_min is None and len(curve):
       low = default_x_min(curve["examples"].unique().to_numpy(), planted)
     short = planted and low is None
     curve = curve.filter((pl.col("examples") >= (low or 0)) & (pl.col("examples") <= (np.inf if x_max is None else x_max)))
-    out.append(Curve(workload, learner, axis, size, metric, chosen, curve, short))
+    out.append(Curve(workload, learner, axis, size, metric, chosen, curve, short, limited))
   return out
 
 
@@ -182,8 +186,8 @@ def data_laws(given: list[Curve], noises: Noises) -> list[LawRow]:
       if curve.short and fit.status == "ok":
         fit = dataclasses.replace(fit, status="short_window", note=f"too few evaluations from {PLANTED_X_MIN} examples on: all were fitted")
       cache[key] = fit
-    beta = _number(curve.points["beta_data"].max()) if curve.axis not in LIMITED else None  # they bend the curve
-    floor = _number(curve.points["rows_floor"].max()) if curve.axis == "rows" and curve.learner == "dlrm" else None
+    beta = None if curve.limited else _number(curve.points["beta_data"].max())
+    floor = _number(curve.points["rows_floor"].max()) if curve.axis == "rows" and curve.learner == "dlrm" and curve.limited else None
     group = f"{curve.workload} / {curve.learner} / {curve.axis} / {curve.size:g}"
     fit = dataclasses.replace(cache[key], group=group)
     rows.append(LawRow(curve.workload, curve.learner, curve.axis, curve.size, "examples", curve.metric, fit, None, beta, floor))

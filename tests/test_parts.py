@@ -1,8 +1,10 @@
 """Planted data of four parts: what is read on which part, from a written sweep whose laws are known."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from report_case import GRID, write_run
 
@@ -59,7 +61,7 @@ def test_every_schemes_data_law_is_read_on_the_tail_and_on_the_whole(sweep):
   assert {c.metric for c in given} == {"excess_tail"}
   rows = data_laws(given, pooled_noise(given))
   found = data_exponents(sweep, rows)
-  assert [e.window.axis for e in found] == list(SIZES) or {e.window.axis for e in found} == set(SIZES)
+  assert {e.window.axis for e in found} == set(SIZES)
   for e in found:
     assert e.window.size == max(SIZES[e.window.axis])
     assert e.whole is not None and (e.whole.metric, e.window.metric) == ("excess", "excess_tail")
@@ -69,6 +71,17 @@ def test_every_schemes_data_law_is_read_on_the_tail_and_on_the_whole(sweep):
       assert e.whole.fit.value("beta") > 0.2  # the other parts are being learned
   table = exponent_table(found)
   assert [row[2] for row in table.cells] == [e.window.axis for e in found] and "0.10" in str(table.cells[0])
+
+
+def test_the_base_run_has_one_law_on_whatever_axis_it_stands(tmp_path):
+  """On the rows axis its table is as limited as on any other: the power law, with theory beside it."""
+  sweep = write(tmp_path)
+  base = sweep.points.filter(axis="dim", size=4.0).with_columns(axis=pl.lit("rows"), size=pl.lit(8192.0), label=pl.lit("8192"))
+  given = curves(dataclasses.replace(sweep, points=pl.concat([sweep.points, base])), "auto", None, None)
+  rows = {(r.axis, r.size): r for r in data_laws(given, pooled_noise(given))}
+  assert (rows["rows", 8192].fit.law, rows["rows", 8192].theory_beta, rows["rows", 8192].theory_gamma) == ("power", BETA, None)
+  assert rows["rows", 8192].fit.value("beta") == rows["dim", 4].fit.value("beta")
+  assert (rows["rows", 4096].fit.law, rows["rows", 4096].theory_beta, rows["rows", 4096].theory_gamma) == ("power_constant", None, 0.01)
 
 
 def test_sizes_stand_beside_the_floor_of_their_own_part(sweep):

@@ -1,0 +1,171 @@
+"""The study's tables and figures, from its kept records: fills the sections of STUDY.md and draws the figures beside them.
+
+  python -m analysis.publish
+
+Reads analysis/study/*.parquet (`analysis.kept`), which `make study` makes anew. Sections lie between comments that name them; what is
+around them is written by hand.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import polars as pl
+
+from analysis import report
+from analysis.fit import interval_text
+from analysis.load import Sweep
+from analysis.paper_tables import exponent_table, frontier_table, parts_table, scheme_table
+from analysis.report import Analysis, ReportConfig
+from analysis.tables import Extra, short
+from dlrm_jax import flags, markdown, record
+from dlrm_jax.progress import Bar
+
+_HERE = Path(__file__).parent
+SWEEPS = {  # by the name of their file: for people
+  "paper": "all parts",
+  "paper_tail": "tail alone, rows kept",
+  "paper_hash": "tail alone, rows hashed",
+  "movielens": "MovieLens-1M",
+}
+FIGURES = {  # of each sweep's report, those that STUDY.md shows
+  "paper": ("data_efficiency", "compute", "compute_by", "model_rows", "model_dim", "model_overarch", "model_mlp", "residuals"),
+  "paper_tail": ("data_law", "model_rows"),
+  "paper_hash": ("model_rows",),
+  "movielens": ("data_law", "data_efficiency", "compute"),
+}
+
+SECTIONS = (
+  "exponents",
+  "parts",
+  "rows",
+  "rows-laws",
+  "schemes",
+  "frontier",
+  "advice",
+  "movielens",
+  "movielens-frontier",
+  "movielens-advice",
+  "cost",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishConfig:
+  """Flags of `python -m analysis.publish`."""
+
+  study: str = flags.option(str(_HERE / "study"), "directory of the kept sweeps; figures are written there, too")
+  markdown: str = flags.option(str(_HERE / "STUDY.md"), "file whose sections are filled")
+  figures: bool = flags.option(True, "draw the figures; without them only the tables are made")
+
+
+def analysed(study: Path) -> dict[str, Analysis]:
+  """Every kept sweep, its laws fitted. Raises UserError naming a file that is absent."""
+  missing = [str(study / f"{name}.parquet") for name in SWEEPS if not (study / f"{name}.parquet").exists()]
+  if missing:
+    raise flags.UserError(f"{missing[0]}: no such file; make study makes it")
+  return {name: report.analyse(ReportConfig(workdir=str(study / f"{name}.parquet"))) for name in SWEEPS}
+
+
+def sections(found: dict[str, Analysis]) -> dict[str, str]:
+  """The sections of STUDY.md by name, as Markdown."""
+  paper, movielens = found["paper"], found["movielens"]
+  out = {
+    "exponents": stacked({name: exponent_table(found[name].exponents) for name in ("paper", "paper_tail")}, 4),
+    "parts": _table(parts_table(paper.parts), 5, ["workload"]),
+    "rows": stacked({name: parts_table(found[name].parts) for name in ("paper_tail", "paper_hash")}, 6, ["axis", "loss", "whole"]),
+    "rows-laws": _rows_laws(found),
+    "schemes": _table(scheme_table(paper.schemes), 4, ["workload"]),
+    "frontier": _table(frontier_table(paper.schemes), 4, ["workload"]),
+    "movielens": _table(scheme_table(movielens.schemes), 4, ["workload", "theory"]),
+    "movielens-frontier": _table(frontier_table(movielens.schemes), 4, ["workload"]),
+    "cost": _cost(found),
+  }
+  for name, analysis in {"advice": paper, "movielens-advice": movielens}.items():
+    tables = [table for table in analysis.tables if table.title.startswith("Advice")]
+    out[name] = "\n\n".join(f"{_table(table, 1)}\n\n{table.text}" for table in tables) or "No advice: too few sizes."
+  return out
+
+
+def _table(extra: Extra, num_names: int, without: list[str] | None = None) -> str:
+  """A table of the report as Markdown, without some columns."""
+  keep = [i for i, column in enumerate(extra.columns) if column not in (without or [])]
+  lines = [[str(row[i]).replace("|", "/") for i in keep] for row in [extra.columns, *extra.cells]]
+  return markdown.table(lines, num_names)
+
+
+def stacked(tables: dict[str, Extra], num_names: int, without: list[str] | None = None) -> str:
+  """The same table of several sweeps as one, the sweep in the first column."""
+  first = next(iter(tables.values()))
+  cells = [[SWEEPS[name], *row] for name, table in tables.items() for row in table.cells]
+  return _table(Extra(first.title, ["sweep", *first.columns], cells, ""), num_names + 1, without)
+
+
+def _rows_laws(found: dict[str, Analysis]) -> str:
+  """Excess against rows, tail alone: the law's exponent, and the law's constant over that of theory."""
+  lines = [["sweep", "workload", "exponent [95%]", "theory", "constant [95%]", "status"]]
+  for name in ("paper_tail", "paper_hash"):
+    for row in found[name].sizes:
+      if row.axis == "rows" and row.x == "size":
+        theory = float(row.workload.removeprefix("s=")) - 1
+        gamma = interval_text(row.fit.params.get("gamma"), 3)
+        lines.append([SWEEPS[name], row.workload, interval_text(row.fit.params.get("beta"), 3), f"{theory:.3f}", gamma, row.fit.status])
+  return markdown.table(lines, 2)
+
+
+def _cost(found: dict[str, Analysis]) -> str:
+  """What the sweeps took where they were run."""
+  columns = ["sweep", "runs", "examples a run", "FLOPs a run", "FLOPs in all", "examples/s", "core-hours", "by the wall, hours"]
+  lines = [columns]
+  for name, analysis in found.items():
+    sweep = analysis.everything
+    runs = sweep.runs.filter(status="done")
+    flops = runs.filter(pl.col("flops_total").is_not_null())["flops_total"]
+    hours = float(runs["wall_s"].sum()) / 3600
+    counts = [f"{len(runs)}", _span(runs["examples"].to_list()), _span(flops.to_list()), short(float(flops.sum()))]
+    speed = _span(runs["examples_per_s"].to_list())
+    lines.append([SWEEPS[name], *counts, speed, f"{hours:.2f}", f"{hours / _workers(sweep):.2f}"])
+  return markdown.table(lines, 1)
+
+
+def _workers(sweep: Sweep) -> int:
+  """Runs of the sweep that were trained at once, each on a core of its own."""
+  words = [word.partition("=")[2] for word in sweep.source.get("command", []) if word.startswith("--workers=")]
+  return int(words[0]) if words else 1
+
+
+def _span(values: list[float]) -> str:
+  return short(min(values)) if min(values) == max(values) else f"{short(min(values))} to {short(max(values))}"
+
+
+def _draw(found: dict[str, Analysis], study: Path) -> None:
+  """NAME_FIGURE.svg of every figure that STUDY.md shows, and study.svg."""
+  from analysis import plots, study_figure
+  from dlrm_jax.figures import render
+
+  with Bar("drawing", sum(map(len, FIGURES.values())) + 1) as bar:
+    for name, wanted in FIGURES.items():
+      one = found[name]
+      drawn = {f.name: f for f in plots.figures(one.sweep, one.rows, one.sizes, one.schemes, one.speeds)}
+      for figure in wanted:
+        record.write_text(study / f"{name}_{figure}.svg", render.svg(drawn[figure].spec))
+        bar(1)
+    record.write_text(study / "study.svg", render.svg(study_figure.study_figure(found["paper"], found["paper_tail"])))
+    bar(1)
+
+
+def main(config: PublishConfig) -> None:
+  study = Path(config.study)
+  for name in SECTIONS:
+    markdown.check_markers(config.markdown, name)
+  found = analysed(study)
+  text = Path(config.markdown).read_text()
+  for name, new in sections(found).items():
+    text = markdown.replaced(text, name, new)
+  if config.figures:
+    _draw(found, study)
+  record.write_text(config.markdown, text)
+  print(config.markdown)
+
+
+if __name__ == "__main__":
+  flags.run(main, PublishConfig)
