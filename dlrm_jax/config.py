@@ -14,7 +14,7 @@ from dlrm_jax.data.order import ORDERS
 from dlrm_jax.flags import UserError, check, check_choices, option
 
 HORIZONS = ("linear", "quadratic", "cosine")  # schedules that reach 0 after --decay_examples
-SCHEMA_VERSION = 1  # hashed into config_id: raise it when a default below changes
+SCHEMA_VERSION = 2  # hashed into config_id: raised when a default below changes, or what a run of the same config gives
 
 
 @dataclasses.dataclass(frozen=True)
