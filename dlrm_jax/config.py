@@ -14,7 +14,8 @@ from dlrm_jax.data.order import ORDERS
 from dlrm_jax.flags import UserError, check, check_choices, option
 
 HORIZONS = ("linear", "quadratic", "cosine")  # schedules that reach 0 after --decay_examples
-SCHEMA_VERSION = 2  # hashed into config_id: raised when a default below changes, or what a run of the same config gives
+# Hashed into config_id: raised when a default below changes, or what a run of the same config gives. Of prepared and of planted data.
+SCHEMA_VERSION, PLANTED_VERSION = 1, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,7 +270,7 @@ def config_id(config: RunConfig, data_digest: str = "") -> str:
   """
   planted = config.data == "planted"
   content = {
-    "schema_version": SCHEMA_VERSION,
+    "schema_version": PLANTED_VERSION if planted else SCHEMA_VERSION,
     "model": non_default(config.model),
     "train": non_default(config.train),
     "data": non_default(config.planted) if planted else data_digest,
