@@ -16,6 +16,7 @@ from analysis.fit import interval_text
 from analysis.load import Sweep
 from analysis.paper_tables import exponent_table, frontier_table, parts_table, scheme_table
 from analysis.report import Analysis, ReportConfig
+from analysis.study_claims import claims, ratios
 from analysis.tables import Extra, short
 from dlrm_jax import flags, markdown, record
 from dlrm_jax.progress import Bar
@@ -35,7 +36,9 @@ FIGURES = {  # of each sweep's report, those that STUDY.md shows
 }
 
 SECTIONS = (
+  "claims",
   "exponents",
+  "tail",
   "parts",
   "rows",
   "rows-laws",
@@ -70,6 +73,8 @@ def sections(found: dict[str, Analysis]) -> dict[str, str]:
   """The sections of STUDY.md by name, as Markdown."""
   paper, movielens = found["paper"], found["movielens"]
   out = {
+    "claims": markdown.table([["what theory says", "measured", "bound", "holds"], *(claim.cells for claim in claims(found))], 4),
+    "tail": _tail(found["paper_tail"]),
     "exponents": stacked({name: exponent_table(found[name].exponents) for name in ("paper", "paper_tail")}, 4),
     "parts": _table(parts_table(paper.parts), 5, ["workload"]),
     "rows": stacked({name: parts_table(found[name].parts) for name in ("paper_tail", "paper_hash")}, 6, ["axis", "loss", "whole"]),
@@ -84,6 +89,17 @@ def sections(found: dict[str, Analysis]) -> dict[str, str]:
     tables = [table for table in analysis.tables if table.title.startswith("Advice")]
     out[name] = "\n\n".join(f"{_table(table, 1)}\n\n{table.text}" for table in tables) or "No advice: too few sizes."
   return out
+
+
+def _tail(tail: Analysis) -> str:
+  """Excess over the closed form by examples, tail alone."""
+  table = ratios(tail)
+  at = [n for n in sorted(set(table["examples"])) if n >= 2**17][::2]
+  lines = [["workload", "learner", *map(short, at)]]
+  for (workload, learner), group in table.group_by("workload", "learner", maintain_order=True):
+    known = dict(zip(group["examples"], group["ratio"], strict=True))
+    lines.append([str(workload), str(learner), *(f"{known[n]:.3f}" if n in known else "-" for n in at)])
+  return markdown.table(lines, 2)
 
 
 def _table(extra: Extra, num_names: int, without: list[str] | None = None) -> str:

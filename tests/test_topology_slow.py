@@ -14,6 +14,7 @@ CASES = [
   ("tpu:v5e:2x4", "criteo_1tb", None),
   ("tpu:v5e:2x4", "mlperf_v1", None),
   ("tpu:v5e:2x4", "mlperf_v2", 32_768),
+  ("tpu:v5e:4x4", "paper_cluster", None),
   ("tpu:v5p:2x2x2", "criteo_1tb", None),
   ("tpu:v5p:2x2x2", "mlperf_v1", None),
   ("tpu:v5p:2x2x2", "mlperf_v2", None),
