@@ -25,7 +25,7 @@ def study_figure(paper: Analysis, tail: Analysis) -> dict[str, Any]:
     tail: that of the tail alone, whose exact estimator stands beside.
   """
   panels = [_data_panel(paper, tail)] + [_size_panel(paper, axis) for axis in _AXES[1:]]
-  return chart.finish([panels[0], alt.concat(*panels[1:], columns=2)], 2)
+  return chart.finish([panels[0], alt.concat(*panels[1:], columns=2)], 2, own_colors=True)
 
 
 def _data_panel(paper: Analysis, tail: Analysis) -> Any:
@@ -46,7 +46,8 @@ def _data_panel(paper: Analysis, tail: Analysis) -> Any:
   x = chart.log_axis(alt.X, "examples", "examples seen", [p["examples"] for p in points])
   y = chart.log_axis(alt.Y, "value", "excess log loss, tail part (nats)", [p["value"] for p in points + ideal], label=chart.PLAIN)
   labels = list(dict.fromkeys(p["scheme"] for p in points))
-  color = alt.Color("scheme:N", title="largest of each scheme: exponent", scale=alt.Scale(domain=labels))
+  legend = alt.Legend(title="largest size, exponent", orient="bottom-left", direction="vertical", symbolType="stroke", offset=8)
+  color = alt.Color("scheme:N", scale=alt.Scale(domain=labels), legend=legend)
   line = alt.Chart(chart.data(points)).mark_line(point=alt.OverlayMarkDef(size=16), strokeWidth=1.4).encode(x=x, y=y, color=color)
   theory = alt.Chart(chart.data(ideal)).mark_line(style="theory", strokeWidth=1.8, strokeDash=[5, 4]).encode(x=x, y=y)
   judge = next((e.window for e in tail.exponents if e.window.learner == "per_id" and e.window.workload == exponents[0].workload), None)

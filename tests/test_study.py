@@ -9,7 +9,7 @@ from analysis import publish
 from analysis.load import load
 from analysis.paper_tables import exponent_table
 from analysis.parts import Exponents, data_exponents
-from analysis.study import curves, data_laws, pooled_noise
+from analysis.study import curves, data_laws, largest, pooled_noise
 from analysis.tuning import tuned
 from dlrm_jax import markdown
 from dlrm_jax.flags import UserError
@@ -34,7 +34,7 @@ def assert_alike(got: str, written: str) -> None:
 def exponents(path: Path) -> list[Exponents]:
   sweep, _ = tuned(load(path))
   given = curves(sweep, "auto", None, None)
-  return data_exponents(sweep, data_laws(given, pooled_noise(given)))
+  return data_exponents(sweep, data_laws(largest(given), pooled_noise(given)))
 
 
 def test_the_data_exponents_of_the_study_are_those_of_its_records():

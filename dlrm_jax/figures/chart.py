@@ -107,9 +107,12 @@ def picked(selection: Any, value: Any) -> Any:
   return alt.when(selection).then(value).otherwise(alt.value(0.07))
 
 
-def finish(panels: list[Any], columns: int) -> dict[str, Any]:
-  """The spec of one panel, or of several in rows of `columns`."""
-  return _spec(lambda: panels[0] if len(panels) == 1 else alt.concat(*panels, columns=columns, spacing=36))
+def finish(panels: list[Any], columns: int, own_colors: bool = False) -> dict[str, Any]:
+  """The spec of one panel, or of several in rows of `columns`; with `own_colors` each has a colour scale and a legend of its own."""
+  if len(panels) == 1:
+    return _spec(lambda: panels[0])
+  drawn = alt.concat(*panels, columns=columns, spacing=36)
+  return _spec(lambda: drawn.resolve_scale(color="independent") if own_colors else drawn)
 
 
 def small_multiples(panels: list[Any], columns: int) -> dict[str, Any]:
