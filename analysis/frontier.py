@@ -18,7 +18,7 @@ Array = np.ndarray
 RESOURCES = {"data": "examples", "params": "params_total", "compute": "flops"}  # column of `evaluations` with `flops`
 _BUDGETS = 12
 _COMPLETE = 0.9  # share of the candidates that must have a seed's loss for the seed to count
-_SPAN = 256.0  # the frontier covers the last factor of this in the resource: before it models still learn their bias
+SPAN = 256.0  # the frontier covers the last factor of this in the resource: before it models still learn their bias
 
 
 def pareto_front(cost: Float[Array, " n"], loss: Float[Array, " n"]) -> Int[Array, " m"]:
@@ -105,12 +105,17 @@ def candidates(frame: pl.DataFrame, metric: str, resource: str) -> Candidates:
   return Candidates(kept[RESOURCES[resource]].to_numpy().astype(float), what, loss, len(table) - len(kept))
 
 
-def frontier(given: Candidates) -> Frontier | None:
-  """The frontier over the costs of the candidates, or `_BUDGETS` log-spaced budgets up to the largest; None with fewer than two."""
+def frontier(given: Candidates, span: float = SPAN) -> Frontier | None:
+  """The frontier over the costs of the candidates, or `_BUDGETS` log-spaced budgets; None with fewer than two.
+
+  Args:
+    given: the candidates.
+    span: budgets are the last factor of this up to the largest cost: along a pass, what comes before is the start of learning.
+  """
   if len(given.cost) < 2:
     return None
   top = float(given.cost.max())
-  low = max(float(given.cost.min()), top / _SPAN)
+  low = max(float(given.cost.min()), top / span)
   distinct = np.unique(given.cost[given.cost >= low * (1 - 1e-9)])
   budget = distinct if len(distinct) <= _BUDGETS else np.geomspace(low, top, _BUDGETS)
   if len(budget) < 2:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from analysis.frontier import Frontier, candidates, frontier, frontier_law
+from analysis.frontier import SPAN, Frontier, candidates, frontier, frontier_law
 from analysis.load import Sweep, axes_of
 from analysis.regimes import regime_at
 from analysis.result import Fit, as_dict
@@ -105,7 +105,8 @@ def _end_regime(fit: Fit) -> str:
 
 
 def _frontier_row(workload: str, scheme: str, resource: str, metric: str, frame: pl.DataFrame, law: str) -> list[SchemeRow]:
-  found = frontier(candidates(frame, metric, resource)) if len(frame) else None
+  span = np.inf if resource == "params" else SPAN  # every model has its parameters from the start
+  found = frontier(candidates(frame, metric, resource), span) if len(frame) else None
   if found is None:  # this scheme does not move that resource
     return []
   fit = frontier_law(found, law, f"{workload} / {scheme} / {resource}")

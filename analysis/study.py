@@ -24,6 +24,7 @@ ROWS_LIMIT = 0.9  # share of the ideal excess owed to the rows, from which the r
 REAL_SPAN = 64  # on a click log the default window is the last factor of this in examples
 LIMITED = ("rows", "tables", "all")  # axes on which the excess of planted data has a limit above 0: ids or fields that have no row
 PART_OF = {"data": "excess_tail", "rows": "excess_tail", "dim": "excess_pairs", "overarch": "excess_scores", "mlp": "excess_dense"}
+MIN_MOVE = 1.5  # an axis that moves parameters or FLOPs by a smaller factor says nothing about them
 MIN_WINDOW_POINTS = 5  # evaluations that the default window must keep; else all are fitted
 
 
@@ -225,8 +226,11 @@ def size_laws(sweep: Sweep, law: str) -> list[LawRow]:
       chosen = "power" if axis == "data" and planted and metric != "ne" else law
       points = last.filter(pl.col(column).is_not_null() & pl.col(metric).is_not_null())
       if points[column].n_unique() < 2 or (x == "size" and axis == "data" and points[column].n_unique() < 3):
+        continue
+      values = points[column].to_numpy()
+      if x != "size" and values.max() < MIN_MOVE * values.min():
         continue  # this axis does not move that resource
-      fit = fit_law(points[column].to_numpy(), points[metric].to_numpy(), chosen, points["seed"].to_numpy(), points="independent")
+      fit = fit_law(values, points[metric].to_numpy(), chosen, points["seed"].to_numpy(), points="independent")
       fit = dataclasses.replace(fit, group=f"{workload} / {learner} / {axis} / final loss against {x}")
       known = x == "size" and axis in ("rows", "data")
       if axis == "rows":  # theory is for unlimited data: apt where the rows are what limits

@@ -44,7 +44,7 @@ def write(root: Path, factors: tuple[float, ...] = (1.0,)) -> Sweep:
           name = f"{axis}{size}n{seed}x{factor}".replace(".", "p")
           theory = {"s": 10 / 9, "beta_data": BETA, "beta_rows": 1 / 9, "rows_floor": 0.01}
           theory |= {"pairs_floor": left("pairs", size), "dense_floor": 0.5 * left("dense", size)}
-          write_run(root / "runs" / name, name, curve, "dlrm", seed, "planted", int(1000 + 100 * size), theory)
+          write_run(root / "runs" / name, name, curve, "dlrm", seed, "planted", int(1000 + (100 if axis == "mlp" else 1000) * size), theory)
           place = {"workload": "s=1.111", "axis": axis, "size": size, "seed": seed, "learner": "dlrm", "config_id": name}
           points.append(place | {"lr_factor": factor})
   record.write_json(root / "sweep.json", record.header() | {"points": points})
@@ -104,7 +104,8 @@ def test_sizes_stand_beside_the_floor_of_their_own_part(sweep):
 def test_a_size_is_held_against_its_part_and_its_cost_against_the_whole(sweep):
   metrics = {(r.axis, r.x): r.metric for r in size_laws(sweep, "auto")}
   for axis, part in {**PART, "rows": "tail"}.items():
-    assert (metrics[axis, "size"], metrics[axis, "params"]) == (f"excess_{part}", "excess")
+    assert metrics[axis, "size"] == f"excess_{part}"
+    assert metrics.get((axis, "params")) == (None if axis == "mlp" else "excess")  # 1,025 to 1,100 parameters
 
 
 def test_learning_rates_are_chosen_on_the_whole_loss(tmp_path):

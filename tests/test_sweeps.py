@@ -50,7 +50,7 @@ def test_another_base_in_the_same_directory_is_refused(tmp_path: Path):
 
 
 def test_a_sweep_can_be_reported(tmp_path: Path):
-  """Records of the real trainer in the real report: data laws are read on the tail's excess, sizes on their part, costs on the whole."""
+  """Records of the real trainer in the real report: data laws on the tail, sizes on the whole where their part is not planted."""
   sweep = sweep_of(axes=("data", "dim"), sizes_dim=(1, 4), seeds=2, measure=False)
   run.main(in_directory(with_train(sweep, num_examples=16_384), tmp_path))
   report.main(report.ReportConfig(workdir=str(tmp_path)))
@@ -59,7 +59,7 @@ def test_a_sweep_can_be_reported(tmp_path: Path):
   assert {(fit["axis"], fit["x"], fit["metric"]) for fit in laws["fits"]} >= {
     ("data", "examples", "excess_tail"),
     ("dim", "examples", "excess_tail"),
-    ("dim", "size", "excess_pairs"),
+    ("dim", "size", "excess"),
     ("dim", "params", "excess"),
   }
   assert (tmp_path / "report" / "index.html").stat().st_size > 10_000

@@ -109,10 +109,12 @@ def picked(selection: Any, value: Any) -> Any:
 
 def finish(panels: list[Any], columns: int, own_colors: bool = False) -> dict[str, Any]:
   """The spec of one panel, or of several in rows of `columns`; with `own_colors` each has a colour scale and a legend of its own."""
-  if len(panels) == 1:
-    return _spec(lambda: panels[0])
-  drawn = alt.concat(*panels, columns=columns, spacing=36)
-  return _spec(lambda: drawn.resolve_scale(color="independent") if own_colors else drawn)
+
+  def draw() -> Any:
+    drawn = panels[0] if len(panels) == 1 else alt.concat(*panels, columns=columns, spacing=36)
+    return drawn.resolve_scale(color="independent") if own_colors else drawn
+
+  return _spec(draw)
 
 
 def small_multiples(panels: list[Any], columns: int) -> dict[str, Any]:
