@@ -9,13 +9,16 @@ around them is written by hand.
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
 from analysis import report
 from analysis.fit import interval_text
+from analysis.fitting import fit_law
 from analysis.load import Sweep
 from analysis.paper_tables import exponent_table, frontier_table, parts_table, scheme_table
 from analysis.report import Analysis, ReportConfig
+from analysis.study import ROWS_LIMIT, final_points
 from analysis.study_claims import claims, ratios
 from analysis.tables import Extra, short
 from dlrm_jax import flags, markdown, record
@@ -117,15 +120,23 @@ def stacked(tables: dict[str, Extra], num_names: int, without: list[str] | None 
 
 
 def _rows_laws(found: dict[str, Analysis]) -> str:
-  """Excess against rows, tail alone: the law's exponent, and the law's constant over that of theory."""
-  lines = [["sweep", "workload", "exponent [95%]", "theory", "constant [95%]", "status"]]
+  """Law `power` of excess against rows, tail alone, over the sizes whose floor is nearly all of what the ideal learner leaves."""
+  lines = [["sweep", "workload", "rows", "exponent [95%]", "closed form, these examples", "theory, s - 1", "excess over floor, mean"]]
+  ideal = {(p["workload"], p["size"]): p["excess_ideal"] for p in found["paper_tail"].parts}
   for name in ("paper_tail", "paper_hash"):
-    for row in found[name].sizes:
-      if row.axis == "rows" and row.x == "size":
-        theory = float(row.workload.removeprefix("s=")) - 1
-        gamma = interval_text(row.fit.params.get("gamma"), 3)
-        lines.append([SWEEPS[name], row.workload, interval_text(row.fit.params.get("beta"), 3), f"{theory:.3f}", gamma, row.fit.status])
-  return markdown.table(lines, 2)
+    parts = [p for p in found[name].parts if p["floor"] > 0]
+    for workload in dict.fromkeys(p["workload"] for p in parts):
+      kept = [p for p in found["paper_tail"].parts if p["workload"] == workload and p["floor"] >= ROWS_LIMIT * p["excess_ideal"]]
+      sizes = [p["size"] for p in kept]
+      last, _ = final_points(found[name].sweep.evaluations().filter(pl.col("size").is_in(sizes), axis="rows", workload=workload))
+      x, y, seed = (last[column].to_numpy().astype(float) for column in ("size", "excess", "seed"))
+      fit = fit_law(x, y, "power", seed, points="independent")
+      closed = np.polyfit(np.log(sizes), [np.log(ideal[workload, size]) for size in sizes], 1)[0]
+      over = [p["excess"] / p["floor"] for p in parts if p["workload"] == workload and p["size"] in sizes]
+      theory = f"{float(last['beta_rows'].to_numpy()[0]):.3f}"
+      exponent = interval_text(fit.params["beta"], 3)
+      lines.append([SWEEPS[name], workload, _span(sizes), exponent, f"{-closed:.3f}", theory, f"{float(np.mean(over)):.3f}"])
+  return markdown.table(lines, 3)
 
 
 def _cost(found: dict[str, Analysis]) -> str:

@@ -20,7 +20,7 @@ from analysis.settings import noise_of, passes_of, repeated
 from dlrm_jax.record import AXES, HARDWARE_AXES
 
 PLANTED_X_MIN = 2**17  # examples: earlier, a trained model still learns its bias and scale (the default window on planted data)
-ROWS_LIMIT = 0.9  # share of the ideal excess owed to the rows, from which the rows law is read beside its theory
+ROWS_LIMIT = 0.97  # share of the ideal excess owed to the rows, from which the rows law is read beside its theory
 REAL_SPAN = 64  # on a click log the default window is the last factor of this in examples
 LIMITED = ("rows", "tables", "all")  # axes on which the excess of planted data has a limit above 0: ids or fields that have no row
 PART_OF = {"data": "excess_tail", "rows": "excess_tail", "dim": "excess_pairs", "overarch": "excess_scores", "mlp": "excess_dense"}
