@@ -17,8 +17,8 @@ def part_sizes(sweep: Sweep) -> list[dict[str, Any]]:
   """Every size of the model axes on planted data: the excess of its part at the end, beside what theory gives a model of that size.
 
   A row is {workload, learner, axis, size, label, examples, metric, excess: mean over the seeds, std, seeds, total and total_std: of the
-  whole excess, floor: at unlimited data, excess_ideal: of the rows axis, with these examples}; what theory does not know is None. Axes
-  without a part of their own are left out.
+  whole excess, floor: at unlimited data, and of the rows axis excess_ideal: with these examples, beta_rows: theory's exponent}; what
+  theory does not know is None. Axes without a part of their own are left out.
   """
   frame = sweep.evaluations().filter(pl.col("planted") & pl.col("axis").is_in(["rows", "dim", "overarch", "mlp"]))
   out = []
@@ -35,7 +35,7 @@ def part_sizes(sweep: Sweep) -> list[dict[str, Any]]:
       pl.col("excess").mean().alias("total"),
       pl.col("excess").std().alias("total_std"),
       (pl.col(floor).first() if floor else pl.lit(None, pl.Float64)).alias("floor"),
-      (pl.col("excess_ideal").mean() if axis == "rows" else pl.lit(None, pl.Float64)).alias("excess_ideal"),
+      *((pl.col(name).mean() if axis == "rows" else pl.lit(None, pl.Float64).alias(name)) for name in ("excess_ideal", "beta_rows")),
     )
     shared = {"workload": workload, "learner": learner, "axis": axis, "examples": at, "metric": metric}
     out += [shared | row for row in table.sort("size").to_dicts()]

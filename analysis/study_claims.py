@@ -51,7 +51,7 @@ def claims(found: dict[str, Analysis]) -> list[Claim]:
     Claim("bottom MLP of 2, 4, 8 units: dense part left over its floor, or below it", max(map(_off, widths)), 0.2),
     Claim("overarch: widest below narrowest, whole excess, in standard errors", (low["total"] - high["total"]) / error, 3, least=True),
     Claim("rows kept, 10 to 3,000, both s: distance of the excess from the ideal's, as a share", max(kept), 0.15),
-    Claim("rows hashed, 10 to 3,000, both s: distance of the excess from kappa times the floor, as a share", max(hashed), 0.15),
+    Claim("rows hashed, 10 to 3,000, both s: distance of the excess from the floor of hashing, as a share", max(hashed), 0.15),
     Claim("parameters at fixed data: schemes that move them, and the best of all, not yet saturated", len(unsaturated), 0),
     Claim("tail alone, from 4M examples on, both s: excess over the closed form", max(late["ratio"].to_list()), 1.25),
   ]

@@ -101,6 +101,20 @@ def test_the_parts_of_a_logit_add_up_and_are_named():
   assert Planted(PlantedConfig(dense_variance=0.3)).parts == ("tail", "dense")
 
 
+@pytest.mark.parametrize("s", S_VALUES)
+def test_what_hashing_loses(s: float):
+  """Judges: random hashes of the ids at few rows; kappa at many."""
+  rng, k = np.random.default_rng(0), np.arange(1, 2.0**18)
+  p, rest = k ** -(s - 1) - (k + 1) ** -(s - 1), 2.0 ** (-18 * (s - 1))
+  for rows in (2, 10, 40):
+    lost = []
+    for _ in range(100):
+      row = rng.integers(0, rows, len(p))
+      lost.append(1 - (np.bincount(row, p * p, rows) / (np.bincount(row, p, rows) + rest / rows)).sum())
+    assert theory.hashed_share(rows, s) == pytest.approx(np.mean(lost), abs=4 * np.std(lost) / 10 + 1e-4)
+  assert theory.hashed_share(100_000, s) == pytest.approx(theory.kappa(s) * 1e5 ** -(s - 1), rel=1e-3)
+
+
 def test_floors_of_pairs_and_dense_part_are_the_variance_without_the_largest_terms():
   """Judge: the teacher's own terms, of which the largest are kept; for pairs by hand 1/(1 + 1/4) of two terms."""
   assert theory.terms_floor(1, 2, 0.5, 1.0, 0.2) == pytest.approx(0.1 * 0.5 * 0.25 / 1.25)
