@@ -104,9 +104,10 @@ class Sweep:
   configs: dict[str, dict[str, Any]]
 
   def evaluations(self) -> pl.DataFrame:
-    """Every evaluation beside its point and its run's totals: one row for each point that the evaluation stands for."""
+    """Every evaluation beside its point and its run's totals: a row for each point that the evaluation stands for, in the points' order."""
     totals = self.runs.select(pl.exclude(set(_RUN) & set(_EVALUATION) - {"config_id"}))
-    return self.points.join(self.curves, on="config_id").join(totals, on="config_id")
+    beside = self.points.join(self.curves, on="config_id", maintain_order="left")
+    return beside.join(totals, on="config_id", maintain_order="left")
 
 
 def load(workdir: str | Path) -> Sweep:

@@ -56,7 +56,7 @@ class Exponents:
 
 
 def data_exponents(sweep: Sweep, rows: list[LawRow]) -> list[Exponents]:
-  """Of the largest size of each scheme, and of each learner, on planted data.
+  """Of the largest size of each scheme, and of each learner, on planted data; not where limited rows leave a constant.
 
   Args:
     sweep: its runs.
@@ -65,5 +65,7 @@ def data_exponents(sweep: Sweep, rows: list[LawRow]) -> list[Exponents]:
   planted = set(sweep.evaluations().filter("planted")["workload"])
   given = [c for c in largest(curves(sweep, "auto", 0.0, None, whole=True)) if c.workload in planted]
   wholes = {(r.workload, r.learner, r.axis): r for r in data_laws(given, pooled_noise(given))}
-  windows = {(r.workload, r.learner, r.axis): r for r in rows if r.workload in planted}  # they come in order of size: the largest stays
+  windows = {
+    (r.workload, r.learner, r.axis): r for r in rows if r.workload in planted and r.theory_beta is not None
+  }  # they come in order of size: the largest stays
   return [Exponents(row, wholes.get(place)) for place, row in windows.items()]

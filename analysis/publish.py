@@ -33,9 +33,8 @@ SWEEPS = {  # by the name of their file: for people
   "movielens": "MovieLens-1M",
 }
 FIGURES = {  # of each sweep's report, those that STUDY.md shows
-  "paper": ("data_efficiency", "compute", "compute_by", "model_rows", "model_dim", "model_overarch", "model_mlp", "residuals"),
-  "paper_tail": ("data_law", "model_rows"),
-  "paper_hash": ("model_rows",),
+  "paper": ("data_efficiency", "compute", "compute_by", "residuals"),
+  "paper_tail": ("data_law",),
   "movielens": ("data_law", "data_efficiency", "compute"),
 }
 
@@ -53,6 +52,7 @@ SECTIONS = (
   "movielens-frontier",
   "movielens-advice",
   "cost",
+  "made",
 )
 
 
@@ -93,6 +93,7 @@ def sections(found: dict[str, Analysis]) -> dict[str, str]:
     "movielens": _table(scheme_table(movielens.schemes), 4, ["workload", "theory"]),
     "movielens-frontier": _table(frontier_table(movielens.schemes), 4, ["workload"]),
     "cost": _cost(found),
+    "made": "\n".join(f"- {SWEEPS[name]}: {_made(one.everything)}" for name, one in found.items()),
   }
   for name, analysis in {"advice": paper, "movielens-advice": movielens}.items():
     tables = [table for table in analysis.tables if table.title.startswith("Advice")]
@@ -158,6 +159,14 @@ def _cost(found: dict[str, Analysis]) -> str:
     speed = _span(runs["examples_per_s"].to_list())
     lines.append([SWEEPS[name], *counts, speed, f"{hours:.2f}", f"{hours / _workers(sweep):.2f}"])
   return markdown.table(lines, 1)
+
+
+def _made(sweep: Sweep) -> str:
+  """By which command, where, with what code."""
+  header = sweep.source
+  words, commit = " ".join(header["command"]), (header["software"]["git_commit"] or "unknown")[:12]
+  versions = ", ".join(f"{name} {header['software'][name]}" for name in ("python", "jax"))
+  return f"`{words}` on {header['hardware']['cpu']}, {header['hardware']['cores']} cores; {versions}, commit {commit}"
 
 
 def _workers(sweep: Sweep) -> int:

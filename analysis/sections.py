@@ -69,7 +69,7 @@ def _opening(sweep: Sweep, findings: list[str], warnings: list[str]) -> str:
 def _setting(sweep: Sweep) -> str:
   """What was trained on what: one row a workload, of its base configuration."""
   rows = []
-  joined = sweep.points.join(sweep.runs.filter(status="done"), on="config_id")
+  joined = sweep.points.join(sweep.runs.filter(status="done"), on="config_id", maintain_order="left")
   axes = pl.col("axis").n_unique().over("workload", "config_id")  # the base stands on most of them
   joined = joined.sort((pl.col("axis") == "data", axes, pl.col("examples")), descending=True, maintain_order=True)
   for (workload,), group in joined.group_by("workload", maintain_order=True):
