@@ -156,7 +156,9 @@ def _model(group: pl.DataFrame) -> list[Model]:
   points = points.filter((pl.col("axis") != "data") | pl.col("config_id").is_in(base["config_id"].unique().to_list()))
   points = points.with_columns(
     pl.when(pl.col("axis") == axis).then(pl.col("size")).otherwise(sizes[axis]).alias(f"at_{axis}") for axis in axes
-  ).unique(["config_id", "examples"], maintain_order=True)
+  )
+  # The base stands on every axis, and twice where the data axis has a longer run of it.
+  points = points.unique([*(f"at_{axis}" for axis in axes), "examples", "seed"], maintain_order=True)
   law = additive((*axes, "examples"))
   x = points.select(*(f"at_{axis}" for axis in axes), "examples").to_numpy().astype(np.float64)
   y, seed = points[metric].to_numpy().astype(np.float64), points["seed"].to_numpy()
