@@ -8,10 +8,11 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int64, Num, UInt32
+from jaxtyping import Float, Num
+
+from dlrm_jax.roc_auc import MAX_BINS, RocAuc
 
 _TOGETHER = 2**14  # predictions
-MAX_BINS = 2**22  # of the table behind the ROC AUC: 0.1 GB, 0.4 GB while it is merged
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,85 +54,6 @@ def entropy(rate: float) -> float:
   if not 0 < rate < 1:
     return math.nan
   return -(rate * math.log(rate) + (1 - rate) * math.log1p(-rate))
-
-
-def sort_keys(score_n: Float32[np.ndarray, " n"]) -> UInt32[np.ndarray, " n"]:
-  """Unsigned numbers in the order of the scores, equal where these are (-0.0 is 0.0): the bits, all flipped where the sign is set."""
-  bits_n = (score_n + np.float32(0)).view(np.uint32)
-  return np.where(bits_n >> 31, ~bits_n, bits_n | np.uint32(1 << 31))
-
-
-class RocAuc:
-  """Probability that a click is scored above a non-click, ties half (Mann-Whitney), of a stream of scores taken as float32.
-
-  A table counts the clicks and non-clicks of every score seen: exact while it has at most `max_bins` rows. Beyond that scores share a
-  row, a bin, if they are equal but for their lowest mantissa bits, as few as need be; pairs inside a bin count half. `error` bounds
-  what that changes: half the pairs of click and non-click in bins of several scores, over all pairs. It is attained where all clicks of
-  each bin are above its non-clicks; where a bin's clicks and non-clicks lie alike, errors are far smaller.
-  """
-
-  def __init__(self, max_bins: int = MAX_BINS):
-    if max_bins < 2:
-      raise ValueError(f"max_bins={max_bins} must be at least 2")
-    self._max_bins, self._shift, self._any_nan = max_bins, 0, False
-    self._low_k: UInt32[np.ndarray, " k"] = np.zeros(0, np.uint32)  # lowest and highest key of each bin, bins in order
-    self._high_k: UInt32[np.ndarray, " k"] = np.zeros(0, np.uint32)
-    self._count_k2: Int64[np.ndarray, "k 2"] = np.zeros((0, 2), np.int64)  # of non-clicks and clicks
-    self._waiting: list[tuple[UInt32[np.ndarray, " n"], Bool[np.ndarray, " n"]]] = []
-    self._num_waiting = 0
-
-  def add(self, score_n: Num[np.ndarray, " n"], label_n: Num[np.ndarray, " n"]) -> None:
-    """Scores and their labels, 0 or 1."""
-    self._any_nan |= bool(np.isnan(score_n).any())
-    with np.errstate(over="ignore"):  # beyond float32 there is infinity, and it sorts right
-      self._waiting.append((sort_keys(score_n.astype(np.float32)), label_n > 0.5))
-    self._num_waiting += len(score_n)
-    if self._num_waiting >= self._max_bins // 4:  # seldom: a merge reads all of the table
-      self._merge()
-
-  def value(self) -> float:
-    """The area; NaN with one class only, or if a score was NaN."""
-    non_k, click_k = self._counts()
-    lower_k = np.cumsum(non_k) - non_k
-    return self._over_all_pairs(click_k * (lower_k + non_k / 2))
-
-  def error(self) -> float:
-    """The most that `value` is off by; 0 while it is exact."""
-    non_k, click_k = self._counts()
-    return self._over_all_pairs(np.where(self._low_k < self._high_k, click_k * non_k / 2, 0))
-
-  def _counts(self) -> Float[np.ndarray, "2 k"]:
-    if self._waiting:
-      self._merge()
-    return self._count_k2.T.astype(np.float64)
-
-  def _over_all_pairs(self, pairs_k: Float[np.ndarray, " k"]) -> float:
-    non, click = (float(x) for x in self._count_k2.sum(axis=0))
-    return math.nan if self._any_nan or non * click == 0 else float(pairs_k.sum() / (non * click))
-
-  def _merge(self) -> None:
-    """Brings what waits into the table, which is coarsened until it fits."""
-    key_n, clicked_n = (np.concatenate(arrays) for arrays in zip(*self._waiting, strict=True))
-    self._waiting, self._num_waiting = [], 0
-    lows, highs, counts = [self._low_k], [self._high_k], [self._count_k2]
-    for label in (0, 1):
-      key_u, count_u = np.unique(key_n[clicked_n == label], return_counts=True)
-      lows.append(key_u)
-      highs.append(key_u)
-      counts.append(count_u[:, None] * (np.arange(2) == label))
-    low_k = np.concatenate(lows)
-    order_k = np.argsort(low_k, kind="stable")  # three sorted runs: merged, not sorted anew
-    low_k = low_k[order_k]
-    while len(first := _firsts(low_k >> np.uint32(self._shift))) > self._max_bins:
-      self._shift += 1
-    self._low_k = low_k[first]
-    self._high_k = np.maximum.reduceat(np.concatenate(highs)[order_k], first)
-    self._count_k2 = np.add.reduceat(np.concatenate(counts)[order_k], first, axis=0)
-
-
-def _firsts(sorted_n: UInt32[np.ndarray, " n"]) -> Int64[np.ndarray, " k"]:
-  """Where each different value begins."""
-  return np.flatnonzero(np.concatenate([[True], sorted_n[1:] != sorted_n[:-1]]))
 
 
 class PartsExcess:

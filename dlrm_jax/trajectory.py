@@ -4,7 +4,6 @@ It computes nothing on devices: the loop tells it what was trained on and what w
 """
 
 import dataclasses
-import functools
 import math
 import os
 import time
@@ -16,10 +15,10 @@ import jax
 
 from dlrm_jax import hardware, metrics, record
 from dlrm_jax.config import RunConfig, config_id
-from dlrm_jax.data import planted_theory
-from dlrm_jax.data.planted import DENSE_INPUTS, PAIR_TERMS, Planted
+from dlrm_jax.data.planted import Planted
 from dlrm_jax.data.source import Source
 from dlrm_jax.evaluation import Progressive
+from dlrm_jax.theory import ideal, theory
 
 METRICS = (*(f.name for f in dataclasses.fields(metrics.Metrics)), *Progressive.FIELDS)
 _MAY_DIFFER = {f"train.{name}" for name in ("num_examples", "eval_examples", "eval_split", "first_eval", "evals_per_octave")}
@@ -35,44 +34,6 @@ def eval_points(num_examples: int, batch_size: int, first: int, per_octave: int)
     points.add(min(math.ceil(round(wanted) / batch_size) * batch_size, num_examples))
     k += 1
   return sorted(points | {num_examples})
-
-
-def theory(config: RunConfig, source: Source) -> dict[str, float | None] | None:
-  """What the planted parts must give, for the record; None on real data."""
-  if not isinstance(source, Planted):
-    return None
-  return _tail_theory(config, source) | _floors(config, source)
-
-
-def _floors(config: RunConfig, source: Planted) -> dict[str, float | None]:
-  """What the model's dim must leave of the pairs, and the narrowest hidden layer of its bottom MLP of the dense part."""
-  planted, hidden = config.planted, config.model.bottom_widths(source.num_dense)[:-1]
-  floor = functools.partial(planted_theory.terms_floor, delta=planted.delta, curvature=source.moments[1])
-  pairs = planted.pair_variance and config.model.interaction == "dot" and not source.num_tables
-  return {
-    "pairs_floor": floor(config.model.embed_dim, PAIR_TERMS, planted.pair_variance) if pairs else None,
-    "dense_floor": floor(min(hidden) // 2, DENSE_INPUTS, planted.dense_variance) if hidden else None,
-  }
-
-
-def _tail_theory(config: RunConfig, source: Planted) -> dict[str, float | None]:
-  s, fields = config.planted.zipf_s, config.planted.tail_fields
-  if not source.whole_tail:  # what the fields left out do to clicks is a constant that the closed forms do not know
-    return {"s": s, "beta_data": None, "beta_rows": None, "rows_floor": None}
-  hashed_beyond = config.model.rows_by == "hash" and s >= 2  # kappa is not known there
-  rows, rows_by = config.model.num_rows, config.model.rows_by
-  floor = None if hashed_beyond else planted_theory.rows_floor(rows, s, source.tau, fields, rows_by, source.draws)
-  beta_rows = None if hashed_beyond else planted_theory.beta_rows(s)
-  return {"s": s, "beta_data": planted_theory.beta_data(s), "beta_rows": beta_rows, "rows_floor": floor}
-
-
-def ideal(config: RunConfig, source: Source, examples: int) -> float | None:
-  if not isinstance(source, Planted) or not source.whole_tail:
-    return None
-  rows = config.model.num_rows if config.train.learner == "dlrm" else None
-  if rows is not None and config.model.rows_by == "hash":
-    return None  # the closed form knows tables that keep the most frequent ids
-  return planted_theory.excess_ideal(examples, config.planted.zipf_s, source.tau, config.planted.tail_fields, rows, source.draws)
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:

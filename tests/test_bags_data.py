@@ -27,8 +27,8 @@ from dlrm_jax.data.prepare import PrepareConfig, prepare
 from dlrm_jax.data.schema import Bag, load_schema
 from dlrm_jax.data.source import PreparedSource, open_source
 from dlrm_jax.flags import UserError
-from dlrm_jax.trajectory import ideal
-from dlrm_jax.trajectory import theory as theory_of
+from dlrm_jax.theory import ideal
+from dlrm_jax.theory import theory as theory_of
 
 GENRES = 'label = "y"\ncategorical = ["c"]\n[bags]\ngenres = ["g1", "g2", "g3"]\n'
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from dlrm_jax import metrics
+from dlrm_jax import metrics, roc_auc
 
 
 def test_log_loss_ne_and_calibration_by_hand():
@@ -40,7 +40,7 @@ def in_batches(add: Callable[..., None], rng: np.random.Generator, *arrays: np.n
 def test_roc_auc_equals_all_pairs_with_ties_half():
   rng = np.random.default_rng(0)
   score, label = rng.integers(0, 6, 200).astype(float), rng.integers(0, 2, 200).astype(float)
-  auc = metrics.RocAuc()
+  auc = roc_auc.RocAuc()
   auc.add(score, label)
   assert auc.value() == pytest.approx(brute_auc(score, label), abs=1e-12)
   assert auc.error() == 0
@@ -82,7 +82,7 @@ def test_keys_sort_as_the_scores_do():
   rng = np.random.default_rng(3)
   score = rng.integers(0, 2**32, 20_000, dtype=np.uint32).view(np.float32)  # every kind of number, subnormal ones too
   score = np.concatenate([score[~np.isnan(score)], np.array([0.0, -0.0, np.inf, -np.inf, 1e-45, -1e-45], np.float32)])
-  key = metrics.sort_keys(score).astype(np.int64)
+  key = roc_auc.sort_keys(score).astype(np.int64)
   order = np.argsort(score)
   np.testing.assert_array_equal(np.sign(np.diff(key[order])), np.sign(np.diff(score[order])))
 
@@ -104,7 +104,7 @@ def test_a_coarsened_roc_auc_is_that_of_its_bins_and_within_its_error(seed: int)
   score = np.where(rng.uniform(size=1500) < 0.3, np.round(score), score)  # some are met often: ties are no error
   label = (rng.uniform(size=1500) < special.expit(score)).astype(np.float32)
   max_bins = int(rng.integers(20, 120))
-  auc = metrics.RocAuc(max_bins)
+  auc = roc_auc.RocAuc(max_bins)
   in_batches(auc.add, rng, score, label)
   bins = coarse(score, max_bins)
   several = [b for b in np.unique(bins) if len(np.unique(score[bins == b])) > 1]
@@ -122,14 +122,14 @@ def test_the_error_of_a_coarsened_roc_auc_can_be_met(sign: int):
   place = rng.integers(0, 64, 2000)
   label = rng.integers(0, 2, 2000).astype(np.float32)
   score = (1 + (place + 0.5) / 64 + sign * label / 1024).astype(np.float32)  # of 2^23 steps from 1 to 2, bins are 2^17
-  auc = metrics.RocAuc(64)
+  auc = roc_auc.RocAuc(64)
   in_batches(auc.add, rng, score, label)
   assert auc.error() > 0.001
   assert brute_auc(score, label) - auc.value() == pytest.approx(sign * auc.error(), rel=1e-9)
 
 
 def test_the_table_never_outgrows_its_limit():
-  rng, auc = np.random.default_rng(5), metrics.RocAuc(1000)
+  rng, auc = np.random.default_rng(5), roc_auc.RocAuc(1000)
   score, label = rng.normal(size=30_000).astype(np.float32), rng.integers(0, 2, 30_000).astype(np.float32)
   for low in range(0, 30_000, 100):
     auc.add(score[low : low + 100], label[low : low + 100])
@@ -163,7 +163,7 @@ def test_a_logit_that_is_not_finite_makes_all_undefined_whenever_it_comes():
       stream.add(np.array([value, -value], np.float32), np.array([1.0, 0.0]), np.zeros(2), None)
     assert all(math.isnan(x) for x in (stream.metrics().log_loss, stream.metrics().roc_auc, stream.metrics().calibration))
   assert math.isnan(metrics.Accumulator(0.5).metrics().log_loss)
-  auc = metrics.RocAuc()
+  auc = roc_auc.RocAuc()
   auc.add(np.array([0.5, np.nan, 1.0]), np.array([1.0, 0.0, 0.0]))
   assert math.isnan(auc.value())
 

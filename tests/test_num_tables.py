@@ -12,7 +12,7 @@ from dlrm_jax.data import prepare
 from dlrm_jax.data.shapes import SHAPES, shape_of
 from dlrm_jax.data.source import open_source
 from dlrm_jax.flags import UserError
-from dlrm_jax.trajectory import ideal, theory
+from dlrm_jax.theory import ideal, theory
 
 SETTINGS = TrainConfig(num_examples=512, batch_size=64, eval_examples=128, first_eval=256)
 

@@ -13,7 +13,7 @@ from dlrm_jax.config import ModelConfig, PlantedConfig, RunConfig
 from dlrm_jax.data import planted_theory as theory
 from dlrm_jax.data.planted import EVAL_STREAM, PAIR_TERMS, SMALL_IDS, Planted
 from dlrm_jax.data.planted_theory import decaying_shares
-from dlrm_jax.trajectory import theory as theory_of
+from dlrm_jax.theory import theory as theory_of
 
 S_VALUES = (10 / 9, 1.25)
 
