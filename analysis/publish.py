@@ -22,7 +22,6 @@ from analysis.study import ROWS_LIMIT, final_points
 from analysis.study_claims import claims, ratios
 from analysis.tables import Extra, short
 from dlrm_jax import flags, markdown, record
-from dlrm_jax.data import planted_theory
 from dlrm_jax.progress import Bar
 
 _HERE = Path(__file__).parent
@@ -70,12 +69,7 @@ def analysed(study: Path) -> dict[str, Analysis]:
   missing = [str(study / f"{name}.parquet") for name in SWEEPS if not (study / f"{name}.parquet").exists()]
   if missing:
     raise flags.UserError(f"{missing[0]}: no such file; make study makes it")
-  found = {name: report.analyse(ReportConfig(workdir=str(study / f"{name}.parquet"))) for name in SWEEPS}
-  for part in found["paper_hash"].parts:  # the record's floor is that of many rows
-    s = 1 + part["beta_rows"]
-    many = planted_theory.kappa(s) * part["size"] ** -part["beta_rows"]
-    part["floor"] *= planted_theory.hashed_share(int(part["size"]), s) / many
-  return found
+  return {name: report.analyse(ReportConfig(workdir=str(study / f"{name}.parquet"))) for name in SWEEPS}
 
 
 def sections(found: dict[str, Analysis]) -> dict[str, str]:

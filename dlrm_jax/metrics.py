@@ -88,9 +88,9 @@ class PartsExcess:
     self._mean += (mean - self._mean) * n / self._count
 
   def values(self) -> dict[str, float]:
-    """By name, in nats; nothing where there are no parts."""
-    if not self.names:
-      return {}
+    """By name, in nats; NaN before there are predictions."""
+    if not self._count:
+      return dict.fromkeys(self.names, math.nan)
     (spread, shared), known_k, true_k = self._products[0, :2], self._products[0, 2:], self._products[1, 2:]
     scale = shared / spread if spread > 0 else 0.0  # of the logit, so that its errors are least; a constant one knows nothing
     rest_k = 0.5 * (self._curvature / self._count) * (true_k - scale * known_k) / self._count

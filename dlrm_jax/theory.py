@@ -4,7 +4,7 @@ import functools
 
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data import planted_theory
-from dlrm_jax.data.planted import DENSE_INPUTS, PAIR_TERMS, Planted
+from dlrm_jax.data.planted import DENSE_INPUTS, PAIR_TERMS, SMALL_IDS, Planted
 from dlrm_jax.data.source import Source
 
 
@@ -16,13 +16,16 @@ def theory(config: RunConfig, source: Source) -> dict[str, float | None] | None:
 
 
 def _floors(config: RunConfig, source: Planted) -> dict[str, float | None]:
-  """What the model's dim must leave of the pairs, and the narrowest hidden layer of its bottom MLP of the dense part."""
+  """What the model's dim must leave of the pairs, where dots alone see them and every id has a row of its own; and what the first hidden
+  layer of its bottom MLP should leave of the dense part (later ones may carry sums of its terms)."""
   planted, hidden = config.planted, config.model.bottom_widths(source.num_dense)[:-1]
   floor = functools.partial(planted_theory.terms_floor, delta=planted.delta, curvature=source.moments[1])
-  pairs = planted.pair_variance and config.model.interaction == "dot" and not source.num_tables
+  by_dots = config.model.interaction == "dot" and "dots" in config.model.overarch_inputs and "rows" not in config.model.overarch_inputs
+  own_rows = not source.num_tables and config.model.rows_by == "top" and config.model.num_rows >= SMALL_IDS
+  pairs = planted.pair_variance and by_dots and own_rows
   return {
     "pairs_floor": floor(config.model.embed_dim, PAIR_TERMS, planted.pair_variance) if pairs else None,
-    "dense_floor": floor(min(hidden) // 2, DENSE_INPUTS, planted.dense_variance) if hidden else None,
+    "dense_floor": floor(hidden[0] // 2, DENSE_INPUTS, planted.dense_variance) if hidden else None,
   }
 
 

@@ -19,6 +19,7 @@ more than the sum at N = 500, 4,000 and 20,000 (one id a field: 1% more at all t
 import math
 
 import numpy as np
+from jaxtyping import Float
 
 _EXACT_IDS = 2**20
 _LARGEST = 2**31  # ids from here on are fresh ones: never learned
@@ -71,16 +72,17 @@ def excess_ideal(num_examples: float, s: float, tau: float, num_fields: int, num
 
 
 def rows_floor(num_rows: int, s: float, tau: float, num_fields: int, rows_by: str = "top", draws: float = 1.0) -> float:
-  """Excess at unlimited data with `num_rows` rows a table: `m F/2 tau V^-(s-1)`, times kappa(s) when ids are hashed (V large).
+  """Excess at unlimited data with `num_rows` rows a table: `m F/2 tau V^-(s-1)`; when ids are hashed `m F/2 tau hashed_share`, which is
+  kappa(s) times that where rows are many.
 
   m, the mean number of ids of a field in an example, is a factor whether ids repeat in a bag or not: the best row is the mean effect of
   its ids weighted by p_k, what it misses has mean 0 over a draw, and draws are independent.
   """
-  return draws * num_fields / 2 * tau * num_rows ** -(s - 1) * (kappa(s) if rows_by == "hash" else 1.0)
+  return draws * num_fields / 2 * tau * (hashed_share(num_rows, s) if rows_by == "hash" else num_rows ** -(s - 1))
 
 
 def hashed_share(num_rows: int, s: float) -> float:
-  """Expected share of the tail's variance that `num_rows` rows lose when ids are hashed to them, at unlimited data, for any number of rows.
+  """Expected share of the tail's variance that `num_rows` rows lose when ids are hashed to them, at unlimited data, for any s and rows.
 
   The best row is the mean effect of its ids weighted by p_k, so that id k keeps p_k / (p_k + R_k) of its variance, R_k the mass of the
   others in its row: 1 - sum_k p_k^2 E 1/(p_k + R_k), with E 1/(p + R) = integral of e^-tp E e^-tR dt, a product over ids that each are in
@@ -89,16 +91,18 @@ def hashed_share(num_rows: int, s: float) -> float:
   edges = np.concatenate([np.arange(1, 2.0**12), 2.0 ** np.linspace(12, math.log2(_LARGEST), 64 * 19 + 1)])  # ids, then 64 groups an octave
   mass, count = -np.diff(edges ** -(s - 1)), np.diff(edges)
   p, fresh = mass / count, _LARGEST ** -(s - 1)  # fresh ids are many and small: their mass is spread evenly
-  log_t = np.linspace(math.log(1e-3), math.log(1e14), 1200)
+  if num_rows == 1:
+    return float(1 - (count * p * p).sum())
+  log_t = np.linspace(math.log(1e-9), math.log(1e14), 1600)
   known = np.zeros(len(p))
-  for t in np.split(np.exp(log_t)[:, None], 24):
+  for t in np.split(np.exp(log_t)[:, None], 32):
     one = np.log1p(np.expm1(-t * p) / num_rows)  # log of the mean of e^-tp over whether an id is in the row
     row = (count * one).sum(axis=1, keepdims=True) - t * fresh / num_rows
     known += (np.exp(row - one - t * p) * t).sum(axis=0)
   return float(1 - (count * p * p * known).sum() * (log_t[1] - log_t[0]))
 
 
-def decaying_shares(count: int, delta: float) -> np.ndarray:
+def decaying_shares(count: int, delta: float) -> Float[np.ndarray, " count"]:
   """Shares of variance ~ j^-(1+delta), j = 1..count, summing to 1."""
   weight = np.arange(1, count + 1, dtype=np.float64) ** -(1 + delta)
   return weight / weight.sum()
@@ -107,7 +111,8 @@ def decaying_shares(count: int, delta: float) -> np.ndarray:
 def terms_floor(kept: int, num_terms: int, variance: float, delta: float, curvature: float) -> float:
   """Excess at unlimited data of a model that has room for the `kept` largest terms of a part: c/2 times the variance of the others.
 
-  Of the pairs an embedding dim D has room for D terms; of the dense part a layer of W units for W/2, since |x| = relu(x) + relu(-x).
+  Of the pairs an embedding dim D has room for D terms; of the dense part a layer of W units for W/2, since |x| = relu(x) + relu(-x). The
+  latter is no lower bound: units that stay on their linear side hand W projections on, which a later layer may fold.
 
   Args:
     kept: terms that there is room for.
