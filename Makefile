@@ -20,7 +20,7 @@ study: $(VENV)/.installed  ## the study of analysis/STUDY.md, trained again; goe
 	  $(BIN)/python -m analysis.kept --workdir=$(STUDY)/$$preset --output=analysis/study/$$preset.parquet; \
 	done
 ifdef MOVIELENS
-	test -e $(STUDY)/movielens-1m || $(BIN)/python -m dlrm_jax.data.prepare --format=parquet --input=$(MOVIELENS) \
+	test -e $(STUDY)/movielens-1m/dataset.json || $(BIN)/python -m dlrm_jax.data.prepare --format=parquet --input=$(MOVIELENS) \
 	  --schema=analysis/study/movielens.toml --output=$(STUDY)/movielens-1m
 	$(BIN)/python -m sweeps.run --preset=paper_click_log --data=$(STUDY)/movielens-1m --launcher=local --workdir=$(STUDY)/movielens
 	$(BIN)/python -m analysis.kept --workdir=$(STUDY)/movielens --output=analysis/study/movielens.parquet

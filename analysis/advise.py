@@ -162,7 +162,8 @@ def _verdict(alone: list[Option], losses: dict[str, Array], now: Array, seen: tu
   gain = np.quantile(1 - losses[best.buy][1:] / now[1:], [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
   if best.buy not in seen:
     return "undecided", f"The data cannot tell whether {best.buy}, which looks best, lowers the loss at all."
-  rivals = [o.buy for o in alone[1:] if np.quantile(losses[o.buy][1:] - losses[best.buy][1:], (1 - _LEVEL) / 2) <= 0]
+  others = [o.buy for o in alone[1:] if o.buy in seen]  # what has no effect is no rival
+  rivals = [buy for buy in others if np.quantile(losses[buy][1:] - losses[best.buy][1:], (1 - _LEVEL) / 2) <= 0]
   amounts = f"{1 - best.loss / now[0]:.2%} lower [{gain[0]:.2%}, {gain[1]:.2%}]"
   if rivals:
     return "undecided", f"The data cannot tell {best.buy} from {' or '.join(rivals)}; {best.buy} looks best, {amounts}."
@@ -182,7 +183,8 @@ def to_reach(model: Model, target: float) -> str:
     return f"{target:g} is reached by the base run ({now:.5g})."
   top = best(_MOST)
   if top.loss > target:
-    return f"{target:g} is out of reach: {_MOST:g} times the budget gives {top.loss:.5g} [{top.ci_low:.5g}, {top.ci_high:.5g}]."
+    reach = "out of reach" if top.ci_low > target else "perhaps out of reach"
+    return f"{target:g} is {reach}: {_MOST:g} times the budget gives {top.loss:.5g} [{top.ci_low:.5g}, {top.ci_high:.5g}]."
   low, high = 0.0, float(np.log(_MOST))
   for _ in range(30):
     middle = 0.5 * (low + high)

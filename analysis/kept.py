@@ -1,4 +1,4 @@
-"""A finished sweep in one file, small enough to keep: every record and curve, without the directories of the machine that ran it.
+"""A finished sweep in one file, small enough to keep: records and curves, without the directories of the machine that ran it.
 
   python -m analysis.kept --workdir=DIR --output=FILE.parquet
 
@@ -21,6 +21,7 @@ from dlrm_jax import flags, record
 
 SUFFIX = ".parquet"
 _PLACES = ("workdir", "data", "output")  # flags that name directories: of these the last part is kept
+_LEFT_OUT = ("command", "error")  # of a record: what may name directories
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +38,15 @@ class KeepConfig:
 
 def keep(workdir: Path, output: Path) -> int:
   """Writes the file and returns how many runs are in it. Raises UserError where one of the sweep has no record yet."""
+  if not (workdir / "sweep.json").exists():
+    raise flags.UserError(f"--workdir={workdir}: has no sweep.json, so it is not a directory that sweeps.run made")
   sweep = record.read_json(workdir / "sweep.json")
   names = list(dict.fromkeys(point["config_id"] for point in sweep["points"]))
   missing = [name for name in names if not (workdir / "runs" / name / "record.json").exists()]
   if missing:
     raise flags.UserError(f"--workdir={workdir}: {len(missing)} of {len(names)} runs have no record: let the sweep end first")
-  files = {"sweep.json": record.dumps(sweep | {"command": [_placeless(word) for word in sweep["command"]]}, None)}
+  command = [_placeless(word) for word in sweep["command"] if not word.startswith("--slurm")]
+  files = {"sweep.json": record.dumps(sweep | {"command": command}, None)}
   for name in names:
     folder, place = workdir / "runs" / name, f"runs/{name}"
     entry = record.read_json(folder / "record.json")
@@ -60,7 +64,7 @@ def keep(workdir: Path, output: Path) -> int:
 def unpacked(path: Path) -> Iterator[Path]:
   """The directory that a kept file was made from, for as long as the block lasts. Raises UserError if it is not one."""
   try:
-    table = pl.read_parquet(path, columns=["path", "text"])
+    table = pl.read_parquet(path, columns=["path", "text"]).cast(pl.String)
   except (OSError, pl.exceptions.PolarsError) as error:
     raise flags.UserError(f"--workdir={path}: not a file of analysis.kept ({str(error).splitlines()[0]})") from None
   with tempfile.TemporaryDirectory() as folder:
@@ -80,12 +84,12 @@ def _placeless(word: str) -> str:
 
 
 def _without_places(entry: dict[str, Any]) -> dict[str, Any]:
-  """A record without its command, which the sweep's says better, and without directories."""
+  """A record without its command, which the sweep's says better, without the traceback of what failed, and without directories."""
   config = json.loads(json.dumps(entry.get("config") or {}))
   for name in _PLACES:
     if config.get(name):
       config[name] = Path(config[name]).name
-  return {name: value for name, value in entry.items() if name != "command"} | {"config": config}
+  return {name: value for name, value in entry.items() if name not in _LEFT_OUT} | {"config": config}
 
 
 def main(config: KeepConfig) -> None:

@@ -118,7 +118,10 @@ def load(workdir: str | Path) -> Sweep:
   path = Path(workdir)
   if path.is_file():
     with kept.unpacked(path) as folder:
-      return dataclasses.replace(load(folder), path=path)
+      try:
+        return dataclasses.replace(load(folder), path=path)
+      except flags.UserError as error:
+        raise flags.UserError(str(error).replace(str(folder), str(path))) from None
   if not path.is_dir():
     raise flags.UserError(f"--workdir={path}: no such directory")
   sweep_file, single = path / "sweep.json", path / "record.json"

@@ -8,12 +8,12 @@ import numpy as np
 import polars as pl
 
 from analysis import regimes
-from analysis.load import evenly
+from analysis.load import PART_METRICS, evenly
 from analysis.study import LawRow
 from dlrm_jax.figures import chart
 
 METRIC_NAMES = {"excess": "excess log loss (nats)", "ne": "normalised entropy (NE)"}
-METRIC_NAMES |= {f"excess_{part}": f"excess log loss, {part} part (nats)" for part in ("tail", "pairs", "dense", "scores")}
+METRIC_NAMES |= {name: f"excess log loss, {name.removeprefix('excess_')} part (nats)" for name in PART_METRICS}
 LEARNER_NAMES = {"dlrm": "DLRM", "per_id": "per-id estimator"}
 X_NAMES = {"params": "parameters", "flops": "training FLOPs", "examples": "examples seen"}
 

@@ -57,20 +57,22 @@ def scheme_table(rows: list[SchemeRow]) -> Extra:
 EXPONENTS_TEXT = (
   "The largest size of each scheme. Tail: on the excess of the tail, the part that answers to examples, from the start of the window on "
   "(where the tail is all there is, on the whole excess). Whole: on the whole excess over all evaluations, which falls faster while other "
-  "parts are being learned."
+  "parts are being learned. An interval from one seed is too narrow: it leaves out what the points of a pass share."
 )
 
 
 def exponent_table(found: list[Exponents]) -> Extra:
   """The data exponents of planted data."""
-  columns = ["workload", "learner", "scheme", "size", "tail, exponent [95%]", "from", "whole, exponent [95%]", "theory"]
+  columns = ["workload", "learner", "scheme", "size", "seeds", "tail, exponent [95%]", "from", "whole, exponent [95%]", "theory"]
   cells = []
   for e in found:
     r = e.window
     theory = "-" if r.theory_beta is None else f"{r.theory_beta:.3f}"
     start = "-" if r.fit.x_min is None else short(r.fit.x_min)
     size = "-" if r.size is None else short(r.size)
-    cells.append([r.workload, r.learner, r.axis, size, _exponent(r), start, "-" if e.whole is None else _exponent(e.whole), theory])
+    cells.append(
+      [r.workload, r.learner, r.axis, size, r.fit.num_seeds, _exponent(r), start, "-" if e.whole is None else _exponent(e.whole), theory]
+    )
   return Extra("Data exponents by scheme", columns, cells, EXPONENTS_TEXT)
 
 

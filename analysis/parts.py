@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from analysis.load import Sweep
-from analysis.study import LawRow, curves, data_laws, final_points, largest, part_metric, pooled_noise
+from analysis.study import LawRow, curves, data_laws, final_points, part_metric, pooled_noise
 
 FLOOR_OF = {"rows": "rows_floor", "dim": "pairs_floor", "mlp": "dense_floor"}  # of a size, at unlimited data
 
@@ -56,16 +56,16 @@ class Exponents:
 
 
 def data_exponents(sweep: Sweep, rows: list[LawRow]) -> list[Exponents]:
-  """Of the largest size of each scheme, and of each learner, on planted data; not where limited rows leave a constant.
+  """Of each scheme and learner on planted data, at the largest size that has theory's exponent: limited rows leave a constant instead.
 
   Args:
     sweep: its runs.
     rows: its data laws (`study.data_laws`).
   """
   planted = set(sweep.evaluations().filter("planted")["workload"])
-  given = [c for c in largest(curves(sweep, "auto", 0.0, None, whole=True)) if c.workload in planted]
+  free = [r for r in rows if r.workload in planted and r.theory_beta is not None]
+  windows = {(r.workload, r.learner, r.axis): r for r in free}  # they come in order of size: the largest stays
+  given = [c for c in curves(sweep, "auto", 0.0, None, whole=True) if (c.workload, c.learner, c.axis) in windows]
+  given = [c for c in given if c.size == windows[c.workload, c.learner, c.axis].size]
   wholes = {(r.workload, r.learner, r.axis): r for r in data_laws(given, pooled_noise(given))}
-  windows = {
-    (r.workload, r.learner, r.axis): r for r in rows if r.workload in planted and r.theory_beta is not None
-  }  # they come in order of size: the largest stays
   return [Exponents(row, wholes.get(place)) for place, row in windows.items()]

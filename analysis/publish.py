@@ -15,7 +15,7 @@ import polars as pl
 from analysis import report
 from analysis.fit import interval_text
 from analysis.fitting import fit_law
-from analysis.load import Sweep
+from analysis.load import Sweep, axes_of
 from analysis.paper_tables import exponent_table, frontier_table, parts_table, scheme_table
 from analysis.report import Analysis, ReportConfig
 from analysis.study import ROWS_LIMIT, final_points
@@ -48,6 +48,7 @@ SECTIONS = (
   "frontier",
   "advice",
   "movielens",
+  "movielens-sizes",
   "movielens-frontier",
   "movielens-advice",
   "cost",
@@ -85,6 +86,7 @@ def sections(found: dict[str, Analysis]) -> dict[str, str]:
     "schemes": _table(scheme_table(paper.schemes), 4, ["workload"]),
     "frontier": _table(frontier_table(paper.schemes), 4, ["workload"]),
     "movielens": _table(scheme_table(movielens.schemes), 4, ["workload", "theory"]),
+    "movielens-sizes": _sizes(movielens),
     "movielens-frontier": _table(frontier_table(movielens.schemes), 4, ["workload"]),
     "cost": _cost(found),
     "made": "\n".join(f"- {SWEEPS[name]}: {_made(one.everything)}" for name, one in found.items()),
@@ -118,6 +120,18 @@ def stacked(tables: dict[str, Extra], num_names: int, without: list[str] | None 
   first = next(iter(tables.values()))
   cells = [[SWEEPS[name], *row] for name, table in tables.items() for row in table.cells]
   return _table(Extra(first.title, ["sweep", *first.columns], cells, ""), num_names + 1, without)
+
+
+def _sizes(one: Analysis) -> str:
+  """Final NE of every size of the model axes, mean and standard deviation over the seeds."""
+  lines = [["axis", "size", "parameters", "NE", "± sd"]]
+  frame = one.sweep.evaluations()
+  for axis in (axis for axis in axes_of(frame) if axis != "data"):
+    last, _ = final_points(frame.filter(axis=axis))
+    table = last.group_by("size", "label").agg(pl.col("params_total").first(), pl.col("ne").mean(), pl.col("ne").std().alias("sd"))
+    rows = table.sort("size").to_dicts()
+    lines += [[axis, e["label"], short(e["params_total"]), f"{e['ne']:.4f}", f"{e['sd']:.4f}"] for e in rows]
+  return markdown.table(lines, 2)
 
 
 def _rows_laws(found: dict[str, Analysis]) -> str:
@@ -164,9 +178,11 @@ def _made(sweep: Sweep) -> str:
 
 
 def _workers(sweep: Sweep) -> int:
-  """Runs of the sweep that were trained at once, each on a core of its own."""
-  words = [word.partition("=")[2] for word in sweep.source.get("command", []) if word.startswith("--workers=")]
-  return int(words[0]) if words else 1
+  """Runs of the sweep that were trained at once: --workers of the launcher, which are as many as cores unless it is given."""
+  given = dict(word.removeprefix("--").split("=", 1) for word in sweep.source["command"] if word.startswith("--") and "=" in word)
+  if given.get("launcher", "inline") == "inline":
+    return 1
+  return int(given.get("workers", 0)) or int(sweep.source["hardware"]["cores"])
 
 
 def _span(values: list[float]) -> str:

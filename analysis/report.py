@@ -10,6 +10,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from analysis import kept
 from analysis.additive import models
 from analysis.advise import Advice, advise
 from analysis.comparison import Compared, compare
@@ -127,7 +128,7 @@ def analyse(config: ReportConfig) -> Analysis:
 
 
 def main(config: ReportConfig) -> None:
-  if Path(config.workdir).is_file() and not config.output:
+  if Path(config.workdir).is_file() and config.workdir.endswith(kept.SUFFIX) and not config.output:
     raise flags.UserError(f"--output=: give a directory, since --workdir={config.workdir} is a file")
   found = analyse(config)
   everything, laws = found.everything, found.rows + found.sizes

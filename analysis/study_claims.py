@@ -33,7 +33,7 @@ class Claim:
 def claims(found: dict[str, Analysis]) -> list[Claim]:
   """What theory says of the planted sweeps, each with its worst case."""
   parts = {(p["axis"], p["size"]): p for p in found["paper"].parts}
-  betas = [abs(e.window.fit.value("beta") - (e.window.theory_beta or 0.0)) for e in found["paper"].exponents]
+  betas = [abs(e.window.fit.value("beta") - (e.window.theory_beta or math.nan)) for e in found["paper"].exponents]
   dims = [_over(parts["dim", size]) for size in (1, 2, 4)]
   base_width = 32  # of the preset's bottom MLP
   widths = [_over(parts["mlp", width / base_width]) for width in (2, 4, 8)]

@@ -34,7 +34,7 @@ def _data_panel(paper: Analysis, tail: Analysis) -> Any:
   frame = paper.sweep.evaluations()
   exponents: list[LawRow] = [e.window for e in paper.exponents]
   for row in exponents:
-    curve = frame.filter(axis=row.axis, size=row.size, workload=row.workload)
+    curve = frame.filter(axis=row.axis, size=row.size, workload=row.workload, learner=row.learner)
     mean = curve.group_by("examples").agg(pl.col(row.metric).mean(), pl.col("config_id").first())
     beta = row.fit.params["beta"].estimate if row.fit.params else float("nan")
     label = f"{row.axis}: {beta:.3f}"

@@ -163,7 +163,7 @@ def facts_to_branch_from(path: Path, run: Trajectory) -> dict[str, Any]:
       raise UserError(f"{flag}: its {name} is {there.get(name)}, this run's is {value}; they must be the same")
   if facts["examples"] % config.train.batch_size:
     size, seen = config.train.batch_size, facts["examples"]
-    raise UserError(f"{flag}: it ended inside a batch of {size}, after {seen} examples; there is no going on")
+    raise UserError(f"{flag}: it ended inside a batch of {size}, after {seen} examples; end it at a multiple of {size} to go on")
   if facts["examples"] >= config.train.num_examples:
     raise UserError(f"--num_examples={config.train.num_examples}: the checkpoint has seen {facts['examples']}: nothing is left to train on")
   return facts

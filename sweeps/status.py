@@ -33,20 +33,20 @@ class Totals:
     counts: runs by state; every state of STATES has an entry.
     examples, total: seen by all runs, and to be seen in all. What diverged or failed counts as seen to its end.
     examples_per_s: of all runs that run now, together; one that has not told its rate yet counts with the median of the finished.
-    run_s: seconds from one end of a run to the next, while this was watched; None where none has ended.
+    watched_per_s: examples/s of the sweep since it was first looked at, with starting and compiling; None until a run has ended.
   """
 
   counts: Mapping[str, int]
   examples: int
   total: int
   examples_per_s: float
-  run_s: float | None = None
+  watched_per_s: float | None = None
 
   @property
   def left_s(self) -> float | None:
-    """Seconds left, by examples and by runs (which have to start and compile, too); None where nothing runs or has a rate yet."""
-    left = self.run_s * (self.counts["running"] / 2 + self.counts["queued"]) if self.run_s else 0.0
-    return max(left, (self.total - self.examples) / self.examples_per_s) if self.examples_per_s else None
+    """Seconds left, by the slower of the two rates; None where nothing runs or has a rate yet."""
+    rate = min(self.examples_per_s, self.watched_per_s or self.examples_per_s)
+    return (self.total - self.examples) / rate if rate else None
 
   def line(self) -> str:
     """All of it in one line."""
@@ -68,7 +68,7 @@ class Runs:
   def __init__(self, workdir: str | Path, totals: Mapping[str, int], stale_after_s: float):
     self._workdir, self._totals = workdir, totals
     self._observer = claims.Observer(stale_after_s)
-    self._began, self._ended = time.monotonic(), -1  # the first look, and the runs that had ended by then
+    self._began, self._ended, self._seen = time.monotonic(), -1, 0  # the first look, and what had ended and been seen by then
     self.standings: dict[str, Standing] = {}
 
   def look(self) -> Totals:
@@ -83,9 +83,9 @@ class Runs:
     usual = store.median_speed(standing.out for standing in self.standings.values() if standing.out) or 0.0
     speed = sum(s.owner.get("examples_per_s") or usual for s in self.standings.values() if s.state == "running")
     now = sum(counts[state] for state in ended)
-    self._ended = now if self._ended < 0 else self._ended
-    run_s = (time.monotonic() - self._began) / (now - self._ended) if now > self._ended else None
-    return Totals({state: counts[state] for state in STATES}, seen, sum(self._totals.values()), speed, run_s)
+    self._ended, self._seen = (now, seen) if self._ended < 0 else (self._ended, self._seen)
+    watched = (seen - self._seen) / (time.monotonic() - self._began) if now > self._ended else None
+    return Totals({state: counts[state] for state in STATES}, seen, sum(self._totals.values()), speed, watched)
 
 
 def duration(seconds: float) -> str:

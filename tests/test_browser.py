@@ -58,7 +58,7 @@ def test_background_is_that_of_the_theme(opened):
 
 def test_points_name_their_runs(opened):
   folder, _, browser = opened
-  runs = set(pl.read_csv(folder / "points.csv")["config_id"])
+  runs = set(pl.read_csv(folder / "points.csv", schema_overrides={"label": pl.String})["config_id"])
   for name in browser.charts():
     shown = dict(line.split(": ", 1) for line in browser.hover_mark(name).splitlines())
     assert "loss" in shown, (name, shown)

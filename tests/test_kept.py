@@ -40,10 +40,18 @@ def test_directories_are_left_out(tmp_path):
   path = tmp_path / "deep" / "mine" / "sweep.json"
   source = record.read_json(path)
   source["command"] = ["python", "-m", "sweeps.run", f"--workdir={tmp_path}/deep/mine", f"--data={tmp_path}/logs/ml1m", "--axes=data"]
+  source["command"].append(f"--slurm_setup=source {tmp_path}/env")
   record.write_json(path, source)
+  (entry_path,) = path.parent.glob("runs/*/record.json")
+  entry = record.read_json(entry_path)
+  entry["config"]["data"], entry["error"] = f"{tmp_path}/logs/ml1m", {"traceback": f"File {tmp_path}/x.py"}
+  record.write_json(entry_path, entry)
   target = keep(path.parent, tmp_path / "mine.parquet")
-  texts = pl.read_parquet(target)["text"].to_list()
+  table = pl.read_parquet(target)
+  texts = table["text"].to_list()
   assert not any(str(tmp_path) in text for text in texts)
+  records = [json.loads(text) for path, text in table.rows() if path.endswith("record.json")]
+  assert [r["config"]["data"] for r in records] == ["ml1m"] and not {"command", "error"} & set(records[0])
   assert json.loads(texts[0])["command"][3:] == ["--workdir=mine", "--data=ml1m", "--axes=data"]
 
 
@@ -57,7 +65,14 @@ def test_what_cannot_be_kept_or_read_is_one_line(tmp_path):
     kept.KeepConfig(workdir=str(root), output="x")
   (tmp_path / "bad.parquet").write_text("no")
   pl.DataFrame({"path": ["../out"], "text": ["{}"]}).write_parquet(tmp_path / "evil.parquet")
-  for name, text in {"bad": "not a file of analysis.kept", "evil": "has the path ../out"}.items():
+  pl.DataFrame({"path": ["sweep.json"], "text": ['{"points": []}']}).write_parquet(tmp_path / "empty.parquet")
+  with pytest.raises(UserError, match="has no sweep.json"):
+    keep(tmp_path, tmp_path / "x.parquet")
+  for name, text in {
+    "bad": "not a file of analysis.kept",
+    "evil": "has the path ../out",
+    "empty": r"empty\.parquet: no finished run",
+  }.items():
     with pytest.raises(UserError, match=text):
       load(tmp_path / f"{name}.parquet")
   assert not (tmp_path / "out").exists()

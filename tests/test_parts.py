@@ -72,6 +72,13 @@ def test_every_schemes_data_law_is_read_on_the_tail_and_on_the_whole(sweep):
   assert [row[2] for row in table.cells] == [e.window.axis for e in found] and "0.10" in str(table.cells[0])
 
 
+def test_a_curve_with_two_losses_at_one_place_gets_no_noise(sweep):
+  curve = curves(sweep, "auto", None, None)[0]
+  assert curve.fittable
+  assert not dataclasses.replace(curve, points=pl.concat([curve.points, curve.points[:1]])).fittable
+  assert not dataclasses.replace(curve, points=curve.points[:0]).fittable
+
+
 def test_the_base_run_has_one_law_on_whatever_axis_it_stands(tmp_path):
   """On the rows axis its table is as limited as on any other: the power law, with theory beside it."""
   sweep = write(tmp_path)

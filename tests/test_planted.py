@@ -101,7 +101,7 @@ def test_the_parts_of_a_logit_add_up_and_are_named():
   assert Planted(PlantedConfig(dense_variance=0.3)).parts == ("tail", "dense")
 
 
-@pytest.mark.parametrize("s", (*S_VALUES, 1.75, 2.5))
+@pytest.mark.parametrize("s", [*S_VALUES, 1.75, 2.5])
 def test_what_hashing_loses(s: float):
   """Judges: random hashes of the ids at few rows; kappa at many."""
   rng, k = np.random.default_rng(0), np.arange(1, 2.0**18)
@@ -140,8 +140,6 @@ def test_floors_of_pairs_and_dense_part_are_the_variance_without_the_largest_ter
   ):
     run = RunConfig(model=dataclasses.replace(model, **change), planted=planted.config)
     other = theory_of(run, Planted(planted.config, change.get("num_tables", 0)))
-      RunConfig(model=dataclasses.replace(model, **change), planted=planted.config), Planted(planted.config, change.get("num_tables", 0))
-    )
     assert other is not None and (other[name] == found[name] if name else other["pairs_floor"] is None), change
 
 

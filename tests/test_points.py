@@ -40,7 +40,7 @@ def test_points_of_a_sweep():
 
 
 def test_ids_of_existing_runs_stay():
-  """Records made before there were grids, rates and labels are found again."""
+  """Golden: whoever changes one of these orphans records."""
   ids = {(p.axis, p.label): p.config_id for p, _ in expand(sweep_of())}
   base = "7721af15ec5165f3"
   assert ids == {

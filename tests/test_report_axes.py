@@ -82,7 +82,9 @@ def test_the_best_learning_rate_is_kept_at_each_point(root, capsys):
   assert "dim=2: the best learning rate" not in page
   kept = [f for f in laws_of(root)["fits"] if f["axis"] == "dim" and f["x"] == "size"]
   assert [(f["num_points"], f["num_seeds"]) for f in kept] == [(6, 2)]
-  assert len(pl.read_csv(root / "report" / "points.csv").filter(pl.col("axis") == "dim")) == (3 * 4 * 2 - 1) * len(EXAMPLES)  # every one
+  assert len(pl.read_csv(root / "report" / "points.csv", schema_overrides={"label": pl.String}).filter(pl.col("axis") == "dim")) == (
+    3 * 4 * 2 - 1
+  ) * len(EXAMPLES)  # every one
 
 
 def test_grids_and_hardware_get_no_law(root):
@@ -116,7 +118,7 @@ def test_failed_and_diverged_runs_are_counted_apart_and_named(root):
   assert laws["num_runs"] == total - 2
   assert f"1 of {total} runs failed, left out of every fit: {failed}" in page
   assert f"1 of {total} runs diverged, left out of every fit: {diverged}" in page
-  assert not {diverged, failed} & set(pl.read_csv(root / "report" / "points.csv")["config_id"])
+  assert not {diverged, failed} & set(pl.read_csv(root / "report" / "points.csv", schema_overrides={"label": pl.String})["config_id"])
   assert [f["size"] for f in laws["fits"] if f["x"] == "examples"] == [2, 4, 8]
 
 

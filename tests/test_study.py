@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from analysis import publish
+from analysis.additive import models
 from analysis.load import load
 from analysis.paper_tables import exponent_table
 from analysis.parts import Exponents, data_exponents
@@ -51,6 +52,12 @@ def test_the_data_exponents_of_the_study_are_those_of_its_records():
 def test_all_tables_of_the_study_are_those_of_its_records():
   for name, text in publish.sections(publish.analysed(STUDY)).items():
     assert_alike(text, section(name))
+
+
+def test_advice_takes_the_base_once_though_its_longer_run_repeats_it():
+  sweep, _ = tuned(load(STUDY / "paper.parquet"))
+  (model,) = models(sweep)
+  assert not [note for note in model.notes if "left out" in note]
 
 
 def test_its_page_has_every_section_and_every_figure():
