@@ -71,7 +71,8 @@ def _setting(sweep: Sweep) -> str:
   rows = []
   joined = sweep.points.join(sweep.runs.filter(status="done"), on="config_id", maintain_order="left")
   axes = pl.col("axis").n_unique().over("workload", "config_id")  # the base stands on most of them
-  joined = joined.sort((pl.col("axis") == "data", axes, pl.col("examples")), descending=True, maintain_order=True)
+  base_rates = -pl.col("lr_factor").log().abs()  # the rates that the others are multiples of
+  joined = joined.sort((pl.col("axis") == "data", axes, pl.col("examples"), base_rates), descending=True, maintain_order=True)
   for (workload,), group in joined.group_by("workload", maintain_order=True):
     base = group.row(0, named=True)
     config = sweep.configs.get(base["config_id"]) or {}
