@@ -19,6 +19,11 @@ study: $(VENV)/.installed  ## the study of analysis/STUDY.md, trained again; goe
 	  $(BIN)/python -m sweeps.run --preset=$$preset --launcher=local --workdir=$(STUDY)/$$preset; \
 	  $(BIN)/python -m analysis.kept --workdir=$(STUDY)/$$preset --output=analysis/study/$$preset.parquet; \
 	done
+	set -e; for preset in paper_tail paper_hash; do \
+	  $(BIN)/python -m sweeps.run --preset=$$preset --axes=rows --judge=False --lr_factors=1 --planted_tail_sigma=0.125 \
+	    --axis_examples=16777216 --sizes_rows=10,30,100,300,1000 --launcher=local --workdir=$(STUDY)/$${preset}_half; \
+	  $(BIN)/python -m analysis.kept --workdir=$(STUDY)/$${preset}_half --output=analysis/study/$${preset}_half.parquet; \
+	done
 ifdef MOVIELENS
 	test -e $(STUDY)/movielens-1m/dataset.json || $(BIN)/python -m dlrm_jax.data.prepare --format=parquet --input=$(MOVIELENS) \
 	  --schema=analysis/study/movielens.toml --output=$(STUDY)/movielens-1m

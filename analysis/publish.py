@@ -19,7 +19,7 @@ from analysis.load import Sweep, axes_of
 from analysis.paper_tables import exponent_table, frontier_table, parts_table, scheme_table
 from analysis.report import Analysis, ReportConfig
 from analysis.study import ROWS_LIMIT, final_points
-from analysis.study_claims import claims, ratios
+from analysis.study_claims import claims, ratios, teacher_floors
 from analysis.tables import Extra, short
 from dlrm_jax import flags, markdown, record
 from dlrm_jax.progress import Bar
@@ -29,6 +29,8 @@ SWEEPS = {  # by the name of their file: for people
   "paper": "all parts",
   "paper_tail": "tail alone, rows kept",
   "paper_hash": "tail alone, rows hashed",
+  "paper_tail_half": "rows kept, half the effects, four times the examples",
+  "paper_hash_half": "rows hashed, half the effects, four times the examples",
   "movielens": "MovieLens-1M",
 }
 FIGURES = {  # of each sweep's report, those that STUDY.md shows
@@ -37,6 +39,7 @@ FIGURES = {  # of each sweep's report, those that STUDY.md shows
   "movielens": ("data_law", "data_efficiency", "compute"),
 }
 
+_ROWS = ("paper_tail", "paper_hash", "paper_tail_half", "paper_hash_half")  # of the tail alone, with a rows axis
 SECTIONS = (
   "claims",
   "exponents",
@@ -44,6 +47,7 @@ SECTIONS = (
   "parts",
   "rows",
   "rows-laws",
+  "rows-teacher",
   "schemes",
   "frontier",
   "advice",
@@ -81,8 +85,9 @@ def sections(found: dict[str, Analysis]) -> dict[str, str]:
     "tail": _tail(found["paper_tail"]),
     "exponents": stacked({name: exponent_table(found[name].exponents) for name in ("paper", "paper_tail")}, 4),
     "parts": _table(parts_table(paper.parts), 5, ["workload"]),
-    "rows": stacked({name: parts_table(found[name].parts) for name in ("paper_tail", "paper_hash")}, 6, ["axis", "loss", "whole"]),
+    "rows": stacked({name: parts_table(found[name].parts) for name in _ROWS}, 6, ["axis", "loss", "whole"]),
     "rows-laws": _rows_laws(found),
+    "rows-teacher": _rows_teacher(found),
     "schemes": _table(scheme_table(paper.schemes), 4, ["workload"]),
     "frontier": _table(frontier_table(paper.schemes), 4, ["workload"]),
     "movielens": _table(scheme_table(movielens.schemes), 4, ["workload", "theory"]),
@@ -137,7 +142,7 @@ def _sizes(one: Analysis) -> str:
 def _rows_laws(found: dict[str, Analysis]) -> str:
   """Law `power` of excess against rows, tail alone, over the sizes whose floor is nearly all of what the ideal learner leaves."""
   lines = [["sweep", "workload", "rows", "exponent [95%]", "closed form, these rows", "s - 1", "excess over floor, mean"]]
-  for name in ("paper_tail", "paper_hash"):
+  for name in _ROWS:
     parts = [p for p in found[name].parts if p["floor"] > 0]
     for workload in dict.fromkeys(p["workload"] for p in parts):
       kept = [p for p in found["paper_tail"].parts if p["workload"] == workload and p["floor"] >= ROWS_LIMIT * p["excess_ideal"]]
@@ -152,6 +157,17 @@ def _rows_laws(found: dict[str, Analysis]) -> str:
       exponent = interval_text(fit.params["beta"], 3)
       lines.append([SWEEPS[name], workload, _span(sizes), exponent, f"{-closed:.3f}", theory, f"{float(np.mean(over)):.3f}"])
   return markdown.table(lines, 3)
+
+
+def _rows_teacher(found: dict[str, Analysis]) -> str:
+  """Excess over the floor that this teacher and these hash functions have, by rows."""
+  sizes = [10.0, 30.0, 100.0, 300.0, 1000.0]
+  lines = [["sweep", "workload", *(f"{size:g}" for size in sizes)]]
+  for name in _ROWS:
+    over = {(p["workload"], p["size"]): p["excess"] / floor for p, floor in teacher_floors(found[name])}
+    workloads = dict.fromkeys(workload for workload, _ in over)
+    lines += [[SWEEPS[name], workload, *(f"{over[workload, size]:.3f}" for size in sizes)] for workload in workloads]
+  return markdown.table(lines, 2)
 
 
 def _cost(found: dict[str, Analysis]) -> str:

@@ -1,6 +1,7 @@
 """What theory says of the study's planted sweeps, each with its worst case beside its bound. Called by `analysis.publish`."""
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -8,6 +9,8 @@ import polars as pl
 
 from analysis.regimes import SATURATED
 from analysis.report import Analysis
+from dlrm_jax.config import PlantedConfig
+from dlrm_jax.data.planted_floor import teacher_rows_floor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +42,8 @@ def claims(found: dict[str, Analysis]) -> list[Claim]:
   widths = [_over(parts["mlp", width / base_width]) for width in (2, 4, 8)]
   kept = [_off(p["excess"] / p["excess_ideal"]) for p in found["paper_tail"].parts]
   hashed = [_off(_over(p)) for p in found["paper_hash"].parts]
+  halves = [pair for name in ("paper_tail_half", "paper_hash_half") for pair in teacher_floors(found[name])]
+  own = [_off(part["excess"] / floor) for part, floor in halves if part["size"] <= 300]
   overarch = sorted((p for p in parts.values() if p["axis"] == "overarch"), key=lambda p: p["size"])
   low, high = overarch[0], overarch[-1]
   error = math.sqrt((low["total_std"] ** 2 + high["total_std"] ** 2) / low["seeds"])
@@ -52,9 +57,26 @@ def claims(found: dict[str, Analysis]) -> list[Claim]:
     Claim("overarch: widest below narrowest, whole excess, in standard errors", (low["total"] - high["total"]) / error, 3, least=True),
     Claim("rows kept, 10 to 3,000, both s: distance of the excess from the ideal's, as a share", max(kept), 0.15),
     Claim("rows hashed, 10 to 3,000, both s: distance of the excess from the floor of hashing, as a share", max(hashed), 0.15),
+    Claim("rows, effects halved, 10 to 300: distance from the floor of this very teacher and its hash functions", max(own), 0.05),
     Claim("parameters at fixed data: schemes that move them, and the best of all, not yet saturated", len(unsaturated), 0),
     Claim("tail alone, from 4M examples on, both s: excess over the closed form", max(late["ratio"].to_list()), 1.25),
   ]
+
+
+@functools.lru_cache
+def _teacher_floor(planted: PlantedConfig, num_rows: int, rows_by: str) -> float:
+  return teacher_rows_floor(planted, num_rows, rows_by)
+
+
+def teacher_floors(one: Analysis) -> list[tuple[dict[str, Any], float]]:
+  """The rows of a sweep of the tail, up to 1,000, each with the floor that its own teacher and hash functions have."""
+  out = []
+  for part in (p for p in one.parts if p["axis"] == "rows" and p["size"] <= 1000):
+    place = one.sweep.points.filter(axis="rows", size=part["size"], workload=part["workload"])
+    config = one.sweep.configs[place["config_id"][0]]
+    planted = PlantedConfig(**config["planted"])
+    out.append((part, _teacher_floor(planted, int(part["size"]), config["model"]["rows_by"])))
+  return out
 
 
 def _over(part: dict[str, Any]) -> float:
