@@ -128,6 +128,8 @@ def test_kills_among_checkpoints_leave_one_to_go_on_from(tmp_path: Path):
 
 
 @pytest.mark.slow
+# The limit is set between fork and exec, where jax's threads do no harm; it warns if this process has trained before.
+@pytest.mark.filterwarnings("ignore:os.fork", "ignore:Exception ignored in. <function _at_fork:pytest.PytestUnraisableExceptionWarning")
 def test_a_full_disk_costs_a_line_a_checkpoint(tmp_path: Path):
   """Files may grow to 1 MiB, the arrays of the checkpoint want 2.4."""
   words = ("--preset=tiny", "--num_rows=50000", "--num_examples=1500000", "--checkpoint_every_s=0.5", "--first_eval=100000")
