@@ -11,21 +11,12 @@ base model. Intervals come from fits to 200 sweeps drawn from the law with the n
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from jaxtyping import Float
-
-from analysis.additive import DRAWS, FACTOR_AXES, Base, Model, models
 from analysis.load import load
-from analysis.tuning import tuned
-from dlrm_jax import flags, record
-
-Array = np.ndarray
-_LEVEL = 0.95
-_MOST = 1e6  # times the base run's budget within which a target loss is looked for
-_SPLITS = 41  # shares of the budget, on a logarithmic scale, tried between examples and size
-_FAR = 4.0  # a size or a number of examples this many times beyond those seen is said to be a long way off
+from analysis.questions.additive import Base, models
+from analysis.questions.advice import advise, option_rows, to_reach
+from analysis.questions.tuning import tuned
+from dlrm_jax.common import flags, record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,165 +36,6 @@ class AdviseConfig:
     for field in ("budget_flops", "budget_examples", "target_loss"):
       value = getattr(self, field)
       flags.check(value is None or value > 0, self, field, "above 0")
-
-
-@dataclasses.dataclass(frozen=True)
-class Option:
-  """One way to spend the budget.
-
-  Attributes:
-    buy: `examples`, an axis, or `examples and AXIS` for the best split between the two.
-    examples, size: of the run; the size on the axis, None for examples alone.
-    loss, ci_low, ci_high: predicted.
-    best_share: of the drawn sweeps, those in which nothing else bought alone gives less; None for a split.
-    beyond: how many times the examples or the size lie beyond what was trained.
-    axis: that grows, None for examples alone.
-    free: the axis costs no FLOPs (rows cost memory): its size grows as the budget does.
-  """
-
-  buy: str
-  examples: float
-  size: float | None
-  loss: float
-  ci_low: float
-  ci_high: float
-  best_share: float | None
-  beyond: float
-  axis: str | None = None
-  free: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Advice:
-  """What to do with a budget on one workload.
-
-  Attributes:
-    metric: the loss.
-    base: what the budget is compared with: its examples, FLOPs and predicted loss.
-    times: the budget over the base run's FLOPs.
-    options: those bought alone, from the best on, then the splits.
-    choice: the option to buy, or `undecided`.
-    verdict: a plain sentence.
-    notes: what a reader must know.
-  """
-
-  workload: str
-  metric: str
-  base: dict[str, Any]
-  times: float
-  options: tuple[Option, ...]
-  choice: str
-  verdict: str
-  notes: tuple[str, ...]
-
-  def as_dict(self) -> dict[str, Any]:
-    """The flat object of the JSON file."""
-    return dataclasses.asdict(self)
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-  """A run to be bought: a name, its examples, and the size on one axis, the others being the base's."""
-
-  buy: str
-  examples: float
-  axis: str | None = None
-  size: float | None = None
-
-  def losses(self, model: Model) -> Float[Array, " K"]:
-    """Predicted loss of the fit, then of each drawn sweep's."""
-    return model.losses({} if self.axis is None or self.size is None else {self.axis: self.size}, self.examples)
-
-
-def advise(model: Model, times: float) -> Advice:
-  """What to buy with `times` the base run's FLOPs, times > 1."""
-  base = model.base
-  plans = [Plan("examples", base.examples * times)]
-  plans += [Plan(axis, base.examples, axis, base.grown(axis, times)) for axis in model.axes]
-  losses = {plan.buy: plan.losses(model) for plan in plans}
-  winner = np.argmin(np.stack([losses[plan.buy][1:] for plan in plans]), axis=0)
-  alone = [_option(model, plan, losses[plan.buy], float(np.mean(winner == i))) for i, plan in enumerate(plans)]
-  alone.sort(key=lambda o: o.loss)
-  splits = [_best_split(model, axis, times) for axis in model.axes]
-  splits = [o for o in splits if o.size is not None and o.axis is not None and o.size > base.sizes[o.axis] * 1.001]  # else examples alone
-  now = Plan("", base.examples).losses(model)
-  choice, verdict = _verdict(alone, losses, now, model.seen)
-  notes = list(model.notes)
-  far = [o.buy for o in alone if o.beyond > _FAR]
-  if far:
-    notes.append(f"{', '.join(far)}: more than {_FAR:g} times beyond what was trained, where the law is a guess")
-  shown = {"examples": base.examples, "flops": base.flops, "loss": float(now[0])}
-  shown |= {f"size_{axis}": base.sizes[axis] for axis in model.axes}
-  return Advice(model.workload, model.metric, shown, times, (*alone, *splits), choice, verdict, tuple(notes))
-
-
-def _option(model: Model, plan: Plan, losses: Array, best_share: float | None) -> Option:
-  low, high = np.quantile(losses[1:], [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-  beyond, free = plan.examples / model.base.examples, False
-  if plan.axis is not None and plan.size is not None:
-    beyond, free = max(beyond, plan.size / model.largest[plan.axis]), model.base.is_free(plan.axis)
-  return Option(plan.buy, plan.examples, plan.size, float(losses[0]), float(low), float(high), best_share, float(beyond), plan.axis, free)
-
-
-def _best_split(model: Model, axis: str, times: float) -> Option:
-  """The least loss that examples and size of one axis reach together; a free axis grows as the budget does and all FLOPs go to examples."""
-  base, plans = model.base, []
-  for share in [1.0] if base.is_free(axis) else np.linspace(0, 1, _SPLITS):
-    size = base.grown(axis, times**share)
-    plans.append(Plan(f"examples and {axis}", base.examples * times / base.cost(axis, size), axis, size))
-  losses = [plan.losses(model) for plan in plans]
-  best = int(np.argmin([predicted[0] for predicted in losses]))
-  return _option(model, plans[best], losses[best], None)
-
-
-def _verdict(alone: list[Option], losses: dict[str, Array], now: Array, seen: tuple[str, ...]) -> tuple[str, str]:
-  """The option to buy and a sentence; `undecided` where another one is as good for all that the data say."""
-  best = alone[0]
-  gain = np.quantile(1 - losses[best.buy][1:] / now[1:], [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-  if best.buy not in seen:
-    return "undecided", f"The data cannot tell whether {best.buy}, which looks best, lowers the loss at all."
-  others = [o.buy for o in alone[1:] if o.buy in seen]  # what has no effect is no rival
-  rivals = [buy for buy in others if np.quantile(losses[buy][1:] - losses[best.buy][1:], (1 - _LEVEL) / 2) <= 0]
-  amounts = f"{1 - best.loss / now[0]:.2%} lower [{gain[0]:.2%}, {gain[1]:.2%}]"
-  if rivals:
-    return "undecided", f"The data cannot tell {best.buy} from {' or '.join(rivals)}; {best.buy} looks best, {amounts}."
-  what = f"{best.examples:,.3g} examples" if best.size is None else f"{best.buy} {best.size:,.4g}"
-  cost = " (it costs memory, no FLOPs)" if best.free else ""
-  return best.buy, f"Buy {best.buy}: {what}{cost} makes the loss {best.loss:.5g}, {amounts}, less than anything else bought alone."
-
-
-def to_reach(model: Model, target: float) -> str:
-  """A sentence on the least budget whose best option or split reaches a loss."""
-
-  def best(times: float) -> Option:
-    return min(advise(model, times).options, key=lambda o: o.loss)
-
-  now = float(Plan("", model.base.examples).losses(model)[0])
-  if target >= now:
-    return f"{target:g} is reached by the base run ({now:.5g})."
-  top = best(_MOST)
-  if top.loss > target:
-    reach = "out of reach" if top.ci_low > target else "perhaps out of reach"
-    return f"{target:g} is {reach}: {_MOST:g} times the budget gives {top.loss:.5g} [{top.ci_low:.5g}, {top.ci_high:.5g}]."
-  low, high = 0.0, float(np.log(_MOST))
-  for _ in range(30):
-    middle = 0.5 * (low + high)
-    low, high = (middle, high) if best(float(np.exp(middle))).loss > target else (low, middle)
-  found = best(float(np.exp(high)))
-  cost = f"{target:g} takes about {np.exp(high):,.3g} times the base run's FLOPs, spent on {found.buy}"
-  return f"{cost}; the loss is then {found.loss:.5g} [{found.ci_low:.5g}, {found.ci_high:.5g}]."
-
-
-def option_rows(advice: Advice) -> tuple[list[str], list[list[str]]]:
-  """The options as a table of text."""
-  columns = ["buy", "examples", "size", "loss [95% interval]", "best in", "beyond what was trained"]
-  rows = []
-  for o in advice.options:
-    factor = o.axis in FACTOR_AXES  # of the base's widths
-    size = "-" if o.size is None else f"{o.size:,.4g}" + (" x the widths" if factor else "") + (" (no FLOPs)" if o.free else "")
-    share = "-" if o.best_share is None else f"{o.best_share:.0%} of {DRAWS} draws"
-    rows.append([o.buy, f"{o.examples:,.4g}", size, f"{o.loss:.5g} [{o.ci_low:.5g}, {o.ci_high:.5g}]", share, f"{o.beyond:.3g}x"])
-  return columns, rows
 
 
 def times_of(config: AdviseConfig, base: Base) -> float:

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from analysis.fitting import fit_law
-from analysis.laws import LAWS
-from analysis.noise import Noise
-from analysis.result import Fit
-from analysis.settings import noise_of
-from dlrm_jax import flags, record
-from dlrm_jax.progress import Bar
+from analysis.fitting.fit_law import fit_law
+from analysis.fitting.laws import LAWS
+from analysis.fitting.noise import Noise
+from analysis.fitting.result import Fit
+from analysis.fitting.settings import noise_of
+from dlrm_jax.common import flags, record
+from dlrm_jax.common.progress import Bar
 
 Array = np.ndarray
 SEEDS = 3

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-from analysis.fitting import POINTS, fit_law
-from analysis.frontier import joint_optimum, pareto_front
-from analysis.laws import LAWS
-from analysis.least_squares import Loss
-from analysis.result import METHODS, Estimate, Fit, as_dict
-from analysis.settings import noise_of, passes_of, repeated
-from dlrm_jax import flags, record
+from analysis.fitting.fit_law import POINTS, fit_law
+from analysis.fitting.laws import LAWS
+from analysis.fitting.least_squares import Loss
+from analysis.fitting.result import METHODS, Fit, as_dict, interval_text
+from analysis.fitting.settings import noise_of, passes_of, repeated
+from analysis.questions.frontier import joint_optimum, pareto_front
+from dlrm_jax.common import flags, record
 
 _DRAWS = 1000  # of the bootstrap that a robust loss takes its intervals from
 
@@ -153,14 +153,6 @@ def fit_groups(groups: dict[str, Points], config: FitConfig) -> list[Fit]:
     fit_law(p.x, p.y, config.law, p.seed, config.x_min, config.x_max, group, config.kind, noise, loss, config.draws)
     for group, p in groups.items()
   ]
-
-
-def interval_text(estimate: Estimate | None, digits: int = 4) -> str:
-  """`0.1 [0.09, 0.11]`, an open end as `?`."""
-  if estimate is None:
-    return "-"
-  low, high = ("?" if v is None else f"{v:.{digits}g}" for v in (estimate.ci_low, estimate.ci_high))
-  return f"{estimate.estimate:.{digits}g} [{low}, {high}]"
 
 
 def print_fits(fits: list[Fit]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import polars as pl
 
-from dlrm_jax import flags, record
+from dlrm_jax.common import flags, record
 
 SUFFIX = ".parquet"
 _PLACES = ("workdir", "data", "output")  # flags that name directories: of these the last part is kept

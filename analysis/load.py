@@ -11,9 +11,9 @@ from typing import Any
 import polars as pl
 
 from analysis import kept
-from dlrm_jax import flags, record
+from dlrm_jax.common import flags, record
+from dlrm_jax.common.record import AXES, GRID
 from dlrm_jax.config import HORIZONS
-from dlrm_jax.record import AXES, GRID
 
 SIZE_NAMES = {
   "data": "examples",

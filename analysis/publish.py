@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from analysis import report
-from analysis.fit import interval_text
-from analysis.fitting import fit_law
+from analysis.fitting.fit_law import fit_law
+from analysis.fitting.result import interval_text
 from analysis.load import Sweep, axes_of
-from analysis.paper_tables import exponent_table, frontier_table, parts_table, scheme_table
-from analysis.report import Analysis, ReportConfig
-from analysis.study import ROWS_LIMIT, final_points
-from analysis.study_claims import claims, ratios, teacher_floors
-from analysis.tables import Extra, short
-from dlrm_jax import flags, markdown, record
-from dlrm_jax.progress import Bar
+from analysis.questions.sweep_laws import ROWS_LIMIT, final_points
+from analysis.report import report
+from analysis.report.paper_tables import exponent_table, frontier_table, parts_table, scheme_table
+from analysis.report.report import Analysis, ReportConfig
+from analysis.report.tables import Extra, short
+from analysis.study.claims import claims, ratios, teacher_floors
+from dlrm_jax.common import flags, markdown, record
+from dlrm_jax.common.progress import Bar
 
 _HERE = Path(__file__).parent
 SWEEPS = {  # by the name of their file: for people
@@ -207,8 +207,9 @@ def _span(values: list[float]) -> str:
 
 def _draw(found: dict[str, Analysis], study: Path) -> None:
   """NAME_FIGURE.svg of every figure that STUDY.md shows, and study.svg."""
-  from analysis import plots, study_figure
-  from dlrm_jax.figures import render
+  from analysis.report import plots
+  from analysis.study import figure as study_figure
+  from dlrm_jax.common.figures import render
 
   with Bar("drawing", sum(map(len, FIGURES.values())) + 1) as bar:
     for name, wanted in FIGURES.items():

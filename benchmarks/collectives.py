@@ -22,15 +22,16 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int8
 
-from benchmarks import table
-from benchmarks.meshes import warn_if_simulated
-from benchmarks.output import check_output
-from benchmarks.table import number
-from benchmarks.timing import peak_rss_bytes, time_steps
-from dlrm_jax import flags, hardware, record
+from benchmarks.measure import table
+from benchmarks.measure.meshes import warn_if_simulated
+from benchmarks.measure.output import check_output
+from benchmarks.measure.table import number
+from benchmarks.measure.timing import peak_rss_bytes, time_steps
+from dlrm_jax.common import flags, record
+from dlrm_jax.common.flags import UserError, option
 from dlrm_jax.config import MeshConfig, RunConfig, TrainConfig
-from dlrm_jax.flags import UserError, option
-from dlrm_jax.mesh import make_mesh, split
+from dlrm_jax.machine import hardware
+from dlrm_jax.machine.mesh import make_mesh, split
 
 KINDS = ("all_to_all", "all_gather", "reduce_scatter", "all_reduce")
 

@@ -18,16 +18,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import step, table
-from benchmarks.output import check_output
-from benchmarks.table import number
-from dlrm_jax import flags, hardware, record
+from benchmarks import step
+from benchmarks.measure import table
+from benchmarks.measure.output import check_output
+from benchmarks.measure.table import number
 from dlrm_jax.batch import Batch
+from dlrm_jax.common import flags, record
+from dlrm_jax.common.flags import option
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data.source import open_source
-from dlrm_jax.flags import option
-from dlrm_jax.learner import Learner, make_learner
-from dlrm_jax.loop import batches_of
+from dlrm_jax.machine import hardware
+from dlrm_jax.training.learner import Learner, make_learner
+from dlrm_jax.training.loop import batches_of
 
 
 @dataclasses.dataclass(frozen=True)

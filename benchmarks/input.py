@@ -22,18 +22,18 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from benchmarks import table
-from benchmarks.meshes import warn_if_simulated
-from benchmarks.output import check_output
-from benchmarks.table import number
-from benchmarks.timing import Timing, peak_rss_bytes
-from dlrm_jax import flags, hardware, record
+from benchmarks.measure import table
+from benchmarks.measure.meshes import warn_if_simulated
+from benchmarks.measure.output import check_output
+from benchmarks.measure.table import number
+from benchmarks.measure.timing import Timing, peak_rss_bytes
 from dlrm_jax.batch import Batch, empty_batch
-from dlrm_jax.config import MeshConfig, ModelConfig, PlantedConfig, RunConfig, TrainConfig
-from dlrm_jax.data.order import ORDERS
+from dlrm_jax.common import flags, record
+from dlrm_jax.common.flags import option
+from dlrm_jax.config import ORDERS, MeshConfig, ModelConfig, PlantedConfig, RunConfig, TrainConfig
 from dlrm_jax.data.source import Source, one_pass, open_source
-from dlrm_jax.flags import option
-from dlrm_jax.mesh import make_mesh, placed, put_part, split
+from dlrm_jax.machine import hardware
+from dlrm_jax.machine.mesh import make_mesh, placed, put_part, split
 
 _PLANTED = PlantedConfig()
 

@@ -26,20 +26,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from benchmarks import ceilings, table
-from benchmarks.engine_alone import OPERATIONS, Point, distinct_share, draw, make_programs, operation_bytes
-from benchmarks.meshes import counted, warn_if_simulated
-from benchmarks.output import check_output
-from benchmarks.table import number
-from benchmarks.timing import peak_rss_bytes, time_steps
-from dlrm_jax import flags, hardware, record
+from benchmarks.measure import ceilings, table
+from benchmarks.measure.engine_alone import OPERATIONS, Point, distinct_share, draw, make_programs, operation_bytes
+from benchmarks.measure.meshes import counted, warn_if_simulated
+from benchmarks.measure.output import check_output
+from benchmarks.measure.table import number
+from benchmarks.measure.timing import peak_rss_bytes, time_steps
+from dlrm_jax.common import flags, record
+from dlrm_jax.common.flags import option
 from dlrm_jax.config import KERNELS, MeshConfig, ModelConfig, RunConfig, TrainConfig
 from dlrm_jax.embedding.layout import make_layout
-from dlrm_jax.embedding.plan import machine_of, make_plan
+from dlrm_jax.embedding.planner import machine_of, make_plan
 from dlrm_jax.embedding.pool import Lookups
 from dlrm_jax.embedding.tables import OPTIMIZER_SLOTS
-from dlrm_jax.flags import option
-from dlrm_jax.mesh import make_mesh, split
+from dlrm_jax.machine import hardware
+from dlrm_jax.machine.mesh import make_mesh, split
 from dlrm_jax.presets import DLRM_INPUTS
 
 _FEATURES = 26

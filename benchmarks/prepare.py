@@ -21,11 +21,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import criteo_like, table
-from benchmarks.output import check_output
-from benchmarks.table import number
-from dlrm_jax import flags, hardware, markdown, record
-from dlrm_jax.flags import option
+from benchmarks.measure import criteo_like, table
+from benchmarks.measure.output import check_output
+from benchmarks.measure.table import number
+from dlrm_jax.common import flags, markdown, record
+from dlrm_jax.common.flags import option
+from dlrm_jax.machine import hardware
 
 # What a library does with the file where nothing is checked: no reject, no missing value told from a bad one, no vocabulary.
 _POLARS = """

@@ -21,18 +21,20 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from benchmarks import step, table, trace
-from benchmarks.output import check_output
-from benchmarks.timing import time_steps
-from dlrm_jax import flags, hardware, record
+from benchmarks import step
+from benchmarks.measure import table, trace
+from benchmarks.measure.output import check_output
+from benchmarks.measure.timing import time_steps
 from dlrm_jax.batch import Batch
+from dlrm_jax.common import flags, record
+from dlrm_jax.common.flags import UserError, option
 from dlrm_jax.config import RunConfig
-from dlrm_jax.data import planted
+from dlrm_jax.data.planted import clicks as planted
 from dlrm_jax.data.shapes import DataShape, shape_of
-from dlrm_jax.flags import UserError, option
-from dlrm_jax.mesh import connect, split
-from dlrm_jax.state import TrainState
-from dlrm_jax.step import Programs, compile_programs
+from dlrm_jax.machine import hardware
+from dlrm_jax.machine.mesh import connect, split
+from dlrm_jax.training.state import TrainState
+from dlrm_jax.training.step import Programs, compile_programs
 
 _BATCHES = 8  # distinct random ones, used in turn
 NO_SCOPE, BEFORE, BETWEEN, AFTER = "(no scope)", "(before the first op)", "(between ops)", "(after the last op)"

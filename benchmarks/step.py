@@ -6,8 +6,8 @@
 It is the step that dlrm_jax.train runs, on random batches that are already on the devices: no input pipeline, no evaluation. Weak
 scaling: --batch_size is of one device. Strong scaling: it is of all devices together. An output file that exists is replaced.
 
-FLOP/s count the matrix products alone (dlrm_jax/flops.py), bytes/s what `step_bytes` says; `mfu` and `bandwidth_share` are their shares of
-what the devices could do at most (benchmarks/ceilings.py). `cpu_ms_p50` is the CPU time of a step, of all threads together.
+FLOP/s count the matrix products alone (model/flops.py), bytes/s what `step_bytes` says; `mfu` and `bandwidth_share` are their shares of
+what the devices could do at most (measure/ceilings.py). `cpu_ms_p50` is the CPU time of a step, of all threads together.
 """
 
 import dataclasses
@@ -19,25 +19,28 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from benchmarks import ceilings, hlo, table
-from benchmarks.exchanged import exchanged
-from benchmarks.floor import Floor
-from benchmarks.meshes import counted, leading_to, warn_if_simulated
-from benchmarks.output import check_output
-from benchmarks.table import number
-from benchmarks.timing import peak_rss_bytes, time_steps
-from dlrm_jax import flags, hardware, pmap, record
+from benchmarks.compiled import hlo
+from benchmarks.compiled.exchanged import exchanged
+from benchmarks.measure import ceilings, table
+from benchmarks.measure.floor import Floor
+from benchmarks.measure.meshes import counted, leading_to, warn_if_simulated
+from benchmarks.measure.output import check_output
+from benchmarks.measure.table import number
+from benchmarks.measure.timing import peak_rss_bytes, time_steps
+from dlrm_jax.common import flags, record
+from dlrm_jax.common.flags import UserError, option
 from dlrm_jax.config import MeshConfig, ModelConfig, PlantedConfig, RunConfig, TrainConfig
 from dlrm_jax.data.shapes import DataShape, shape_of
 from dlrm_jax.data.source import layout_of
 from dlrm_jax.embedding.placement import Plan
-from dlrm_jax.embedding.plan import costs, machine_of, make_plan
-from dlrm_jax.flags import UserError, option
-from dlrm_jax.flops import Cost, cost
-from dlrm_jax.mesh import connect, make_mesh, split
+from dlrm_jax.embedding.planner import costs, machine_of, make_plan
+from dlrm_jax.machine import hardware
+from dlrm_jax.machine.mesh import connect, make_mesh, split
+from dlrm_jax.model.flops import Cost, cost
 from dlrm_jax.presets import DLRM_INPUTS
 from dlrm_jax.presets import PRESETS as RUN_PRESETS
-from dlrm_jax.step import compile_programs
+from dlrm_jax.training import pmap
+from dlrm_jax.training.step import compile_programs
 
 _BATCHES = 8  # distinct ones, used in turn
 _FLOOR_REPEATS = 9

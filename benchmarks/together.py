@@ -17,17 +17,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import table
-from benchmarks.output import check_output
-from benchmarks.table import number
-from dlrm_jax import flags, hardware, loop, presets, record, together
+from benchmarks.measure import table
+from benchmarks.measure.output import check_output
+from benchmarks.measure.table import number
+from dlrm_jax import presets
+from dlrm_jax.common import flags, record
+from dlrm_jax.common.flags import option
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data.source import Source, layout_of, open_source
-from dlrm_jax.embedding.plan import machine_of, make_plan
-from dlrm_jax.flags import option
-from dlrm_jax.learner import make_learner
-from dlrm_jax.mesh import make_mesh
-from dlrm_jax.stacked_step import compile_programs
+from dlrm_jax.embedding.planner import machine_of, make_plan
+from dlrm_jax.machine import hardware
+from dlrm_jax.machine.mesh import make_mesh
+from dlrm_jax.training import loop, together
+from dlrm_jax.training.learner import make_learner
+from dlrm_jax.training.stacked_step import compile_programs
 
 
 @dataclasses.dataclass(frozen=True)

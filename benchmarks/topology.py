@@ -15,20 +15,20 @@ import rich.box
 import rich.console
 import rich.table
 
-from benchmarks import hlo, targets
-from benchmarks.exchanged import exchanged, parts
-from benchmarks.hlo_text import parse_arrays
-from benchmarks.output import check_output
-from dlrm_jax import flags, record
+from benchmarks.compiled import hlo, targets
+from benchmarks.compiled.exchanged import exchanged, parts
+from benchmarks.compiled.hlo_text import parse_arrays
+from benchmarks.measure.output import check_output
+from dlrm_jax.common import flags, record
 from dlrm_jax.config import MeshConfig, RunConfig
 from dlrm_jax.data.shapes import shape_of
 from dlrm_jax.data.source import layout_of
-from dlrm_jax.embedding.plan import LANES, Machine, TableCost, costs, make_plan, plan_bytes
+from dlrm_jax.embedding.planner import LANES, Machine, TableCost, costs, make_plan, plan_bytes
 from dlrm_jax.embedding.print_plan import size_of
-from dlrm_jax.flops import FLOAT_BYTES, cost
-from dlrm_jax.mesh import make_mesh
+from dlrm_jax.machine.mesh import make_mesh
+from dlrm_jax.model.flops import FLOAT_BYTES, cost
 from dlrm_jax.presets import PRESETS
-from dlrm_jax.step import lower
+from dlrm_jax.training.step import lower
 
 _GPU_SHARE = 0.75  # of a GPU's memory, what jax reserves unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise
 

@@ -2,16 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int32
 
-from dlrm_jax.flags import UserError
-
-ArrayLike = Any  # numpy from disk, jax on the device, abstract shapes while compiling
+from dlrm_jax.common.arrays import ArrayLike
+from dlrm_jax.common.flags import UserError
 
 
 @jax.tree_util.register_dataclass

@@ -10,9 +10,9 @@ import json
 import math
 from typing import Any
 
-from dlrm_jax.data.order import ORDERS
-from dlrm_jax.flags import UserError, check, check_choices, option
+from dlrm_jax.common.flags import UserError, check, check_choices, option
 
+ORDERS = ("time", "shuffled")  # of the training examples of a data set (data/order.py)
 HORIZONS = ("linear", "quadratic", "cosine")  # schedules that reach 0 after --decay_examples
 # Hashed into config_id: raised when a default below changes, or what a run of the same config gives. Of prepared and of planted data.
 SCHEMA_VERSION, PLANTED_VERSION = 1, 2
@@ -126,7 +126,7 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PlantedConfig:
-  """The planted click model (data/planted.py): logit = bias + tail + pairs + dense + scores, each part with a variance of its own."""
+  """The planted click model (planted/clicks.py): logit = bias + tail + pairs + dense + scores, each part with a variance of its own."""
 
   PREFIX = "planted_"
   seed: int = option(0, "the teacher: all latent effects, and the evaluation draws")
@@ -156,7 +156,7 @@ KERNELS = ("auto", "native", "xla")
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """The devices of a run and where each table lies on them (embedding/plan.py)."""
+  """The devices of a run and where each table lies on them (embedding/planner.py)."""
 
   mesh: str = option("1", "devices: a number, or two axes (data x model) such as 2x4")
   placement: tuple[str, ...] = option(

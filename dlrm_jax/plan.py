@@ -5,11 +5,11 @@ python -m dlrm_jax.plan --preset=mlperf_v1 --mesh=8 --device_memory_gib=80
 
 import dataclasses
 
-from dlrm_jax import flags
+from dlrm_jax.common import flags
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data.shapes import shape_of
 from dlrm_jax.data.source import layout_of
-from dlrm_jax.embedding.plan import LANES, Machine, make_plan
+from dlrm_jax.embedding.planner import LANES, Machine, make_plan
 from dlrm_jax.embedding.print_plan import print_plan
 from dlrm_jax.presets import PRESETS
 

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import jax
 
-from dlrm_jax import flags, hardware, loop, mesh, stopping
+from dlrm_jax.common import flags, stopping
 from dlrm_jax.config import RunConfig
+from dlrm_jax.machine import hardware, mesh
 from dlrm_jax.presets import PRESETS
+from dlrm_jax.training import loop
 
 
 def main(config: RunConfig) -> None:

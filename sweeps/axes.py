@@ -4,10 +4,10 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+from dlrm_jax.common.flags import UserError
+from dlrm_jax.common.record import AXES
 from dlrm_jax.config import ModelConfig, RunConfig
 from dlrm_jax.data.source import Source
-from dlrm_jax.flags import UserError
-from dlrm_jax.record import AXES
 
 Size = float | str  # of the placement axis, the name of a placement
 _FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0)

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from dlrm_jax import record
+from dlrm_jax.common import record
 
 BEAT_S = 5.0  # an owner rewrites its claim so often, at least
 LOST_WORDS = "its process died without a word (killed from outside, or for want of memory?)"

@@ -22,15 +22,15 @@ import numpy as np
 from jaxtyping import Float
 from scipy import optimize
 
-from dlrm_jax import hardware
+from dlrm_jax.common.tasks import end_with
 from dlrm_jax.config import RunConfig
-from dlrm_jax.data.planted import Planted
+from dlrm_jax.data.planted.clicks import Planted
 from dlrm_jax.data.source import Source, layout_of
-from dlrm_jax.data.tasks import end_with
-from dlrm_jax.evaluation import EvalSet, evaluate
-from dlrm_jax.flops import Cost, cost
-from dlrm_jax.learner import make_learner
-from dlrm_jax.trajectory import eval_points
+from dlrm_jax.machine import hardware
+from dlrm_jax.model.flops import Cost, cost
+from dlrm_jax.training.evaluation import EvalSet, evaluate
+from dlrm_jax.training.learner import make_learner
+from dlrm_jax.training.trajectory import eval_points
 from sweeps import store
 from sweeps.points import Point
 from sweeps.status import duration

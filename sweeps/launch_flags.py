@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from dlrm_jax import flags
+from dlrm_jax.common import flags
 from dlrm_jax.config import RunConfig
 
 LAUNCHERS = ("inline", "local", "slurm")

@@ -17,7 +17,7 @@ from types import FrameType
 
 import jax
 
-from dlrm_jax import flags, stopping
+from dlrm_jax.common import flags, stopping
 from sweeps import claims, store
 from sweeps.estimate import Run
 from sweeps.points import SweepConfig

@@ -9,8 +9,9 @@ import dataclasses
 from rich.console import Console
 from rich.table import Table
 
-from dlrm_jax import flags, hardware
+from dlrm_jax.common import flags
 from dlrm_jax.data.source import Source
+from dlrm_jax.machine import hardware
 from sweeps import estimate, store
 from sweeps.points import Point, SweepConfig, expand, runs_of
 from sweeps.presets import PRESETS

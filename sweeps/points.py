@@ -5,13 +5,13 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from dlrm_jax import flags
+from dlrm_jax.common import flags
+from dlrm_jax.common.record import AXES, GRID, SCHEMES
 from dlrm_jax.config import HORIZONS, RunConfig, config_id
-from dlrm_jax.data.planted import Planted
+from dlrm_jax.data.planted.clicks import Planted
 from dlrm_jax.data.source import Source, first_tables, layout_of, one_pass, open_source
-from dlrm_jax.embedding.plan import Machine, make_plan
+from dlrm_jax.embedding.planner import Machine, make_plan
 from dlrm_jax.model.dlrm import overarch_width_in
-from dlrm_jax.record import AXES, GRID, SCHEMES
 from sweeps.axes import Size, at_length, default_sizes, real_size, scaled
 from sweeps.launch_flags import LaunchConfig, SlurmConfig
 from sweeps.rates import RULES, transferred

@@ -7,7 +7,8 @@ python -m sweeps.run --axes=rows,dim,overarch,mlp --data=DIR --workdir=runs/mine
 import os
 from pathlib import Path
 
-from dlrm_jax import flags, hardware, record, stopping
+from dlrm_jax.common import flags, record, stopping
+from dlrm_jax.machine import hardware
 from sweeps import estimate, local, slurm, store, worker
 from sweeps.display import Display
 from sweeps.points import SweepConfig, expand, runs_of

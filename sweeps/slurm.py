@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dlrm_jax import flags, record
+from dlrm_jax.common import flags, record
+from dlrm_jax.common.flags import UserError
 from dlrm_jax.data.source import Source, layout_of
-from dlrm_jax.embedding.plan import Machine, make_plan, plan_bytes, working_bytes
-from dlrm_jax.flags import UserError
+from dlrm_jax.embedding.planner import Machine, make_plan, plan_bytes, working_bytes
 from sweeps import slurm_cluster, slurm_job, store
 from sweeps.points import Point, SweepConfig
 from sweeps.slurm_cluster import Needs

@@ -5,7 +5,7 @@ import math
 import re
 import subprocess
 
-from dlrm_jax.flags import UserError
+from dlrm_jax.common.flags import UserError
 
 
 @dataclasses.dataclass(frozen=True)

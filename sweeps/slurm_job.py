@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dlrm_jax import flags, record
-from dlrm_jax.flags import UserError
+from dlrm_jax.common import flags, record
+from dlrm_jax.common.flags import UserError
 from sweeps import claims, store
 from sweeps.worker import WorkerConfig
 

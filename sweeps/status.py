@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from dlrm_jax import flags, record
+from dlrm_jax.common import flags, record
 from sweeps import claims, store
 from sweeps.standing import Standing, stand
 

@@ -14,9 +14,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from dlrm_jax import checkpoint, hardware, record, trajectory
+from dlrm_jax.common import record
+from dlrm_jax.common.flags import UserError
 from dlrm_jax.data.source import Source
-from dlrm_jax.flags import UserError
+from dlrm_jax.machine import hardware
+from dlrm_jax.training import checkpoint, trajectory
 from sweeps.points import Point
 
 RESULTS = ("done", "diverged")  # statuses of runs that are never done again

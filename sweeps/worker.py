@@ -20,8 +20,10 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from dlrm_jax import flags, hardware, loop, mesh, record, stopping, together
+from dlrm_jax.common import flags, record, stopping
 from dlrm_jax.data.source import Source
+from dlrm_jax.machine import hardware, mesh
+from dlrm_jax.training import loop, together
 from sweeps import claims, store
 from sweeps.points import Point, SweepConfig, expand, runs_of
 from sweeps.standing import Standing, stand, told

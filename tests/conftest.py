@@ -29,7 +29,7 @@ def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
   """Runs a program that must refuse its words: in one line, with exit code 2. Returns the line."""
 
   def refused(main: Callable[[Any], None], cls: type, presets: Mapping[str, Any], words: list[str]) -> str:
-    from dlrm_jax import flags  # only now: the environment above must be set, and jaxtyping's hook in place
+    from dlrm_jax.common import flags  # only now: the environment above must be set, and jaxtyping's hook in place
 
     monkeypatch.setattr(sys, "argv", ["program", *words])
     with pytest.raises(SystemExit) as stop:

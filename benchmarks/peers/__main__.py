@@ -20,8 +20,9 @@ from benchmarks.peers.process import Worker, command_of
 from benchmarks.peers.rounds import measure, rows_of
 from benchmarks.peers.table import SECTION, section, show_rows
 from benchmarks.peers.worker import Spec
-from dlrm_jax import flags, hardware, markdown, record
+from dlrm_jax.common import flags, markdown, record
 from dlrm_jax.data.criteo import NUM_CATEGORICAL
+from dlrm_jax.machine import hardware
 
 _CHECK_ROWS = 1000
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.peers.process import Worker
 from benchmarks.peers.worker import Spec
-from dlrm_jax.flags import UserError
+from dlrm_jax.common.flags import UserError
 
 # Each batch once. Roundings that flip a ReLU change an example's gradient whole, and row-wise Adagrad steps as far for small gradients as
 # for large ones: two float32 runs of one formula were seen 2e-4 apart by now, 7e-4 two steps later.

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.output import check_output
+from benchmarks.measure.output import check_output
 from benchmarks.peers.process import ROOT
 from benchmarks.peers.worker import Spec
 from benchmarks.step import PRESETS
-from dlrm_jax import flags
+from dlrm_jax.common import flags
+from dlrm_jax.common.flags import UserError, option
 from dlrm_jax.data.shapes import shape_of
-from dlrm_jax.flags import UserError, option
 
 # Trainers and the optimiser of their tables; the MLPs learn by Adagrad in all.
 TRAINERS = {

@@ -13,19 +13,19 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
 
-from benchmarks import engine_alone
-from benchmarks.floor import Floor
+from benchmarks.measure import engine_alone
+from benchmarks.measure.floor import Floor
 from benchmarks.peers.worker import Spec, load, serve
 from benchmarks.step import PRESETS, Case, StepConfig, cases
-from dlrm_jax import hardware
 from dlrm_jax.batch import Batch
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data.shapes import DataShape, shape_of
 from dlrm_jax.embedding import storage
 from dlrm_jax.embedding.pool import lookups_of
-from dlrm_jax.mesh import split
-from dlrm_jax.state import TrainState
-from dlrm_jax.step import compile_programs
+from dlrm_jax.machine import hardware
+from dlrm_jax.machine.mesh import split
+from dlrm_jax.training.state import TrainState
+from dlrm_jax.training.step import compile_programs
 
 
 def run_of(spec: Spec) -> RunConfig:

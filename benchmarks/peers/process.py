@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from benchmarks.peers.worker import Spec
-from dlrm_jax.flags import UserError
+from dlrm_jax.common.flags import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 # glibc keeps what PyTorch frees, instead of giving pages back and asking for them again: fbgemm's step took 5% less of a core. What our

@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from benchmarks.measure.timing import Timing
 from benchmarks.peers.process import Worker
 from benchmarks.peers.worker import Spec
-from benchmarks.timing import Timing
 
 _FIRST = 5  # steps of each worker before the first round
 _FLOOR_REPEATS = 5  # of each product, in each round

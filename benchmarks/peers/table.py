@@ -5,8 +5,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.table import Row, number, show
-from dlrm_jax import markdown
+from benchmarks.measure.table import Row, number, show
+from dlrm_jax.common import markdown
 
 SECTION = "how-fast"  # of a Markdown file
 _TABLES = {"rowwise_adagrad": "row-wise Adagrad", "adagrad": "Adagrad", "sgd": "SGD"}

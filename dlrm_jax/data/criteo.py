@@ -5,7 +5,7 @@ without a header; an empty cell is a missing value. The Kaggle log is 45,840,617
 are 24 files of a day each, about 4.37e9 lines: the last day is held out.
 """
 
-from dlrm_jax.data.schema import CategoricalColumn, DenseColumn, Schema
+from dlrm_jax.data.prepare.schema import CategoricalColumn, DenseColumn, Schema
 
 NUM_DENSE = 13
 NUM_CATEGORICAL = 26

@@ -4,10 +4,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from dlrm_jax import record
-from dlrm_jax.data.contents import FORMAT
-from dlrm_jax.data.shards import digest
-from dlrm_jax.flags import UserError
+from dlrm_jax.common import record
+from dlrm_jax.common.flags import UserError
+from dlrm_jax.data.shard_format import FORMAT, digest
 
 SPLITS = ("train", "eval", "test")
 VERIFY_BYTES = 1 << 30  # smaller data sets have their digests checked when they are opened, larger ones shard by shard as they are read

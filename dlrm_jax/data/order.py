@@ -21,9 +21,8 @@ import functools
 import numpy as np
 from jaxtyping import Int
 
-from dlrm_jax.flags import UserError
+from dlrm_jax.common.flags import UserError
 
-ORDERS = ("time", "shuffled")
 WINDOW = 8  # blocks: more shuffle better and take more memory, 41 MB of Criteo's rows for each thread that reads; part of the order
 
 

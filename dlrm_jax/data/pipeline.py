@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Int32
 
-from dlrm_jax import record
 from dlrm_jax.batch import Batch, check_ids
+from dlrm_jax.common import record
+from dlrm_jax.common.flags import UserError
+from dlrm_jax.config import ORDERS
 from dlrm_jax.data.dataset import SPLITS, Dataset
-from dlrm_jax.data.order import ORDERS, Piece, Share, part_size, share
-from dlrm_jax.data.schema import lookup_names
-from dlrm_jax.data.shards import PADDING, shard_columns
-from dlrm_jax.flags import UserError
+from dlrm_jax.data.order import Piece, Share, part_size, share
+from dlrm_jax.data.shard_format import PADDING, lookup_names, shard_columns
 
 _MOST_THREADS = 8  # that read; half of the cores are left to the training
 _BLOCKS_AHEAD, _WINDOWS_AHEAD = 4, 1  # read ahead by each thread

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from dlrm_jax.batch import Batch
+from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data import criteo
 from dlrm_jax.data.source import check_tables, layout_of, open_source
-from dlrm_jax.flags import UserError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,12 +7,12 @@ from typing import Protocol, runtime_checkable
 import jax
 
 from dlrm_jax.batch import Batch
+from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data import pipeline
 from dlrm_jax.data.dataset import Dataset, open_dataset
-from dlrm_jax.data.planted import Planted, Truth
+from dlrm_jax.data.planted.clicks import Planted, Truth
 from dlrm_jax.embedding.layout import Layout, make_layout
-from dlrm_jax.flags import UserError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dlrm_jax.embedding.placement import Group, Plan
 from dlrm_jax.embedding.pool import Lookups
 from dlrm_jax.embedding.tables import GroupState, Tables, specs
 from dlrm_jax.embedding.update import MeanSquare, Rule, apply, mean_square
-from dlrm_jax.mesh import split
+from dlrm_jax.machine.mesh import split
 
 EXCHANGES: dict[str, Any] = {"replicated": replicated, "row": row, "table": table, "column": column}
 

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32
 
-from dlrm_jax import cpu_kernels
-from dlrm_jax.batch import ArrayLike
+from dlrm_jax.common.arrays import ArrayLike
+from dlrm_jax.common.hashing import mix32
 from dlrm_jax.embedding import storage
 from dlrm_jax.embedding.layout import Layout
-from dlrm_jax.hashing import mix32
+from dlrm_jax.machine import cpu_kernels
 
 _PADDED = 2**31 - 1  # beyond every row
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int32
 
-from dlrm_jax.batch import ArrayLike, Batch
+from dlrm_jax.batch import Batch
+from dlrm_jax.common.arrays import ArrayLike
 from dlrm_jax.embedding.layout import Layout, row_of
 
 

@@ -6,7 +6,7 @@ import rich.table
 
 from dlrm_jax.config import RunConfig
 from dlrm_jax.embedding.placement import Plan
-from dlrm_jax.embedding.plan import Machine, costs, memory_limit, plan_bytes, working_bytes
+from dlrm_jax.embedding.planner import Machine, costs, memory_limit, plan_bytes, working_bytes
 
 
 def print_plan(plan: Plan, config: RunConfig, machine: Machine) -> None:

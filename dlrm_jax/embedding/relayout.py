@@ -16,7 +16,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Int32, Shaped, UInt32
 
-from dlrm_jax.batch import ArrayLike
+from dlrm_jax.common.arrays import ArrayLike
+from dlrm_jax.common.hashing import word
 from dlrm_jax.config import TableConfig
 from dlrm_jax.embedding import storage
 from dlrm_jax.embedding.engine import EXCHANGES
@@ -24,8 +25,7 @@ from dlrm_jax.embedding.layout import Layout
 from dlrm_jax.embedding.placement import Group
 from dlrm_jax.embedding.pool import Lookups
 from dlrm_jax.embedding.tables import GroupState, Stack
-from dlrm_jax.hashing import word
-from dlrm_jax.mesh import REPLICATED, split
+from dlrm_jax.machine.mesh import REPLICATED, split
 
 CHUNK = 2**16  # rows under way at a time, of all devices together
 

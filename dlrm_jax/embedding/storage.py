@@ -8,7 +8,7 @@ temporaries against 0). Lines are gathered and added to whole, which the TPU doe
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
-from dlrm_jax.batch import ArrayLike
+from dlrm_jax.common.arrays import ArrayLike
 
 
 def rows_per_line(dim: int, lanes: int) -> int:

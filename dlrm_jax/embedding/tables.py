@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Float, Int32, UInt32
 
-from dlrm_jax.batch import ArrayLike
+from dlrm_jax.common.arrays import ArrayLike
+from dlrm_jax.common.hashing import uniform, word
 from dlrm_jax.config import TrainConfig
 from dlrm_jax.embedding import storage
 from dlrm_jax.embedding.placement import Group, Plan
-from dlrm_jax.hashing import uniform, word
-from dlrm_jax.mesh import REPLICATED, split
+from dlrm_jax.machine.mesh import REPLICATED, split
 
 # Slots an optimiser keeps beside the rows: name -> whether it has one value per element (else one per row).
 OPTIMIZER_SLOTS: dict[str, dict[str, bool]] = {

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int32
 
-from dlrm_jax import cpu_kernels
-from dlrm_jax.batch import ArrayLike
+from dlrm_jax.common.arrays import ArrayLike
+from dlrm_jax.common.hashing import mix32
 from dlrm_jax.embedding import storage
 from dlrm_jax.embedding.tables import GroupState, Stack
-from dlrm_jax.hashing import mix32
+from dlrm_jax.machine import cpu_kernels
 
 EPS = 1e-8  # added to the root, outside it; accumulators and moments start at 0
 ADAM_FIRST, ADAM_SECOND = 0.9, 0.999  # decay of the moments

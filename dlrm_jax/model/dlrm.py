@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import ModelConfig
-from dlrm_jax.cpu_kernels import interact as kernel_interact
-from dlrm_jax.flags import UserError
+from dlrm_jax.machine.cpu_kernels import interact as kernel_interact
 from dlrm_jax.model.interaction import CrossNetwork, interact
 from dlrm_jax.model.mlp import Mlp
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from dlrm_jax.cpu_kernels import bias_relu
+from dlrm_jax.machine.cpu_kernels import bias_relu
 
 
 class Mlp(nnx.Module):

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
-from dlrm_jax import cpu_kernels
-from dlrm_jax.batch import ArrayLike
+from dlrm_jax.common.arrays import ArrayLike
 from dlrm_jax.embedding import storage
 from dlrm_jax.embedding.placement import Group
+from dlrm_jax.machine import cpu_kernels
 
 Axes = tuple[str, ...]
 Arrays = dict[str, Float[Array, "..."]]  # by stack

@@ -1,0 +1,43 @@
+"""The bootstrap over independent points: fits to points drawn with replacement, thousands at a time. Called by `fit_law.py`.
+
+For points that are runs of their own, and many: it draws from the points at hand. Over a handful of seeds it covers 60-77% instead of 95%,
+and over the correlated points of a training pass far less, so both are refused (`refusal`).
+"""
+
+import numpy as np
+from jaxtyping import Float
+
+from analysis.fitting.least_squares import Problem, Solution
+
+Array = np.ndarray
+MIN_POINTS = 30
+_CHUNK = 500  # draws fitted at once
+_GAIN = 1e-10
+
+
+def refusal(num_points: int, correlated: bool) -> str:
+  """Why these points cannot be bootstrapped; empty when they can."""
+  if correlated:
+    return "points of one training pass are correlated: a bootstrap over them is too narrow, over seeds too few"
+  return (
+    f"{num_points} points, a bootstrap, which a robust loss takes its intervals from, needs at least {MIN_POINTS}"
+    if num_points < MIN_POINTS
+    else ""
+  )
+
+
+def bootstrap(problem: Problem, solution: Solution, draws: int, seed: int = 0) -> Float[Array, "K P"]:
+  """Fitted coordinates of each draw of as many points, each started from the optimum of all points.
+
+  Args:
+    draws: K.
+    seed: of the draws.
+  """
+  rng, n = np.random.default_rng(seed), len(problem.log_y)
+  out = []
+  for start in range(0, draws, _CHUNK):
+    size = min(_CHUNK, draws - start)
+    count_kn = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(size)]).astype(np.float64)
+    theta_kp, _ = problem.minimise(np.tile(solution.theta, (size, 1)), *problem.bounds(size), gain=_GAIN, count_kn=count_kn)
+    out.append(theta_kp)
+  return np.concatenate(out)

@@ -1,0 +1,181 @@
+"""The formulas of the laws: value, gradient and starts of each, for a batch of parameter vectors at once. Entries of `laws.py`.
+
+Every function takes theta_kp, K vectors of fitted coordinates, and log_x_nc, n points with the logarithms of their one or two x, and
+gives log f [K, n] with its gradient with respect to theta [K, n, P]. A start function takes log_x_nc and log_y_n (log y of mean zero).
+
+Coefficients that a law is linear in are projected out of its starts: for each point of a grid of the others, they are the non-negative
+least squares on f/y - 1 (Golub & Pereyra 1973), so that the grid covers only what is not linear.
+"""
+
+import itertools
+from typing import no_type_check  # tests check types at run time; what a fit calls ten thousand times is left out
+
+import numpy as np
+from jaxtyping import Float
+
+Array = np.ndarray
+_SMALL = 1e-4  # share of y that a start gives to a coefficient which is fitted through its logarithm and came out as 0
+_NEWTON_STEPS = 60
+_GRID_SIDES = {2: 9, 3: 5}  # exponents tried in each column, by the number of columns
+
+
+def project(basis_knt: Float[Array, "K n T"], log_y_n: Float[Array, " n"]) -> Float[Array, "K T"]:
+  """Coefficients >= 0 of T positive functions with the least squares of sum_t c_t basis_t / y - 1, for every k."""
+  relative_knt = basis_knt * np.exp(-log_y_n)[:, None]
+  count, _, terms = basis_knt.shape
+  scale_kt = np.linalg.norm(relative_knt, axis=1)
+  unit_knt = relative_knt / scale_kt[:, None]
+  best_kt, best_k = np.zeros((count, terms)), np.full(count, np.inf)
+  for size in range(1, terms + 1):  # the optimum is that of its positive coefficients alone: try every set of them
+    for chosen in itertools.combinations(range(terms), size):
+      columns = unit_knt[:, :, chosen]
+      inverse = np.linalg.pinv(columns, rcond=1e-12)
+      c_kt = inverse.sum(axis=2)
+      rss_k = np.sum(((columns @ c_kt[..., None])[..., 0] - 1) ** 2, axis=1)
+      better_k = (rss_k < best_k) & np.all(c_kt > 0, axis=1)
+      best_k = np.where(better_k, rss_k, best_k)
+      full_kt = np.zeros((count, terms))
+      full_kt[:, chosen] = c_kt
+      best_kt = np.where(better_k[:, None], full_kt, best_kt)
+  return best_kt / scale_kt
+
+
+def _log_of(c_k: Array, log_basis_kn: Array) -> Array:
+  """The logarithm of coefficients of a term, those that are 0 lifted to a small share of y."""
+  with np.errstate(divide="ignore"):
+    return np.maximum(np.log(c_k), np.log(_SMALL) - log_basis_kn.mean(axis=1))
+
+
+def _grid(*values: Array) -> Float[Array, "K Q"]:
+  return np.stack([v.ravel() for v in np.meshgrid(*values, indexing="ij")], axis=1)
+
+
+@no_type_check
+def power(theta_kp: Array, log_x_nc: Array) -> tuple[Array, Array]:
+  """alpha x^-beta; coordinates log alpha, beta."""
+  log_x_n = log_x_nc[:, 0]
+  gradient_knp = np.ones((len(theta_kp), len(log_x_n), 2))
+  gradient_knp[..., 1] = -log_x_n
+  return theta_kp[:, :1] - theta_kp[:, 1:2] * log_x_n, gradient_knp
+
+
+def power_starts(log_x_nc: Array, log_y_n: Array) -> Array:
+  slope, intercept = np.polyfit(log_x_nc[:, 0], log_y_n, 1)
+  return np.array([[intercept, -slope]])
+
+
+@no_type_check
+def power_constant(theta_kp: Array, log_x_nc: Array) -> tuple[Array, Array]:
+  """alpha x^-beta + gamma; coordinates log alpha, beta, gamma."""
+  log_x_n = log_x_nc[:, 0]
+  term_kn = theta_kp[:, :1] - theta_kp[:, 1:2] * log_x_n  # log of the power term
+  with np.errstate(divide="ignore"):  # gamma = 0 is allowed: log 0 = -inf adds nothing
+    log_f_kn = np.logaddexp(term_kn, np.log(theta_kp[:, 2:3]))
+  share_kn = np.exp(term_kn - log_f_kn)  # the power term's share of f
+  return log_f_kn, np.stack([share_kn, -share_kn * log_x_n, np.exp(-log_f_kn)], axis=-1)
+
+
+def power_constant_starts(log_x_nc: Array, log_y_n: Array) -> Array:
+  log_x_n = log_x_nc[:, 0]
+  middle, beta_k = log_x_n.mean(), np.geomspace(0.01, 4.0, 16)
+  log_term_kn = -beta_k[:, None] * (log_x_n - middle)
+  c_kt = project(np.stack([np.exp(log_term_kn), np.ones_like(log_term_kn)], axis=-1), log_y_n)
+  starts = np.stack([_log_of(c_kt[:, 0], log_term_kn) + beta_k * middle, beta_k, c_kt[:, 1]], axis=1)
+  slope, intercept = np.polyfit(log_x_n, log_y_n, 1)
+  return np.concatenate([starts, [[intercept, max(-slope, 0.0), 0.0]]])
+
+
+@no_type_check
+def additive(theta_kp: Array, log_x_nc: Array) -> tuple[Array, Array]:
+  """sum over the C columns of x of A_c x_c^-alpha_c, + E; coordinates log A_1 .. log A_C, E, alpha_1 .. alpha_C."""
+  columns = log_x_nc.shape[1]
+  log_a_kc, e_k1, alpha_kc = theta_kp[:, :columns], theta_kp[:, columns : columns + 1], theta_kp[:, columns + 1 :]
+  term_knc = log_a_kc[:, None] - alpha_kc[:, None] * log_x_nc
+  with np.errstate(divide="ignore"):
+    log_f_kn = np.logaddexp(np.logaddexp.reduce(term_knc, axis=2), np.log(e_k1))
+  share_knc = np.exp(term_knc - log_f_kn[..., None])  # of f
+  return log_f_kn, np.concatenate([share_knc, np.exp(-log_f_kn)[..., None], -share_knc * log_x_nc], axis=-1)
+
+
+def additive_starts(log_x_nc: Array, log_y_n: Array) -> Array:
+  columns, middle = log_x_nc.shape[1], log_x_nc.mean(axis=0)
+  exponents_kc = _grid(*[np.geomspace(0.03, 2.0, _GRID_SIDES.get(columns, 3))] * columns)
+  log_term_knc = -exponents_kc[:, None] * (log_x_nc - middle)
+  c_kt = project(np.concatenate([np.exp(log_term_knc), np.ones((*log_term_knc.shape[:2], 1))], axis=-1), log_y_n)
+  log_a = [_log_of(c_kt[:, c], log_term_knc[..., c]) + exponents_kc[:, c] * middle[c] for c in range(columns)]
+  return np.column_stack([*log_a, c_kt[:, columns], exponents_kc])
+
+
+@no_type_check
+def broken_power(theta_kp: Array, log_x_nc: Array) -> tuple[Array, Array]:
+  """alpha x^-beta (1 + (x/x_break)^(1/width))^(-delta width) + gamma; coordinates log alpha, beta, gamma, delta, log x_break, log width."""
+  log_x_n = log_x_nc[:, 0]
+  a, beta, gamma, delta, at, log_width = (theta_kp[:, i : i + 1] for i in range(6))
+  width = np.exp(log_width)
+  z_kn = (log_x_n - at) / width
+  bend_kn = width * np.logaddexp(0.0, z_kn)  # grows from 0 to log(x/x_break)
+  past_kn = np.exp(-np.logaddexp(0.0, -z_kn))  # from 0 before the break to 1 behind it
+  term_kn = a - beta * log_x_n - delta * bend_kn
+  with np.errstate(divide="ignore"):
+    log_f_kn = np.logaddexp(term_kn, np.log(gamma))
+  share_kn = np.exp(term_kn - log_f_kn)
+  columns = [share_kn, -share_kn * log_x_n, np.exp(-log_f_kn), -share_kn * bend_kn, share_kn * delta * past_kn]
+  return log_f_kn, np.stack([*columns, -share_kn * delta * (bend_kn - width * z_kn * past_kn)], axis=-1)
+
+
+def broken_power_starts(log_x_nc: Array, log_y_n: Array) -> Array:
+  log_x_n = log_x_nc[:, 0]
+  middle = log_x_n.mean()
+  breaks = np.quantile(log_x_n, [0.25, 0.5, 0.75])
+  beta_k, delta_k, at_k, log_width_k = _grid(
+    np.array([0.03, 0.1, 0.3, 0.8]), np.array([-0.3, -0.05, 0.05, 0.3]), breaks, np.log([0.3, 1.2])
+  ).T
+  keep = beta_k + delta_k >= 0  # falling behind the break too
+  beta_k, delta_k, at_k, log_width_k = beta_k[keep], delta_k[keep], at_k[keep], log_width_k[keep]
+  width = np.exp(log_width_k)[:, None]
+  log_term_kn = -beta_k[:, None] * (log_x_n - middle) - delta_k[:, None] * width * np.logaddexp(0.0, (log_x_n - at_k[:, None]) / width)
+  c_kt = project(np.stack([np.exp(log_term_kn), np.ones_like(log_term_kn)], axis=-1), log_y_n)
+  return np.column_stack([_log_of(c_kt[:, 0], log_term_kn) + beta_k * middle, beta_k, c_kt[:, 1], delta_k, at_k, log_width_k])
+
+
+@no_type_check
+def _log_sigmoid(u: Array) -> Array:
+  return -np.logaddexp(0.0, -u)
+
+
+@no_type_check
+def _m4_place(q_kn: Array, delta: Array) -> Array:
+  """u with log sigmoid(u) - delta log sigmoid(-u) = q: rising, and convex (delta > 1) or concave throughout, so that Newton's method
+  from where its two asymptotes meet q, on the side from which it cannot overshoot, converges."""
+  u = np.where(delta <= 1, np.maximum(q_kn, q_kn / delta), np.minimum(q_kn, q_kn / delta))
+  for _ in range(_NEWTON_STEPS):
+    past = np.exp(_log_sigmoid(u))
+    step = (_log_sigmoid(u) - delta * _log_sigmoid(-u) - q_kn) / (1 - past + delta * past)
+    u = u - step
+    if np.all(np.abs(step) <= 1e-13 * (1 + np.abs(u))):
+      break
+  return u
+
+
+@no_type_check
+def m4(theta_kp: Array, log_x_nc: Array) -> tuple[Array, Array]:
+  """((L - gamma)/span) / ((gamma + span - L)/span)^delta = (x/x_scale)^-beta; coordinates log span, beta, gamma, delta, log x_scale."""
+  log_span, beta, gamma, delta, log_scale = (theta_kp[:, i : i + 1] for i in range(5))
+  distance_kn = log_x_nc[:, 0] - log_scale
+  u_kn = _m4_place(-beta * distance_kn, delta)
+  below_kn, above_kn = np.exp(_log_sigmoid(u_kn)), np.exp(_log_sigmoid(-u_kn))
+  with np.errstate(divide="ignore"):
+    log_f_kn = np.logaddexp(np.log(gamma), log_span + _log_sigmoid(u_kn))
+  share_kn = np.exp(log_span + _log_sigmoid(u_kn) - log_f_kn)
+  move_kn = share_kn * above_kn / (above_kn + delta * below_kn)  # d log f / dq
+  columns = [share_kn, -move_kn * distance_kn, np.exp(-log_f_kn), move_kn * _log_sigmoid(-u_kn), move_kn * beta]
+  return log_f_kn, np.stack(columns, axis=-1)
+
+
+def m4_starts(log_x_nc: Array, log_y_n: Array) -> Array:
+  log_x_n = log_x_nc[:, 0]
+  scales = np.quantile(log_x_n, [0.0, 0.5]) - np.array([3.0, 0.0])
+  beta_k, delta_k, log_scale_k = _grid(np.geomspace(0.05, 2.0, 6), np.array([0.1, 0.5, 1.0, 3.0]), scales).T
+  log_term_kn = _log_sigmoid(_m4_place(-beta_k[:, None] * (log_x_n - log_scale_k[:, None]), delta_k[:, None]))
+  c_kt = project(np.stack([np.exp(log_term_kn), np.ones_like(log_term_kn)], axis=-1), log_y_n)
+  return np.column_stack([_log_of(c_kt[:, 0], log_term_kn), beta_k, c_kt[:, 1], delta_k, log_scale_k])

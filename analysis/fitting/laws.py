@@ -1,0 +1,177 @@
+"""The table of scaling laws: formula, domain, parameters and source of each. A new law is a formula in `forms.py` and an entry here.
+
+Fitting (`least_squares.py`) works on log y, in coordinates where positive parameters stand as their logarithm; a law gives the
+logarithm of its value and the gradient of that in these coordinates, for a whole batch of parameter vectors at once.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float, Real
+
+from analysis.fitting import forms
+
+Array = np.ndarray
+BETA_MAX = 10.0  # beyond it the curve is a step at its first point: no exponent can be read off
+_WIDTHS = (0.05, 5.0)  # of a break, in units of log x: a sharper one is a corner, a wider one no break
+_DELTAS = (0.02, 10.0)  # of the M4 form
+
+
+@dataclasses.dataclass(frozen=True)
+class Param:
+  """One parameter of a law.
+
+  Attributes:
+    name: as it is printed and written to JSON.
+    low, high: its closed domain.
+    log: fitted through its logarithm (then positive, and `low`, `high` hold for the logarithm).
+    in_y_units: scales with y.
+    exponent: a power of x; unless its interval is closed and, for a positive one, within a factor of 10, it is not determined.
+    within_x: its domain is the range of the points' x.
+  """
+
+  name: str
+  low: float = -np.inf
+  high: float = np.inf
+  log: bool = False
+  in_y_units: bool = False
+  exponent: bool = False
+  within_x: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Law:
+  """One scaling law, `K` parameter vectors of length P at `n` points of `C` columns of x.
+
+  Attributes:
+    name, formula, domain, source: for tables and for `--law`.
+    params: in the order of the fitted coordinates.
+    log_value: log f, and its gradient with respect to theta, from theta_kp and log_x_nc.
+    starts: parameter vectors to start from, given log_x_nc and log_y_n (log y of mean zero).
+    num_x: columns of x.
+    linear: log f is linear in the coordinates: one optimum, every parameter identifiable from two distinct x.
+  """
+
+  name: str
+  formula: str
+  domain: str
+  source: str
+  params: tuple[Param, ...]
+  log_value: Callable[[Float[Array, "K P"], Float[Array, "n C"]], tuple[Float[Array, "K n"], Float[Array, "K n P"]]]
+  starts: Callable[[Float[Array, "n C"], Float[Array, " n"]], Float[Array, "K P"]]
+  num_x: int = 1
+  linear: bool = False
+
+  @property
+  def names(self) -> tuple[str, ...]:
+    return tuple(p.name for p in self.params)
+
+  @property
+  def min_points(self) -> int:
+    """Fewest distinct x that leave a degree of freedom to judge the fit by."""
+    return len(self.params) + 1
+
+  def to_coordinates(self, values: dict[str, float]) -> Float[Array, " P"]:
+    """Named parameters as the vector that is fitted."""
+    return np.array([np.log(values[p.name]) if p.log else values[p.name] for p in self.params])
+
+  def predict(self, values: dict[str, float], x: Real[Array, "n *C"]) -> Float[Array, " n"]:
+    """The law's value at x > 0, [n] or [n, C], given named parameters."""
+    return np.exp(self.log_value(self.to_coordinates(values)[None], log_columns(x))[0][0])
+
+
+def log_columns(x: Real[Array, "n *C"]) -> Float[Array, "n C"]:
+  """log x with one column a resource."""
+  x = np.asarray(x, np.float64)
+  return np.log(x[:, None] if x.ndim == 1 else x)
+
+
+_ALPHA = Param("alpha", log=True, in_y_units=True)
+_BETA = Param("beta", 0.0, BETA_MAX, exponent=True)
+_GAMMA = Param("gamma", 0.0, in_y_units=True)
+
+LAWS = {
+  law.name: law
+  for law in (
+    Law(
+      name="power",
+      formula="L(x) = alpha * x**-beta",
+      domain="alpha > 0, beta > 0; for a loss whose limit is known to be 0 (excess on planted data)",
+      source="Hestness et al. 2017, arXiv 1712.00409",
+      params=(_ALPHA, Param("beta", exponent=True)),
+      log_value=forms.power,
+      starts=forms.power_starts,
+      linear=True,
+    ),
+    Law(
+      name="power_constant",
+      formula="L(x) = alpha * x**-beta + gamma",
+      domain=f"alpha > 0, 0 <= beta <= {BETA_MAX:g}, gamma >= 0",
+      source="Ardalani et al. 2022, arXiv 2208.08489",
+      params=(_ALPHA, _BETA, _GAMMA),
+      log_value=forms.power_constant,
+      starts=forms.power_constant_starts,
+    ),
+    Law(
+      name="chinchilla",
+      formula="L(N, D) = A * N**-alpha + B * D**-beta + E",
+      domain=f"two columns of x; A, B > 0, 0 <= alpha, beta <= {BETA_MAX:g}, E >= 0",
+      source="Hoffmann et al. 2022, arXiv 2203.15556; Besiroglu et al. 2024, arXiv 2404.10102",
+      params=(
+        Param("A", log=True, in_y_units=True),
+        Param("B", log=True, in_y_units=True),
+        Param("E", 0.0, in_y_units=True),
+        Param("alpha", 0.0, BETA_MAX, exponent=True),
+        _BETA,
+      ),
+      log_value=forms.additive,
+      starts=forms.additive_starts,
+      num_x=2,
+    ),
+    Law(
+      name="broken_power",
+      formula="L(x) = alpha * x**-beta * (1 + (x/x_break)**(1/width))**(-delta*width) + gamma",
+      domain=f"exponent beta before the break, beta + delta behind; |delta| <= {BETA_MAX:g}, x_break within the points, "
+      f"{_WIDTHS[0]:g} <= width <= {_WIDTHS[1]:g}, else as power_constant",
+      source="Caballero et al. 2023, arXiv 2210.14891, one break",
+      params=(
+        _ALPHA,
+        _BETA,
+        _GAMMA,
+        Param("delta", -BETA_MAX, BETA_MAX),
+        Param("x_break", log=True, within_x=True),
+        Param("width", float(np.log(_WIDTHS[0])), float(np.log(_WIDTHS[1])), log=True),
+      ),
+      log_value=forms.broken_power,
+      starts=forms.broken_power_starts,
+    ),
+    Law(
+      name="m4",
+      formula="(L - gamma)/span = ((gamma + span - L)/span)**delta * (x/x_scale)**-beta",
+      domain=f"gamma < L < gamma + span, the loss before training; {_DELTAS[0]:g} <= delta <= {_DELTAS[1]:g}, else as power_constant",
+      source="Alabdulmohsin et al. 2022, arXiv 2209.06640, M4 with its scale written as x_scale",
+      params=(Param("span", log=True, in_y_units=True), _BETA, _GAMMA, Param("delta", *_DELTAS), Param("x_scale", log=True)),
+      log_value=forms.m4,
+      starts=forms.m4_starts,
+    ),
+  )
+}
+
+
+def additive(columns: tuple[str, ...]) -> Law:
+  """A term for each resource, and a constant: `chinchilla` with any number of columns, parameters A_NAME, E and alpha_NAME."""
+  return Law(
+    name="additive",
+    formula=" + ".join(f"A_{c} * {c}**-alpha_{c}" for c in columns) + " + E",
+    domain=LAWS["chinchilla"].domain,
+    source="Hoffmann et al. 2022, arXiv 2203.15556, a term for each resource",
+    params=(
+      *(Param(f"A_{c}", log=True, in_y_units=True) for c in columns),
+      Param("E", 0.0, in_y_units=True),
+      *(Param(f"alpha_{c}", 0.0, BETA_MAX, exponent=True) for c in columns),
+    ),
+    log_value=forms.additive,
+    starts=forms.additive_starts,
+    num_x=len(columns),
+  )

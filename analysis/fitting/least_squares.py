@@ -1,0 +1,260 @@
+"""Bounded non-linear least squares, plain or robust, in float64 for a batch of starts at once, and a law's best parameters found with it.
+
+A fit has a dozen points and three parameters but needs many starts, an interval needs many fits with one parameter held, and a bootstrap
+thousands with other weights, so the batch is the loop worth vectorising. Called by `fit_law.py`, `uncertainty` and `bootstrap`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import no_type_check  # tests check types at run time; what a fit calls ten thousand times is left out
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Real
+
+from analysis.fitting.laws import Law, log_columns
+
+Array = np.ndarray
+Evaluate = Callable[[Float[Array, "K P"]], tuple[Float[Array, "K n"], Float[Array, "K n P"]]]
+_RESOLUTION = 1e-14  # relative error of one log residual in float64: a smaller residual is zero
+_GAIN = 1e-13  # relative: the parameters are then within about 1e-6 of a standard error
+_ROUNDS = ((1000, 20), (3, 20), (1, 300))  # of a race: how many starts go on, for how many steps at most
+_CLOSE_ROUNDS = ((1000, 3), (4, 12), (1, 300))  # the same started from a solution close by
+_NEAR = 1e-3  # a solution this close to a bound, in fitted coordinates, is compared with the best on the bound
+_COSINE = 1e-10  # converged when the residual is this close to orthogonal to every free column: free of scale
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+  """What is summed over residuals r: r^2, or with `delta` twice Huber's function, r^2 within delta and delta (2|r| - delta) beyond."""
+
+  delta: float | None = None
+
+  @no_type_check
+  def cost(self, r: Array) -> Array:
+    if self.delta is None:
+      return r**2
+    size = np.abs(r)
+    return np.where(size <= self.delta, r**2, self.delta * (2 * size - self.delta))
+
+  @no_type_check
+  def slope(self, r: Array) -> Array:
+    """Half the derivative of `cost`."""
+    return r if self.delta is None else np.clip(r, -self.delta, self.delta)
+
+  @no_type_check
+  def bend(self, r: Array, least: Array) -> Array:
+    """Half the second derivative, but at least the share `least` of slope / r, which is that of a parabola above the cost."""
+    if self.delta is None:
+      return np.ones_like(r)
+    size = np.abs(r)
+    return np.where(size <= self.delta, 1.0, least * self.delta / np.maximum(size, self.delta))
+
+
+SQUARES = Loss()
+
+
+@np.errstate(all="ignore")  # a trial step may overflow; its cost is then infinite and it is refused
+def levenberg_marquardt(
+  evaluate: Evaluate,
+  start_kp: Array,
+  low_kp: Array,
+  high_kp: Array,
+  max_steps: int = 300,
+  gain: float = _GAIN,
+  loss: Loss = SQUARES,
+  count_kn: Array | None = None,
+) -> tuple[Array, Array]:
+  """Minimises the summed loss of the residuals from every start, within bounds (equal bounds hold a parameter).
+
+  Marquardt's damping with MINPACK's running column scale; parameters on a bound that the gradient pushes outwards are left out of the step.
+  Where the loss is robust, the damping also goes from reweighted least squares, safe far away, to Newton's method (Madsen & Nielsen 1990).
+
+  Args:
+    evaluate: residuals and their Jacobian at K parameter vectors.
+    start_kp, low_kp, high_kp: starts and bounds.
+    max_steps: evaluations per start at most.
+    gain: a nearly undamped step that lowers the cost by less than this share ends a start.
+    loss: of a residual.
+    count_kn: how often each residual counts in each problem; once when None.
+
+  Returns:
+    Parameters [K, P] and costs [K].
+  """
+  out_theta_kp, out_cost_k = np.clip(start_kp, low_kp, high_kp), np.full(len(start_kp), np.inf)
+  alive = np.arange(len(start_kp))  # which problems the arrays below still hold
+  theta_kp, residual_kn, jacobian_knp = out_theta_kp, *evaluate(out_theta_kp)
+  count_kn = np.ones((len(start_kp), 1)) if count_kn is None else count_kn
+
+  @no_type_check
+  def total(r_kn: Array, c_kn: Array) -> Array:
+    return np.sum(c_kn * loss.cost(r_kn), axis=1)
+
+  cost_k = total(residual_kn, count_kn)
+  zero = residual_kn.shape[1] * _RESOLUTION**2
+  damping_k, stalled_k = np.full(len(alive), 1e-3), np.zeros(len(alive), bool)
+  scale_kp = np.full_like(theta_kp, 1e-300)
+  eye = np.eye(theta_kp.shape[1])
+  for _ in range(max_steps):
+    slope_kn = count_kn * loss.slope(residual_kn)
+    least_k1 = np.minimum(damping_k, 1.0)[:, None]
+    transposed_kpn = jacobian_knp.transpose(0, 2, 1)
+    gradient_kp = (transposed_kpn @ slope_kn[..., None])[..., 0]
+    hessian_kpp = (transposed_kpn * (count_kn * loss.bend(residual_kn, least_k1))[:, None]) @ jacobian_knp
+    curvature_kp = np.diagonal(hessian_kpp, axis1=1, axis2=2)
+    held_kp = ((theta_kp <= low_kp) & (gradient_kp >= 0)) | ((theta_kp >= high_kp) & (gradient_kp <= 0)) | (low_kp == high_kp)
+    size_k = np.sum(slope_kn * residual_kn, axis=1)
+    cosine_kp = np.abs(gradient_kp) / np.sqrt(np.maximum(curvature_kp * size_k[:, None], 1e-300))
+    done_k = ~np.isfinite(cost_k) | (cost_k <= zero) | stalled_k | (damping_k > 1e14) | np.all(held_kp | (cosine_kp <= _COSINE), axis=1)
+    if done_k.any():
+      out_theta_kp[alive[done_k]], out_cost_k[alive[done_k]] = theta_kp[done_k], np.where(np.isfinite(cost_k), cost_k, np.inf)[done_k]
+      keep = ~done_k
+      if not keep.any():
+        return out_theta_kp, out_cost_k
+      alive, theta_kp, low_kp, high_kp, scale_kp = alive[keep], theta_kp[keep], low_kp[keep], high_kp[keep], scale_kp[keep]
+      residual_kn, jacobian_knp, cost_k, damping_k = residual_kn[keep], jacobian_knp[keep], cost_k[keep], damping_k[keep]
+      gradient_kp, hessian_kpp, curvature_kp, held_kp = gradient_kp[keep], hessian_kpp[keep], curvature_kp[keep], held_kp[keep]
+      count_kn = count_kn[keep]
+    scale_kp = np.maximum(scale_kp, curvature_kp)
+    # Solved in units where every diagonal is 1, so that parameters of any magnitude are alike.
+    unit_kp = np.where(held_kp, 0.0, 1 / np.sqrt(curvature_kp + damping_k[:, None] * scale_kp))
+    system_kpp = hessian_kpp * unit_kp[:, :, None] * unit_kp[:, None, :]
+    system_kpp = system_kpp * (1 - eye) + (1 + 1e-15) * eye
+    step_kp = unit_kp * np.linalg.solve(system_kpp, (-gradient_kp * unit_kp)[..., None])[..., 0]
+    trial_kp = np.clip(theta_kp + step_kp, low_kp, high_kp)
+    trial_residual_kn, trial_jacobian_knp = evaluate(trial_kp)
+    trial_cost_k = total(trial_residual_kn, count_kn)
+    better_k: Bool[Array, " K"] = trial_cost_k < cost_k
+    stalled_k = (damping_k < 1e-2) & (np.abs(cost_k - trial_cost_k) <= gain * cost_k)
+    theta_kp = np.where(better_k[:, None], trial_kp, theta_kp)
+    residual_kn = np.where(better_k[:, None], trial_residual_kn, residual_kn)
+    jacobian_knp = np.where(better_k[:, None, None], trial_jacobian_knp, jacobian_knp)
+    cost_k = np.where(better_k, trial_cost_k, cost_k)
+    damping_k = np.where(better_k, np.maximum(damping_k * 0.1, 1e-12), damping_k * 5)
+  out_theta_kp[alive], out_cost_k[alive] = theta_kp, np.where(np.isfinite(cost_k), cost_k, np.inf)
+  return out_theta_kp, out_cost_k
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+  """Points in the scale they are fitted in: log x, and log y less its mean.
+
+  The residual of a point is log f(x) - log y: a relative error, so that no loss scale enters. (Least squares on log(y - gamma) is a
+  different problem whose optimum is gamma = 0 on most curves.) With `whiten`, a matrix W, residuals are W (log f - log y): points of
+  unequal or correlated noise of covariance C, W'W = C^-1, count by what they say.
+  """
+
+  law: Law
+  log_x: Float[Array, "n C"]
+  log_y: Float[Array, " n"]
+  log_y0: float
+  whiten: Float[Array, "m n"] | None = None
+  loss: Loss = SQUARES
+
+  @classmethod
+  def of(
+    cls, law: Law, x: Real[Array, "n *C"], y: Real[Array, " n"], whiten: Float[Array, "m n"] | None = None, loss: Loss = SQUARES
+  ) -> "Problem":
+    log_y = np.log(np.asarray(y, np.float64))
+    return cls(law, log_columns(x), log_y - log_y.mean(), float(log_y.mean()), whiten, loss)
+
+  @no_type_check
+  def evaluate(self, theta_kp: Float[Array, "K P"]) -> tuple[Float[Array, "K n"], Float[Array, "K n P"]]:
+    log_f_kn, gradient_knp = self.law.log_value(theta_kp, self.log_x)
+    if self.whiten is None:
+      return log_f_kn - self.log_y, gradient_knp
+    return (log_f_kn - self.log_y) @ self.whiten.T, self.whiten @ gradient_knp
+
+  def minimise(
+    self, starts_kp: Array, low_kp: Array, high_kp: Array, max_steps: int = 300, gain: float = _GAIN, count_kn: Array | None = None
+  ) -> tuple[Float[Array, "K P"], Float[Array, " K"]]:
+    return levenberg_marquardt(self.evaluate, starts_kp, low_kp, high_kp, max_steps, gain, self.loss, count_kn)
+
+  def bounds(self, count: int) -> tuple[Float[Array, "K P"], Float[Array, "K P"]]:
+    sides = [[getattr(p, side) for p in self.law.params] for side in ("low", "high")]
+    for i, param in enumerate(self.law.params):
+      if param.within_x:
+        sides[0][i], sides[1][i] = float(self.log_x[:, 0].min()), float(self.log_x[:, 0].max())
+    return np.tile(sides[0], (count, 1)), np.tile(sides[1], (count, 1))
+
+  def values(self, theta_p: Float[Array, " P"]) -> dict[str, float]:
+    """Named parameters in the user's units."""
+    return {p.name: float(self.in_units(i, theta_p[i])) for i, p in enumerate(self.law.params)}
+
+  def in_units(self, index: int, coordinate: float) -> float:
+    """One fitted coordinate as the parameter's value in the user's units."""
+    p = self.law.params[index]
+    if p.log:
+      return float(np.exp(np.minimum(coordinate + (self.log_y0 if p.in_y_units else 0.0), 700.0)))
+    return float(coordinate * (np.exp(self.log_y0) if p.in_y_units else 1.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Solution:
+  """The best parameters of one problem.
+
+  Attributes:
+    theta: fitted coordinates.
+    cost: sum of squared (whitened) log residuals, or of the robust loss.
+    on_bound: names of the parameters that sit on a bound of their domain.
+  """
+
+  theta: Float[Array, " P"]
+  cost: float
+  on_bound: tuple[str, ...]
+
+
+def solve(problem: Problem, near: Float[Array, " P"] | None = None) -> Solution:
+  """The global optimum over the law's starts; a face of the domain wins ties, so that no bound is missed by rounding.
+
+  Args:
+    near: the optimum of much the same points, from which, and a few starts, the search is then made.
+  """
+  starts_kp = problem.law.starts(problem.log_x, problem.log_y)
+  starts_kp = starts_kp if near is None else np.concatenate([near[None], starts_kp[::4]])
+  bounds = problem.bounds(len(starts_kp))
+  rounds = _ROUNDS if near is None else _CLOSE_ROUNDS
+  theta_gp, cost_g = _races(problem, starts_kp[None], bounds[0][None], bounds[1][None], rounds=rounds)
+  theta, cost = theta_gp[0], float(cost_g[0])
+  for index in range(len(problem.law.params)):
+    for bound in (float(bounds[0][0, index]), float(bounds[1][0, index])):
+      if np.isfinite(bound) and abs(theta[index] - bound) < _NEAR:
+        face_theta, face_cost = solve_held(problem, index, bound, np.concatenate([theta[None], starts_kp[::4]]))
+        if face_cost <= cost * (1 + 1e-9) + len(problem.log_x) * _RESOLUTION**2:
+          theta, cost = face_theta, face_cost
+  low, high = (side[0] for side in bounds)
+  return Solution(theta, cost, tuple(p.name for i, p in enumerate(problem.law.params) if theta[i] in (low[i], high[i])))
+
+
+def solve_held(
+  problem: Problem, index: int, held: float, starts_kp: Float[Array, "K P"], gain: float = _GAIN
+) -> tuple[Float[Array, " P"], float]:
+  """The optimum with parameter `index` held at a value: parameters and cost."""
+  theta_gp, cost_g = solve_held_each(problem, np.array([index]), np.array([held]), starts_kp[None], gain)
+  return theta_gp[0], float(cost_g[0])
+
+
+def solve_held_each(
+  problem: Problem, index_g: Int[Array, " G"], held_g: Float[Array, " G"], starts_gkp: Float[Array, "G K P"], gain: float = _GAIN
+) -> tuple[Float[Array, "G P"], Float[Array, " G"]]:
+  """The optima of G problems, in each of which one parameter is held, side by side: parameters and costs."""
+  low_gkp, high_gkp = (side.reshape(starts_gkp.shape) for side in problem.bounds(starts_gkp.shape[0] * starts_gkp.shape[1]))
+  each = np.arange(len(index_g))
+  low_gkp[each, :, index_g] = high_gkp[each, :, index_g] = held_g[:, None]
+  return _races(problem, starts_gkp, low_gkp, high_gkp, gain, _CLOSE_ROUNDS)
+
+
+def _races(
+  problem: Problem, starts_gkp: Array, low_gkp: Array, high_gkp: Array, gain: float = _GAIN, rounds: tuple[tuple[int, int], ...] = _ROUNDS
+) -> tuple[Array, Array]:
+  """All starts of each problem for some steps, then its leaders to convergence: starts that creep along a far valley win nothing."""
+  groups, count, p = starts_gkp.shape
+  theta_gkp, cost_gk = starts_gkp, np.zeros((groups, count))
+  for kept, max_steps in rounds:
+    top_gk = np.argsort(cost_gk, axis=1, kind="stable")[:, :kept]
+    theta_gkp, low_gkp, high_gkp = (np.take_along_axis(a, top_gk[..., None], axis=1) for a in (theta_gkp, low_gkp, high_gkp))
+    theta_kp, low_kp, high_kp = (a.reshape(-1, p) for a in (theta_gkp, low_gkp, high_gkp))
+    theta_kp, cost_k = problem.minimise(theta_kp, low_kp, high_kp, max_steps, gain)
+    theta_gkp, cost_gk = theta_kp.reshape(groups, -1, p), cost_k.reshape(groups, -1)
+  best_g = np.argmin(cost_gk, axis=1)
+  each = np.arange(groups)
+  return theta_gkp[each, best_g], cost_gk[each, best_g]

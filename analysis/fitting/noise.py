@@ -1,0 +1,214 @@
+"""How the points of training passes scatter: the covariance of log loss along a pass, estimated from seeds. Called by `fit_law.py`.
+
+Neighbouring evaluations of one pass share most of their luck (.7 to .99 of it was measured), so the residuals of a curve say little
+about its error. Seeds do: what each differs by from the mean of its configuration holds no law and no misfit. Those differences, pooled
+over configurations, give the covariance of log loss at u = log examples, by restricted maximum likelihood:
+
+  C(u, v) = d(u) d(v) [offset + drift exp(-|u - v| / length) + nugget (u = v)],   d(u) = exp(tilt (u - origin) / 2)
+
+(an offset of the whole pass, an autoregressive part, white noise; the tilt says how noise changes along the pass). A law is then fitted to
+the mean over seeds by generalised least squares. The variance of its parameters comes with degrees of freedom by Satterthwaite and with
+the first-order correction for estimated covariances of Kenward & Roger (1997, Biometrics 53:983).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import no_type_check  # tests check types at run time; what a fit calls ten thousand times is left out
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import optimize
+
+Array = np.ndarray
+_STARTS = ((-1.0, -1.0, -1.0, 0.25), (-4.0, -4.0, 0.0, 0.25), (-3.0, 0.0, -3.0, 0.5))  # logs of shares of the variance; length in spans
+_SHARE_MIN, _SHARE_MAX = -14.0, 3.0  # logs
+_LENGTHS = (1 / 60, 1.0)  # of the span in log x: longer than it, a drift is an offset
+_TILT_MAX = 1.5
+_ABSENT = 1e-5  # a share of the variance below this is none, and what shapes it is not estimated
+_LIKELIHOOD_RATIO = 6.635  # chi-squared of one degree of freedom at 1%
+_RESOLUTION = 1e-24  # variance of log losses below which seeds are the same
+
+
+@dataclasses.dataclass(frozen=True)
+class Scatter:
+  """What the seeds of configurations with the same x differ by.
+
+  Attributes:
+    u: log x.
+    sum: of products of the differences from each configuration's mean.
+    free: degrees of freedom, seeds - 1 summed over the configurations.
+  """
+
+  u: Float[Array, " n"]
+  sum: Float[Array, "n n"]
+  free: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+  """The covariance of one pass.
+
+  Attributes:
+    offset, drift, nugget: variances of log loss at `origin`.
+    length: of the drift, in log x.
+    tilt: of the logarithm of the variance, per unit of log x.
+    origin: where the tilt is without effect, log x.
+    scatters: what it was estimated from.
+  """
+
+  offset: float
+  drift: float
+  nugget: float
+  length: float
+  tilt: float
+  origin: float
+  scatters: tuple[Scatter, ...]
+
+  @property
+  def free(self) -> int:
+    """Degrees of freedom: how many independent passes it rests on."""
+    return sum(s.free for s in self.scatters)
+
+  def covariance(self, u: Float[Array, " n"]) -> Float[Array, "n n"]:
+    """Of log loss at log x = u along one pass."""
+    return self._with_slopes(u)[0]
+
+  @no_type_check
+  def _with_slopes(self, u: Array) -> tuple[Array, list[Array]]:
+    """The covariance and its derivatives by offset, drift, nugget, log length and tilt."""
+    distance = np.abs(u[:, None] - u)
+    scale = np.exp(0.5 * self.tilt * (u - self.origin))
+    scale = scale[:, None] * scale
+    decay = np.exp(-distance / self.length)
+    cov = scale * (self.offset + self.drift * decay + self.nugget * np.eye(len(u)))
+    turn = 0.5 * (u[:, None] + u - 2 * self.origin) * cov
+    return cov, [scale, scale * decay, scale * np.eye(len(u)), scale * self.drift * decay * distance / self.length, turn]
+
+  def information(self) -> Float[Array, "Q Q"]:
+    """Of the scatters about the parameters in the order of `_with_slopes`, expected; what shapes an absent part has none."""
+    info = np.zeros((5, 5))
+    for s in self.scatters:
+      cov, slopes = self._with_slopes(s.u)
+      scaled = [np.linalg.solve(cov, d) for d in slopes]
+      info += 0.5 * s.free * np.array([[np.sum(a * b.T) for b in scaled] for a in scaled])
+    if self.drift <= _ABSENT * (self.offset + self.drift + self.nugget):
+      info[3] = info[:, 3] = 0.0
+    return info
+
+  def correlation(self, step: float) -> float:
+    """Of two points of a pass, `step` apart in log x."""
+    return (self.offset + self.drift * float(np.exp(-step / self.length))) / (self.offset + self.drift + self.nugget)
+
+
+def scatter_of(passes: Sequence[tuple[Float[Array, " _n"], Float[Array, "_S _n"]]]) -> tuple[Scatter, ...]:
+  """The scatters of configurations, given by log x, rising, and the log losses of S >= 2 seeds there; one for each set of x."""
+  sums: dict[bytes, Scatter] = {}
+  for u, log_y_sn in passes:
+    u = np.asarray(u, np.float64)
+    rest = log_y_sn - log_y_sn.mean(axis=0)
+    before = sums.get(u.tobytes(), Scatter(u, np.zeros((len(u), len(u))), 0))
+    sums[u.tobytes()] = Scatter(u, before.sum + rest.T @ rest, before.free + len(log_y_sn) - 1)
+  return tuple(sums.values())
+
+
+def estimate(scatters: tuple[Scatter, ...]) -> Noise:
+  """The covariance of highest restricted likelihood, over several starts. Raises ValueError without any seeds to compare."""
+  if not sum(s.free for s in scatters):
+    raise ValueError("no configuration has two seeds")
+  total = sum(float(np.trace(s.sum)) for s in scatters) / sum(s.free * len(s.u) for s in scatters)
+  total = max(total, _RESOLUTION)
+  every_u = np.concatenate([s.u for s in scatters])
+  origin, span = float(every_u.mean()), float(max(np.ptp(s.u) for s in scatters)) or 1.0
+
+  @no_type_check
+  def noise(p: Array) -> Noise:
+    variances = total * np.exp(p[:3])
+    offset, drift, nugget = map(float, variances)
+    return Noise(offset, drift, nugget, float(span * np.exp(p[3])), float(p[4] / span), origin, scatters)
+
+  @no_type_check
+  def cost(p: Array) -> tuple[float, Array]:
+    """Minus the restricted log likelihood, and its gradient."""
+    now, value, gradient = noise(p), 0.0, np.zeros(5)
+    for s in scatters:
+      cov, slopes = now._with_slopes(s.u)
+      inverse = np.linalg.inv(cov)
+      inner = inverse @ s.sum @ inverse
+      value += 0.5 * (s.free * (np.linalg.slogdet(cov)[1] - len(s.u) * np.log(total)) + np.sum(inverse * s.sum))
+      half = 0.5 * (s.free * inverse - inner)
+      gradient += [np.sum(half * d) for d in slopes]
+    return value, gradient * [now.offset, now.drift, now.nugget, 1.0, 1 / span]
+
+  lengths, tilts = (float(np.log(_LENGTHS[0])), float(np.log(_LENGTHS[1]))), (-_TILT_MAX * span, _TILT_MAX * span)
+  bounds = [(_SHARE_MIN, _SHARE_MAX)] * 3 + [lengths, tilts]
+  starts = [[*start[:3], np.log(start[3]), 0.0] for start in _STARTS]
+  found = [optimize.minimize(cost, start, jac=True, method="L-BFGS-B", bounds=bounds) for start in starts]
+  return noise(min(found, key=lambda f: f.fun).x)
+
+
+def whitener(cov: Float[Array, "n n"]) -> Float[Array, "n n"]:
+  """W with W'W = cov^-1."""
+  return np.linalg.inv(np.linalg.cholesky(cov))
+
+
+def tilt_of(u_n: Float[Array, " n"], log_y_n: Float[Array, " n"]) -> float:
+  """How the noise of independent points changes with log x, from repeated x: the tilt of highest restricted likelihood where a likelihood
+  ratio test finds one at 1%, else 0."""
+  groups = [(u, log_y_n[u_n == u]) for u in np.unique(u_n)]
+  groups = [(u, mine) for u, mine in groups if len(mine) > 1]
+  freedom = np.array([len(mine) - 1 for _, mine in groups])
+  scale = np.array([np.sum((mine - mine.mean()) ** 2) for _, mine in groups])
+  if len(groups) < 3 or not np.all(scale > _RESOLUTION):
+    return 0.0
+  place = np.array([u for u, _ in groups]) - np.mean([u for u, _ in groups])
+
+  def cost(tilt: float) -> float:  # twice minus the log likelihood, the level of the variance taken out
+    return float(freedom.sum() * np.log(np.sum(scale * np.exp(-tilt * place))) + tilt * np.sum(freedom * place))
+
+  found = optimize.minimize_scalar(cost, bounds=(-_TILT_MAX, _TILT_MAX), method="bounded")
+  return float(found.x) if cost(0.0) - found.fun > _LIKELIHOOD_RATIO else 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+  """The mean of one configuration's seeds among the points of a fit: where they lie, log x, how many seeds."""
+
+  at: Int[Array, " n"]
+  u: Float[Array, " n"]
+  seeds: int
+
+
+def judge(noise: Noise, blocks: Sequence[Block], jacobian: Float[Array, "N P"]) -> tuple[Float[Array, "P P"], Float[Array, " P"]]:
+  """How well generalised least squares knows its parameters.
+
+  Args:
+    noise: of one pass.
+    blocks: which rows of `jacobian` are one configuration's mean, whose covariance is the pass's over the number of seeds.
+    jacobian: of log f at all points by the free parameters, full rank.
+
+  Returns:
+    The covariance of the parameters, corrected for that of the noise being estimated; degrees of freedom of each one's variance.
+  """
+  slopes = [noise._with_slopes(b.u)[1] for b in blocks]
+  inverse = [b.seeds * np.linalg.inv(noise.covariance(b.u)) for b in blocks]
+  rows = [jacobian[b.at] for b in blocks]
+  weighted = [inv @ j for inv, j in zip(inverse, rows, strict=True)]
+  plain = np.linalg.inv(sum(j.T @ w for j, w in zip(rows, weighted, strict=True)))
+  information = noise.information()
+  unit = np.sqrt(np.diagonal(information))  # parameters of any magnitude alike; those that shape an absent part have none and stay out
+  unit = np.divide(1.0, unit, out=np.zeros_like(unit), where=unit > 0)
+  known = np.linalg.pinv(information * np.outer(unit, unit), rcond=1e-10, hermitian=True) * np.outer(unit, unit)
+  count, p = len(known), jacobian.shape[1]
+  first = np.zeros((count, p, p))
+  second = np.zeros((count, count, p, p))
+  for b, w, inv, d in zip(blocks, weighted, inverse, slopes, strict=True):
+    moved = [d_j @ w / b.seeds for d_j in d]
+    for j in range(count):
+      first[j] -= w.T @ moved[j]
+      for k in range(count):
+        second[j, k] += moved[j].T @ inv @ moved[k]
+  change = np.einsum("jk,jkab->ab", known, second - np.einsum("jab,bc,kcd->jkad", first, plain, first))
+  corrected = plain + 2 * plain @ change @ plain
+  gradient = -np.einsum("ab,jbc,ca->aj", plain, first, plain)  # of each parameter's variance
+  variance = np.einsum("aj,jk,ak->a", gradient, known, gradient)
+  return corrected, 2 * np.diagonal(plain) ** 2 / np.maximum(variance, 1e-300)

@@ -1,0 +1,101 @@
+"""What a fit says: estimates with their intervals, a status, diagnostics. Made by `fit_law.py`, read by whatever shows laws."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Real
+
+from analysis.fitting.laws import LAWS
+
+Array = np.ndarray
+CONSTANT, RISES = "y is constant", "y does not fall with x"  # reasons for a refusal that say that the curve is flat
+METHODS = {
+  "gls": "95% profile likelihood of the mean over seeds, by generalised least squares with the covariance of the seeds' residuals along a "
+  "pass; what the seeds share (teacher or log, evaluation examples) is not in it",
+  "profile_independent_points": "95% profile likelihood (F test), points taken as runs of their own: too narrow if they come from one pass",
+  "bootstrap": "95% percentiles of fits to points drawn with replacement, points taken as runs of their own",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+  """One parameter: best value, standard error, ends of the 95% interval (None: open, or not defined)."""
+
+  estimate: float
+  std_error: float | None
+  ci_low: float | None
+  ci_high: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+  """One law fitted to one group of points.
+
+  Attributes:
+    params: by name; empty when refused.
+    objective: sum over the points of the squared residuals of log y, whitened by the noise where the method is `gls`; of Huber's function
+      of them where the loss is robust.
+    num_points: of those given, in the window.
+    status: `ok`, `on_bound` (a parameter sits on the edge of its domain), `not_identifiable` (the points do not determine it), or
+      `refused: reason`.
+    method: how the intervals were made, a key of `METHODS`; None when refused.
+    note: what a reader must know, or empty.
+    extrapolation: the law fitted on the smaller x predicts the larger: relative errors there; None with too few points.
+    x_min, x_max: the window that was fitted, of the last column of x.
+    condition_number: of the points' information about the parameters, free of scale: how flat the valley is.
+    misfit_p: probability of missing the points by so much if the law were right; None where nothing tells.
+    aicc: Akaike's criterion for small samples, for comparison with other laws on the same points.
+    profiles: for each exponent, (value, rise) along its valley: the root of the rise of the cost, 1 at the interval's ends.
+    per_seed: for each exponent, the 95% t interval over fits to each seed, as a cross-check; empty without three points and two seeds.
+    band: (x, low, high) over the window of a law of one x: the 95% interval of the law itself, to first order; empty with a bootstrap.
+  """
+
+  group: str
+  law: str
+  params: dict[str, Estimate]
+  objective: float | None
+  num_points: int
+  num_seeds: int
+  status: str
+  method: str | None = None
+  note: str = ""
+  extrapolation: dict[str, float] | None = None
+  x_min: float | None = None
+  x_max: float | None = None
+  condition_number: float | None = None
+  misfit_p: float | None = None
+  aicc: float | None = None
+  profiles: dict[str, tuple[tuple[float, float], ...]] = dataclasses.field(default_factory=dict)
+  per_seed: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+  band: tuple[tuple[float, float, float], ...] = ()
+
+  @property
+  def refused(self) -> bool:
+    return self.status.startswith("refused")
+
+  @property
+  def estimates(self) -> dict[str, float]:
+    """The parameters' best values by name."""
+    return {name: p.estimate for name, p in self.params.items()}
+
+  def value(self, name: str) -> float:
+    """The estimate of one parameter; NaN when the fit was refused or the law has no such parameter."""
+    return self.params[name].estimate if name in self.params else float("nan")
+
+  def predict(self, x: Real[Array, "n *C"]) -> Float[Array, " n"]:
+    """The fitted law at x."""
+    return LAWS[self.law].predict(self.estimates, x)
+
+
+def as_dict(fit: Fit) -> dict[str, Any]:
+  """A fit as the flat JSON object of `fits`."""
+  return {name: value for name, value in dataclasses.asdict(fit).items() if name != "band"}
+
+
+def interval_text(estimate: Estimate | None, digits: int = 4) -> str:
+  """`0.1 [0.09, 0.11]`, an open end as `?`."""
+  if estimate is None:
+    return "-"
+  low, high = ("?" if v is None else f"{v:.{digits}g}" for v in (estimate.ci_low, estimate.ci_high))
+  return f"{estimate.estimate:.{digits}g} [{low}, {high}]"

@@ -1,0 +1,89 @@
+"""Laws compared on the same points: AICc, and how far off each is when fitted on the smaller part and asked for the larger.
+
+Called by `analysis.report` for one curve of each axis.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from analysis.fitting import settings
+from analysis.fitting.fit_law import aicc, refusal
+from analysis.fitting.laws import LAWS, Law
+from analysis.fitting.least_squares import SQUARES, Problem, solve
+from analysis.fitting.noise import Noise
+from analysis.fitting.uncertainty import condition
+
+Array = np.ndarray
+DISTANCES = (2.0, 4.0, 8.0, 16.0)  # x predicted over the largest x fitted: up to 2, beyond that up to 4, ...
+_PARTS = 4  # smaller parts that a law is fitted to, at most
+
+
+@dataclasses.dataclass(frozen=True)
+class Compared:
+  """One law on one curve.
+
+  Attributes:
+    group: the curve.
+    law: its name.
+    status: empty, or why there is no fit.
+    on_bound: parameters that sit on the edge of their domain.
+    aicc, behind: Akaike's criterion for small samples, and how far above that of the best law; None with too few points.
+    condition_number: how flat the valley is, see `result.Fit`.
+    errors: by distance of `DISTANCES`, the root mean square relative error of predictions that far; NaN where none can be made.
+  """
+
+  group: str
+  law: str
+  status: str
+  on_bound: tuple[str, ...] = ()
+  aicc: float | None = None
+  behind: float | None = None
+  condition_number: float | None = None
+  errors: tuple[float, ...] = (float("nan"),) * len(DISTANCES)
+
+  def as_dict(self) -> dict[str, Any]:
+    """The flat object of `laws.json`."""
+    errors = [{"distance": d, "rms_relative_error": None if np.isnan(e) else e} for d, e in zip(DISTANCES, self.errors, strict=True)]
+    return dataclasses.asdict(self) | {"errors": errors}
+
+
+def compare(x: Float[Array, " n"], y: Float[Array, " n"], seed: Array, noise: Noise | None, group: str) -> list[Compared]:
+  """Every law of one x, fitted to the points of one curve and to its smaller parts; from the lowest AICc on."""
+  out = [_one(law, x, y, seed, noise, group) for law in LAWS.values() if law.num_x == 1]
+  known = [c.aicc for c in out if c.aicc is not None]
+  out = [c if c.aicc is None else dataclasses.replace(c, behind=c.aicc - min(known)) for c in out]
+  return sorted(out, key=lambda c: np.inf if c.behind is None else c.behind)
+
+
+def _one(law: Law, x: Array, y: Array, seed: Array, noise: Noise | None, group: str) -> Compared:
+  reason = refusal(law, x[:, None], y)
+  if reason:
+    return Compared(group, law.name, f"refused: {reason}")
+  along = settings.of_passes(law, x[:, None], y, seed, noise)
+  problem = (along or settings.independent(law, x[:, None], y, SQUARES)).problem
+  solution = solve(problem)
+  criterion = aicc(problem, solution, known_noise=along is not None)
+  errors = errors_by_distance(law.name, x, y)
+  return Compared(group, law.name, "", solution.on_bound, criterion, None, condition(problem, solution), errors)
+
+
+def errors_by_distance(law: str, x: Float[Array, " n"], y: Float[Array, " n"]) -> tuple[float, ...]:
+  """Root mean square relative error of a law fitted up to x_c and asked for x, by the distance x / x_c, over up to `_PARTS` x_c that leave
+  enough points to fit and something to predict."""
+  form = LAWS[law]
+  at = np.unique(x)
+  mean = np.array([np.exp(np.mean(np.log(y[x == v]))) for v in at])
+  squares: list[list[float]] = [[] for _ in DISTANCES]
+  for last in np.unique(np.linspace(form.min_points, len(at) - 1, _PARTS).round().astype(int)):
+    if not form.min_points <= last < len(at):
+      continue
+    problem = Problem.of(form, at[:last], mean[:last])
+    predicted = form.predict(problem.values(solve(problem).theta), at[last:])
+    for distance, error in zip(at[last:] / at[last - 1], predicted / mean[last:] - 1, strict=True):
+      place = int(np.searchsorted(DISTANCES, distance * (1 - 1e-9)))
+      if place < len(DISTANCES):
+        squares[place].append(float(error) ** 2)
+  return tuple(float(np.sqrt(np.mean(s))) if s else float("nan") for s in squares)

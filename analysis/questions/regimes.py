@@ -1,0 +1,79 @@
+"""Where a curve still pays: its elasticity e(x) = -d ln L / d ln x along the fitted law, and the regimes it passes through.
+
+For a power law plus constant e = beta (L - gamma)/L. The thresholds, stated on every page that uses them (`TEXT`):
+
+- power law: e is at least half of what it was at the start of the window;
+- saturated: e is below a tenth of that, or ten times the resource would lower the loss by less than 0.1%, the smallest difference in log
+  loss that click models are usually compared by (He et al. 2014; Zhang et al. 2024, arXiv 2403.02545);
+- transition: between.
+
+Called by `analysis.questions.schemes` and `analysis.report.plots`.
+"""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float, Real
+
+from analysis.fitting.laws import LAWS
+from analysis.fitting.result import CONSTANT, RISES, Fit
+
+Array = np.ndarray
+POWER_SHARE, SATURATED_SHARE = 0.5, 0.1  # of the elasticity at the start of the window
+SATURATED_GAIN = 0.001  # relative fall of the loss by ten times the resource
+POWER, TRANSITION, SATURATED, UNKNOWN = "power law", "transition", "saturated", "cannot tell"
+TEXT = (
+  f"Regimes by elasticity e = -dlnL/dlnx along the fitted law: power law while e is at least {POWER_SHARE:.0%} of its value at the start "
+  f"of the window; saturated below {SATURATED_SHARE:.0%} of it, or where ten times the resource buys less than {SATURATED_GAIN:.1%}; "
+  "transition between. The curve itself is known in its window even where its exponent is not."
+)
+_STEP = 1e-4  # of log x, for the slope
+_GRID = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+  """A stretch of a curve in one regime."""
+
+  regime: str
+  x_from: float
+  x_to: float
+
+
+def elasticity(fit: Fit, x: Real[Array, " n"]) -> Float[Array, " n"]:
+  """-d ln L / d ln x of a fitted law of one x."""
+  x = np.asarray(x, np.float64)
+  return (np.log(fit.predict(x * np.exp(-_STEP))) - np.log(fit.predict(x * np.exp(_STEP)))) / (2 * _STEP)
+
+
+def regime_at(fit: Fit, x: float) -> str:
+  """The regime of a curve at x; `saturated` where it does not fall, `cannot tell` where no law could be fitted for another reason."""
+  if fit.refused:
+    return SATURATED if RISES in fit.status or CONSTANT in fit.status else UNKNOWN
+  if LAWS[fit.law].num_x != 1 or fit.x_min is None:
+    return UNKNOWN
+  start, here = map(float, elasticity(fit, np.array([fit.x_min, x])))
+  return _regime(start, here)
+
+
+def _regime(start: float, here: float) -> str:
+  """By the elasticity at the start of the window and at a place."""
+  if here < SATURATED_SHARE * start or 1 - 10**-here < SATURATED_GAIN:
+    return SATURATED
+  return POWER if here >= POWER_SHARE * start else TRANSITION
+
+
+def segments(fit: Fit) -> list[Segment]:
+  """The regimes of a curve over its window, from small x to large."""
+  if fit.refused or fit.x_min is None or fit.x_max is None or LAWS[fit.law].num_x != 1:
+    return []
+  grid = np.geomspace(fit.x_min, fit.x_max, _GRID)
+  found: list[Segment] = []
+  along = elasticity(fit, grid)
+  for x, here in zip(map(float, grid), map(float, along), strict=True):
+    regime = _regime(float(along[0]), here)
+    if found and found[-1].regime == regime:
+      found[-1] = dataclasses.replace(found[-1], x_to=x)
+    else:
+      found.append(Segment(regime, found[-1].x_to if found else x, x))
+  return found

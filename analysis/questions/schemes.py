@@ -1,0 +1,144 @@
+"""The questions of the paper: for every scheme and each of data, parameters and compute, exponent, constant, efficiency and regime, beside
+the best that any scheme buys. Called by `analysis.report`.
+
+data: loss against examples at the largest size of the scheme. params: final loss against parameters over its sizes, at the same examples.
+compute: the least loss for the FLOPs spent, over the sizes and evaluations of the scheme; of data, along its curve.
+`best` is the frontier over all schemes together. Parameters and compute are read on the whole loss, so that schemes can be compared; data
+on the tail's part of it where planted data has several.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from analysis.fitting.result import Fit, as_dict
+from analysis.load import Sweep, axes_of
+from analysis.questions.frontier import SPAN, Frontier, candidates, frontier, frontier_law
+from analysis.questions.regimes import regime_at
+from analysis.questions.sweep_laws import LawRow, final_points, fitted, total_metric
+
+BEST = "best"
+_BISECTIONS = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class SchemeRow:
+  """One scheme along one resource.
+
+  Attributes:
+    workload: as in `sweep.json`.
+    scheme: an axis, or `best`: over all of them.
+    resource: `data`, `params` or `compute`.
+    metric: the loss.
+    fit: its law.
+    regime: at the end of the window, see `analysis.questions.regimes`.
+    efficiency: the resource that the cheapest scheme needs for the loss which all of them reach, over what this one needs, along the fitted
+      laws inside their windows; None without a law or a second scheme.
+    theory_beta: what theory says on planted data, else None.
+    frontier: of compute, and of `best`.
+  """
+
+  workload: str
+  scheme: str
+  resource: str
+  metric: str
+  fit: Fit
+  regime: str
+  efficiency: float | None = None
+  theory_beta: float | None = None
+  frontier: Frontier | None = None
+
+  def as_dict(self) -> dict[str, Any]:
+    """The flat object of `laws.json`."""
+    own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("fit", "frontier")}
+    out = as_dict(self.fit) | own
+    if self.frontier is not None:
+      names = ["budget", "loss", "scheme", "size", "examples", "agreement"]
+      columns = [self.frontier.budget, self.frontier.loss.mean(axis=0)]
+      columns += [[w[name] for w in self.frontier.winner] for name in ("axis", "label", "examples")] + [self.frontier.agreement]
+      out["frontier"] = [dict(zip(names, (_plain(v) for v in row), strict=True)) for row in zip(*columns, strict=True)]
+      out["winner_picked_on_other_seeds"] = self.frontier.crossed
+    return out
+
+
+def _plain(value: Any) -> Any:
+  return value.item() if isinstance(value, np.generic) else value
+
+
+def scheme_rows(sweep: Sweep, rows: list[LawRow], sizes: list[LawRow], law: str) -> list[SchemeRow]:
+  """The rows of every workload with the DLRM trained on it.
+
+  Args:
+    sweep: its runs.
+    rows, sizes: its data laws and those over sizes (`study.data_laws`, `study.size_laws`).
+    law: `auto`, or the law of every row.
+  """
+  frame = fitted(sweep).filter((pl.col("learner") == "dlrm") & ~pl.col("horizon"))
+  frame = frame.with_columns(flops=pl.col("flops_per_example") * pl.col("examples"))
+  out: list[SchemeRow] = []
+  for (workload,), group in frame.group_by("workload", maintain_order=True):
+    metric, planted = total_metric(group), bool(group["planted"].any())
+    constant = "power_constant" if law == "auto" else law
+    without = "power" if law == "auto" and planted and metric == "excess" else constant
+    largest = {r.axis: r for r in rows if (r.workload, r.learner) == (workload, "dlrm")}  # they come in order of size
+    mine = [_law_row(r, "data") for r in largest.values()]
+    mine += [_law_row(r, "params") for r in sizes if (r.workload, r.learner, r.x) == (workload, "dlrm", "params") and r.axis != "data"]
+    for scheme in axes_of(group):
+      mine += _frontier_row(workload, scheme, "compute", metric, group.filter(axis=scheme), constant)
+    mine += _frontier_row(workload, BEST, "data", metric, group, without)
+    short = (pl.col("axis") == "data") & (pl.col("size") < pl.col("size").filter(pl.col("axis") == "data").max())  # of other lengths
+    mine += _frontier_row(workload, BEST, "params", metric, final_points(group.filter(~short))[0], constant)
+    mine += _frontier_row(workload, BEST, "compute", metric, group, constant)
+    out += _with_efficiency(mine)
+  order = ("data", "params", "compute")
+  return sorted(out, key=lambda r: (r.workload, order.index(r.resource)))
+
+
+def _law_row(row: LawRow, resource: str) -> SchemeRow:
+  return SchemeRow(row.workload, row.axis, resource, row.metric, row.fit, _end_regime(row.fit), theory_beta=row.theory_beta)
+
+
+def _end_regime(fit: Fit) -> str:
+  return regime_at(fit, fit.x_max or 1.0)
+
+
+def _frontier_row(workload: str, scheme: str, resource: str, metric: str, frame: pl.DataFrame, law: str) -> list[SchemeRow]:
+  span = np.inf if resource == "params" else SPAN  # every model has its parameters from the start
+  found = frontier(candidates(frame, metric, resource), span) if len(frame) else None
+  if found is None:  # this scheme does not move that resource
+    return []
+  fit = frontier_law(found, law, f"{workload} / {scheme} / {resource}")
+  return [SchemeRow(workload, scheme, resource, metric, fit, _end_regime(fit), frontier=found)]
+
+
+def _with_efficiency(rows: list[SchemeRow]) -> list[SchemeRow]:
+  """Efficiencies among the rows of one workload, by resource and loss."""
+  out = []
+  for row in rows:
+    peers = [r for r in rows if (r.resource, r.metric) == (row.resource, row.metric) and r.scheme != BEST and _known(r.fit)]
+    if row not in peers or len(peers) < 2:
+      out.append(row)
+      continue
+    target = max(float(p.fit.predict(np.array([p.fit.x_max]))[0]) for p in peers)  # a loss that all of them reach
+    needs = [_needed(p.fit, target) for p in peers]
+    mine = _needed(row.fit, target)
+    known = [n for n in needs if n is not None]
+    out.append(dataclasses.replace(row, efficiency=None if mine is None or not known else min(known) / mine))
+  return out
+
+
+def _known(fit: Fit) -> bool:
+  return not fit.refused and fit.status != "not_identifiable"
+
+
+def _needed(fit: Fit, target: float) -> float | None:
+  """The x at which a fitted law reaches a loss, inside its window; its start where it is below from the start on."""
+  if fit.x_min is None or fit.x_max is None or float(fit.predict(np.array([fit.x_max]))[0]) > target * (1 + 1e-9):
+    return None
+  low, high = np.log(fit.x_min), np.log(fit.x_max)
+  for _ in range(_BISECTIONS):
+    middle = 0.5 * (low + high)
+    low, high = (middle, high) if float(fit.predict(np.exp([middle]))[0]) > target else (low, middle)
+  return float(np.exp(high))

@@ -1,0 +1,165 @@
+"""Figures after those of Ardalani et al. 2022: data efficiency with the Pareto curve (their figure 4), compute efficiency by scheme, by
+data and by model size (their figure 5); and the residuals of the data laws. Called by `analysis.report.plots`.
+"""
+
+from typing import Any
+
+import altair as alt
+import numpy as np
+import polars as pl
+
+from analysis.load import axes_of, evenly
+from analysis.questions.schemes import BEST, SchemeRow
+from analysis.questions.sweep_laws import LawRow, total_metric
+from analysis.report import marks
+from dlrm_jax.common.figures import chart
+from dlrm_jax.common.figures.render import Figure
+
+_SPAN = 256  # a panel shows the last factor of this in examples
+_MEANS = 700  # mean points of a panel at most
+_BEST_LINES = alt.Scale(domain=["best for the budget", "its law"], range=[[5, 4], [1, 0]])
+
+
+def figures(frame: pl.DataFrame, schemes: list[SchemeRow], rows: list[LawRow]) -> list[Figure]:
+  """All of them that a sweep allows.
+
+  Args:
+    frame: evaluations of the axes that change what is learned.
+    schemes: `schemes.scheme_rows`.
+    rows: the data laws.
+  """
+  frame = marks.some_sizes(frame.filter(pl.col("learner") == "dlrm"))
+  made = [_by_scheme(frame, schemes, "data"), _by_scheme(frame, schemes, "compute"), _by_resource(frame, schemes), _residuals(frame, rows)]
+  return [figure for figure in made if figure is not None]
+
+
+def _means(group: pl.DataFrame, metric: str) -> list[dict[str, Any]]:
+  """Mean over seeds of every evaluation of every configuration, late enough to show."""
+  group = group.filter((pl.col(metric) > 0) & pl.col("flops_per_example").is_not_null())
+  group = group.filter(pl.col("examples") >= pl.col("examples").max() / _SPAN)
+  table = group.group_by("axis", "size", "label", "examples").agg(
+    pl.col(metric).mean().alias("value"),
+    (pl.col("flops_per_example").first() * pl.col("examples").first()).alias("flops"),
+    pl.col("params_total").first().alias("params"),
+    pl.col("config_id").first().alias("run"),
+    pl.len().alias("seeds"),
+  )
+  return table.sort("axis", "size", "examples").to_dicts()
+
+
+def _best_layers(row: SchemeRow | None, key: str, x: Any, y: Any) -> list[Any]:
+  """The frontier over all schemes, dashed, and its law."""
+  if row is None or row.frontier is None:
+    return []
+  found, lines = row.frontier, []
+  for budget, value in zip(found.budget, found.loss.mean(axis=0), strict=True):
+    lines.append({key: float(budget), "value": float(value), "line": "best for the budget"})
+  if not row.fit.refused:
+    at = np.geomspace(found.budget[0], found.budget[-1], 60)
+    lines += [{key: float(a), "value": float(b), "line": "its law"} for a, b in zip(at, row.fit.predict(at), strict=True)]
+  dash = alt.StrokeDash("line:N", title=None, scale=_BEST_LINES)
+  drawn = alt.Chart(chart.data(lines)).mark_line(style="theory", strokeWidth=1.8, clip=True)
+  return [drawn.encode(x=x, y=y, strokeDash=dash)]
+
+
+_RESOURCES = {"data": ("examples", "examples seen"), "compute": ("flops", "training FLOPs")}
+_TOOLTIP = (
+  ("run", "first run"),
+  ("axis", "axis"),
+  ("label", "size"),
+  ("params", "parameters"),
+  ("examples", "examples"),
+  ("flops", "FLOPs"),
+)
+
+
+def _by_scheme(frame: pl.DataFrame, schemes: list[SchemeRow], resource: str) -> Figure | None:
+  """One panel a workload: every configuration's curve along a resource, one colour a scheme, and the best that the resource buys."""
+  key, title = _RESOURCES[resource]
+  panels, axes = [], axes_of(frame)
+  for (workload,), group in frame.group_by("workload", maintain_order=True):
+    metric = total_metric(group)
+    values = _means(group, metric)
+    if len({v[key] for v in values}) < 2:
+      continue
+    best = next((r for r in schemes if (r.workload, r.scheme, r.resource) == (workload, BEST, resource)), None)
+    x = chart.log_axis(alt.X, key, title, [v[key] for v in values])
+    y = marks.y_axis(metric, [v["value"] for v in values])
+    color = alt.Color("axis:N", title="scheme", scale=alt.Scale(domain=axes))
+    pick = chart.pick("axis")
+    line = alt.Chart(chart.data(values)).mark_line(strokeWidth=1.2)
+    point = alt.Chart(chart.data(evenly(values, _MEANS))).mark_point(size=16)
+    encoded = line.encode(x=x, y=y, color=color, detail="size:N", opacity=chart.picked(pick, alt.value(0.6)))
+    tooltip = marks.tooltip(*_TOOLTIP, ("value", "loss"))
+    dots = point.encode(x=x, y=y, color=color, opacity=chart.picked(pick, alt.value(0.85)), tooltip=tooltip).add_params(pick)
+    panels.append(
+      alt.layer(encoded, *_best_layers(best, key, x, y), dots).properties(width=380, height=290, title=marks.workload_text(workload))
+    )
+  if not panels:
+    return None
+  what = "data" if resource == "data" else "compute"
+  caption = (
+    f"Loss against {title}, mean over seeds, one line for each configuration; dashed: the best loss that the budget buys, its winner "
+    "picked on other seeds than it is measured on, and the law fitted to that."
+  )
+  name = {"data": "data_efficiency", "compute": "compute"}[resource]
+  return Figure(name, f"{what.capitalize()} efficiency by scheme", caption, chart.finish(panels, 2))
+
+
+def _by_resource(frame: pl.DataFrame, schemes: list[SchemeRow]) -> Figure | None:
+  """Two panels a workload: loss against FLOPs, coloured by examples and by parameters."""
+  panels = []
+  for (workload,), group in frame.group_by("workload", maintain_order=True):
+    metric = total_metric(group)
+    values = evenly(_means(group, metric), _MEANS)
+    if len({v["flops"] for v in values}) < 2 or len({v["params"] for v in values}) < 2:
+      continue
+    best = next((r for r in schemes if (r.workload, r.scheme, r.resource) == (workload, BEST, "compute")), None)
+    x = chart.log_axis(alt.X, "flops", "training FLOPs", [v["flops"] for v in values])
+    y = marks.y_axis(metric, [v["value"] for v in values])
+    for key, title in (("examples", "examples"), ("params", "parameters")):
+      color = alt.Color(f"{key}:Q", title=title, scale=alt.Scale(type="log", scheme="viridis"), legend=alt.Legend(format="~s", tickCount=4))
+      points = alt.Chart(chart.data(values)).mark_point(size=26, opacity=0.9)
+      layer = points.encode(x=x, y=y, color=color, tooltip=marks.tooltip(*_TOOLTIP, ("value", "loss")))
+      heading = alt.TitleParams(marks.workload_text(workload), subtitle=f"by {title}")
+      panels.append(alt.layer(*_best_layers(best, "flops", x, y), layer).properties(width=380, height=290, title=heading))
+  if not panels:
+    return None
+  drawn = alt.concat(*panels, columns=2, spacing=36).resolve_scale(color="independent")
+  caption = (
+    "The same evaluations, coloured by the examples seen and by the model's parameters: where along the frontier either should grow."
+  )
+  return Figure("compute_by", "Compute efficiency, by data and by model size", caption, chart.finish([drawn], 1))
+
+
+def _residuals(frame: pl.DataFrame, rows: list[LawRow]) -> Figure | None:
+  """One panel a workload: how far each evaluation lies from its data law, for the largest size of every axis."""
+  largest = {(r.workload, r.axis): r for r in rows if r.learner == "dlrm" and not r.fit.refused}  # in order of size
+  panels = []
+  for workload in dict.fromkeys(w for w, _ in largest):
+    points: list[dict[str, Any]] = []
+    for (_, axis), row in ((key, r) for key, r in largest.items() if key[0] == workload):
+      curve = frame.filter(workload=workload, axis=axis, size=row.size).filter(pl.col(row.metric) > 0)
+      inside = curve.filter((pl.col("examples") >= row.fit.x_min) & (pl.col("examples") <= row.fit.x_max))
+      mine = marks.points_of(inside, row.metric, row)
+      predicted = row.fit.predict(np.array([p["examples"] for p in mine])) if mine else np.zeros(0)
+      points += [p | {"residual": float(p["value"] / at - 1)} for p, at in zip(mine, predicted, strict=True)]
+    if not points:
+      continue
+    axes = list(dict.fromkeys(p["axis"] for p in points))
+    x = chart.log_axis(alt.X, "examples", "examples seen", [p["examples"] for p in points])
+    y = alt.Y("residual:Q", title="loss over its law, less 1", axis=alt.Axis(format="+.2~%"))
+    pick = chart.pick("axis")
+    color = alt.Color("axis:N", title="largest size of", scale=alt.Scale(domain=axes))
+    tooltip = marks.tooltip(*marks.RUN_TOOLTIP, ("residual", "residual"))
+    zero = alt.Chart(chart.data([{"residual": 0.0}])).mark_rule(style="theory").encode(y=y)
+    dots = alt.Chart(chart.data(evenly(points, marks.MOST_POINTS))).mark_point(size=22).encode(x=x, y=y, color=color, tooltip=tooltip)
+    dots = dots.encode(opacity=chart.picked(pick, alt.value(0.8))).add_params(pick)
+    panels.append(alt.layer(zero, dots).properties(width=380, height=200, title=marks.workload_text(workload)))
+  if not panels:
+    return None
+  caption = (
+    "Residuals of the data laws in their windows, every seed. Neighbours along a pass lie on one side together: their noise is correlated, "
+    "which the intervals account for. A bend that all seeds share is the law's misfit."
+  )
+  return Figure("residuals", "Residuals", caption, chart.finish(panels, 2))

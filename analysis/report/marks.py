@@ -1,0 +1,148 @@
+"""What the figures of a sweep share: axes by metric, layers for points and lines. Called by `analysis.report.plots`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import numpy as np
+import polars as pl
+
+from analysis.load import PART_METRICS, evenly
+from analysis.questions import regimes
+from analysis.questions.sweep_laws import LawRow
+from dlrm_jax.common.figures import chart
+
+METRIC_NAMES = {"excess": "excess log loss (nats)", "ne": "normalised entropy (NE)"}
+METRIC_NAMES |= {name: f"excess log loss, {name.removeprefix('excess_')} part (nats)" for name in PART_METRICS}
+LEARNER_NAMES = {"dlrm": "DLRM", "per_id": "per-id estimator"}
+X_NAMES = {"params": "parameters", "flops": "training FLOPs", "examples": "examples seen"}
+
+
+def y_axis(metric: str, values: Sequence[float | int]) -> Any:
+  """Logarithmic for excess, whose law is a straight line there; linear for NE, whose constant would squash a logarithmic axis."""
+  if metric == "ne":
+    low, high = min(values), max(values)
+    pad = 0.04 * (high - low or high)
+    return alt.Y("value:Q", title=METRIC_NAMES[metric], scale=alt.Scale(domain=[low - pad, high + pad], nice=False, zero=False))
+  return chart.log_axis(alt.Y, "value", METRIC_NAMES[metric], values, label=chart.PLAIN)
+
+
+def tooltip(*fields: tuple[str, str]) -> list[alt.Tooltip]:
+  """What hovering over a mark shows: (field, title) in order."""
+  kinds: dict[str, Any] = {"run": "nominal", "learner": "nominal", "workload": "nominal", "axis": "nominal", "label": "nominal"}
+  formats = {"examples": ",", "size": "~g", "params": ",", "flops": ".3~s", "value": ".5~g", "roc_auc": ".4f", "residual": "+.3~%"}
+  return [
+    alt.Tooltip(name, title=title, type=kinds.get(name, "quantitative"), format=formats.get(name, alt.Undefined)) for name, title in fields
+  ]
+
+
+_RUN = (("run", "run"), ("learner", "learner"), ("axis", "axis"), ("label", "size"), ("seed", "seed"), ("lr_factor", "learning rate x"))
+RUN_TOOLTIP = (*_RUN, ("params", "parameters"), ("examples", "examples"), ("value", "loss"), ("roc_auc", "ROC AUC"))
+_LAW_POINTS = 40  # of a fitted line
+MOST_POINTS, MOST_CURVES = (
+  450,
+  24,
+)  # of a panel, and of an axis in it: of more some are drawn, so that pages of thousands of runs open at once
+
+
+def some_sizes(frame: pl.DataFrame) -> pl.DataFrame:
+  """Evaluations of at most `MOST_CURVES` sizes of each axis, evenly, the smallest and the largest among them."""
+  kept = [frame.filter(axis=axis) for axis in frame["axis"].unique(maintain_order=True)]
+  kept = [mine.filter(pl.col("size").is_in(evenly(sorted(set(mine["size"])), MOST_CURVES))) for mine in kept]
+  return pl.concat(kept) if kept else frame
+
+
+def points_of(frame: pl.DataFrame, metric: str, row: LawRow | None = None) -> list[dict[str, Any]]:
+  """Chart points of evaluations, with whether the fit used them."""
+  low = row.fit.x_min if row is not None and row.fit.x_min is not None else 0.0
+  keep = frame.filter(pl.col(metric).is_not_null() & (pl.col(metric) > 0)).sort("examples")
+  return [
+    {
+      "examples": e["examples"],
+      "value": e[metric],
+      "size": e["size"],
+      "seed": e["seed"],
+      "learner": LEARNER_NAMES.get(e["learner"], e["learner"]),
+      "run": e["config_id"],
+      "axis": e["axis"],
+      "label": e["label"],
+      "lr_factor": e["lr_factor"],
+      "roc_auc": e["roc_auc"],
+      "params": e["params_total"],
+      "flops": e.get("flops"),
+      "fitted": "in the window" if e["examples"] >= low else "before it",
+    }
+    for e in keep.to_dicts()
+  ]
+
+
+def workload_text(workload: str) -> str:
+  """A workload as a heading."""
+  return f"Planted clicks, {workload.replace('=', ' = ')}" if workload.startswith("s=") else workload
+
+
+def law_opacity(row: LawRow) -> float:
+  """A line whose exponent the points do not determine is drawn faint."""
+  return 0.35 if row.fit.status == "not_identifiable" else 1.0
+
+
+def fitted_line(row: LawRow, key: str = "examples", extra: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+  """The fitted law over its window, cut where its regime changes."""
+  shared = {"size": row.size, "learner": LEARNER_NAMES.get(row.learner, row.learner), "line": "fitted law"} | (extra or {})
+  out: list[dict[str, Any]] = []
+  if row.fit.x_min is None or row.fit.x_max is None:
+    return out
+  span = np.log(row.fit.x_max / row.fit.x_min)
+  for number, segment in enumerate(regimes.segments(row.fit)):
+    x = np.geomspace(segment.x_from, segment.x_to, max(2, round(_LAW_POINTS * np.log(segment.x_to / segment.x_from) / span)))
+    values = zip(x, row.fit.predict(x), strict=True)
+    out += [{key: float(a), "value": float(b), "regime": segment.regime, "segment": number, **shared} for a, b in values]
+  return out
+
+
+def band_layer(row: LawRow, color: Any, x: Any, y: Any, pick: Any) -> list[Any]:
+  """The 95% interval of a law, where the points determine it."""
+  if not row.fit.band or row.fit.status not in ("ok", "on_bound"):
+    return []
+  shared = {"learner": LEARNER_NAMES.get(row.learner, row.learner), "size": row.size}
+  values = [{"examples": at, "value": low, "high": high, **shared} for at, low, high in row.fit.band]
+  area = alt.Chart(chart.data(values)).mark_area(strokeWidth=0)
+  return [area.encode(x=x, y=y, y2="high:Q", color=color, opacity=chart.picked(pick, alt.value(0.18)))]
+
+
+def ideal_line(frame: pl.DataFrame) -> list[dict[str, Any]]:
+  known = frame.filter(pl.col("excess_ideal") > 0).unique("examples").sort("examples")
+  return [{"examples": e["examples"], "value": e["excess_ideal"], "line": "ideal learner (theory)"} for e in known.to_dicts()]
+
+
+_LINE_KINDS = alt.Scale(domain=["fitted law", "ideal learner (theory)"], range=[[1, 0], [5, 4]])
+_REGIMES = [regimes.POWER, regimes.TRANSITION, regimes.SATURATED]
+
+
+def regime_width(points: list[dict[str, Any]]) -> Any:
+  """Line widths by regime: thick while the resource pays. A legend where there is more than one."""
+  several = len({p["regime"] for p in points}) > 1
+  scale = alt.Scale(domain=_REGIMES, range=[3.4, 1.7, 0.7])
+  return alt.StrokeWidth("regime:N", title="regime", scale=scale, legend=alt.Legend() if several else None)
+
+
+def line_layers(fitted: list[dict], ideal: list[dict], color: Any, x: Any, y: Any, pick: Any) -> list[Any]:
+  """Layers of fitted laws and of the ideal learner."""
+  dash = alt.StrokeDash("line:N", title=None, scale=_LINE_KINDS if ideal else alt.Scale(domain=["fitted law"], range=[[1, 0]]))
+  layers = []
+  if ideal:
+    layers.append(alt.Chart(chart.data(ideal)).mark_line(style="theory", strokeWidth=1.5).encode(x=x, y=y, strokeDash=dash))
+  if fitted:
+    line = alt.Chart(chart.data(fitted)).mark_line()
+    encoded = line.encode(
+      x=x, y=y, color=color, strokeDash=dash, strokeWidth=regime_width(fitted), opacity=chart.picked(pick, alt.value(1))
+    )
+    layers.append(encoded.encode(detail=["learner:N", "size:N", "segment:N"]))
+  return layers
+
+
+def point_layer(points: list[dict], color: Any, x: Any, y: Any, pick: Any, size: int) -> Any:
+  """Evaluations, those before the fitted window faint; hovering shows the run, clicking the legend picks a series."""
+  window = alt.Opacity("fitted:O", scale=alt.Scale(domain=["before it", "in the window"], range=[0.22, 0.85]), legend=None)
+  layer = alt.Chart(chart.data(evenly(points, MOST_POINTS))).mark_point(size=size, strokeWidth=1.2)
+  return layer.encode(x=x, y=y, color=color, opacity=chart.picked(pick, window), tooltip=tooltip(*RUN_TOOLTIP)).add_params(pick)

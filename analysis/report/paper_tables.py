@@ -1,0 +1,203 @@
+"""The tables that answer the paper's questions: schemes by resource beside what is published, frontier, laws compared, noise, advice.
+
+Called by `analysis.report`.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from analysis.fitting.result import interval_text
+from analysis.questions import regimes
+from analysis.questions.advice import Advice, option_rows
+from analysis.questions.comparison import DISTANCES, Compared
+from analysis.questions.parts import Exponents
+from analysis.questions.published import PAPER
+from analysis.questions.schemes import BEST, SchemeRow
+from analysis.questions.sweep_laws import LawRow, Noises
+from analysis.report.tables import Extra, short
+
+_RESOURCES = {"data": "data", "params": "parameters", "compute": "compute"}
+
+SCHEMES_TEXT = (
+  "Loss against examples at the largest size, final loss against parameters, and the least loss for the FLOPs spent (winners picked on "
+  "other seeds than they are measured on). best: over all schemes. Efficiency: the resource that the cheapest scheme needs for the loss "
+  "which all reach, over what this one needs. Published: Ardalani et al. 2022, second hand, model and data scaled together; by scheme "
+  "nothing could be read. " + regimes.TEXT
+)
+
+
+def scheme_table(rows: list[SchemeRow]) -> Extra:
+  """Schemes by resource."""
+  columns = [
+    "workload",
+    "resource",
+    "scheme",
+    "loss",
+    "exponent [95%]",
+    "constant",
+    "regime at the end",
+    "efficiency",
+    "theory",
+    "published",
+  ]
+  cells = []
+  for r in rows:
+    gamma = r.fit.params.get("gamma")
+    constant = "-" if gamma is None else interval_text(gamma, 3)
+    beta = interval_text(r.fit.params.get("beta"), 3) if not r.fit.refused else r.fit.status
+    beta += " (not identifiable)" if r.fit.status == "not_identifiable" else ""
+    efficiency = "-" if r.efficiency is None else f"{r.efficiency:.2f}"
+    theory = "-" if r.theory_beta is None else f"{r.theory_beta:.3f}"
+    published = PAPER[r.resource].text if r.scheme in (BEST, "data") else "-"
+    cells.append([r.workload, _RESOURCES[r.resource], r.scheme, r.metric, beta, constant, r.regime, efficiency, theory, published])
+  return Extra("Schemes and resources", columns, cells, SCHEMES_TEXT)
+
+
+EXPONENTS_TEXT = (
+  "The largest size of each scheme. Tail: on the excess of the tail, the part that answers to examples, from the start of the window on "
+  "(where the tail is all there is, on the whole excess). Whole: on the whole excess over all evaluations, which falls faster while other "
+  "parts are being learned. An interval from one seed is too narrow: it leaves out what the points of a pass share."
+)
+
+
+def exponent_table(found: list[Exponents]) -> Extra:
+  """The data exponents of planted data."""
+  columns = ["workload", "learner", "scheme", "size", "seeds", "tail, exponent [95%]", "from", "whole, exponent [95%]", "theory"]
+  cells = []
+  for e in found:
+    r = e.window
+    theory = "-" if r.theory_beta is None else f"{r.theory_beta:.3f}"
+    start = "-" if r.fit.x_min is None else short(r.fit.x_min)
+    size = "-" if r.size is None else short(r.size)
+    cells.append(
+      [r.workload, r.learner, r.axis, size, r.fit.num_seeds, _exponent(r), start, "-" if e.whole is None else _exponent(e.whole), theory]
+    )
+  return Extra("Data exponents by scheme", columns, cells, EXPONENTS_TEXT)
+
+
+def _exponent(row: LawRow) -> str:
+  if row.fit.refused:
+    return row.fit.status
+  beta = interval_text(row.fit.params["beta"], 3)
+  return beta + (" (not identifiable)" if row.fit.status == "not_identifiable" else "")
+
+
+PARTS_TEXT = (
+  "What a model of each size leaves of the part of planted data that answers to its axis: rows of the tail, dim of the pairs, overarch of "
+  "the scores, bottom MLP of the dense part; after as many examples as all sizes have, mean over seeds. Floor: of the best model of that "
+  "size with unlimited data. Ideal: of the ideal learner with these rows and examples. Where the floor is nearly all of the ideal, the "
+  "rows are the limit and more data buys little. Both are averages over teachers, and exact for small logit errors only."
+)
+
+
+def parts_table(entries: list[dict[str, Any]]) -> Extra:
+  """Every size beside its floor."""
+  columns = [
+    "workload",
+    "axis",
+    "size",
+    "examples",
+    "loss",
+    "left",
+    "± sd",
+    "floor",
+    "left / floor",
+    "ideal",
+    "left / ideal",
+    "whole excess",
+  ]
+  cells = []
+  for e in entries:
+    numbers = {name: "-" if e[name] is None else f"{e[name]:.4g}" for name in ("excess", "std", "floor", "excess_ideal", "total")}
+    over = {name: f"{e['excess'] / e[name]:.3f}" if e[name] else "-" for name in ("floor", "excess_ideal")}
+    place = [e["workload"], e["axis"], e["label"], "-" if e["examples"] is None else short(e["examples"]), e["metric"]]
+    shares = [numbers["floor"], over["floor"], numbers["excess_ideal"], over["excess_ideal"], numbers["total"]]
+    cells.append([*place, numbers["excess"], numbers["std"], *shares])
+  return Extra("Sizes beside theory", columns, cells, PARTS_TEXT)
+
+
+FRONTIER_TEXT = (
+  "Which configuration gives the least loss for a budget. Agreement: share of the seeds without which the same scheme wins; where it is "
+  "low, the data cannot tell the schemes apart there. Losses are those of seeds that did not pick, and may rise a little."
+)
+
+
+def frontier_table(rows: list[SchemeRow]) -> Extra:
+  """The winners along compute and parameters."""
+  cells = []
+  for r in (r for r in rows if r.scheme == BEST and r.frontier is not None and r.resource != "data"):
+    found = r.frontier
+    assert found is not None
+    merged: list[list[Any]] = []
+    for budget, value, winner, agreement in zip(found.budget, found.loss.mean(axis=0), found.winner, found.agreement, strict=True):
+      name = f"{winner['axis']} {winner['label']}"
+      if merged and merged[-1][0] == name:  # one row for as long as one configuration wins
+        merged[-1][2:5] = [float(budget), float(value), min(merged[-1][4], float(agreement))]
+      else:
+        merged.append([name, float(budget), float(budget), float(value), float(agreement)])
+    cells += [
+      [r.workload, _RESOURCES[r.resource], f"{short(low)} to {short(high)}", name, f"{value:.5g}", f"{agreement:.0%}"]
+      for name, low, high, value, agreement in merged
+    ]
+  return Extra(
+    "Which scheme wins where", ["workload", "resource", "budget", "winner", "loss at the end", "agreement"], cells, FRONTIER_TEXT
+  )
+
+
+COMPARISON_TEXT = (
+  "Every law of one variable on one curve of each axis, its largest. AICc: how far behind the best law. The other columns: fitted on the "
+  "points up to some x, the root mean square relative error of predictions at up to so many times that x, over up to four such x."
+)
+
+
+def comparison_table(compared: list[Compared]) -> Extra:
+  """Laws beside each other."""
+  columns = ["curve", "law", "AICc behind", *(f"to {d:g}x" for d in DISTANCES), "condition", "status"]
+  cells = []
+  for c in compared:
+    errors = ["-" if np.isnan(e) else f"{e:.2%}" for e in c.errors]
+    condition = "-" if c.condition_number is None else f"{c.condition_number:.1e}"
+    status = c.status or ("on bound: " + ", ".join(c.on_bound) if c.on_bound else "ok")
+    behind = "-" if c.behind is None else f"{c.behind:.1f}"
+    cells.append([c.group, c.law, behind, *errors, condition, status])
+  return Extra("Extrapolation, and laws compared", columns, cells, COMPARISON_TEXT, printed=False)
+
+
+NOISE_TEXT = (
+  "What seeds differ by along a pass, as standard deviations of the log loss: an offset of the whole pass, a drift that dies out over a "
+  "range in x, white noise. Intervals of data laws rest on it. Correlation: of two evaluations a factor of 1.4 in examples apart."
+)
+
+
+def noise_table(noises: Noises) -> Extra:
+  """How passes scatter."""
+  columns = [
+    "workload",
+    "learner",
+    "loss",
+    "passes",
+    "offset",
+    "drift",
+    "dies out over",
+    "white noise",
+    "variance per decade",
+    "correlation",
+  ]
+  cells = []
+  for (workload, learner, metric), n in noises.items():
+    parts = [f"{np.sqrt(v):.2%}" for v in (n.offset, n.drift)] + [f"{np.exp(n.length):.3g}x", f"{np.sqrt(n.nugget):.2%}"]
+    tilt = f"x{10**n.tilt:.2f}"
+    cells.append([workload, learner, metric, n.free, *parts[:2], *parts[2:], tilt, f"{n.correlation(0.5 * np.log(2)):.2f}"])
+  return Extra("Noise of training passes", columns, cells, NOISE_TEXT, printed=False)
+
+
+def advice_tables(given: list[Advice]) -> list[Extra]:
+  """One table a workload."""
+  out = []
+  for advice in given:
+    columns, cells = option_rows(advice)
+    text = f"{advice.verdict} " + " ".join(f"{note[0].upper()}{note[1:]}." for note in advice.notes)
+    title = f"Advice: the next {advice.times:g} times the FLOPs, {advice.workload}"
+    out.append(Extra(title, columns, [list(row) for row in cells], text))
+  return out

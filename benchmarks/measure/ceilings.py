@@ -1,0 +1,103 @@
+"""What the devices at hand could reach at most: by their data sheet, or measured here where there is none. Used by the benchmarks.
+
+A share of a ceiling (MFU, bandwidth share) is only as good as the ceiling: rows say which of the two it was in `peak_source`.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from benchmarks.measure import peaks
+from benchmarks.measure.timing import time_steps
+from dlrm_jax.machine.hardware import compiler_options
+
+_CPU_SIZES, _SIZES = (512, 1024, 2048), (2048, 4096, 8192)  # of square operands; the best of them counts
+_COPY_BYTES = 256 << 20
+_WARMUP, _STEPS = 1, 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Ceilings:
+  """What some devices together could reach at most.
+
+  Attributes:
+    flops_per_s: of matrix products.
+    bytes_per_s: of memory, reads and writes together.
+    source: "datasheet" or "measured".
+  """
+
+  flops_per_s: float
+  bytes_per_s: float
+  source: str
+
+  def shares(self, seconds: float, flops: float = math.nan, num_bytes: float = math.nan) -> dict[str, float | str]:
+    """The fields of a row: FLOP/s and bytes/s of something that takes so long, and their shares of the ceilings; NaN stays NaN."""
+    out: dict[str, float | str] = {}
+    if not math.isnan(flops):
+      out |= {"flops_per_s": flops / seconds, "mfu": flops / seconds / self.flops_per_s}
+    return out | {
+      "bytes_per_s": num_bytes / seconds,
+      "bandwidth_share": num_bytes / seconds / self.bytes_per_s,
+      "peak_source": self.source,
+    }
+
+
+def of(devices: Sequence[jax.Device], compute_dtype: str, matmul_precision: str) -> Ceilings:
+  """The ceilings of these devices together, measured (once a process, on the first local device) where the table has no data sheet.
+
+  The CPU devices of one process share its cores and its memory, so that together they have the ceilings of one.
+
+  Args:
+    devices: all of one kind.
+    compute_dtype, matmul_precision: of the products, as `peaks.peak` has them.
+  """
+  first = devices[0]
+  sheet = peaks.peak(first.device_kind, first.platform, compute_dtype, matmul_precision)
+  one = Ceilings(*sheet, "datasheet") if sheet else measure(compute_dtype, matmul_precision)
+  num = len({device.process_index for device in devices}) if first.platform == "cpu" else len(devices)
+  return Ceilings(num * one.flops_per_s, num * one.bytes_per_s, one.source)
+
+
+@functools.lru_cache
+def measure(compute_dtype: str, matmul_precision: str) -> Ceilings:
+  """The ceilings of the first local device: seconds on a CPU.
+
+  FLOP/s are the best of square products of a few sizes, operands already on the device. Bytes/s are those of `x += 1` over 256 MiB of
+  float32, the old array's buffer taken for the new (donation): each byte is read once and written once, and on a CPU no fresh page is
+  touched for the first time. The fastest of several after warm-up counts, not the median: whatever else the machine does can only make
+  them slower, and a ceiling that was disturbed would flatter what is compared with it.
+  """
+  device = jax.local_devices()[0]
+  sizes = _CPU_SIZES if device.platform == "cpu" else _SIZES
+  return Ceilings(
+    max(_matmul_flops_per_s(n, compute_dtype, matmul_precision, device) for n in sizes), _copy_bytes_per_s(device), "measured"
+  )
+
+
+def _matmul_flops_per_s(n: int, compute_dtype: str, matmul_precision: str, device: jax.Device) -> float:
+  """2 n^3 over the time of the fastest product of two [n, n]."""
+
+  def product(old: Float[Array, "n n"], pair: tuple[Float[Array, "n n"], Float[Array, "n n"]]) -> Float[Array, "n n"]:
+    del old  # its buffer takes the result
+    return pair[0] @ pair[1]
+
+  # Uniform in +-1: zeros would be a special case for no unit, but denormals and infinities are for some.
+  keys = jax.random.split(jax.random.key(0), 3)
+  draw = [jax.device_put(jax.random.uniform(key, (n, n), jnp.dtype(compute_dtype), -1, 1), device) for key in keys]
+  with jax.default_matmul_precision(matmul_precision):
+    lowered = jax.jit(product, donate_argnums=0, keep_unused=True).lower(draw[2], (draw[0], draw[1]))
+  timing = time_steps(lowered.compile(compiler_options(device.platform)), draw[2], [(draw[0], draw[1])], _WARMUP, _STEPS)
+  return 2 * n**3 / min(timing.step_s)
+
+
+def _copy_bytes_per_s(device: jax.Device) -> float:
+  """Bytes read and written over the time of the fastest `x += 1`."""
+  x = jax.device_put(jnp.zeros(_COPY_BYTES // 4), device)
+  step = jax.jit(lambda x, one: x + one, donate_argnums=0)
+  timing = time_steps(step, x, [jax.device_put(jnp.float32(1), device)], _WARMUP, _STEPS)
+  return 2 * _COPY_BYTES / min(timing.step_s)

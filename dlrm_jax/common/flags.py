@@ -1,0 +1,251 @@
+"""Command-line flags generated from frozen dataclasses; every program's `main` is started by `run`.
+
+A field made with `option(default, help, choices)` becomes one absl flag of the same name (nested dataclasses are flattened, with
+their `PREFIX` in front). The dataclass stays the only place where a setting, its default and its check are written.
+"""
+
+import dataclasses
+import functools
+import math
+import os
+import sys
+import textwrap
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, TypeVar
+
+from absl import flags as absl_flags
+
+from dlrm_jax.common.stopping import EXIT_CODE, Stopped
+
+T = TypeVar("T")
+_TYPE_WORDS = {int: "an integer", float: "a finite number", str: "text", bool: "true or false"}
+_TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
+
+
+class UserError(ValueError):
+  """Bad input: printed as one line, without a traceback; the process exits with code 2."""
+
+
+def option(
+  default: Any = dataclasses.MISSING,
+  help: str = "",  # noqa: A002
+  choices: tuple[str, ...] = (),
+  words: bool = False,
+) -> Any:
+  """A dataclass field that is also a flag. Without a default the flag is required.
+
+  Args:
+    default: the value when the flag is not given.
+    help: one line for `--help`, with the unit where there is one.
+    choices: the allowed values; for tuple fields, of each element.
+    words: not a flag: the field takes the words that stand beside the flags, such as names of files. One field of a program at most.
+  """
+  return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "words": words})
+
+
+def check(ok: bool, config: Any, field: str, allowed: str) -> None:
+  """Raises `UserError` naming the field, its value and what is allowed, unless `ok`."""
+  if not ok:
+    value = getattr(config, field)
+    shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+    raise UserError(f"--{getattr(config, 'PREFIX', '')}{field}={shown}: must be {allowed}")
+
+
+def check_choices(config: Any) -> None:
+  """Checks every field of a dataclass that was declared with `choices`."""
+  for field in dataclasses.fields(config):
+    choices = field.metadata.get("choices")
+    if choices:
+      value = getattr(config, field.name)
+      values = value if isinstance(value, tuple) else (value,)
+      check(all(v in choices for v in values), config, field.name, "among " + ", ".join(choices))
+
+
+def parse_value(text: str, kind: Any) -> Any:
+  """Converts flag text to `kind`: int, float, bool, str, `tuple[X, ...]` (comma-separated), or any of these `| None`.
+
+  Raises ValueError saying what was expected.
+  """
+  if typing.get_origin(kind) in (typing.Union, types.UnionType):
+    if text in ("", "none", "None"):
+      return None
+    kind = next(k for k in typing.get_args(kind) if k is not type(None))
+  if typing.get_origin(kind) is tuple:
+    element = typing.get_args(kind)[0]
+    text = "" if text == "none" else text
+    return tuple(parse_value(part.strip(), element) for part in text.split(",") if part.strip())
+  if kind is bool:
+    if text.lower() in _TRUE + _FALSE:
+      return text.lower() in _TRUE
+  elif kind is int:
+    try:
+      return int(text.replace("_", ""))
+    except ValueError:
+      value = float(text)
+      if "e" in text.lower() and value.is_integer():  # 1e6
+        return int(value)
+  elif kind is float:
+    value = float(text)
+    if not math.isfinite(value):
+      raise ValueError(text)
+    return value
+  else:
+    return text
+  raise ValueError(text)
+
+
+def _describe(kind: Any) -> str:
+  if typing.get_origin(kind) in (typing.Union, types.UnionType):
+    kind = next(k for k in typing.get_args(kind) if k is not type(None))
+  if typing.get_origin(kind) is tuple:
+    return "a comma-separated list, each " + _TYPE_WORDS[typing.get_args(kind)[0]]
+  return _TYPE_WORDS[kind]
+
+
+class _Parser(absl_flags.ArgumentParser):
+  """An absl parser for one dataclass field."""
+
+  def __init__(self, kind: Any):
+    self.kind, self.syntactic_help = kind, _describe(kind)
+
+  def parse(self, argument: Any) -> Any:
+    if not isinstance(argument, str):
+      return argument
+    try:
+      return parse_value(argument, self.kind)
+    except ValueError:
+      raise ValueError(f"expected {self.syntactic_help}") from None
+
+
+def _leaves(cls: type) -> list[tuple[tuple[str, ...], str, Any, dataclasses.Field]]:
+  """(path, flag name, type, field) of every option of a dataclass and of the dataclasses nested in it."""
+  hints = typing.get_type_hints(cls)
+  out = []
+  for field in dataclasses.fields(cls):
+    kind = hints[field.name]
+    if dataclasses.is_dataclass(kind):
+      out += [((field.name, *path), flag, k, f) for path, flag, k, f in _leaves(typing.cast(type, kind))]
+    elif "help" in field.metadata:
+      out.append(((field.name,), getattr(cls, "PREFIX", "") + field.name, kind, field))
+  return out
+
+
+def _help(cls: type, presets: Mapping[str, Any] | None, base: Any) -> str:
+  """What `--help` prints; defaults are those of the preset `base`, where the program has presets."""
+  lines = [(sys.modules["__main__"].__doc__ or "").strip(), "", "flags:"]
+  if presets:
+    lines += textwrap.wrap(
+      f"--preset: where the other flags start from: {', '.join(presets)}", 110, initial_indent="  ", subsequent_indent="    "
+    )
+    lines.append(f"    default: {next(iter(presets))}; the defaults below are those of {next(k for k, v in presets.items() if v is base)}")
+  for path, flag, kind, field in _leaves(cls):
+    if field.metadata["words"]:
+      lines.insert(2, f"{flag.upper()} ...: {field.metadata['help']}\n")
+      continue
+    text = field.metadata["help"] + (f" ({', '.join(field.metadata['choices'])})" if field.metadata["choices"] else "")
+    lines += textwrap.wrap(f"--{flag}: {text}", 110, initial_indent="  ", subsequent_indent="    ")
+    default = field.default if base is None else functools.reduce(getattr, path, base)
+    missing = field.default is dataclasses.MISSING
+    default = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    lines.append(f"    {_describe(kind)}; " + ("required" if missing else f"default: {'none' if default in ('', None) else default}"))
+  return "\n".join([*lines, "  --flagfile: read flags from this file, one a line", "  --help: print this"])
+
+
+def replace_path(config: Any, path: tuple[str, ...], value: Any) -> Any:
+  """A copy of nested frozen dataclasses with one leaf replaced; not yet validated as a whole until the outermost is made."""
+  if len(path) > 1:
+    value = replace_path(getattr(config, path[0]), path[1:], value)
+  return dataclasses.replace(config, **{path[0]: value})
+
+
+def _build(cls: type, given: dict[tuple[str, ...], Any], base: Any) -> Any:
+  """Makes `cls` from the given leaves over `base` (or over the defaults), all fields of one dataclass at once."""
+  hints = typing.get_type_hints(cls)
+  values: dict[str, Any] = {}
+  for field in dataclasses.fields(cls):
+    kind, below = hints[field.name], {path[1:]: v for path, v in given.items() if path[0] == field.name}
+    if dataclasses.is_dataclass(kind):
+      values[field.name] = _build(typing.cast(type, kind), below, getattr(base, field.name, None))
+    elif () in below:
+      values[field.name] = below[()]
+    elif base is not None:
+      values[field.name] = getattr(base, field.name)
+    elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+      raise UserError(f"--{getattr(cls, 'PREFIX', '')}{field.name} is required: {field.metadata['help']}")
+  return cls(**values)
+
+
+def parse(argv: list[str], cls: type[T], presets: Mapping[str, T] | None = None) -> T:
+  """Builds `cls` from command-line words (`argv[0]` is the program). Raises UserError in one line; `--help` exits 0."""
+  values = absl_flags.FlagValues()
+  absl_flags.DEFINE_boolean("help", False, "print this", flag_values=values, short_name="h")
+  values.set_gnu_getopt(True)  # flags may follow words
+  leaves = [leaf for leaf in _leaves(cls) if not leaf[3].metadata["words"]]
+  beside = [path for path, _, _, field in _leaves(cls) if field.metadata["words"]]
+  for _, flag, kind, field in leaves:
+    define: Callable[..., Any] = absl_flags.DEFINE_boolean if kind is bool else absl_flags.DEFINE
+    args = (flag, None, field.metadata["help"])
+    define(*args, flag_values=values) if kind is bool else define(_Parser(kind), *args, flag_values=values)
+  if presets:
+    absl_flags.DEFINE_string("preset", next(iter(presets)), "", flag_values=values)
+  try:
+    rest = values(argv, known_only=False)
+  except absl_flags.Error as error:
+    raise UserError(" ".join(str(error).split())) from None
+  if len(rest) > 1 and not beside:
+    raise UserError(f"unexpected argument '{rest[1]}': flags are written --name=value")
+  base = None
+  if presets:
+    name = str(values["preset"].value)
+    if name not in presets:
+      raise UserError(f"--preset={name}: must be among {', '.join(presets)}")
+    base = presets[name]
+  if values["help"].value:
+    print(_help(cls, presets, base))
+    sys.exit(0)
+  given = {path: values[flag].value for path, flag, _, _ in leaves if values[flag].present}
+  given |= {path: tuple(rest[1:]) for path in beside}
+  return _build(cls, given, base)
+
+
+def words(config: Any) -> list[str]:
+  """The flags that make `parse` build `config` again, whatever the defaults: how one program starts another."""
+  out = []
+  for path, flag, _, _ in _leaves(type(config)):
+    value = functools.reduce(getattr, path, config)
+    text = ",".join(map(str, value)) if isinstance(value, tuple) else "none" if value is None else str(value)
+    out.append(f"--{flag}={text}")
+  return out
+
+
+def fail(message: str) -> NoReturn:
+  """Prints one line to standard error and exits with code 2."""
+  print(f"error: {message}", file=sys.stderr)
+  sys.exit(2)
+
+
+def run(main: Callable[[T], None], cls: type[T], presets: Mapping[str, T] | None = None) -> None:
+  """Parses the command line into `cls` and calls `main` with it; bad input ends in one line and exit code 2.
+
+  Operating-system errors (no such file, no permission, disk full) are bad input too; any other exception is a bug and keeps its traceback.
+  `Stopped` ends in one line and exit code 75: the same command, given again, goes on.
+  """
+  try:
+    main(parse(sys.argv, cls, presets))
+  except Stopped as stop:
+    print(stop, file=sys.stderr, flush=True)
+    sys.exit(EXIT_CODE)
+  except UserError as error:
+    fail(str(error))
+  except OSError as error:
+    fail(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
+  except KeyboardInterrupt:
+    print(
+      "interrupted: what had not finished wrote no result; the same command goes on from what was saved, if anything",
+      file=sys.stderr,
+      flush=True,
+    )
+    sys.stdout.flush()
+    os._exit(130)  # at once: a step may still be running in XLA's threads, and crashes when the interpreter ends under it

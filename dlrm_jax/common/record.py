@@ -1,0 +1,154 @@
+"""What a run leaves on disk: `record.json`, `curve.jsonl`, and the header that every JSON file of the suite carries.
+
+Files are written whole or not at all (temporary file, fsync, rename). Called by the trainer, the sweeps and the analysis.
+"""
+
+import contextlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dlrm_jax.common.flags import UserError
+
+SCHEMA_VERSION = 1
+SCHEMES = ("data", "rows", "dim", "overarch", "mlp")  # the scaling axes of the paper, which a sweep has unless told otherwise
+HARDWARE_AXES = ("devices", "placement")  # they change the speed, not what is learned
+AXES = (*SCHEMES, "overarch_depth", "mlp_depth", "tables", "all", "batch_size", *HARDWARE_AXES)  # in the order of tables and figures
+GRID = "*"  # between the axes of a grid, in its name: rows*dim
+_PACKAGES = ("dlrm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "polars")
+
+
+def write_text(path: str | Path, text: str) -> None:
+  """Replaces `path` with `text` atomically: readers see the old file or the new one, whole."""
+  write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+  """Replaces `path` with `data` atomically."""
+  with written_whole(path) as file:
+    file.write(data)
+
+
+@contextlib.contextmanager
+def written_whole(path: str | Path) -> Iterator[BinaryIO]:
+  """A file to write to, which replaces `path` when the block ends: temporary file beside it, fsync, rename, fsync of the directory."""
+  path = Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+  try:
+    with os.fdopen(handle, "wb") as file:
+      yield file
+      file.flush()
+      os.fsync(file.fileno())
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, path)
+  except BaseException:
+    Path(temporary).unlink(missing_ok=True)
+    raise
+  sync(path.parent)
+
+
+def sync(path: str | Path) -> None:
+  """Waits until a file, or what a directory lists, is on disk."""
+  handle = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(handle)
+  finally:
+    os.close(handle)
+
+
+def _json_value(value: Any) -> Any:
+  """NaN and infinities become null, numpy scalars Python numbers: strict JSON everywhere."""
+  if isinstance(value, dict):
+    return {str(k): _json_value(v) for k, v in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_json_value(v) for v in value]
+  if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+    value = value.item()
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
+
+
+def dumps(value: Any, indent: int | None = 2) -> str:
+  """Strict JSON; undefined numbers (NaN, infinity) are null."""
+  return json.dumps(_json_value(value), indent=indent, allow_nan=False)
+
+
+def write_json(path: str | Path, value: dict[str, Any]) -> None:
+  """Writes a JSON object atomically."""
+  write_text(path, dumps(value) + "\n")
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+  """Reads a JSON object. Raises UserError naming the file if it is absent or not JSON."""
+  try:
+    value = json.loads(Path(path).read_text())
+  except FileNotFoundError:
+    raise UserError(f"{path}: no such file") from None
+  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    raise UserError(f"{path}: not valid JSON ({error})") from None
+  if not isinstance(value, dict):
+    raise UserError(f"{path}: not a JSON object")
+  return value
+
+
+def read_curve(path: str | Path) -> list[dict[str, Any]]:
+  """Reads `curve.jsonl`: one evaluation a line, in order of examples."""
+  with open(path) as file:
+    return [json.loads(line) for line in file if line.strip()]
+
+
+def header() -> dict[str, Any]:
+  """The fields every JSON file starts with: schema_version, command, hardware, software."""
+  return {"schema_version": SCHEMA_VERSION, "command": command(), "hardware": hardware(), "software": software()}
+
+
+def command() -> list[str]:
+  """The command line that made the file, as words: `python -m module --flags`."""
+  spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+  return ["python", "-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]] if spec else list(sys.argv)
+
+
+def hardware() -> dict[str, Any]:
+  """Host processor, cores usable by this process, memory in bytes."""
+  model = platform.processor() or platform.machine()
+  try:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+  except (OSError, StopIteration):
+    pass
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+  return {"cpu": model, "cores": cores, "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")}
+
+
+def software() -> dict[str, Any]:
+  """Versions of Python and of the libraries that change the numbers, and the commit of the source tree where there is one."""
+  versions: dict[str, Any] = {"python": platform.python_version()}
+  for name in _PACKAGES:
+    try:
+      versions[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      versions[name] = None
+  return versions | {"git_commit": git_commit()}
+
+
+def git_commit() -> str | None:
+  """The commit of the source tree, with `+changes` where it was modified; None where it is not a checkout."""
+  here = Path(__file__).parent
+  try:
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    dirty = subprocess.run(
+      ["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, timeout=10, check=True
+    ).stdout
+  except (OSError, subprocess.SubprocessError):
+    return None
+  return head + ("+changes" if dirty.strip() else "")

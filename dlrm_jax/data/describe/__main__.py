@@ -1,0 +1,13 @@
+"""What a prepared data set holds: tables on the terminal, and an offline page of tables and plots.
+
+  python -m dlrm_jax.data.describe DIR [--output=DIR2] [--max_rows=10000000]
+
+Reads a directory made by `python -m dlrm_jax.data.prepare`; writes index.html, describe.json, *.svg and *.png to DIR/describe; files
+that exist are replaced. Ids and dense values are those of the first rows of the training split, labels those of all rows.
+"""
+
+from dlrm_jax.common import flags
+from dlrm_jax.data.describe.describe import DescribeConfig, main
+
+if __name__ == "__main__":
+  flags.run(main, DescribeConfig)

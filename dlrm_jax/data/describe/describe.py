@@ -1,0 +1,182 @@
+"""What a prepared data set holds: tables on the terminal, and an offline page of tables and plots.
+
+  python -m dlrm_jax.data.describe DIR [--output=DIR2] [--max_rows=10000000]
+
+Reads a directory made by `python -m dlrm_jax.data.prepare`; writes index.html, describe.json, *.svg and *.png to DIR/describe; files
+that exist are replaced. Ids and dense values are those of the first rows of the training split, labels those of all rows.
+"""
+
+import dataclasses
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dlrm_jax.common import flags, record
+from dlrm_jax.common.flags import UserError, option
+from dlrm_jax.data.dataset import SPLITS, Dataset, open_dataset
+from dlrm_jax.data.describe import inventory
+from dlrm_jax.data.describe import tables as describe_tables
+from dlrm_jax.data.describe.inventory import Inventory
+from dlrm_jax.data.describe.tables import MOST_SOURCES, TextTable
+
+
+@dataclasses.dataclass(frozen=True)
+class DescribeConfig:
+  """Words and flags of `python -m dlrm_jax.data.describe`."""
+
+  data: tuple[str, ...] = option((), "the data set: one directory made by dlrm_jax.data.prepare", words=True)
+  output: str = option("", "directory for the page and its files; the directory describe in the data set when empty")
+  max_rows: int = option(10_000_000, "look at the ids and dense values of this many training rows, the first ones; 0: of all")
+
+  def __post_init__(self) -> None:
+    if len(self.data) != 1 or not self.data[0]:
+      raise UserError(f"data set to describe: {' '.join(self.data) or 'none'} given; name one directory made by dlrm_jax.data.prepare")
+    flags.check(self.max_rows >= 0, self, "max_rows", "0 (all rows) or more")
+
+
+def check_output(output: Path) -> None:
+  """Raises UserError unless the directory can be written or made: before the data are read, which may take long."""
+  there = next(path for path in (output.absolute(), *output.absolute().parents) if path.exists())
+  if not there.is_dir() or not os.access(there, os.W_OK):
+    raise UserError(f"--output={output}: must be a directory that can be written; {there} is not")
+
+
+def first_rows(dataset: Dataset) -> dict[str, int]:
+  """Where each split starts in the log."""
+  starts, row = {}, 0
+  for split in SPLITS:
+    if dataset.rows(split):
+      starts[split] = row
+    row += dataset.rows(split)
+  return starts
+
+
+def looked_at(dataset: Dataset, found: Inventory) -> str:
+  """What the numbers rest on, in a sentence."""
+  train = dataset.rows("train")
+  part = f"all {found.rows:,}" if found.rows == train else f"the first {found.rows:,} of {train:,}"
+  labels = sum(dataset.rows(split) for split in SPLITS)
+  return f"Ids and dense values are those of {part} training rows; base rates are those of all {labels:,} rows."
+
+
+def as_json(dataset: Dataset, contents: dict[str, Any], found: Inventory) -> dict[str, Any]:
+  """The numbers of the page; `frequency` holds how often the ids of some log-spaced ranks were seen."""
+  features, dense = [], []
+  for feature, entry in zip(found.features, contents["columns"]["categorical"], strict=True):
+    rank_r, seen_r = feature.spectrum.curve()
+    numbers = {name: getattr(feature, name) for name in ("lookups", "padding_share", "zero_share", "top_share")}
+    law = None if feature.zipf is None else dataclasses.asdict(feature.zipf)
+    curve = {"rank": rank_r.tolist(), "seen": seen_r.tolist()}
+    features.append(entry | {"distinct_seen": feature.spectrum.distinct} | numbers | {"zipf": law, "frequency": curve})
+  for column, facts in zip(found.dense, describe_tables.dense_facts(contents), strict=True):
+    quantiles = dict(zip(map(str, inventory.QUANTILES), column.quantiles, strict=True))
+    dense.append(facts | dataclasses.asdict(column) | {"quantiles": quantiles})
+  splits = {
+    name: {
+      "rows": s["rows"],
+      "base_rate": s["base_rate"],
+      "shards": len(s["shards"]),
+      "bytes": sum(shard["bytes"] for shard in s["shards"]),
+    }
+    for name, s in contents["splits"].items()
+  }
+  return {
+    "name": dataset.name,
+    "digest": dataset.digest,
+    "vocabulary": contents["vocabulary"],
+    "rows_looked_at": found.rows,
+    "splits": splits,
+    "categorical": features,
+    "dense": dense,
+    "base_rate": [dataclasses.asdict(entry) for entry in found.base_rate],
+    "rejects": contents["rejects"],
+    "sources": contents["sources"],
+  }
+
+
+def sections(dataset: Dataset, contents: dict[str, Any], found: Inventory, figures: list[Any]) -> list[tuple[str, str]]:
+  """The page: facts, then tables and figures that belong together beside each other."""
+  from dlrm_jax.common.figures import page
+
+  drawn = {figure.name: figure for figure in figures}
+
+  def picture(name: str) -> list[tuple[str, str]]:
+    return [(drawn[name].title, page.figure(name, drawn[name].caption))] if name in drawn else []
+
+  def table(what: TextTable, heading: str) -> tuple[str, str]:
+    return heading, page.table(what.columns, what.rows, what.note)
+
+  made, versions = contents.get("command", []), contents.get("software", {})
+  facts = "".join(f"<li>{page.escape(f'{name}: {value}')}</li>" for name, value in describe_tables.facts(contents))
+  head = f"<pre>{page.escape(shlex.join(map(str, made)))}\n{page.escape(shlex.join(record.command()))}</pre>"
+  head += f"<ul>{facts}</ul><p>{page.escape(looked_at(dataset, found))}</p>"
+  head += f'<p class="faint">Prepared with {page.escape(", ".join(f"{name} {v}" for name, v in versions.items() if v))}</p>'
+  sources = describe_tables.sources(contents)
+  listed = f"<details><summary>{len(sources.rows)} files</summary>{page.table(sources.columns, sources.rows)}</details>"
+  return [
+    ("", head),
+    table(describe_tables.splits(contents), "Splits"),
+    *picture("base_rate"),
+    table(describe_tables.categorical(contents, found), "Categorical features"),
+    *picture("id_frequency"),
+    *picture("id_frequency_by_feature"),
+    *picture("missing"),
+    *picture("dense"),
+    *([table(describe_tables.dense(contents, found), "")] if found.dense else []),
+    table(describe_tables.rejects(contents), "Rejected lines"),
+    (sources.title, listed),
+  ]
+
+
+def print_tables(dataset: Dataset, contents: dict[str, Any], found: Inventory) -> None:
+  """The tables on standard output."""
+  console = Console(width=None if sys.stdout.isatty() else 200)
+  tables = [describe_tables.splits(contents), describe_tables.categorical(contents, found), describe_tables.rejects(contents)]
+  tables += [describe_tables.sources(contents)]
+  tables[1:1] = [describe_tables.dense(contents, found)] if found.dense else []
+  console.print(dataset.name, style="bold", markup=False, highlight=False)
+  for name, value in describe_tables.facts(contents):
+    console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
+  console.print(looked_at(dataset, found), markup=False, highlight=False)
+  for table in tables:
+    shown = Table(title=table.title, title_justify="left")
+    for place, name in enumerate(table.columns):
+      shown.add_column(Text(name), justify="left" if place == 0 else "right", overflow="fold")
+    for row in table.rows[:MOST_SOURCES] if table.title == "Sources" else table.rows:
+      shown.add_row(*map(Text, row))
+    console.print(shown)
+    if table.note:
+      console.print(table.note, markup=False, highlight=False, style="dim")
+  hidden = len(contents["sources"]) - MOST_SOURCES
+  if hidden > 0:
+    console.print(f"and {hidden} more files, which the page lists", markup=False)
+
+
+def main(config: DescribeConfig) -> None:
+  dataset = open_dataset(config.data[0])
+  contents = record.read_json(dataset.path / "dataset.json")
+  output = Path(config.output or dataset.path / "describe")
+  check_output(output)
+  found = inventory.take(dataset, config.max_rows)
+
+  from dlrm_jax.common.figures import chart, page, render
+  from dlrm_jax.data.describe import plots as describe_plots  # Altair is slow to import: not before the input is known to be good
+
+  columns = (("dense", contents["columns"]["dense"]), ("categorical", contents["columns"]["categorical"]))
+  missing = [(kind, column["name"], column["missing_share"]) for kind, entries in columns for column in entries]
+  figures = describe_plots.figures(found, missing, first_rows(dataset))
+  specs = {figure.name: figure.spec for figure in figures}
+  rows = ", ".join(f"{dataset.rows(split):,} {split}" for split in SPLITS if dataset.rows(split))
+  body = sections(dataset, contents, found, figures)
+  text = page.page(f"Data set: {dataset.name}", f"{rows} rows", body, specs, chart.THEMES, render.javascript())
+  render.write_figures(output, figures)
+  record.write_json(output / "describe.json", record.header() | as_json(dataset, contents, found))
+  record.write_text(output / "index.html", text)
+  print_tables(dataset, contents, found)
+  print(f"page: {output / 'index.html'}")

@@ -1,0 +1,145 @@
+"""The tables of `describe` as rows of text, for the terminal and for the page."""
+
+import dataclasses
+from typing import Any
+
+from dlrm_jax.data.describe.frequency import FIRST_RANK, LEAST_IDS, SEEN_ENOUGH
+from dlrm_jax.data.describe.inventory import QUANTILES, Inventory
+
+MOST_SOURCES = 30  # files listed on the terminal; the page has all
+
+
+@dataclasses.dataclass(frozen=True)
+class TextTable:
+  """A heading, column names, rows of text, and a note that says what the numbers mean."""
+
+  title: str
+  columns: list[str]
+  rows: list[list[str]]
+  note: str = ""
+
+
+def share(value: float | None) -> str:
+  """A share in per cent, `-` where it is not known."""
+  return "-" if value is None else f"{value:.2%}" if value >= 1e-4 or value == 0 else f"{100 * value:.2g}%"
+
+
+def size(count: int) -> str:
+  """Bytes for people: powers of 1,000."""
+  for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+    if count >= scale:
+      return f"{count / scale:.3g} {unit}"
+  return f"{count} B"
+
+
+def number(value: float) -> str:
+  return f"{value:.4g}"
+
+
+def splits(contents: dict[str, Any]) -> TextTable:
+  rows = [
+    [name, f"{s['rows']:,}", share(s["base_rate"]), str(len(s["shards"])), size(sum(shard["bytes"] for shard in s["shards"]))]
+    for name, s in contents["splits"].items()
+  ]
+  return TextTable("Splits", ["split", "rows", "base rate", "shards", "size"], rows, "Base rate: the share of label 1.")
+
+
+def dense_facts(contents: dict[str, Any]) -> list[dict[str, Any]]:
+  """What dataset.json says of each dense column: name, transform, missing_share."""
+  transforms = {column["name"]: column["transform"] for column in contents["schema"]["dense"]}
+  return [
+    {"name": c["name"], "transform": transforms[c["name"]], "missing_share": c["missing_share"]} for c in contents["columns"]["dense"]
+  ]
+
+
+def dense(contents: dict[str, Any], found: Inventory) -> TextTable:
+  """Dense columns as the model sees them."""
+  rows = [
+    [
+      column.name,
+      entry["transform"],
+      share(entry["missing_share"]),
+      share(column.zero_share),
+      *(number(value) for value in (column.mean, column.low, *column.quantiles, column.high)),
+    ]
+    for column, entry in zip(found.dense, dense_facts(contents), strict=True)
+  ]
+  names = ["dense column", "transform", "missing", "zeros", "mean", "min", *(f"{q:.0%}" for q in QUANTILES), "max"]
+  note = (
+    "Missing: share of empty cells in the whole log. The others: values after their transform, empty cells filled, in the rows looked at;"
+    " columns in per cent are quantiles."
+  )
+  return TextTable("Dense columns", names, rows, note)
+
+
+def categorical(contents: dict[str, Any], found: Inventory) -> TextTable:
+  """Categorical features: what dataset.json says of them, and what was seen in the rows looked at."""
+  entries = contents["columns"]["categorical"]
+  ranked, bags = contents["vocabulary"]["mode"] == "frequency", any(f.bag_length > 1 for f in found.features)
+  cut = any("truncated" in entry for entry in entries)
+  rows = []
+  for feature, entry in zip(found.features, entries, strict=True):
+    fit = feature.zipf
+    law = ["-", "too few ids", "-"] if fit is None else [f"{fit.slope:.3f}", f"{fit.first_rank} to {fit.last_rank:,}", f"{fit.error:.1%}"]
+    rows.append(
+      [
+        feature.name,
+        f"{feature.cardinality:,}",
+        *([str(feature.bag_length), share(feature.padding_share)] if bags else []),
+        *([f"{entry['truncated']:,}" if "truncated" in entry else "-"] if cut else []),
+        share(entry["missing_share"]),
+        f"{feature.spectrum.distinct:,}",
+        share(feature.top_share),
+        *([share(feature.zero_share)] if ranked else []),
+        *law,
+      ]
+    )
+  names = ["feature", "ids", *(["bag", "padding"] if bags else []), *(["lists cut"] if cut else []), "missing", "ids seen", "most frequent"]
+  names += [*(["id 0"] if ranked else []), "Zipf slope", "fitted on ranks", "fit error"]
+  note = "Missing: share of empty cells in the whole log. The other shares are of the ids looked at."
+  if ranked:
+    note += " Id 0 stands for every rare or unseen value and is not ranked."
+  note += (
+    f" Zipf slope: s of p_k ~ k**-s, least squares on log p at log-spaced ranks, from rank {FIRST_RANK} to the last id seen"
+    f" {SEEN_ENOUGH} times; fewer than {LEAST_IDS} such ids give none. Fit error: root mean square of what log p lies off the line;"
+    " where it is large, the curve bends."
+  )
+  return TextTable("Categorical features", names, rows, note)
+
+
+def rejects(contents: dict[str, Any]) -> TextTable:
+  """Lines that were not used, by reason."""
+  total = contents["rejects"]["total"]
+  lines = total + sum(split["rows"] for split in contents["splits"].values())
+  rows = [[reason, f"{count:,}", share(count / lines)] for reason, count in contents["rejects"]["by_reason"].items()]
+  note = "The lines themselves are in rejects.tsv." if total else "No line was rejected."
+  return TextTable("Rejected lines", ["reason", "lines", "share of lines"], [*rows, ["all", f"{total:,}", share(total / lines)]], note)
+
+
+def sources(contents: dict[str, Any]) -> TextTable:
+  """The files that the data set was made from, with whatever dataset.json says of them; digests shortened."""
+  entries = contents["sources"]
+  names = [name for name, value in entries[0].items() if isinstance(value, str | int | float)] if entries else []
+
+  def cell(name: str, value: Any) -> str:
+    if name == "bytes":
+      return size(value)
+    return value[:16] if isinstance(value, str) and name != "path" else f"{value:,}" if isinstance(value, int) else str(value)
+
+  rows = [[cell(name, entry.get(name, "-")) for name in names] for entry in entries]
+  return TextTable("Sources", ["file" if name == "path" else "size" if name == "bytes" else name for name in names], rows)
+
+
+def facts(contents: dict[str, Any]) -> list[tuple[str, str]]:
+  """What holds for the whole data set, by name."""
+  vocabulary, schema = contents["vocabulary"], contents["schema"]
+  ids = "31-bit hashes"
+  if vocabulary["mode"] == "frequency":
+    ids = f"ranks by frequency in the training rows, of values seen {vocabulary['min_count']} times or more"
+  columns = contents["columns"]
+  return [
+    ("digest", contents["digest"]),
+    ("columns", f"label '{schema['label']}', {len(columns['dense'])} dense, {len(columns['categorical'])} categorical"),
+    ("ids", ids),
+    ("row groups", f"{contents['rows_per_group']:,} rows"),
+  ]

@@ -1,0 +1,50 @@
+"""What theory says of a run on planted data, for its record and its curve; nothing on real data. Called by `trajectory`."""
+
+import functools
+
+from dlrm_jax.config import RunConfig
+from dlrm_jax.data.planted import closed_forms as planted_theory
+from dlrm_jax.data.planted.clicks import DENSE_INPUTS, PAIR_TERMS, SMALL_IDS, Planted
+from dlrm_jax.data.source import Source
+
+
+def theory(config: RunConfig, source: Source) -> dict[str, float | None] | None:
+  """What the planted parts must give, for the record; None on real data."""
+  if not isinstance(source, Planted):
+    return None
+  return _tail_theory(config, source) | _floors(config, source)
+
+
+def _floors(config: RunConfig, source: Planted) -> dict[str, float | None]:
+  """What the model's dim must leave of the pairs, where dots alone see them and every id has a row of its own; and what the first hidden
+  layer of its bottom MLP should leave of the dense part (later ones may carry sums of its terms)."""
+  planted, hidden = config.planted, config.model.bottom_widths(source.num_dense)[:-1]
+  floor = functools.partial(planted_theory.terms_floor, delta=planted.delta, curvature=source.moments[1])
+  by_dots = config.model.interaction == "dot" and "dots" in config.model.overarch_inputs and "rows" not in config.model.overarch_inputs
+  own_rows = not source.num_tables and config.model.rows_by == "top" and config.model.num_rows >= SMALL_IDS
+  pairs = planted.pair_variance and by_dots and own_rows
+  return {
+    "pairs_floor": floor(config.model.embed_dim, PAIR_TERMS, planted.pair_variance) if pairs else None,
+    "dense_floor": floor(hidden[0] // 2, DENSE_INPUTS, planted.dense_variance) if hidden else None,
+  }
+
+
+def _tail_theory(config: RunConfig, source: Planted) -> dict[str, float | None]:
+  s, fields = config.planted.zipf_s, config.planted.tail_fields
+  if not source.whole_tail:  # what the fields left out do to clicks is a constant that the closed forms do not know
+    return {"s": s, "beta_data": None, "beta_rows": None, "rows_floor": None}
+  hashed_beyond = config.model.rows_by == "hash" and s >= 2  # kappa is not known there
+  rows, rows_by = config.model.num_rows, config.model.rows_by
+  floor = None if hashed_beyond else planted_theory.rows_floor(rows, s, source.tau, fields, rows_by, source.draws)
+  beta_rows = None if hashed_beyond else planted_theory.beta_rows(s)
+  return {"s": s, "beta_data": planted_theory.beta_data(s), "beta_rows": beta_rows, "rows_floor": floor}
+
+
+def ideal(config: RunConfig, source: Source, examples: int) -> float | None:
+  """Excess of the ideal learner's tail with the rows of the run after so many examples, nats; None where no closed form is known."""
+  if not isinstance(source, Planted) or not source.whole_tail:
+    return None
+  rows = config.model.num_rows if config.train.learner == "dlrm" else None
+  if rows is not None and config.model.rows_by == "hash":
+    return None  # the closed form knows tables that keep the most frequent ids
+  return planted_theory.excess_ideal(examples, config.planted.zipf_s, source.tau, config.planted.tail_fields, rows, source.draws)

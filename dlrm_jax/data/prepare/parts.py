@@ -1,0 +1,187 @@
+"""The first pass over a log: each piece of the input to files of rows whose categories are numbered, and what is known of the piece.
+
+A part holds up to a piece's worth of rows. `PART.arrow` has the label, the dense values and, for each id of a row, the index of its value
+among the distinct values of its feature in this part; `PART.values.arrow` has their hashes, ascending, and counts. Nothing later
+looks at a cell again: ids are given to distinct values, not to rows. `PIECE.json` comes last and says that a piece is done.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import UInt64
+
+from dlrm_jax.common import record
+from dlrm_jax.data.prepare import distinct, vocabulary
+from dlrm_jax.data.prepare.read import Piece, arrow
+from dlrm_jax.data.prepare.rejects import Tally, text_of
+from dlrm_jax.data.prepare.rows import Read, read_piece
+from dlrm_jax.data.prepare.schema import Bag, CategoricalColumn, Schema
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """A file of rows: its path without endings, and how many there are."""
+
+  path: Path
+  rows: int
+
+
+def missing_hash(feature: CategoricalColumn | Bag) -> np.uint64:
+  """The hash that an empty cell of this column or bag gets."""
+  if isinstance(feature, CategoricalColumn) and feature.hexadecimal:
+    return vocabulary.hash_uint32(feature.name, np.array([1 << 32], np.uint64))[0]  # outside of the 32-bit values
+  return vocabulary.hash_text(feature.name, [b""])[0]
+
+
+def hash_values(feature: CategoricalColumn | Bag, values: pa.Array) -> UInt64[np.ndarray, " n"]:
+  """The hash of every value; those of integers and of booleans are the hashes of their text, nulls get `missing_hash`."""
+  if isinstance(feature, CategoricalColumn) and feature.hexadecimal:
+    number_n = values.fill_null(0).to_numpy().astype(np.uint64)
+    hash_n = vocabulary.hash_uint32(feature.name, number_n)
+  else:
+    texts = ["" if value is None else str(value).lower() if isinstance(value, bool) else str(value) for value in values.to_pylist()]
+    hash_n = vocabulary.hash_text(feature.name, [text.encode() for text in texts])
+  return np.where(values.is_null().to_numpy(zero_copy_only=False), missing_hash(feature), hash_n)
+
+
+def _encode(feature: CategoricalColumn | Bag, cells: Sequence[pa.Array]) -> tuple[np.ndarray, vocabulary.Counts]:
+  """The index of every cell's value, in as few bytes as do, and the hashes of the distinct values, ascending, with their counts."""
+  number_n, values, count_d = distinct.number(cells)
+  hash_d = hash_values(feature, values)
+  order_d = np.argsort(hash_d)
+  rank_d = np.empty(len(order_d), np.min_scalar_type(max(len(order_d) - 1, 0)))
+  rank_d[order_d] = np.arange(len(order_d))
+  return rank_d.take(number_n), (hash_d[order_d], count_d[order_d])
+
+
+def _write(path: Path, names: Sequence[str], columns: Sequence[Any]) -> None:
+  """Columns as an Arrow file that can be mapped into memory; whole or absent, even where two runs write the same."""
+  batch = pa.record_batch([pa.array(column) if isinstance(column, list) else arrow(column) for column in columns], list(names))
+  with record.written_whole(path) as file, pa.ipc.new_file(file, batch.schema) as writer:
+    writer.write_batch(batch)
+
+
+def columns_of(path: Path, names: Sequence[str] | None = None) -> list[pa.Array]:
+  """Columns of a file of `_write`, mapped into memory; by default all."""
+  with pa.memory_map(str(path)) as file:
+    batch = pa.ipc.open_file(file).get_batch(0)
+  return [batch.column(name) for name in (batch.schema.names if names is None else names)]
+
+
+def values_of(part: Part, feature: int) -> vocabulary.Counts:
+  """The hashes of a feature's distinct values in a part, ascending, and their counts."""
+  hashes, counts = columns_of(Path(f"{part.path}.values.arrow"), [f"hash.{feature}", f"count.{feature}"])
+  return hashes[0].values.to_numpy(), counts[0].values.to_numpy()
+
+
+def counts(schema: Schema, parts: Sequence[Part], rows: int, feature: int) -> list[vocabulary.Counts]:
+  """A feature's values in the first `rows` rows of the log: of each part their hashes and counts; of a bag without padding."""
+  runs, first = [], sum(other.length for other in schema.features[:feature])
+  of, before = schema.features[feature], 0
+  for part in parts:
+    if before >= rows:
+      break
+    hash_d, count_d = values_of(part, feature)
+    if before + part.rows > rows:
+      columns = columns_of(Path(f"{part.path}.arrow"), [f"id.{first + i}" for i in range(of.length)])
+      index_n = np.concatenate([column.to_numpy()[: rows - before] for column in columns])
+      count_d = np.bincount(index_n, minlength=len(hash_d))
+    kept_d = (count_d > 0) & (hash_d != missing_hash(of)) if isinstance(of, Bag) else count_d > 0
+    runs.append((hash_d[kept_d], count_d[kept_d]))
+    before += part.rows
+  return runs
+
+
+class _PartWriter:
+  """Gathers the rows of chunks and writes them as parts."""
+
+  def __init__(self, directory: Path, piece: int, schema: Schema):
+    self._directory, self._piece, self._schema = directory, piece, schema
+    self._waiting: list[Read] = []
+    self.rows: list[int] = []  # of each part
+    self.missing: Counter[str] = Counter()  # cells of features
+
+  def add(self, read: Read, most_bytes: int) -> None:
+    self._waiting.append(read)
+    if sum(waiting.num_bytes for waiting in self._waiting) > most_bytes:
+      self.flush()
+
+  def flush(self) -> None:
+    chunks = [read.rows for read in self._waiting if len(read.rows.label_n)]
+    self._waiting = []
+    if not chunks:
+      return
+    path, schema = part_path(self._directory, self._piece, len(self.rows)), self._schema
+    label_n = np.concatenate([rows.label_n for rows in chunks])
+    dense = [np.concatenate(columns) for columns in zip(*(rows.dense for rows in chunks))]
+    indices, hashes, counts = [], [], []
+    first = 0
+    for feature in schema.features:
+      places = range(first, first + feature.length)
+      index_n, (hash_d, count_d) = _encode(feature, [rows.cells[place] for place in places for rows in chunks])
+      indices += np.split(index_n, feature.length)
+      hashes.append(hash_d)
+      counts.append(count_d)
+      self.missing[feature.name] += int(count_d[hash_d == missing_hash(feature)].sum())
+      first += feature.length
+    names = ["label", *(f"dense.{i}" for i in range(len(dense))), *(f"id.{i}" for i in range(len(indices)))]
+    _write(Path(f"{path}.arrow"), names, [label_n, *dense, *indices])
+    names = [f"{what}.{i}" for what in ("hash", "count") for i in range(len(schema.features))]
+    _write(Path(f"{path}.values.arrow"), names, [[column] for column in (*hashes, *counts)])
+    self.rows.append(len(label_n))
+
+
+def done_path(directory: Path, piece: int) -> Path:
+  """The file that says that a piece is done."""
+  return directory / f"{piece:06d}.json"
+
+
+def rejects_path(directory: Path, piece: int) -> Path:
+  """The rejected lines of a piece, as `rejects.text_of` writes them."""
+  return directory / f"{piece:06d}.rejects"
+
+
+def part_path(directory: Path, piece: int, part: int) -> Path:
+  """Where a part lies, without its ending."""
+  return directory / f"{piece:06d}-{part:04d}"
+
+
+def read_and_write(
+  directory: Path, index: int, path: Path, piece: Piece, log_format: str, schema: Schema, part_bytes: int, on_bytes: Callable[[int], None]
+) -> dict[str, Any]:
+  """Reads a piece, writes its parts, its rejects (`PIECE.rejects`) and last `PIECE.json`, which is returned.
+
+  Raises UserError naming the file when it cannot be used or is hopeless.
+  """
+  writer, tally = _PartWriter(directory, index, schema), Tally()
+  lines, digest = int(log_format == "csv" and piece.start == 0), ""  # the header is one
+  missing, truncated = np.zeros(len(schema.dense), np.int64), Counter[str]()
+  with record.written_whole(rejects_path(directory, index)) as rejects:
+    for read in read_piece(path, piece, log_format, schema, on_bytes):
+      if isinstance(read, str):
+        digest = read
+        continue
+      writer.add(read, part_bytes + part_bytes // 8)
+      tally.add(read.rejects, len(read.rows.label_n))
+      rejects.writelines(map(text_of, read.rejects))
+      lines += read.num_lines
+      missing += np.array(read.rows.missing, np.int64)
+      truncated.update(read.rows.truncated)
+      tally.refuse_hopeless(path, piece.start)
+    writer.flush()
+  done = {
+    "lines": lines,
+    "parts": writer.rows,
+    "rejects": tally.as_json(),
+    "missing_dense": missing.tolist(),
+    "missing": dict(writer.missing),
+    "truncated": dict(truncated),
+    "xxh3_128": digest,
+  }
+  record.write_json(done_path(directory, index), done)
+  return done

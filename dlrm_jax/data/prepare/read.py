@@ -1,0 +1,223 @@
+"""The files of the input and their pieces, chunks of raw columns, the file that digests itself while it is read, and the Parquet reader.
+
+`delimited` reads text; `parse` turns chunks into values; `rows` puts them together.
+"""
+
+import dataclasses
+import glob
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+from jaxtyping import Int64
+
+from dlrm_jax.common.flags import UserError
+from dlrm_jax.data.prepare.rejects import Reject
+from dlrm_jax.data.prepare.schema import Schema
+
+CHUNK_ROWS = 1 << 16
+_READ_BYTES = 1 << 20
+GZIP = b"\x1f\x8b"  # how gzipped files start; no text does
+
+
+def _natural(path: str) -> list[tuple[int, str]]:
+  """A sort key that puts day_2 before day_10."""
+  return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", path)]
+
+
+def find_inputs(pattern: str) -> list[Path]:
+  """The files that match, in natural order. Raises UserError when there are none or a match is not a readable file."""
+  matches = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True), key=_natural)
+  if not matches:
+    directory = Path(pattern).parent
+    absent = not any(c in str(directory) for c in "*?[") and not directory.is_dir()
+    raise UserError(f"--input={pattern}: " + (f"no such directory {directory}" if absent else "no such file"))
+  for path in matches:
+    if os.path.isdir(path):
+      raise UserError(f"--input={pattern}: {path} is a directory; match the files in it, such as {path.rstrip('/')}/*")
+    if path.removesuffix(".gz") != path and path.removesuffix(".gz") in matches:
+      raise UserError(f"--input={pattern}: {path} and {path.removesuffix('.gz')} both match: are they not the same log?")
+    with Path(path).open("rb"):  # now, rather than after hours on the files before it
+      pass
+  return [Path(path) for path in matches]
+
+
+def names_of(sources: Sequence[Path]) -> list[str]:
+  """How files are called in what is written: their paths from the directory that all of them are in."""
+  common = os.path.commonpath([source.absolute().parent for source in sources])
+  return [os.path.relpath(source.absolute(), common) for source in sources]
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+  """What one task reads of the input.
+
+  Attributes:
+    source: index of the file.
+    start, stop: of plain text, the bytes in which its lines begin; of Parquet, its row groups; a gzipped file is one piece, 0 to 0.
+    size: bytes of the file that it takes, for progress.
+  """
+
+  source: int
+  start: int
+  stop: int
+  size: int
+
+
+def pieces_of(source: int, path: Path, log_format: str, piece_bytes: int) -> list[Piece]:
+  """Cuts a file into pieces of about `piece_bytes`; one at least. Raises UserError where it is no Parquet file and should be."""
+  size = path.stat().st_size
+  if log_format == "parquet":
+    with _open_parquet(path) as file:
+      groups = file.metadata.num_row_groups
+    each = max(1, groups * piece_bytes // max(size, 1))
+    starts = range(0, max(groups, 1), each)
+    return [Piece(source, start, min(start + each, groups), size * each // max(groups, 1)) for start in starts]
+  if is_gzipped(path):
+    return [Piece(source, 0, 0, size)]
+  return [
+    Piece(source, start, min(start + piece_bytes, size), min(piece_bytes, size - start)) for start in range(0, max(size, 1), piece_bytes)
+  ]
+
+
+def is_gzipped(path: Path) -> bool:
+  """Whether a file is gzipped, by its first bytes or its name."""
+  with path.open("rb") as file:
+    return file.read(len(GZIP)) == GZIP or path.suffix == ".gz"
+
+
+def _open_parquet(path: Path) -> pq.ParquetFile:
+  try:
+    return pq.ParquetFile(path)
+  except pa.ArrowException as error:
+    raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: pa.ArrowException) -> UserError:
+  return UserError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())})")
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+  """Some consecutive lines of a file.
+
+  Attributes:
+    columns: the raw cells of every column of the schema; text where the file is text, where empty cells are null.
+    line_n: the line number of each row.
+    rejects: the lines that could not be cut into columns.
+    text: gives the bytes of the line of row i.
+  """
+
+  columns: dict[str, pa.Array]
+  line_n: Int64[np.ndarray, " n"]
+  rejects: list[Reject]
+  text: Callable[[int], bytes]
+
+
+def arrow(values: np.ndarray) -> pa.Array:
+  """A numpy array as an Arrow array, without a copy and without the search for pandas that `pa.array` makes each time."""
+  values = np.ascontiguousarray(values)
+  return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
+
+
+class HashingFile(io.RawIOBase):
+  """A stretch of a file's bytes that digests and counts what is read of it."""
+
+  def __init__(self, path: Path, start: int, stop: int, on_bytes: Callable[[int], None]):
+    self._file, self._digest, self._on_bytes = io.FileIO(path), xxhash.xxh3_128(), on_bytes
+    self._file.seek(start)
+    self._left = stop - start
+
+  def readable(self) -> bool:
+    return True
+
+  def read(self, size: int = -1) -> bytes:
+    block = self._file.read(self._left if size < 0 else min(size, self._left)) or b""
+    self._digest.update(block)
+    self._left -= len(block)
+    self._on_bytes(len(block))
+    return block
+
+  def readinto(self, buffer: Any) -> int:
+    block = self.read(len(buffer))
+    buffer[: len(block)] = block
+    return len(block)
+
+  def hexdigest(self) -> str:
+    """The xxh3_128 of the whole stretch, reading what is left of it."""
+    while self.read(_READ_BYTES):
+      pass
+    return self._digest.hexdigest()
+
+  def close(self) -> None:
+    self._file.close()
+    super().close()
+
+
+def is_text(kind: pa.DataType) -> bool:
+  """Whether a column of this type holds text."""
+  if pa.types.is_dictionary(kind):
+    return is_text(kind.value_type)
+  return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _is_value(kind: pa.DataType) -> bool:
+  return is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+  return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _check_types(file: pa.Schema, schema: Schema, path: Path) -> None:
+  """Raises UserError unless the columns of a Parquet file have types that `parse` understands."""
+  for name in schema.columns:
+    kind = file.field(name).type
+    if name in schema.list_columns:
+      # Arrow cannot read lists of dictionary-encoded values where two row groups meet.
+      if not (_is_list(kind) and _is_value(kind.value_type) and not pa.types.is_dictionary(kind.value_type)):
+        what = "a bag with a length must be a column of lists of integers, plain text or booleans"
+        raise UserError(f"{path}: column '{name}' is {kind}: {what}")
+      continue
+    simple = _is_value(kind)
+    if name in schema.bag_columns and not simple:
+      lists = f'; lists are read as {{ column = "{name}", length = 5 }}' if _is_list(kind) else ""
+      raise UserError(f"{path}: column '{name}' is {kind}: the columns of a bag must hold integers, text or booleans{lists}")
+    if name in schema.categorical_names and not simple:
+      raise UserError(f"{path}: column '{name}' is {kind}: a categorical column must hold integers, text or booleans")
+    if not (simple or pa.types.is_floating(kind)):
+      raise UserError(f"{path}: column '{name}' is {kind}: a label or dense column must hold numbers, booleans or text")
+
+
+def read_parquet(path: Path, piece: Piece, schema: Schema, raw: HashingFile) -> Iterator[Chunk]:
+  """Chunks of some row groups of a Parquet file; a row counts as a line. Raises UserError naming the file when it cannot be used.
+
+  `raw` is read along, so that its digest keeps pace with the rows.
+  """
+  try:
+    with _open_parquet(path) as file:
+      schema.check_present(file.schema_arrow.names, str(path))
+      if not file.metadata.num_rows:
+        raise UserError(f"{path}: no rows in it")
+      _check_types(file.schema_arrow, schema, path)
+      line, groups = 1, range(piece.start, piece.stop)
+      rows = sum(file.metadata.row_group(g).num_rows for g in groups)
+      for batch in file.iter_batches(CHUNK_ROWS, groups, columns=list(schema.columns), use_threads=False):
+        columns = {name: batch.column(name) for name in schema.columns}
+        yield Chunk(columns, np.arange(line, line + len(batch)), [], lambda i, b=batch: _row_json(b, i))  # type: ignore[misc]
+        line += len(batch)
+        raw.read(piece.size * len(batch) // rows)
+  except pa.ArrowException as error:
+    raise _unreadable(path, error) from None
+
+
+def _row_json(batch: pa.RecordBatch, i: int) -> bytes:
+  return json.dumps(batch.slice(i, 1).to_pylist()[0], default=str).encode()

@@ -1,0 +1,89 @@
+"""Rejected lines: counted by reason, kept in `rejects.tsv`, and too many of them are an error. Used by `prepare` and its readers."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dlrm_jax.common.flags import UserError
+
+HOPELESS_LINES = 10_000  # once this many are rejected, and most of what was read, the rest of the log is not read
+HEADER = b"source\tline\treason\tdetail\ttext\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class Reject:
+  """A line that is not used.
+
+  Attributes:
+    line: its number; the first line is 1.
+    reason: why, one of a few.
+    detail: what exactly, such as the column and its cell; may be empty.
+    text: the line's bytes, without the newline.
+  """
+
+  line: int
+  reason: str
+  detail: str
+  text: bytes
+
+
+def text_of(reject: Reject) -> bytes:
+  """Line number, reason, detail and the line itself, byte for byte (it may hold more tabs), with tabs between: a line of a piece's file."""
+  return f"{reject.line}\t{reject.reason}\t{reject.detail}\t".encode() + reject.text + b"\n"
+
+
+def of_log(piece_lines: bytes, source: str, lines_before: int) -> bytes:
+  """A line of a piece's file as `rejects.tsv` has it: after the name of its file, and numbered from the file's first line."""
+  number, _, rest = piece_lines.partition(b"\t")
+  return f"{source}\t{int(number) + lines_before}\t".encode() + rest
+
+
+class Tally:
+  """Counts accepted lines, and rejected ones by reason."""
+
+  def __init__(self) -> None:
+    self.good = 0
+    self.by_reason: Counter[str] = Counter()
+    self.first: tuple[int, str] | None = None  # line, why
+
+  def add(self, rejects: Sequence[Reject], num_good: int) -> None:
+    self.good += num_good
+    self.by_reason.update(reject.reason for reject in rejects)
+    if rejects and self.first is None:
+      first = rejects[0]
+      self.first = first.line, first.reason + (f" ({first.detail})" if first.detail else "")
+
+  def as_json(self) -> dict[str, Any]:
+    return {"good": self.good, "by_reason": dict(self.by_reason), "first": self.first}
+
+  def refuse_hopeless(self, path: Path, start: int) -> None:
+    """Raises UserError when most lines are rejected, and many are: a wrong format, most likely. `start`: where the piece starts."""
+    total = self.by_reason.total()
+    if total >= HOPELESS_LINES and total > self.good and self.first is not None:
+      where = f"line {self.first[0]}" + (f" after byte {start}" if start else "")
+      raise UserError(f"{path}: {total:,} of the first {self.good + total:,} lines rejected; the first: {where}: {self.first[1]}")
+
+
+def entry(pieces: Sequence[dict[str, Any]], paths: Sequence[Path], lines_before: Sequence[int], allowed: float) -> dict[str, Any]:
+  """The entry in `dataset.json`: total, share, by_reason.
+
+  Args:
+    pieces: what `Tally.as_json` gave of each piece, in order.
+    paths: the file of each.
+    lines_before: how many lines its file has before it.
+    allowed: the largest share that may be rejected; UserError, naming the first reject, where there are more.
+  """
+  by_reason = sum((Counter(piece["by_reason"]) for piece in pieces), Counter[str]())
+  total, good = by_reason.total(), sum(piece["good"] for piece in pieces)
+  share = total / (good + total)
+  if share > allowed:
+    first = next(i for i, piece in enumerate(pieces) if piece["first"])
+    line, why = pieces[first]["first"]
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in by_reason.most_common())
+    raise UserError(
+      f"{total:,} of {good + total:,} lines rejected ({share:.2%}), above --max_reject_fraction={allowed:g};"
+      f" the first: {paths[first]} line {line + lines_before[first]}: {why}" + (f"; in all: {reasons}" if len(by_reason) > 1 else "")
+    )
+  return {"total": total, "share": share, "by_reason": dict(by_reason.most_common())}

@@ -1,0 +1,91 @@
+"""A piece of the input to accepted rows and rejects, chunk by chunk, whatever the format. Called by `parts`."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from dlrm_jax.data.prepare import delimited
+from dlrm_jax.data.prepare.criteo_lines import Lines, Reader
+from dlrm_jax.data.prepare.parse import Rows, joined, parse
+from dlrm_jax.data.prepare.read import HashingFile, Piece, read_parquet
+from dlrm_jax.data.prepare.rejects import Reject
+from dlrm_jax.data.prepare.schema import Schema
+
+
+@dataclasses.dataclass(frozen=True)
+class Read:
+  """What one chunk of lines gave.
+
+  Attributes:
+    rows: those accepted.
+    rejects: the others, in order of lines; lines are numbered from the first of the piece, 1.
+    num_bytes: the size of the lines.
+  """
+
+  rows: Rows
+  rejects: list[Reject]
+  num_bytes: int
+
+  @property
+  def num_lines(self) -> int:
+    return len(self.rows.line_n) + len(self.rejects)
+
+
+def read_piece(path: Path, piece: Piece, log_format: str, schema: Schema, on_bytes: Callable[[int], None]) -> Iterator[Read | str]:
+  """The lines of a piece in order, and at last the digest of its bytes. Raises UserError naming the file where it cannot be used."""
+  size = path.stat().st_size
+  start, stop = (piece.start, piece.stop) if log_format != "parquet" and piece.stop else (0, size)
+  if log_format == "parquet" and piece.start:
+    start = stop  # the first piece digests the whole file
+  with HashingFile(path, start, stop, on_bytes) as raw:
+    if log_format == "parquet":
+      for chunk in read_parquet(path, piece, schema, raw):
+        yield Read(*parse(chunk, schema), sum(column.nbytes for column in chunk.columns.values()))
+    else:
+      yield from _read_text(path, piece, schema, raw)
+    yield raw.hexdigest()
+
+
+def _read_text(path: Path, piece: Piece, schema: Schema, raw: HashingFile) -> Iterator[Read]:
+  names, line = delimited.header_of(path, schema), 1
+  reader = _line_reader() if schema.header is not None else None
+  skip = schema.header is None and piece.start == 0
+  for block in delimited.blocks_of_lines(path, piece, raw):
+    if skip:
+      block, skip, line = block.partition(b"\n")[2], False, 2
+    lines = None if reader is None else reader.read(block)
+    if lines is None:
+      line_n = np.arange(line, line + block.count(b"\n"))
+      read = Read(*parse(delimited.cut(block, line_n, names, schema), schema), len(block))
+    else:
+      read = _checked(block, lines, line, schema)
+    line += read.num_lines
+    yield read
+
+
+@functools.cache
+def _line_reader() -> Reader | None:
+  return Reader.make()
+
+
+def _checked(block: bytes, lines: Lines, first_line: int, schema: Schema) -> Read:
+  """The lines that the fast reader was sure of, and what the careful way makes of the others."""
+  dense = tuple(column.apply(number_n, missing_n) for column, number_n, missing_n in zip(schema.dense, lines.number_mn, lines.missing_mn))
+  missing = tuple(np.count_nonzero(lines.missing_mn, axis=1).tolist())
+  key_fn, valid_fb = lines.key_fn.copy(), lines.valid_fb.copy()  # the reader writes over its own
+  cells = tuple(
+    pa.Array.from_buffers(pa.uint32(), len(key_n), [pa.py_buffer(valid_b), pa.py_buffer(key_n)], nulls)
+    for key_n, valid_b, nulls in zip(key_fn, valid_fb, lines.null_count_f.tolist())
+  )
+  rows = Rows(lines.line_n.astype(np.int64) + first_line, lines.label_n.copy(), dense, missing, cells, {})
+  if not len(lines.careful_k):
+    return Read(rows, [], len(block))
+  careful = b"".join(block[start : block.index(b"\n", start) + 1] for start in lines.careful_start_k.tolist())
+  names = schema.header
+  assert names is not None
+  more, rejects = parse(delimited.cut(careful, lines.careful_k.astype(np.int64) + first_line, names, schema), schema)
+  return Read(joined([rows, more]), rejects, len(block))

@@ -1,0 +1,266 @@
+"""The columns of a click log: which is the label, which are dense, which categorical. Read by `prepare` from a TOML file.
+
+A schema file:
+
+    label = "clicked"                          # 0 or 1
+    categorical = ["user_id", "item_id", "age"]
+    name = "my-log"                            # optional; the name of the output directory otherwise
+
+    [dense]                                    # optional; a column may be dense and categorical at once
+    age = { transform = "none", missing = 40 }
+    views = {}                                 # transform = "log1p", missing = 0
+
+    [bags]                                     # optional; features of several values, after those of `categorical`
+    genres = ["genre_1", "genre_2", "genre_3"] # columns that share one vocabulary
+    tags = { column = "tags", length = 5 }     # a list column (Parquet): the first 5 values of each list
+"""
+
+import dataclasses
+import functools
+import math
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from jaxtyping import Bool, Float32, Float64, Int64
+
+from dlrm_jax.common.flags import UserError
+from dlrm_jax.data.shard_format import lookup_names
+
+TRANSFORMS = ("log1p", "none")
+MAX_BAG_LENGTH = 1000  # a block of 65,536 rows of such a bag takes 0.5 GB while it is prepared
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseColumn:
+  """A number given to the bottom MLP.
+
+  Attributes:
+    name: the column's name in the log.
+    transform: "log1p" is log(1 + max(x, 0)), so negative numbers become 0; "none" keeps x.
+    missing: what an empty cell becomes, after the transform.
+    integer: whether text other than a decimal integer is rejected.
+  """
+
+  name: str
+  transform: str = "log1p"
+  missing: float = 0.0
+  integer: bool = False
+
+  def __post_init__(self) -> None:
+    if self.transform not in TRANSFORMS:
+      raise UserError(f"dense column '{self.name}': transform '{self.transform}' must be among {', '.join(TRANSFORMS)}")
+    if not math.isfinite(self.missing):
+      raise UserError(f"dense column '{self.name}': missing = {self.missing} must be a finite number")
+
+  def apply(
+    self, number_n: Int64[np.ndarray, " n"] | Float64[np.ndarray, " n"], missing_n: Bool[np.ndarray, " n"]
+  ) -> Float32[np.ndarray, " n"]:
+    """The column as the model sees it; numbers too large for float32 come out infinite. `number_n` is 0 where it is missing."""
+    if self.transform == "log1p" and number_n.dtype == np.int64:
+      table = _small_logarithms()
+      value_n = table.take(np.maximum(np.minimum(number_n, len(table) - 1), 0))
+      if number_n.max(initial=0) >= len(table):
+        large_n = np.flatnonzero(number_n >= len(table))
+        value_n[large_n] = np.log1p(number_n[large_n].astype(np.float64))
+    else:
+      with np.errstate(over="ignore"):
+        value_n = (np.log1p(np.maximum(number_n, 0.0)) if self.transform == "log1p" else number_n).astype(np.float32)
+    if self.missing != 0.0:
+      value_n[missing_n] = self.missing
+    return value_n
+
+
+@functools.cache
+def _small_logarithms() -> Float32[np.ndarray, " n"]:
+  """log(1 + x) of 0, 1, ...: most integers of a log are small."""
+  return np.log1p(np.arange(4096, dtype=np.float64)).astype(np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class CategoricalColumn:
+  """A value that is looked up in a table. Text, integers or booleans; never floats, which merge large ids.
+
+  Attributes:
+    name: the column's name in the log.
+    hexadecimal: whether text other than 8 hexadecimal digits is rejected.
+  """
+
+  name: str
+  hexadecimal: bool = False
+  length: ClassVar[int] = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Bag:
+  """Several values looked up in one table as one feature. Missing cells are padding: unlike a categorical column's, not a value.
+
+  Attributes:
+    name: the feature's name; it keys the hash of every value, so that all cells of the bag share one vocabulary.
+    columns: columns of one value each, or a single column of lists.
+    list_length: how many values of each list are kept; None where the columns hold one value each.
+  """
+
+  name: str
+  columns: tuple[str, ...]
+  list_length: int | None = None
+
+  def __post_init__(self) -> None:
+    if not self.columns:
+      raise UserError(f"bag '{self.name}' is empty: name at least one column")
+    _refuse_repeats(self.columns, f"the columns of bag '{self.name}'")
+    if not 1 <= self.length <= MAX_BAG_LENGTH:
+      raise UserError(f"bag '{self.name}': a length of {self.length} must be from 1 to {MAX_BAG_LENGTH}")
+
+  @property
+  def length(self) -> int:
+    """Ids of the bag, padding included."""
+    return len(self.columns) if self.list_length is None else self.list_length
+
+  @property
+  def cell(self) -> CategoricalColumn:
+    """How one value of the bag is hashed."""
+    return CategoricalColumn(self.name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+  """The columns of a click log, in the order in which the model sees them.
+
+  Attributes:
+    label: the column that holds 0 or 1.
+    dense: dense columns.
+    categorical: categorical columns.
+    name: a name for the data set, or None.
+    header: the names of all columns of files without a header line, or None where files have one.
+    bags: features of several values, after the categorical columns. There is at least one feature.
+  """
+
+  label: str
+  dense: tuple[DenseColumn, ...]
+  categorical: tuple[CategoricalColumn, ...]
+  name: str | None = None
+  header: tuple[str, ...] | None = None
+  bags: tuple[Bag, ...] = ()
+
+  def __post_init__(self) -> None:
+    if not self.features:
+      raise UserError("a schema needs at least one categorical column or bag")
+    _refuse_repeats(self.dense_names, "a schema's dense columns")
+    _refuse_repeats(self.categorical_names, "a schema's categorical columns")
+    _refuse_repeats((feature.name for feature in self.features), "a schema's categorical columns and bags")
+    _refuse_repeats(lookup_names([f.name for f in self.features], [f.length for f in self.features]), "the names of a schema's ids")
+    for kind, names in (("dense", self.dense_names), ("categorical", self.categorical_names), ("bag", self.bag_columns)):
+      if self.label in names:
+        raise UserError(f"the label column '{self.label}' cannot be a {kind} column too")
+    of_one_value = {*self.dense_names, *self.categorical_names, *(c for bag in self.bags if bag.list_length is None for c in bag.columns)}
+    both = [name for name in self.list_columns if name in of_one_value]
+    if both:
+      raise UserError(f"column '{both[0]}' cannot be a list in one place and hold one value in another")
+
+  @property
+  def dense_names(self) -> tuple[str, ...]:
+    return tuple(column.name for column in self.dense)
+
+  @property
+  def categorical_names(self) -> tuple[str, ...]:
+    return tuple(column.name for column in self.categorical)
+
+  @property
+  def features(self) -> tuple[CategoricalColumn | Bag, ...]:
+    """The F categorical features, in the order of a batch."""
+    return (*self.categorical, *self.bags)
+
+  @property
+  def lookups(self) -> tuple[CategoricalColumn | Bag, ...]:
+    """The feature that each of the L ids of a row belongs to."""
+    return tuple(feature for feature in self.features for _ in range(feature.length))
+
+  @property
+  def bag_columns(self) -> tuple[str, ...]:
+    return tuple(name for bag in self.bags for name in bag.columns)
+
+  @property
+  def list_columns(self) -> tuple[str, ...]:
+    return tuple(name for bag in self.bags if bag.list_length is not None for name in bag.columns)
+
+  @property
+  def columns(self) -> tuple[str, ...]:
+    """Every column that is read, once each."""
+    return tuple(dict.fromkeys((self.label, *self.dense_names, *self.categorical_names, *self.bag_columns)))
+
+  def check_present(self, present: Iterable[str], path: str) -> None:
+    """Raises UserError unless the columns of the file at `path` are distinct and include those of the schema."""
+    present = list(present)
+    _refuse_repeats(present, f"{path}: the header's columns")
+    absent = [name for name in self.columns if name not in present]
+    if absent:
+      raise UserError(f"{path}: no column '{absent[0]}', which the schema names; the file has {', '.join(present)}")
+
+
+def _refuse_repeats(names: Iterable[str], what: str) -> None:
+  names = list(names)
+  repeated = [name for name in names if names.count(name) > 1]
+  if repeated:
+    raise UserError(f"{what} must differ: '{repeated[0]}' is there twice")
+
+
+def _refuse_unknown(table: dict[str, Any], allowed: tuple[str, ...], where: str) -> None:
+  for key in table:
+    if key not in allowed:
+      raise UserError(f"{where}: unknown key '{key}'; there are {', '.join(allowed)}")
+
+
+def _bag(name: str, entry: Any) -> Bag:
+  """A bag from its entry in the file: a list of columns, or a table with a list column and a length."""
+  if isinstance(entry, dict):
+    _refuse_unknown(entry, ("column", "length"), f"bag '{name}'")
+    column, length = entry.get("column"), entry.get("length")
+    if isinstance(column, str) and isinstance(length, int) and not isinstance(length, bool):
+      return Bag(name, (column,), length)
+  elif isinstance(entry, list) and all(isinstance(column, str) for column in entry):
+    return Bag(name, tuple(entry))
+  raise UserError(f"bag '{name}' must be a list of column names, or {{ column = \"name\", length = 5 }} for a list column")
+
+
+def load_schema(path: str) -> Schema:
+  """Reads a schema file. Raises UserError in one line naming the file and what is wrong in it."""
+  try:
+    with Path(path).open("rb") as file:
+      table = tomllib.load(file)
+  except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    raise UserError(f"{path}: not valid TOML ({error})") from None
+  except FileNotFoundError:
+    raise UserError(f"--schema={path}: no such file") from None
+  _refuse_unknown(table, ("label", "categorical", "dense", "bags", "name"), path)
+  if "label" not in table:
+    raise UserError(f'{path}: no label; write label = "name of the column that holds 0 or 1"')
+  categorical, dense, bags = table.get("categorical", []), table.get("dense", {}), table.get("bags", {})
+  if not isinstance(categorical, list) or not all(isinstance(name, str) for name in categorical):
+    raise UserError(f'{path}: categorical must be a list of column names, such as ["user_id", "item_id"]')
+  if not isinstance(dense, dict) or not all(isinstance(options, dict) for options in dense.values()):
+    raise UserError(f'{path}: dense must be a table of columns, such as [dense] and then age = {{ transform = "none" }}')
+  if not isinstance(bags, dict):
+    raise UserError(f'{path}: bags must be a table of features, such as [bags] and then genres = ["genre_1", "genre_2"]')
+  for key in ("label", "name"):
+    if not isinstance(table.get(key, ""), str):
+      raise UserError(f"{path}: {key} must be text")
+  for name, options in dense.items():
+    _refuse_unknown(options, ("transform", "missing"), f"{path}: dense column '{name}'")
+    for key, kind, what in (("transform", str, "text"), ("missing", (int, float), "a finite number")):
+      if key in options and (isinstance(options[key], bool) or not isinstance(options[key], kind)):
+        raise UserError(f"{path}: dense column '{name}': {key} = {options[key]!r} must be {what}")
+  try:
+    return Schema(
+      label=table["label"],
+      dense=tuple(
+        DenseColumn(name, options.get("transform", "log1p"), float(options.get("missing", 0.0))) for name, options in dense.items()
+      ),
+      categorical=tuple(CategoricalColumn(name) for name in categorical),
+      name=table.get("name"),
+      bags=tuple(_bag(name, entry) for name, entry in bags.items()),
+    )
+  except UserError as error:
+    raise UserError(f"{path}: {error}") from None

@@ -1,0 +1,149 @@
+"""How good a state is: held-out examples, kept on the devices or read anew for each evaluation, and the losses before each training step.
+
+Called by the loop.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dlrm_jax.batch import Batch
+from dlrm_jax.common import stopping
+from dlrm_jax.config import TrainConfig
+from dlrm_jax.data.planted.clicks import Planted, Truth
+from dlrm_jax.data.source import Source
+from dlrm_jax.training import metrics
+from dlrm_jax.training.learner import Learner
+from dlrm_jax.training.read_ahead import read_ahead
+
+KEPT_BYTES = 2**28  # of evaluation batches on the devices; a larger set is read anew for each evaluation
+
+
+@runtime_checkable
+class Puts(Protocol):
+  """What brings batches to the devices: a learner, or the programs of several runs."""
+
+  @property
+  def put(self) -> Callable[[Batch], Batch]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalBatch:
+  """One evaluation batch on the devices, and what metrics need of it on the host: labels, which examples count, the teacher's logits."""
+
+  placed: Batch
+  label_b: np.ndarray
+  keep_b: np.ndarray
+  truth: Truth | None
+
+
+class EvalSet:
+  """The evaluation examples of a run, batch by batch, as often as asked for; the same ones in the same order each time.
+
+  Attributes:
+    source: where they come from.
+    num_examples: how many there are.
+  """
+
+  def __init__(self, source: Source, learner: Puts, settings: TrainConfig):
+    wanted = settings.eval_examples
+    self.source, self.num_examples = source, wanted if isinstance(source, Planted) else min(wanted, source.eval_rows)
+    self._put, self._batch_size = learner.put, settings.batch_size
+    self._kept = list(self._read()) if self._bytes() <= KEPT_BYTES else None
+
+  def __iter__(self) -> Iterator[EvalBatch]:
+    return self._read() if self._kept is None else iter(self._kept)
+
+  def _read(self) -> Iterator[EvalBatch]:
+    for batch, truth in self.source.eval_batches(self._batch_size, self.num_examples):
+      placed = self._put(jax.tree.map(jnp.asarray, batch))
+      yield EvalBatch(placed, np.asarray(batch.label_b), np.asarray(batch.weight_b) > 0, truth)
+
+  def _bytes(self) -> int:
+    """Of all batches: dense inputs, ids, bag weights, labels, weights, a teacher's logit and its parts, 4 bytes each."""
+    source = self.source
+    numbers = (
+      source.num_dense + sum(source.bag_lengths) * (1 + source.weighted) + 2 + (1 + len(source.parts) if isinstance(source, Planted) else 0)
+    )
+    return 4 * numbers * math.ceil(self.num_examples / self._batch_size) * self._batch_size
+
+
+def evaluate(learner: Learner, state: Any, batches: EvalSet) -> metrics.Metrics | None:
+  """Metrics of a state; the excess by part only where the tail is not all there is to learn. Memory does not grow with the examples.
+
+  None where the program was asked to stop meanwhile (`stopping`).
+  """
+  found = evaluate_all(learner.predict, state, batches, (0,))
+  return None if found is None else found[0]
+
+
+def evaluate_all(predict: Callable[..., Any], state: Any, batches: EvalSet, runs: Sequence[int]) -> list[metrics.Metrics] | None:
+  """`evaluate` for those of several runs that `runs` names; `predict` gives the logits of one run or of all, [B] or [S, B]."""
+  source = batches.source
+  several = isinstance(source, Planted) and len(source.parts) > 1
+  sums = [metrics.Accumulator(source.base_rate) for _ in runs]
+  # The next batch is on its way through the model while the sums of this one are taken.
+  for batch, logits in read_ahead(((batch, predict(state, batch.placed)) for batch in batches), 1):
+    if stopping.requested():
+      return None
+    keep = batch.keep_b
+    true_logit_n = np.asarray(batch.truth.logit_b)[keep] if batch.truth else None
+    parts = {name: np.asarray(x)[keep] for name, x in batch.truth.parts.items()} if batch.truth and several else None
+    logit_sb = np.asarray(logits).reshape(-1, len(keep))
+    for total, run in zip(sums, runs, strict=True):
+      total.add(logit_sb[run][keep], batch.label_b[keep], true_logit_n, parts)
+  return [total.metrics() for total in sums]
+
+
+class Progressive:
+  """Progressive validation: each training example is predicted before it is trained on, so that its loss is that of an unseen one
+  (Blum, Kalai and Langford 1999). The steps sum these losses on the device; here what is read of them is summed in float64.
+
+  Attributes:
+    FIELDS: what curve and record hold: mean log loss over all examples since the run's start, its NE, and the mean since the row before.
+    loss_sum: of all examples; NaN where some were not counted.
+    examples: how many.
+  """
+
+  FIELDS = ("progressive_log_loss", "progressive_ne", "progressive_log_loss_recent")
+
+  def __init__(self, train_rate: float):
+    self.loss_sum, self.examples = 0.0, 0
+    self._entropy, self._recent_sum, self._row_examples = metrics.entropy(train_rate), 0.0, 0
+
+  def add(self, loss: float, examples: int) -> None:
+    """The mean log loss (nats) of the examples after the last reading up to this many."""
+    self.loss_sum += loss * (examples - self.examples)
+    self._recent_sum += loss * (examples - self.examples)
+    self.examples = examples
+
+  def row(self) -> dict[str, float]:
+    """The fields as they are now; the next row's recent loss starts here."""
+    mean, recent = self.loss_sum / self.examples, self._recent_sum / (self.examples - self._row_examples)
+    self._recent_sum, self._row_examples = 0.0, self.examples
+    return dict(zip(self.FIELDS, (mean, mean / self._entropy, recent), strict=True))
+
+  def facts(self) -> dict[str, float]:
+    """The sums, for a checkpoint: JSON keeps every bit, and makes NaN null."""
+    return {
+      "examples": self.examples,
+      "loss_sum": self.loss_sum,
+      "row_examples": self._row_examples,
+      "recent_sum": self._recent_sum,
+    }
+
+  def resume(self, facts: dict[str, float | None]) -> None:
+    """Goes on with the sums of `facts`."""
+    known = {name: math.nan if value is None else value for name, value in facts.items()}
+    self.loss_sum, self.examples = known["loss_sum"], int(known["examples"])
+    self._recent_sum, self._row_examples = known["recent_sum"], int(known["row_examples"])
+
+  def branch(self, facts: dict[str, float | None]) -> None:
+    """Goes on with the sums of another run; the next row's recent loss starts here."""
+    self.resume(facts)
+    self._recent_sum, self._row_examples = 0.0, self.examples

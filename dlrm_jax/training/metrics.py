@@ -1,0 +1,185 @@
+"""Metrics of a set of predictions, on the host in float64, in memory that does not grow with the set. What is not defined is NaN.
+
+Called by `evaluation`, batch after batch, and by whoever has all predictions at once (`evaluate`).
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Num
+
+from dlrm_jax.common.arrays import sigmoid, softplus
+from dlrm_jax.training.roc_auc import MAX_BINS, RocAuc
+
+_TOGETHER = 2**14  # predictions
+
+
+@dataclasses.dataclass(frozen=True)
+class Metrics:
+  """One evaluation. Excess is None where the true probability is not known, that of a part also where it is all there is.
+
+  Attributes:
+    log_loss: mean binary cross-entropy, nats.
+    ne: log loss over the entropy of the training split's click rate (He et al. 2014).
+    roc_auc: area under the ROC curve, ties counted half; NaN with one class only.
+    roc_auc_error: how far off `roc_auc` may be at most: 0 up to 2^22 different logits (see `RocAuc`).
+    calibration: mean predicted probability over observed click rate; NaN without clicks.
+    excess: mean KL divergence from the true click probability, nats.
+    excess_tail, excess_pairs, excess_dense, excess_scores: what a part of the planted logit costs (see `PartsExcess`), nats.
+  """
+
+  log_loss: float
+  ne: float
+  roc_auc: float
+  roc_auc_error: float
+  calibration: float
+  excess: float | None = None
+  excess_tail: float | None = None
+  excess_pairs: float | None = None
+  excess_dense: float | None = None
+  excess_scores: float | None = None
+
+
+def entropy(rate: float) -> float:
+  """Entropy of a click rate in nats: the log loss of always predicting it."""
+  if not 0 < rate < 1:
+    return math.nan
+  return -(rate * math.log(rate) + (1 - rate) * math.log1p(-rate))
+
+
+class PartsExcess:
+  """What is not learned of each part of the logit: `-c/2 * E[error * part]`, c = E p(1-p), the logit error projected on the centred part.
+
+  Errors of the other parts are uncorrelated with it and drop out. For an ideal learner's posterior mean `-E[error * part]` is the
+  variance of the part that is not learned (orthogonality of estimate and error). The logit is first brought to the scale at which its
+  errors are least: the logit of a mean probability is smaller than the mean logit, so that whatever is unknown of one part shrinks what
+  is known of all, and would be charged to them. With that the parts sum to c/2 * variance of the true logit * (1 - correlation^2).
+
+  Means and products about them are merged batch by batch (Chan, Golub and LeVeque 1979): a large mean costs no digits.
+
+  Args:
+    names: of the parts.
+  """
+
+  def __init__(self, names: Sequence[str]):
+    self.names = tuple(names)
+    self._count, self._curvature = 0, 0.0
+    self._mean = np.zeros(2 + len(self.names))  # of predicted logit, true one, parts
+    self._products = np.zeros((len(self._mean), len(self._mean)))
+
+  def add(self, logit_n: Float[np.ndarray, " n"], true_logit_n: Float[np.ndarray, " n"], *part_n: Float[np.ndarray, " n"]) -> None:
+    """Predicted and true click logits, and the parts of the true one; n > 0."""
+    prob_n, before, n = sigmoid(true_logit_n), self._count, len(logit_n)
+    all_kn = np.stack([logit_n, true_logit_n, *part_n])
+    mean = all_kn.mean(axis=1)
+    all_kn -= mean[:, None]
+    self._count += n
+    self._curvature += float((prob_n * (1 - prob_n)).sum())
+    self._products += all_kn @ all_kn.T + np.outer(mean - self._mean, mean - self._mean) * (before * n / self._count)
+    self._mean += (mean - self._mean) * n / self._count
+
+  def values(self) -> dict[str, float]:
+    """By name, in nats; NaN before there are predictions."""
+    if not self._count:
+      return dict.fromkeys(self.names, math.nan)
+    (spread, shared), known_k, true_k = self._products[0, :2], self._products[0, 2:], self._products[1, 2:]
+    scale = shared / spread if spread > 0 else 0.0  # of the logit, so that its errors are least; a constant one knows nothing
+    rest_k = 0.5 * (self._curvature / self._count) * (true_k - scale * known_k) / self._count
+    return dict(zip(self.names, rest_k.tolist(), strict=True))
+
+
+def excess(logit_n: Float[np.ndarray, " n"], true_logit_n: Float[np.ndarray, " n"]) -> float:
+  """Mean KL from the true to the predicted click probability: softplus(q) - softplus(p) - sigmoid(p) (q - p)."""
+  kl_n = softplus(logit_n) - softplus(true_logit_n) - sigmoid(true_logit_n) * (logit_n - true_logit_n)
+  return float(np.mean(kl_n))
+
+
+class Accumulator:
+  """All metrics of a stream of predictions; all NaN once one logit is not finite.
+
+  Args:
+    train_rate: click rate of the training split, for NE.
+    max_bins: of the ROC AUC's table.
+  """
+
+  def __init__(self, train_rate: float, max_bins: int = MAX_BINS):
+    self._count = 0
+    self._waiting: list[tuple[np.ndarray, ...]] = []  # summed up many at a time: small batches cost more
+    self._num_waiting, self._train_rate, self._finite = 0, train_rate, True
+    self._loss = self._clicks = self._prob = self._excess = 0.0  # sums over examples
+    self._auc = RocAuc(max_bins)
+    self._names: tuple[str, ...] | None = None  # of the true logits given: "" the whole, then its parts
+    self._parts = PartsExcess(())
+
+  def add(
+    self,
+    logit_n: Num[np.ndarray, " n"],
+    label_n: Num[np.ndarray, " n"],
+    true_logit_n: Num[np.ndarray, " n"] | None = None,
+    parts: dict[str, np.ndarray] | None = None,
+  ) -> None:
+    """Some more predictions.
+
+    Args:
+      logit_n: predicted logits; ranked as float32.
+      label_n: 0 or 1.
+      true_logit_n: true click logits on planted data.
+      parts: parts of the true logit by name, each [n]; None where there is one alone. As `true_logit_n`, given always or never.
+    """
+    truths = {} if true_logit_n is None else {"": true_logit_n} | (parts or {})
+    if self._names not in (None, tuple(truths)):
+      raise ValueError("true logits and their parts: given with some predictions and not with others")
+    if self._names is None:
+      self._names, self._parts = tuple(truths), PartsExcess(list(truths)[1:])
+    self._finite &= bool(np.isfinite(logit_n).all())
+    self._waiting.append((logit_n, label_n, *truths.values()))
+    self._num_waiting += len(logit_n)
+    if self._num_waiting >= _TOGETHER:
+      self._sum_up()
+
+  def _sum_up(self) -> None:
+    logit_n, label_n, *truth = (np.concatenate([x.astype(np.float64) for x in column]) for column in zip(*self._waiting, strict=True))
+    self._waiting, self._num_waiting = [], 0
+    if not len(logit_n) or not self._finite:
+      return
+    self._count += len(logit_n)
+    self._loss += float((softplus(logit_n) - label_n * logit_n).sum())
+    self._clicks += float(label_n.sum())
+    self._prob += float(sigmoid(logit_n).sum())
+    self._auc.add(logit_n, label_n)
+    if truth:
+      self._excess += excess(logit_n, truth[0]) * len(logit_n)
+      if self._parts.names:
+        self._parts.add(logit_n, *truth)
+
+  def metrics(self) -> Metrics:
+    """Of all predictions so far."""
+    if self._waiting:
+      self._sum_up()
+    if not self._finite or not self._count or self._names is None:
+      return Metrics(math.nan, math.nan, math.nan, math.nan, math.nan)
+    loss = self._loss / self._count
+    return Metrics(
+      log_loss=loss,
+      ne=loss / entropy(self._train_rate),
+      roc_auc=self._auc.value(),
+      roc_auc_error=self._auc.error(),
+      calibration=self._prob / self._clicks if self._clicks else math.nan,
+      excess=self._excess / self._count if self._names else None,
+      **{f"excess_{name}": value for name, value in self._parts.values().items()},
+    )
+
+
+def evaluate(
+  logit_n: Num[np.ndarray, " n"],
+  label_n: Num[np.ndarray, " n"],
+  train_rate: float,
+  true_logit_n: Num[np.ndarray, " n"] | None = None,
+  parts: dict[str, np.ndarray] | None = None,
+) -> Metrics:
+  """All metrics of n predictions at hand; arguments as those of `Accumulator`."""
+  accumulator = Accumulator(train_rate)
+  accumulator.add(logit_n, label_n, true_logit_n, parts)
+  return accumulator.metrics()

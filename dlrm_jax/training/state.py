@@ -1,0 +1,126 @@
+"""`TrainState`: everything a training run carries from step to step, and how it starts."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int32, UInt32
+
+from dlrm_jax.common.arrays import ArrayLike
+from dlrm_jax.config import ModelConfig, RunConfig, TrainConfig
+from dlrm_jax.embedding.placement import Plan
+from dlrm_jax.embedding.tables import Tables, init_tables, specs
+from dlrm_jax.embedding.update import Rule
+from dlrm_jax.machine.mesh import REPLICATED, placed
+from dlrm_jax.model.dlrm import Dlrm
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Progress:
+  """Counters kept on the device, so that the loop need not wait for a step.
+
+  Attributes:
+    loss_sum, weight_sum: log loss and examples since they were last read.
+    bad_step: first step whose loss was not finite; -1 if none.
+  """
+
+  loss_sum: Float[ArrayLike, "*n"]
+  weight_sum: Float[ArrayLike, "*n"]
+  bad_step: Int32[ArrayLike, "*n"]
+
+  @classmethod
+  def zero(cls) -> "Progress":
+    """On the host, so that it goes to whatever devices a run has."""
+    return cls(np.zeros((), np.float32), np.zeros((), np.float32), np.full((), -1, np.int32))
+
+  def after(self, step: Int32[ArrayLike, ""], loss: Float[ArrayLike, ""], examples: Float[ArrayLike, ""]) -> "Progress":
+    """The counters after one more step with this mean loss over so many examples."""
+    bad = jnp.where((self.bad_step < 0) & ~jnp.isfinite(loss), step, self.bad_step)
+    return Progress(self.loss_sum + loss * examples, self.weight_sum + examples, bad)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+  """Tables with their optimiser slots, dense parameters with theirs, the step counter. Under pmap all have an axis of devices in front."""
+
+  tables: Tables
+  dense: nnx.State
+  dense_slots: optax.OptState
+  step: Int32[ArrayLike, "*n"]
+  progress: Progress
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rates:
+  """The learning rates of a run before warm-up and schedule. Programs take them as an argument: runs that differ in them share one."""
+
+  dense: Float[ArrayLike, "*n"]
+  table: Float[ArrayLike, "*n"]
+
+  @classmethod
+  def of(cls, train: TrainConfig) -> "Rates":
+    """On the host, as float32."""
+    return cls(np.float32(train.dense_lr), np.float32(train.table_lr))
+
+
+def learning_rate(train: TrainConfig, peak: ArrayLike, warmup_examples: int) -> Any:
+  """A learning rate by step: a linear warm-up, then `lr_schedule`; `peak` itself where nothing changes. As optax takes it."""
+  warmup, decay = (-(-examples // train.batch_size) for examples in (warmup_examples, train.decay_examples))
+  schedules: dict[str, Callable[[], optax.Schedule]] = {
+    "constant": lambda: optax.constant_schedule(peak),
+    "inverse_sqrt": lambda: lambda step: peak * (1 + step / decay) ** -0.5,
+    "linear": lambda: optax.polynomial_schedule(peak, 0.0, 1, decay),
+    "quadratic": lambda: optax.polynomial_schedule(peak, 0.0, 2, decay),
+    "cosine": lambda: optax.cosine_decay_schedule(peak, decay),
+  }
+  after = schedules[train.lr_schedule]()
+  if warmup:
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+  return peak if train.lr_schedule == "constant" else after
+
+
+def dense_optimizer(train: TrainConfig, rates: Rates) -> optax.GradientTransformation:
+  """The optax optimiser of the MLPs."""
+  makers = {"sgd": optax.sgd, "adagrad": optax.adagrad, "adam": optax.adam}
+  return makers[train.dense_optimizer](learning_rate(train, rates.dense, train.warmup_examples))
+
+
+def table_rule(train: TrainConfig, rates: Rates, step: Int32[ArrayLike, ""]) -> Rule:
+  """The tables' optimiser at a step."""
+  lr = learning_rate(train, rates.table, train.table_warmup_examples)
+  return Rule(train.table_optimizer, lr(step) if callable(lr) else lr, train.table_weight_decay, step)
+
+
+def dense_kernels(model: ModelConfig, plan: Plan) -> bool:
+  """Whether the CPU kernels work in the dense part: in float32, on one device, since XLA cannot split their calls over a mesh."""
+  return plan.kernels and plan.num_devices == 1 and model.compute_dtype == "float32"
+
+
+def make_model(config: RunConfig, plan: Plan, num_dense: int, key: Array) -> Dlrm:
+  """The dense model with weights drawn from `key`."""
+  return Dlrm(config.model, num_dense, len(plan.layout.tables), rngs=nnx.Rngs(key), kernels=dense_kernels(config.model, plan))
+
+
+def init_state(config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh, seed: UInt32[ArrayLike, ""]) -> TrainState:
+  """The state before the first step; a function of the config and the seed (uint32) alone. Jit it."""
+  dense = nnx.state(make_model(config, plan, num_dense, jax.random.key(seed)), nnx.Param)
+  tables = init_tables(plan, config.train, seed, mesh)
+  slots = dense_optimizer(config.train, Rates.of(config.train)).init(dense)  # the same at all rates
+  return TrainState(tables, dense, slots, jnp.zeros((), jnp.int32), Progress.zero())
+
+
+def state_shapes(config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh) -> TrainState:
+  """Shape, dtype and place of every array of a state: tables as planned, all else on every device."""
+  shapes = jax.eval_shape(functools.partial(init_state, config, plan, num_dense, mesh), np.uint32(0))
+  groups = {name: placed(shapes.tables.groups[name], mesh, spec) for name, spec in specs(plan, mesh).items()}
+  return dataclasses.replace(placed(shapes, mesh, REPLICATED), tables=Tables(groups))

@@ -1,0 +1,230 @@
+"""`Trajectory`: what one run has done so far, and the files that say so. The loop has one, or one for each of the runs it trains together.
+
+It computes nothing on devices: the loop tells it what was trained on and what was measured.
+"""
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from dlrm_jax.common import record
+from dlrm_jax.config import RunConfig, config_id
+from dlrm_jax.data.planted.clicks import Planted
+from dlrm_jax.data.planted.theory import ideal, theory
+from dlrm_jax.data.source import Source
+from dlrm_jax.machine import hardware
+from dlrm_jax.training import metrics
+from dlrm_jax.training.evaluation import Progressive
+
+METRICS = (*(f.name for f in dataclasses.fields(metrics.Metrics)), *Progressive.FIELDS)
+_MAY_DIFFER = {f"train.{name}" for name in ("num_examples", "eval_examples", "eval_split", "first_eval", "evals_per_octave")}
+_CHECK_EVERY = 512  # steps between looks at the loss when no evaluation is due
+
+OnProgress = Callable[[int, float], None]  # (examples, mean training log loss since the last look)
+
+
+def eval_points(num_examples: int, batch_size: int, first: int, per_octave: int) -> list[int]:
+  """Example counts to evaluate at: log-spaced from `first`, whole batches, the last one `num_examples`."""
+  points, k = set(), 0
+  while (wanted := first * 2 ** (k / per_octave)) < num_examples:
+    points.add(min(math.ceil(round(wanted) / batch_size) * batch_size, num_examples))
+    k += 1
+  return sorted(points | {num_examples})
+
+
+def settings_of(config: RunConfig) -> dict[str, Any]:
+  """Model and training settings by name, without those that may differ between what goes on and what was."""
+  settings = {f"{part}.{name}": value for part in ("model", "train") for name, value in dataclasses.asdict(getattr(config, part)).items()}
+  return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items() if name not in _MAY_DIFFER}
+
+
+def stream_of(config: RunConfig, source: Source) -> dict[str, Any]:
+  """What another run that goes on from a checkpoint of this one must share with it: the data, the model, how it is trained."""
+  planted = dataclasses.asdict(config.planted) if isinstance(source, Planted) else None
+  processes = jax.process_count() if planted is None else None  # the order of a data set depends on it (data/order.py)
+  stream = {"data": source.name, "data_digest": source.digest, "planted": planted, "processes": processes}
+  return stream | settings_of(config)
+
+
+def describe(config: RunConfig, source: Source) -> dict[str, Any]:
+  """The config as the record keeps it: without where things lie, and without planted settings on real data."""
+  planted = isinstance(source, Planted)
+  return {
+    "model": dataclasses.asdict(config.model),
+    "train": dataclasses.asdict(config.train),
+    "planted": dataclasses.asdict(config.planted) if planted else None,
+    "mesh": dataclasses.asdict(config.mesh),
+    "data": source.name,
+    "data_digest": source.digest,
+  }
+
+
+class Trajectory:
+  """One run from its first example, or from where it goes on, to its record.
+
+  Attributes:
+    config, source, directory: the run, its data, and where curve.jsonl and record.json go.
+    id: its config_id.
+    examples: trained on so far.
+    rows: of the curve so far.
+    progressive: the losses of examples before they were trained on.
+    diverged: the metric that was not finite, or "".
+  """
+
+  def __init__(
+    self, config: RunConfig, source: Source, directory: str | Path, num_eval_examples: int, on_progress: OnProgress | None = None
+  ):
+    self.config, self.source, self.directory = config, source, Path(directory)
+    self.id, self.examples, self.diverged = config_id(config, source.digest), 0, ""
+    self.rows: list[dict[str, Any]] = []
+    self.progressive = Progressive(source.base_rate)
+    self._num_eval_examples, self._on_progress = num_eval_examples, on_progress
+    self._first = 0  # example that this run began with: not the first of the data where it branched off another run
+    self._bad_step, self._loss = -1, math.nan
+    self._points: list[int] = []
+    self._wall_s = self._training_s = 0.0  # of earlier processes; training also of this one until the last pause
+    self._started = 0.0
+    self._resumed: float | None = None
+
+  def resume(self, facts: dict[str, Any]) -> None:
+    """Goes on where `facts()` was taken: the same run, to the same bits. Call it before `start`."""
+    self.examples, self._first, self.rows = facts["examples"], facts["first_example"], facts["rows"]
+    self.progressive.resume(facts["progressive"])
+    self._wall_s, self._training_s = facts["wall_s"], facts["training_s"]
+
+  def branch(self, facts: dict[str, Any]) -> None:
+    """Goes on from another run: its examples count as seen, its curve and times do not. Call it before `start`."""
+    self.examples = self._first = facts["examples"]
+    self.progressive.branch(facts["progressive"])
+
+  def start(self) -> None:
+    """Makes the directory, with the curve so far, and starts the clocks. Raises OSError where it cannot be written."""
+    settings = self.config.train
+    points = eval_points(settings.num_examples, settings.batch_size, settings.first_eval, settings.evals_per_octave)
+    self._points = [point for point in points if point > self._first]
+    self._write_curve()
+    self._started = self._resumed = time.perf_counter()
+
+  @property
+  def steps(self) -> int:
+    """Steps up to here; the last batch of a run may be short."""
+    return -(-self.examples // self.config.train.batch_size)
+
+  @property
+  def steps_to_call(self) -> int:
+    """Batches of the next call of the compiled program: never past the next look at the loss, whatever was saved or resumed on the way."""
+    point = self._points[len(self.rows)]
+    to_point = -(-point // self.config.train.batch_size) - self.steps
+    return min(self.config.steps_per_call, to_point, _CHECK_EVERY - self.steps % _CHECK_EVERY)
+
+  @property
+  def looking(self) -> bool:
+    """Whether the loss is to be read after these examples."""
+    return self.due or self.steps % _CHECK_EVERY == 0
+
+  @property
+  def due(self) -> bool:
+    """Whether an evaluation after these examples is outstanding."""
+    return len(self.rows) < len(self._points) and self.examples == self._points[len(self.rows)]
+
+  @property
+  def ended(self) -> bool:
+    """Whether there is nothing more to train on or to evaluate."""
+    return bool(self.diverged) or len(self.rows) == len(self._points)
+
+  def advance(self, batches: int) -> None:
+    """So many more batches were trained on."""
+    self.examples = min(self.examples + batches * self.config.train.batch_size, self.config.train.num_examples)
+
+  def look(self, loss: float, bad_step: int) -> None:
+    """The mean training log loss (nats) since the last look; the first step whose loss was not finite, or -1."""
+    self.progressive.add(loss, self.examples)
+    self._loss = loss
+    if bad_step >= 0:
+      self.diverged, self._bad_step = "train log_loss", bad_step
+      self.pause()
+    self.confirm()
+
+  def confirm(self) -> None:
+    """Tells `on_progress` how far the run is: at every look, and before the curve, a checkpoint or the record is written."""
+    if self._on_progress is not None:
+      self._on_progress(self.examples, self._loss)
+
+  def pause(self) -> None:
+    """What comes now is not training. The devices have done what was asked of them."""
+    if self._resumed is not None:
+      self._training_s += time.perf_counter() - self._resumed
+    self._resumed = None
+
+  def go_on(self) -> None:
+    """What comes now is training, after a `pause`."""
+    self._resumed = time.perf_counter()
+
+  def evaluated(self, measured: metrics.Metrics) -> None:
+    """Adds a row to the curve, on disk too, and goes on."""
+    if not math.isfinite(measured.log_loss):
+      self.diverged, self._bad_step = "eval log_loss", self.steps - 1
+      return
+    row = {"examples": self.examples} | dataclasses.asdict(measured)
+    row |= {"excess_ideal": ideal(self.config, self.source, self.examples)} | self.progressive.row()
+    self.confirm()
+    self.rows.append(row | {"wall_s": self._elapsed()})
+    if jax.process_index() == 0:
+      with open(self.directory / "curve.jsonl", "a") as file:
+        file.write(record.dumps(self.rows[-1], indent=None) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    self.go_on()
+
+  def facts(self) -> dict[str, Any]:
+    """What a checkpoint keeps of the run, beside the state: all that `resume` and `branch` need."""
+    return stream_of(self.config, self.source) | {
+      "config_id": self.id,
+      "examples": self.examples,
+      "first_example": self._first,
+      "progressive": self.progressive.facts(),
+      "rows": list(self.rows),
+      "wall_s": self._elapsed(),
+      "training_s": self._training_s,
+    }
+
+  def finish(self, facts: dict[str, Any]) -> dict[str, Any]:
+    """Writes the record, which it returns; `facts` are those of the learner."""
+    status = (
+      {"status": "diverged", "diverged_metric": self.diverged, "diverged_step": self._bad_step} if self.diverged else {"status": "done"}
+    )
+    last = self.rows[-1] if self.rows and not self.diverged else dict.fromkeys(METRICS)
+    out = hardware.header() | status | facts
+    if facts["flops_per_example"]:
+      out["flops_total"] = facts["flops_per_example"]["total"] * self.examples
+    out |= {
+      "config_id": self.id,
+      "config": describe(self.config, self.source),
+      "examples": self.examples,
+      "restored_examples": self._first,  # seen before, by another run whose checkpoint this one went on from; times are without them
+      "base_rate": self.source.base_rate,
+      "eval_examples": self._num_eval_examples,
+      "seed": self.config.train.seed,
+      **{name: last[name] for name in METRICS},
+      "wall_s": self._elapsed(),
+      "training_s": self._training_s,
+      "examples_per_s": (self.examples - self._first) / self._training_s if self._training_s else math.nan,
+      "theory": theory(self.config, self.source),
+    }
+    self._write_curve()  # whole again, whoever else may have written to it
+    if jax.process_index() == 0:
+      record.write_json(self.directory / "record.json", out)
+    return out
+
+  def _write_curve(self) -> None:
+    if jax.process_index() == 0:
+      record.write_text(self.directory / "curve.jsonl", "".join(record.dumps(row, indent=None) + "\n" for row in self.rows))
+
+  def _elapsed(self) -> float:
+    return self._wall_s + time.perf_counter() - self._started

@@ -1,0 +1,149 @@
+"""Advice on sweeps drawn from a known additive law: what to buy, how sure, what a target costs, and what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from report_case import write_run
+
+from analysis import advise as program
+from analysis.load import load
+from analysis.questions.additive import MOST_SIZES, Model, models
+from analysis.questions.advice import advise, to_reach
+from dlrm_jax.common import flags, record
+
+EXAMPLES = [int(2 ** (k / 2)) for k in range(28, 41)]  # 2**14 to 2**20
+BASE = {"rows": 1000.0, "dim": 8.0}
+TRUTHS = {  # NE = .7 + A_rows rows^-.5 + A_dim dim^-1 + A_examples N^-.4
+  "rows": {"rows": 1.5, "dim": 0.02, "examples": 2.0},
+  "examples": {"rows": 0.05, "dim": 0.02, "examples": 12.0},
+  "dim": {"rows": 0.05, "dim": 0.4, "examples": 2.0},
+}
+EXPONENTS = {"rows": 0.5, "dim": 1.0, "examples": 0.4}
+
+
+def loss_of(scales: dict[str, float], **at: float) -> float:
+  return 0.7 + sum(scale * at[name] ** -EXPONENTS[name] for name, scale in scales.items())
+
+
+def write(root: Path, scales: dict[str, float], seeds: int = 3, level: float = 2e-4, axes: tuple[str, ...] = ("rows", "dim")) -> Path:
+  """A sweep around `BASE` as the trainer leaves it; FLOPs an example are 100 dim."""
+  rng, points = np.random.default_rng(0), []
+  sizes = {"data": [EXAMPLES[-1]], "rows": [60, 250, 1000], "dim": [2, 4, 8, 16]}
+  for axis in ("data", *axes):
+    for size in sizes[axis]:
+      for seed in range(seeds):
+        place = BASE | ({axis: float(size)} if axis != "data" else {})
+        name = f"r{place['rows']:g}d{place['dim']:g}s{seed}"
+        points.append({"workload": "clicks", "axis": axis, "size": size, "seed": seed, "learner": "dlrm", "config_id": name})
+        if (root / "runs" / name).exists():
+          continue
+        noise = level * (rng.standard_normal() + 0.3 * rng.standard_normal(len(EXAMPLES)))
+        curve = []
+        for n, z in zip(EXAMPLES, noise, strict=True):
+          ne = loss_of(scales, **place, examples=n) * np.exp(z)
+          numbers = {"log_loss": 0.6 * ne, "ne": ne, "roc_auc": 0.8, "calibration": 1.0, "excess": None, "excess_tail": None}
+          curve.append({"examples": n, **numbers, "excess_ideal": None, "wall_s": 1.0})
+        flops = 100.0 * place["dim"]
+        config = {"model": {"embed_dim": int(place["dim"]), "num_rows": int(place["rows"])}, "train": {"seed": seed}, "data": "clicks"}
+        change = {"flops_per_example": {"total": flops}, "tables": [{"num_rows": int(place["rows"])}], "config": config}
+        write_run(root / "runs" / name, name, curve, "dlrm", seed, "clicks", int(place["rows"] * place["dim"]), None, **change)
+  record.write_json(root / "sweep.json", record.header() | {"points": points})
+  return root
+
+
+def model_of(tmp_path: Path, truth: str, **change) -> Model:
+  (model,) = models(load(write(tmp_path, TRUTHS[truth], **change)))
+  return model
+
+
+@pytest.mark.parametrize("truth", TRUTHS)
+def test_buys_what_the_law_says(tmp_path, truth):
+  """Ten times the FLOPs: ten times the examples, the rows (free) or the dim (FLOPs are in proportion)."""
+  model = model_of(tmp_path, truth)
+  advice, base = advise(model, 10.0), BASE | {"examples": EXAMPLES[-1]}
+  assert advice.choice == truth and advice.verdict.startswith(f"Buy {truth}")
+  for option in advice.options[:3]:
+    want = loss_of(TRUTHS[truth], **base | {option.buy: base[option.buy] * 10})
+    assert option.ci_low - 2e-3 <= want <= option.ci_high + 2e-3
+    np.testing.assert_allclose(option.loss, want, rtol=0.01)
+    assert option.free == (option.buy == "rows")
+  np.testing.assert_allclose(advice.base["loss"], loss_of(TRUTHS[truth], **base), rtol=1e-3)
+  assert advice.base["flops"] == 800.0 * EXAMPLES[-1] and advice.base["size_rows"] == 1000
+
+
+def test_a_split_is_never_worse_than_its_parts_and_rows_cost_no_examples(tmp_path):
+  advice = advise(model_of(tmp_path, "rows"), 10.0)
+  by_name = {o.buy: o for o in advice.options}
+  assert by_name["examples and rows"].loss < min(by_name["rows"].loss, by_name["examples"].loss)
+  assert by_name["examples and rows"].examples == 10 * EXAMPLES[-1] and by_name["examples and rows"].size == 10_000
+  split = by_name["examples and dim"]
+  np.testing.assert_allclose(split.examples * split.size, 10 * EXAMPLES[-1] * 8, rtol=1e-6)
+  assert split.size > 8  # where nothing of the axis is bought, the split is the examples and is not shown
+  assert split.loss <= min(by_name["dim"].loss, by_name["examples"].loss) + 1e-12
+
+
+def test_noise_that_hides_the_answer_is_said_so(tmp_path):
+  advice = advise(model_of(tmp_path, "dim", level=0.2), 10.0)
+  assert advice.choice == "undecided" and "cannot tell" in advice.verdict
+  flat = {"rows": 1e-9, "dim": 1e-9, "examples": 1e-9}
+  (model,) = models(load(write(tmp_path / "flat", flat, level=0.01)))
+  assert "lowers the loss at all" in advise(model, 10.0).verdict
+
+
+def test_one_seed_is_said_to_be_too_sure(tmp_path):
+  model = model_of(tmp_path, "rows", seeds=1)
+  assert any("one seed" in note for note in model.notes) and advise(model, 10.0).choice == "rows"
+
+
+def test_target_loss(tmp_path):
+  model = model_of(tmp_path, "examples")
+  now = loss_of(TRUTHS["examples"], **BASE, examples=EXAMPLES[-1])
+  assert "is reached by the base run" in to_reach(model, now + 0.01)
+  assert "out of reach" in to_reach(model, 0.5)  # the constant is .7
+  text = to_reach(model, loss_of(TRUTHS["examples"], **BASE, examples=4 * EXAMPLES[-1]))
+  times = float(text.split("about ")[1].split(" times")[0])
+  assert 2.0 < times <= 4.4  # four times by examples alone; rows are free
+
+
+def test_rows_that_no_id_would_use_are_not_offered(tmp_path):
+  root = write(tmp_path, TRUTHS["rows"])
+  for path in root.glob("runs/*/record.json"):
+    entry = record.read_json(path)
+    if entry["tables"][0]["num_rows"] == 1000:
+      entry["config"]["model"]["num_rows"] = 5000  # allowed, but there are 1000 ids
+    record.write_json(path, entry)
+  (model,) = models(load(root))
+  assert model.axes == ("dim",) and any("every id has one of its own" in note for note in model.notes)
+
+
+def test_axes_of_few_sizes_are_left_out_and_of_many_some_are_taken(tmp_path):
+  with pytest.raises(flags.UserError, match=r"no axis of rows, dim, overarch, mlp with 3 sizes or more"):
+    models(load(write(tmp_path, TRUTHS["rows"], axes=())))
+  assert MOST_SIZES >= 8
+
+
+def test_program(tmp_path, capsys):
+  root = write(tmp_path, TRUTHS["rows"])
+  out = tmp_path / "advice.json"
+  program.main(program.AdviseConfig(workdir=str(root), budget_flops=8e9, target_loss=0.72, output=str(out)))
+  shown, (saved,) = capsys.readouterr().out, record.read_json(out)["advice"]
+  assert "Buy rows" in shown and "times the base run's FLOPs" in shown and saved["choice"] == "rows"
+  np.testing.assert_allclose(saved["times"], 8e9 / (800.0 * EXAMPLES[-1]))
+  assert [o["buy"] for o in saved["options"]][:4] == ["rows", "examples", "dim", "examples and rows"]
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({}, "--budget_flops, --budget_examples: give one of the two"),
+    ({"budget_flops": 1e9, "budget_examples": 1e6}, "give one of the two"),
+    ({"budget_flops": 1.0}, "--budget_flops=1: must be above the 8.38861e"),
+    ({"budget_examples": 1e3}, r"--budget_examples=1000: must be above the 1.04858e\+06 of the base run"),
+    ({"budget_examples": -1.0}, "--budget_examples=-1.0: must be above 0"),
+  ],
+)
+def test_budgets_that_are_none(tmp_path, change, message):
+  root = write(tmp_path, TRUTHS["rows"])
+  with pytest.raises(flags.UserError, match=message):
+    program.main(program.AdviseConfig(workdir=str(root), **change))

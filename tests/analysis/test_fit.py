@@ -1,0 +1,174 @@
+"""`python -m analysis.fit` on files: groups, seeds, two columns of x, robust loss and bootstrap, bad input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from places import ROOT
+
+from analysis import fit as program
+from analysis.fitting.fit_law import fit_law
+from dlrm_jax.common import flags, record
+
+X = 2.0 ** np.arange(16, 28)
+
+
+def noise(seed: int, scale: float, size: int = len(X)) -> np.ndarray:
+  return np.exp(scale * np.random.default_rng(seed).standard_normal(size))
+
+
+def config_of(path: Path, output: Path, **change) -> program.FitConfig:
+  return program.FitConfig(**{"input": str(path), "x": ("x",), "y": "y", "output": str(output)} | change)
+
+
+def write_csv(path: Path, rows: list[str]) -> Path:
+  path.write_text("\n".join(rows) + "\n")
+  return path
+
+
+def test_program_fits_each_group(tmp_path, capsys):
+  rows = ["model,n,loss,seed"]
+  for model, beta in (("a", 0.1), ("b", 0.2)):
+    rows += [f"{model},{x},{2.0 * x**-beta * s},{i}" for i, s in enumerate((0.99, 1.01)) for x in X]
+  out = tmp_path / "fits.json"
+  path = write_csv(tmp_path / "p.csv", rows)
+  program.main(config_of(path, out, x=("n",), y="loss", law="power", group="model", seed="seed"))
+  saved = record.read_json(out)
+  assert {"schema_version", "command", "hardware", "software"} <= set(saved)
+  assert [f["group"] for f in saved["fits"]] == ["a", "b"]
+  np.testing.assert_allclose([f["params"]["beta"]["estimate"] for f in saved["fits"]], [0.1, 0.2], rtol=1e-9)
+  assert all(set(f["params"]["alpha"]) == {"estimate", "std_error", "ci_low", "ci_high"} for f in saved["fits"])
+  assert "Intervals, gls" in capsys.readouterr().out
+
+
+def test_program_says_that_points_are_taken_as_independent(tmp_path, capsys):
+  rows = ["x,y", *(f"{x},{2.0 * x**-0.1 * e}" for x, e in zip(X, noise(0, 0.01), strict=True))]
+  program.main(config_of(write_csv(tmp_path / "p.csv", rows), tmp_path / "o.json", law="power"))
+  assert "taken as runs of their own" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  ("rows", "change", "message"),
+  [
+    (["x,y"], {}, "no points"),
+    ([], {}, "empty"),
+    (["x,z", "1,2"], {}, "--y=y: no such column in .*it has x, z"),
+    (["x,y", "1,2", "3,four"], {}, r":3: column y holds 'four', a number"),
+    (["x,y", "1,2,3"], {}, ":2: 3 columns, the header has 2"),
+    (["x,y", *(f"{x},{x**0.1}" for x in X)], {}, "group all: refused: y does not fall"),
+    (["x,y", *(f"{x}," for x in X)], {}, "12 of 12 values of y are not finite"),
+    (["x,y", "1,2"], {"seed": "s"}, "--seed=s: no such column"),
+  ],
+)
+def test_program_refuses_bad_input_in_one_line(tmp_path, rows, change, message):
+  path = tmp_path / "p.csv"
+  path.write_text("\n".join(rows))
+  with pytest.raises(flags.UserError, match=message) as error:
+    program.main(config_of(path, tmp_path / "o.json", **change))
+  assert "\n" not in str(error.value)
+
+
+def test_command_line(tmp_path):
+  path = write_csv(tmp_path / "p.csv", ["x,y", *(f"{x},{5.0 * x**-0.3 + 0.7}" for x in X)])
+  words = [sys.executable, "-m", "analysis.fit", f"--input={path}", "--x=x", "--y=y", f"--output={tmp_path / 'o.json'}"]
+  done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
+  assert done.returncode == 0, done.stderr
+  np.testing.assert_allclose(json.loads((tmp_path / "o.json").read_text())["fits"][0]["params"]["gamma"]["estimate"], 0.7, rtol=1e-6)
+  bad = subprocess.run([*words, "--law=cubic"], capture_output=True, text=True, cwd=ROOT)
+  assert bad.returncode == 2 and bad.stderr.count("\n") == 1 and "--law=cubic" in bad.stderr
+
+
+def test_the_input_is_never_written_over(tmp_path):
+  path = tmp_path / "points.csv"
+  path.write_text("x,y\n" + "".join(f"{x},{x**-0.3}\n" for x in range(1, 9)))
+  before = path.read_bytes()
+  for output, message in ((path, "is the input"), (tmp_path, "is a directory")):
+    with pytest.raises(flags.UserError, match=message):
+      program.main(config_of(path, output))
+  assert path.read_bytes() == before
+
+
+def test_noise_is_pooled_over_the_groups(tmp_path):
+  """A group of one seed gets its interval from the seeds of the others."""
+  rng, rows = np.random.default_rng(0), ["model,n,loss,seed"]
+  for model, seeds in (("a", 3), ("b", 3), ("c", 1)):
+    for seed in range(seeds):
+      offset = 0.01 * rng.standard_normal()
+      rows += [f"{model},{x},{2.0 * x**-0.1 * np.exp(offset + 0.001 * rng.standard_normal())},{seed}" for x in X]
+  out = tmp_path / "fits.json"
+  program.main(config_of(write_csv(tmp_path / "p.csv", rows), out, x=("n",), y="loss", law="power", group="model", seed="seed"))
+  a, _, c = record.read_json(out)["fits"]
+  assert (c["method"], c["num_seeds"]) == ("gls", 1)
+  ratio = c["params"]["alpha"]["std_error"] / a["params"]["alpha"]["std_error"]
+  np.testing.assert_allclose(ratio, np.sqrt(3), rtol=0.15)  # one pass instead of the mean of three
+
+
+def test_robust_loss_takes_its_intervals_from_a_bootstrap(tmp_path):
+  rng = np.random.default_rng(0)
+  x = np.geomspace(1e4, 1e8, 40)
+  y = (5.0 * x**-0.3 + 0.7) * np.exp(0.002 * rng.standard_normal(40))
+  y[7] *= 1.5  # an outlier
+  path = write_csv(tmp_path / "p.csv", ["x,y", *(f"{a},{b}" for a, b in zip(x, y, strict=True))])
+  found = {}
+  for loss in ("squares", "huber"):
+    program.main(config_of(path, tmp_path / f"{loss}.json", loss=loss))
+    (found[loss],) = record.read_json(tmp_path / f"{loss}.json")["fits"]
+  assert found["huber"]["method"] == "bootstrap"
+  beta = found["huber"]["params"]["beta"]
+  assert beta["ci_low"] < 0.3 < beta["ci_high"] and abs(beta["estimate"] - 0.3) < abs(found["squares"]["params"]["beta"]["estimate"] - 0.3)
+
+
+def test_bootstrap_agrees_with_the_profile_on_many_independent_points():
+  x = np.tile(np.geomspace(1e4, 1e8, 30), 4)
+  y = 3.0 * x**-0.1 * noise(5, 0.02, len(x))
+  profile, drawn = (fit_law(x, y, "power", points="independent", draws=draws).params["beta"] for draws in (0, 2000))
+  np.testing.assert_allclose(drawn.std_error, profile.std_error, rtol=0.1)
+  np.testing.assert_allclose([drawn.ci_low, drawn.ci_high], [profile.ci_low, profile.ci_high], atol=0.15 * profile.std_error * 4)
+
+
+@pytest.mark.parametrize(
+  ("rows", "change", "reason"),
+  [
+    (12, {}, "12 points, a bootstrap, .* needs at least 30"),
+    (40, {"seed": "seed"}, "points of one training pass are correlated"),
+  ],
+)
+def test_bootstraps_that_would_cover_too_little_are_refused(tmp_path, rows, change, reason):
+  lines = [f"{x},{x**-0.1},{s}" for s in range(2) for x in np.geomspace(1e4, 1e8, rows // 2)]
+  path = write_csv(tmp_path / "p.csv", ["x,y,seed", *lines])
+  with pytest.raises(flags.UserError, match=reason):
+    program.main(config_of(path, tmp_path / "o.json", bootstrap_draws=200, **change))
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"x": ("a", "b")}, "--x=a,b: must be 1 column for --law=power_constant"),
+    ({"law": "chinchilla"}, "--x=x: must be 2 columns for --law=chinchilla"),
+    ({"huber_delta": 0.0}, "--huber_delta=0.0: must be above 0"),
+    ({"bootstrap_draws": 7}, "--bootstrap_draws=7: must be 0, or 100 or more"),
+    ({"points": "some"}, "--points=some: must be among independent, curves"),
+  ],
+)
+def test_settings_that_do_not_fit(tmp_path, change, message):
+  with pytest.raises(flags.UserError, match=message):
+    config_of(tmp_path / "p.csv", tmp_path / "o.json", **change)
+
+
+def test_names_are_shown_as_they_are(tmp_path, capsys):
+  """Brackets in a group are no markup of the terminal's."""
+  rows = ["x,y,g", *(f"{x},{2.0 * x**-0.1},a[/b]" for x in X), *(f"{x},{2.0 * x**-0.1},[bold]c" for x in X)]
+  program.main(config_of(write_csv(tmp_path / "p.csv", rows), tmp_path / "o.json", law="power", group="g"))
+  shown = capsys.readouterr().out
+  assert "a[/b]" in shown and "[bold]c" in shown
+
+
+def test_units_far_from_one(tmp_path):
+  rows = ["x,y", *(f"{x * 1e-200},{1e-280 * (5.0 * x**-0.3 + 0.7) * 1e3}" for x in X)]
+  program.main(config_of(write_csv(tmp_path / "p.csv", rows), tmp_path / "o.json"))
+  (fit,) = record.read_json(tmp_path / "o.json")["fits"]
+  np.testing.assert_allclose(fit["params"]["beta"]["estimate"], 0.3, rtol=1e-5)
+  np.testing.assert_allclose(fit["extrapolation"]["predict_x_max"], X[-1] * 1e-200, rtol=1e-9)

@@ -1,0 +1,418 @@
+"""`dlrm_jax.data.describe`: counts against a slow reference over the shards, planted Zipf slopes, base rates by hand, its files."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from page_links import Links
+from places import REAL
+
+from dlrm_jax.common import flags, record
+from dlrm_jax.common.flags import UserError
+from dlrm_jax.common.progress import Bar
+from dlrm_jax.data import dataset
+from dlrm_jax.data.describe import describe, frequency, inventory
+from dlrm_jax.data.describe.describe import DescribeConfig
+from dlrm_jax.data.prepare.prepare import PrepareConfig, prepare
+
+ROWS, EVAL, TEST = 120_000, 8_000, 4_000
+SLOPES = {"c0": (1.1, 100_000), "c1": (1.4, 20_000), "c2": (0.8, 2_000)}  # exponent, values
+SLOPE_TOLERANCE = 0.04  # of one draw; the rarest ids of the fit were seen 10 times
+
+
+def planted_log(path: Path) -> pl.DataFrame:
+  """A click log whose columns have Zipf's law, with a base rate that moves, empty cells, and numbers of very different magnitudes."""
+  rng = np.random.default_rng(3)
+  t = np.arange(ROWS) / ROWS
+  columns = {"y": (rng.random(ROWS) < 0.2 + 0.1 * np.sin(9 * t)).astype(np.int64)}
+  for name, (s, values) in SLOPES.items():
+    p = np.arange(1, values + 1) ** -s
+    columns[name] = rng.permutation(values)[rng.choice(values, ROWS, p=p / p.sum())]
+  columns["few"] = rng.integers(0, 5, ROWS)
+  columns["wide"] = np.round(rng.lognormal(0, 4, ROWS) * rng.choice([-1, 1], ROWS), 6)
+  columns["time"] = 1.6e9 + 128 * rng.integers(0, 3000, ROWS)  # float32 itself is no finer than 128 there
+  columns["same"] = np.full(ROWS, 7.5)
+  frame = pl.DataFrame(columns).with_columns(
+    pl.when(pl.Series(rng.random(ROWS) < 0.25)).then(None).otherwise(pl.col("c1")).alias("c1"),
+    pl.when(pl.Series(rng.random(ROWS) < 0.1)).then(None).otherwise(pl.col("wide")).alias("wide"),
+  )
+  frame.write_parquet(path)
+  return frame
+
+
+def make(root: Path, source: Path, schema: str, *words: str) -> Path:
+  (root / "schema.toml").write_text(schema)
+  shared = ["--format=parquet", f"--input={source}", f"--schema={root / 'schema.toml'}", f"--output={root / 'set'}"]
+  prepare(flags.parse(["prepare", *shared, *words], PrepareConfig))
+  return root / "set"
+
+
+SCHEMA = 'label = "y"\ncategorical = ["c0", "c1", "c2", "few"]\n'
+SCHEMA += "[dense]\n" + "".join(f'{name} = {{ transform = "none" }}\n' for name in ("wide", "time", "same"))
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+  path = tmp_path_factory.mktemp("log") / "log.parquet"
+  planted_log(path)
+  return path
+
+
+@pytest.fixture(scope="module")
+def planted(log, tmp_path_factory):
+  words = (f"--eval_rows={EVAL + TEST}", f"--test_fraction={TEST / (EVAL + TEST)}")
+  out = make(tmp_path_factory.mktemp("planted"), log, SCHEMA, *words)
+  describe.main(DescribeConfig((str(out),)))
+  return out
+
+
+def shards(root: Path, split: str) -> pl.DataFrame:
+  return pl.concat([pl.read_parquet(path) for path in sorted(root.glob(f"{split}-*.parquet"))])
+
+
+def told(path: Path) -> dict:
+  return json.loads((path / "describe.json").read_text())
+
+
+def numbers(out: Path) -> dict:
+  """What describe.json would hold, nothing drawn."""
+  opened = dataset.open_dataset(out)
+  return json.loads(record.dumps(describe.as_json(opened, record.read_json(out / "dataset.json"), inventory.take(opened, 0))))
+
+
+def check_counts(entry: dict, ids: list[int], ranked: bool):
+  """Everything said of a feature against a Counter over its ids; -1 is padding."""
+  counter = Counter(ids)
+  padding = counter.pop(-1, 0)
+  total = counter.total()
+  if ranked:
+    assert entry["zero_share"] == counter.pop(0, 0) / total
+  else:
+    assert entry["zero_share"] is None
+  seen = sorted(counter.values(), reverse=True)
+  assert entry["distinct_seen"] == len(seen) and entry["lookups"] == total
+  assert entry["top_share"] == seen[0] / total and entry["padding_share"] == padding / len(ids)
+  assert entry["frequency"]["seen"] == [seen[rank - 1] for rank in entry["frequency"]["rank"]]
+  assert entry["frequency"]["rank"][0] == 1 and entry["frequency"]["rank"][-1] == len(seen)
+  often = sum(count >= 10 for count in seen)
+  if often < 100:
+    assert entry["zipf"] is None
+  else:
+    assert (entry["zipf"]["first_rank"], entry["zipf"]["last_rank"]) == (10, often)
+
+
+def test_counts_are_those_of_the_shards(planted):
+  train, entries = shards(planted, "train"), told(planted / "describe")["categorical"]
+  assert [entry["name"] for entry in entries] == ["c0", "c1", "c2", "few"]
+  for entry in entries:
+    check_counts(entry, train[f"id.{entry['name']}"].to_list(), ranked=True)
+
+
+def test_planted_slopes_come_back(planted):
+  entries = {entry["name"]: entry for entry in told(planted / "describe")["categorical"]}
+  for name, (slope, _) in SLOPES.items():
+    np.testing.assert_allclose(entries[name]["zipf"]["slope"], slope, atol=SLOPE_TOLERANCE)
+    assert entries[name]["zipf"]["error"] < 0.1
+  assert entries["few"]["zipf"] is None
+
+
+def test_base_rates_by_hand(planted):
+  labels = pl.concat([shards(planted, split) for split in ("train", "eval", "test")])["label"].to_list()
+  bins = told(planted / "describe")["base_rate"]
+  assert len(bins) == 100 and len(labels) == ROWS
+  for number, entry in enumerate(bins):
+    first, last = math.ceil(number * ROWS / 100), math.ceil((number + 1) * ROWS / 100)
+    assert (entry["first_row"], entry["rows"], entry["clicks"]) == (first, last - first, sum(labels[first:last]))
+    assert entry["rate"] == sum(labels[first:last]) / (last - first)
+    assert entry["low"] < entry["rate"] < entry["high"]
+
+
+def test_uneven_bins_hold_every_row_once(tmp_path):
+  rng = np.random.default_rng(1)
+  rows = 25_733  # a prime
+  frame = pl.DataFrame({"y": (rng.random(rows) < 0.3).astype(np.int64), "c": rng.integers(0, 9, rows)})
+  frame.write_parquet(tmp_path / "log.parquet")
+  out = make(tmp_path, tmp_path / "log.parquet", 'label = "y"\ncategorical = ["c"]\n', "--eval_rows=777")
+  bins = inventory.take(dataset.open_dataset(out), 0).base_rate
+  assert len(bins) == 100 and [b.first_row for b in bins] == [math.ceil(number * rows / 100) for number in range(100)]
+  assert sum(b.rows for b in bins) == rows and {b.rows for b in bins} <= {257, 258}
+  labels = frame["y"].to_list()
+  assert [b.clicks for b in bins] == [sum(labels[b.first_row : b.first_row + b.rows]) for b in bins]
+
+
+def test_wilson_interval():
+  """Newcombe 1998, Statistics in Medicine 17:857, Table I, method 3: 81/263, 15/148, 0/20, 1/29."""
+  cases = {(81, 263): (0.2553, 0.3662), (15, 148): (0.0624, 0.1605), (0, 20): (0.0, 0.1611), (1, 29): (0.0061, 0.1718)}
+  for counts, interval in cases.items():
+    np.testing.assert_allclose(inventory.wilson(*counts), interval, atol=5e-5)
+
+
+def test_dense_columns(planted):
+  train, contents = shards(planted, "train"), json.loads((planted / "dataset.json").read_text())
+  for entry, known in zip(told(planted / "describe")["dense"], contents["columns"]["dense"], strict=True):
+    values = train[f"dense.{entry['name']}"].to_numpy()
+    assert (entry["low"], entry["high"]) == (values.min(), values.max())
+    np.testing.assert_allclose(entry["mean"], values.mean(dtype=np.float64), rtol=1e-12)
+    assert entry["zero_share"] == np.mean(values == 0) and entry["missing_share"] == known["missing_share"]
+    exact = np.quantile(values, inventory.QUANTILES, method="inverted_cdf")
+    got = np.array(list(entry["quantiles"].values()))
+    np.testing.assert_allclose(got, exact, rtol=0 if entry["name"] != "wide" else 1 / 2000)
+    inside = (values >= entry["edges"][0]) & (values <= entry["edges"][-1])
+    assert sum(entry["counts"]) == pytest.approx(inside.sum(), rel=1e-3)
+    assert inside.mean() > 0.997
+    if entry["name"] == "time":
+      assert entry["counts"] == np.histogram(values, bins=40)[0].tolist()
+
+
+def test_wide_histogram_leaves_the_outer_thousandths_out(planted):
+  wide = told(planted / "describe")["dense"][0]
+  values = shards(planted, "train")["dense.wide"].to_numpy()
+  np.testing.assert_allclose(
+    [wide["edges"][0], wide["edges"][-1]], np.quantile(values, [0.001, 0.999], method="inverted_cdf"), rtol=1 / 2000
+  )
+
+
+def test_hashed_ids(log, planted, tmp_path):
+  out = make(tmp_path, log, SCHEMA, f"--eval_rows={EVAL + TEST}", "--vocabulary=hash")
+  train = shards(out, "train")
+  for entry, ranked in zip(numbers(out)["categorical"], told(planted / "describe")["categorical"], strict=True):
+    check_counts(entry, train[f"id.{entry['name']}"].to_list(), ranked=False)
+    assert entry["top_share"] == ranked["top_share"] and entry["distinct_seen"] >= ranked["distinct_seen"]
+    if entry["zipf"]:
+      np.testing.assert_allclose(entry["zipf"]["slope"], ranked["zipf"]["slope"], atol=0.01)
+
+
+def test_only_the_first_rows_are_looked_at(planted, tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(inventory, "_ROWS_AT_ONCE", 1)  # a row group at a time
+  assert 32_000 < dataset.open_dataset(planted).rows_per_group < 40_000
+  describe.main(DescribeConfig((str(planted),), output=str(tmp_path / "page"), max_rows=40_001))
+  assert not (tmp_path / "describe").exists()
+  made, train = told(tmp_path / "page"), shards(planted, "train")[:40_001]
+  for entry in made["categorical"]:
+    check_counts(entry, train[f"id.{entry['name']}"].to_list(), ranked=True)
+  wide = train["dense.wide"].to_numpy()
+  np.testing.assert_allclose(made["dense"][0]["mean"], wide.mean(dtype=np.float64), rtol=1e-12)
+  np.testing.assert_allclose(
+    list(made["dense"][0]["quantiles"].values()), np.quantile(wide, inventory.QUANTILES, method="inverted_cdf"), rtol=1 / 2000
+  )
+  assert made["rows_looked_at"] == 40_001 and sum(entry["rows"] for entry in made["base_rate"]) == ROWS
+  sentence = "Ids and dense values are those of the first 40,001 of 108,000 training rows; base rates are those of all 120,000 rows."
+  assert sentence in capsys.readouterr().out and sentence in (tmp_path / "page" / "index.html").read_text()
+
+
+def test_bags_and_their_padding(tmp_path):
+  rng = np.random.default_rng(5)
+  rows = 4000
+  lists = [rng.zipf(1.3, rng.integers(0, 6)).clip(0, 10**6).tolist() for _ in range(rows)]
+  columns = {"y": rng.integers(0, 2, rows), "one": rng.integers(0, 30, rows), "tags": lists}
+  pl.DataFrame(columns, strict=False).write_parquet(tmp_path / "log.parquet")
+  schema = 'label = "y"\ncategorical = ["one"]\n[bags]\ntags = { column = "tags", length = 3 }\n'
+  out = make(tmp_path, tmp_path / "log.parquet", schema)
+  one, tags = numbers(out)["categorical"]
+  train = shards(out, "train")
+  ids = [x for name in ("id.tags.0", "id.tags.1", "id.tags.2") for x in train[name].to_list()]
+  assert -1 in ids and tags["bag_length"] == 3 and tags["truncated"] == sum(len(values) > 3 for values in lists)
+  check_counts(tags, ids, ranked=True)
+  check_counts(one, train["id.one"].to_list(), ranked=True)
+
+
+@pytest.mark.parametrize(("most_ids", "merge_ids"), [(1 << 22, 1 << 20), (64, 32), (2, 1), (1000, 1)])
+def test_ids_that_do_not_fit_at_once_are_counted_in_several_passes(most_ids, merge_ids, monkeypatch):
+  monkeypatch.setattr(frequency, "_MERGE_IDS", merge_ids)
+  rng = np.random.default_rng(2)
+  ids = np.concatenate([rng.integers(-1, 700, 3000), [2**31 - 1, 2**31 - 2, 0, -1]]).astype(np.int32)
+  passes, pieces = 0, np.array_split(ids, 9)
+
+  def read():
+    nonlocal passes
+    passes += 1
+    return iter(pieces)
+
+  got = list(frequency.counted(read, most_ids))
+  joined, seen = (np.concatenate(arrays) for arrays in zip(*got, strict=True))
+  assert joined.tolist() == sorted(set(ids.tolist()))
+  assert dict(zip(joined.tolist(), seen.tolist(), strict=True)) == Counter(ids.tolist())
+  assert passes == len(got) and (passes > 1) == (most_ids < 1000)
+  spectrum = frequency.spectrum(part for _, part in got)
+  assert spectrum.seen(np.arange(1, spectrum.distinct + 1)).tolist() == sorted(Counter(ids.tolist()).values(), reverse=True)
+
+
+def test_zipf_fit_by_hand():
+  exact = frequency.spectrum([np.round(1e9 * np.arange(1, 5001) ** -1.3).astype(np.int64)])
+  fit = frequency.zipf(exact)
+  assert fit is not None and (fit.first_rank, fit.last_rank) == (10, 5000)
+  np.testing.assert_allclose(fit.slope, 1.3, atol=1e-5)
+  np.testing.assert_allclose(fit.seen(1), 1e9, rtol=1e-4)
+  rare = frequency.spectrum([np.array([10] * 100 + [9] * 300)])
+  fit = frequency.zipf(rare)
+  assert fit is not None and fit.last_rank == 100 and fit.slope == pytest.approx(0, abs=1e-12)
+  assert frequency.zipf(frequency.spectrum([np.array([10] * 99 + [9] * 300)])) is None
+  assert frequency.spectrum([]).distinct == 0 and len(frequency.spectrum([]).curve()[0]) == 0
+
+
+def test_page_and_files(planted):
+  folder = planted / "describe"
+  text, links = (folder / "index.html").read_text(), Links()
+  links.feed(text)
+  figures = {"base_rate", "id_frequency", "id_frequency_by_feature", "missing", "dense"}
+  assert [a for a in links.fetched if not a.startswith("data:")] == [] and links.charts == len(figures)
+  assert {path.name for path in folder.iterdir()} == {"index.html", "describe.json"} | {f"{f}.{k}" for f in figures for k in ("svg", "png")}
+  made, known = told(folder), json.loads((planted / "dataset.json").read_text())
+  assert {"schema_version", "command", "hardware", "software"} <= set(made)
+  assert made["digest"] == known["digest"] and list(made["splits"]) == ["train", "eval", "test"]
+  assert made["splits"]["test"]["rows"] == TEST and made["splits"]["eval"]["base_rate"] == known["splits"]["eval"]["base_rate"]
+  drawn = {figure: (folder / f"{figure}.svg").read_text().replace("\u00a0", " ") for figure in figures}
+  slope = made["categorical"][0]["zipf"]
+  assert f"slope {slope['slope']:.3f}, ranks 10 to {slope['last_rank']:,}" in drawn["id_frequency_by_feature"]
+  assert "no slope: 5 ids seen 10 times" in drawn["id_frequency_by_feature"]
+  assert all(f"{split} →" in drawn["base_rate"] for split in ("train", "eval", "test"))
+  assert f"{known['columns']['categorical'][1]['missing_share']:.2%}" in drawn["missing"]
+  specs = json.loads(re.search(r'id="report">(.*?)</script>', text).group(1))["specs"]
+  assert set(specs) == figures
+  borders = [row for rows in specs["base_rate"]["datasets"].values() for row in rows if "above" in row]
+  assert [(b["row"], b["text"]) for b in borders] == [(0, "train →"), (ROWS - EVAL - TEST, "eval →"), (ROWS - TEST, "test →")]
+  assert [b["above"] for b in borders] == [0, 0, -14]  # the last two would meet
+
+
+def test_tables_on_the_terminal(planted, capsys):
+  opened = dataset.open_dataset(planted)
+  describe.print_tables(opened, record.read_json(planted / "dataset.json"), inventory.take(opened, 0))
+  out, made = capsys.readouterr().out, told(planted / "describe")
+  c0, wide = made["categorical"][0], made["dense"][0]
+  line = next(line for line in out.splitlines() if line.startswith("│ c0 "))
+  cells = [cell.strip() for cell in line.strip("│").split("│")]
+  assert cells == [
+    *("c0", f"{c0['cardinality']:,}", "0.00%", f"{c0['distinct_seen']:,}", f"{c0['top_share']:.2%}", f"{c0['zero_share']:.2%}"),
+    *(f"{c0['zipf']['slope']:.3f}", f"10 to {c0['zipf']['last_rank']:,}", f"{c0['zipf']['error']:.1%}"),
+  ]
+  assert "too few ids" in next(line for line in out.splitlines() if line.startswith("│ few "))
+  assert f"{wide['mean']:.4g}" in out and f"{wide['high']:.4g}" in out and made["digest"] in out and "log.parquet" in out
+
+
+def test_rejected_lines_by_reason(tmp_path, capsys):
+  lines = ["y,c", *(f"{i % 2},{i % 7}" for i in range(500)), *["2,1"] * 3, "1,2,3"]
+  (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
+  (tmp_path / "schema.toml").write_text('label = "y"\ncategorical = ["c"]\n')
+  words = ("--format=csv", f"--input={tmp_path / 'log.csv'}", f"--schema={tmp_path / 'schema.toml'}", f"--output={tmp_path / 'set'}")
+  known = prepare(flags.parse(["prepare", *words, "--max_reject_fraction=0.1"], PrepareConfig))
+  describe.main(DescribeConfig((str(tmp_path / "set"),)))
+  made, out = told(tmp_path / "set" / "describe"), capsys.readouterr().out
+  assert made["rejects"]["by_reason"] == known["rejects"]["by_reason"] and made["dense"] == []
+  assert sorted(known["rejects"]["by_reason"].values()) == [1, 3]
+  for reason, count in known["rejects"]["by_reason"].items():
+    assert re.search(rf"│ {reason} +│ +{count} │ +{count / 504:.2%} │", out)
+  assert not (tmp_path / "set" / "describe" / "dense.svg").exists()
+
+
+@pytest.mark.parametrize(
+  ("words", "message"),
+  [
+    ((), "data set to describe: none given; name one directory"),
+    (("{set}", "other"), "data set to describe: {set} other given; name one directory"),
+    (("{tmp}/nowhere",), "{tmp}/nowhere: no such directory"),
+    (("{tmp}",), "{tmp}: no dataset.json in it"),
+    (("{set}", "--max_rows=-1"), "--max_rows=-1: must be 0 (all rows) or more"),
+    (("{set}", "--output={tmp}/file"), "--output={tmp}/file: must be a directory that can be written; {tmp}/file is not"),
+    (("{set}", "--output={tmp}/file/below"), "--output={tmp}/file/below: must be a directory that can be written; {tmp}/file is not"),
+  ],
+)
+def test_bad_input(planted, tmp_path, words, message):
+  (tmp_path / "file").write_text("")
+  here = {"set": planted, "tmp": tmp_path}
+  with pytest.raises(UserError) as error:
+    describe.main(flags.parse(["describe", *(word.format(**here) for word in words)], DescribeConfig))
+  assert str(error.value).startswith(message.format(**here)) and "\n" not in str(error.value)
+  assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_broken_shards_leave_nothing(log, tmp_path, monkeypatch):
+  """Large data sets have their digests checked as they are read; what the digests let through is an error, not a traceback."""
+  monkeypatch.setattr(dataset, "VERIFY_BYTES", 0)
+  out = make(tmp_path, log, SCHEMA, f"--eval_rows={EVAL}")
+  shard = sorted(out.glob("train-*"))[0]
+  whole = shard.read_bytes()
+  middle = len(whole) // 2
+  broken = {
+    "cannot be read": b"x" * len(whole),
+    "column": whole[:middle] + bytes(byte ^ 0x5A for byte in whole[middle : middle + 200_000]) + whole[middle + 200_000 :],
+  }
+  for message, content in broken.items():
+    shard.write_bytes(content)
+    with pytest.raises(UserError, match=f"{shard.name}: changed since it was prepared"):
+      describe.main(DescribeConfig((str(out),)))
+    with monkeypatch.context() as patch:
+      patch.setattr(dataset.Dataset, "verify", lambda *args: None)
+      with pytest.raises(UserError, match=message) as error:
+        describe.main(DescribeConfig((str(out),)))
+    assert str(shard) in str(error.value) and "\n" not in str(error.value)
+    assert not (out / "describe").exists()
+  monkeypatch.undo()
+  shard.write_bytes(whole)
+  contents = json.loads((out / "dataset.json").read_text())
+  contents["columns"]["categorical"][0]["cardinality"] = 5
+  (out / "dataset.json").write_text(json.dumps(contents))
+  with pytest.raises(UserError, match=r"feature c0 has id \d+; ids are from 0 to 4"):
+    describe.main(DescribeConfig((str(out),)))
+
+
+def test_as_a_program(planted, tmp_path):
+  words = [sys.executable, "-m", "dlrm_jax.data.describe"]
+  helped = subprocess.run([*words, "--help"], capture_output=True, text=True, check=False)
+  assert (
+    helped.returncode == 0 and "DATA ...: the data set" in helped.stdout and "--max_rows" in helped.stdout and "--output" in helped.stdout
+  )
+  done = subprocess.run([*words, str(planted), f"--output={tmp_path / 'page'}"], capture_output=True, text=True, check=False)
+  assert done.returncode == 0 and done.stderr == "" and f"page: {tmp_path / 'page' / 'index.html'}" in done.stdout
+  assert told(tmp_path / "page")["command"] == ["python", "-m", "dlrm_jax.data.describe", str(planted), f"--output={tmp_path / 'page'}"]
+  bad = subprocess.run([*words, str(tmp_path / "nowhere")], capture_output=True, text=True, check=False)
+  assert bad.returncode == 2 and bad.stderr.count("\n") == 1 and bad.stdout == ""
+
+
+def test_bar_without_a_terminal_says_a_line_now_and_then(capsys, monkeypatch):
+  monkeypatch.setattr("dlrm_jax.common.progress._LINE_EVERY_S", 0.0)
+  with Bar("counting", 30) as bar:
+    bar(6)
+    bar.extend(10)
+    bar(20)
+  assert capsys.readouterr().err == "counting: 20%\ncounting: 65%\n"
+  monkeypatch.setattr("dlrm_jax.common.progress._LINE_EVERY_S", 60.0)
+  with Bar("counting", 30) as bar:
+    bar(30)
+  assert capsys.readouterr().err == ""
+
+
+def real(name: str) -> Path:
+  path = REAL / name
+  if not path.exists():
+    pytest.skip(f"the real data {name} is not in ../shared/data")
+  return path
+
+
+def test_movielens(tmp_path):
+  schema = 'label = "label"\ncategorical = ["user_id", "movie_id", "genres", "gender"]\n'
+  out = make(tmp_path, real("ml1m/ml1m_events.parquet"), schema)
+  made, train = numbers(out), shards(out, "train")
+  for entry in made["categorical"]:
+    check_counts(entry, train[f"id.{entry['name']}"].to_list(), ranked=True)
+  assert made["dense"] == [] and made["categorical"][3]["zipf"] is None
+  np.testing.assert_allclose([entry["rate"] for entry in made["base_rate"]], 0.5752, atol=0.03)  # the order is random
+
+
+def test_criteo_head(tmp_path):
+  words = ("--format=criteo_tsv", f"--input={real('criteo_kaggle_head/train.txt')}", f"--output={tmp_path / 'set'}")
+  prepare(flags.parse(["prepare", *words], PrepareConfig))
+  made, train = numbers(tmp_path / "set"), shards(tmp_path / "set", "train")
+  for entry in made["categorical"]:
+    check_counts(entry, train[f"id.{entry['name']}"].to_list(), ranked=True)
+  missing = {entry["name"]: entry["missing_share"] for entry in made["dense"] + made["categorical"]}
+  cells = [line.rstrip("\n").split("\t")[1:] for line in real("criteo_kaggle_head/train.txt").read_text().splitlines(keepends=True)]
+  for place, share in enumerate(missing.values()):
+    assert share == sum(row[place] == "" for row in cells) / len(cells)
+  assert len(missing) == 39 and 0.14 < np.mean(list(missing.values())) < 0.15

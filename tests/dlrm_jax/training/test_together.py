@@ -1,0 +1,191 @@
+"""Runs trained together: each one's losses are those of the run alone, whatever happens to the others; rates are values, not programs."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from dlrm_jax.common import record, stopping
+from dlrm_jax.config import MeshConfig, ModelConfig, PlantedConfig, RunConfig, TrainConfig
+from dlrm_jax.data.planted.clicks import Planted
+from dlrm_jax.data.source import layout_of, open_source
+from dlrm_jax.embedding.planner import machine_of, make_plan, working_bytes
+from dlrm_jax.machine.mesh import make_mesh
+from dlrm_jax.training import loop, together
+from dlrm_jax.training.learner import make_learner
+from dlrm_jax.training.step import compile_programs
+
+BATCH, STEPS = 64, 100
+BASE = RunConfig(
+  model=ModelConfig(embed_dim=4, num_rows=150, overarch=(8, 1)),
+  train=TrainConfig(num_examples=BATCH * STEPS - 10, batch_size=BATCH, eval_examples=500, first_eval=1000, table_lr=0.2),
+  planted=PlantedConfig(zipf_s=1.25, tail_fields=3),
+  steps_per_call=4,
+)
+
+
+def alike(base: RunConfig, *runs: tuple[int, float, float]) -> list[RunConfig]:
+  """Runs of these (seed, table_lr, dense_lr)."""
+  return [
+    dataclasses.replace(base, train=dataclasses.replace(base.train, seed=seed, table_lr=table, dense_lr=dense))
+    for seed, table, dense in runs
+  ]
+
+
+def check_same(got: Any, directory: Path, alone: Path) -> None:
+  """The record and the curve of a run trained with others are those of the run alone, to float32's rounding."""
+  expected = record.read_json(alone / "record.json")
+  assert got["status"] == expected["status"] and got["config_id"] == expected["config_id"]
+  assert record.read_json(directory / "record.json")["log_loss"] == got["log_loss"]
+  rows, wanted = (record.read_curve(where / "curve.jsonl") for where in (directory, alone))
+  assert [row["examples"] for row in rows] == [row["examples"] for row in wanted]
+  for name in ("log_loss", "progressive_log_loss", "excess"):
+    np.testing.assert_allclose([row[name] for row in rows], [row[name] for row in wanted], rtol=1e-5)
+
+
+CASES = {
+  "kernels": {},
+  "xla": {
+    "kernels": "xla",
+    "planted": PlantedConfig(zipf_s=1.25, tail_fields=3, bag_length=3, dense_variance=0.3),
+    "steps_per_call": 1,
+    "model": dataclasses.replace(BASE.model, rows_by="hash"),
+    "train": dataclasses.replace(
+      BASE.train,
+      table_optimizer="adam",
+      dense_optimizer="adam",
+      table_weight_decay=0.01,
+      warmup_examples=1000,
+      table_warmup_examples=500,
+      lr_schedule="inverse_sqrt",
+      decay_examples=2000,
+    ),
+  },
+}
+
+
+@pytest.mark.parametrize("case", ["kernels", pytest.param("xla", marks=pytest.mark.slow)])
+def test_losses_are_those_of_the_runs_alone(tmp_path: Path, case: str):
+  base = dataclasses.replace(BASE, **CASES[case])
+  configs = alike(base, (0, 0.05, 0.02), (3, 0.05, 0.02), (0, 0.2, 0.01))
+  source = open_source(base)
+  outs = together.train(configs, [tmp_path / str(i) for i in range(3)], source)
+  for i, (config, out) in enumerate(zip(configs, outs, strict=True)):
+    loop.train(config, tmp_path / f"alone{i}", source, quiet=True)
+    check_same(out, tmp_path / str(i), tmp_path / f"alone{i}")
+    assert isinstance(out, dict) and out["trained_together"] == 3
+  assert len({out["log_loss"] for out in outs if isinstance(out, dict)}) == 3
+
+
+def test_one_that_diverges_and_one_that_is_lost_leave_the_others_alone(tmp_path: Path):
+  configs = alike(BASE, (0, 0.2, 0.02), (0, 1e30, 1e30), (1, 0.2, 0.02))
+  source, seen = open_source(BASE), []
+
+  def taken_over(examples: int, loss: float) -> None:
+    seen.append((examples, loss))
+    if examples > 4000:
+      raise LookupError("somebody else has it")
+
+  directories = [tmp_path / str(i) for i in range(3)]
+  done, diverged, lost = together.train(configs, directories, source, [None, None, taken_over])
+  assert isinstance(diverged, dict) and (diverged["status"], diverged["diverged_metric"]) == ("diverged", "train log_loss")
+  assert 0 < diverged["diverged_step"] < 10 and record.read_json(directories[1] / "record.json")["status"] == "diverged"
+  assert isinstance(lost, LookupError) and not (directories[2] / "record.json").exists()
+  assert len(seen) > 1 and all(0.3 < loss < 1 for _, loss in seen)
+  loop.train(configs[0], tmp_path / "alone", source, quiet=True)
+  check_same(done, directories[0], tmp_path / "alone")
+
+
+def test_stopped_runs_go_on_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+  configs, source = alike(BASE, (0, 0.2, 0.02), (1, 0.1, 0.02), (1, 0.2, 0.02)), open_source(BASE)
+  directories = [tmp_path / str(i) for i in range(3)]
+  asked = iter([False] * 12 + [True] * 9)
+  with monkeypatch.context() as patch:
+    patch.setattr(stopping, "requested", lambda: next(asked))
+    with pytest.raises(stopping.Stopped, match="examples of 3 runs, 3 saved: the same command goes on"):
+      together.train(configs, directories, source)
+  for i, config in enumerate(configs[:2]):
+    (saved,) = (directories[i] / "checkpoint").iterdir()
+    assert 0 < int(saved.name) < BASE.train.num_examples
+    out = loop.train(config, directories[i], source, quiet=True)
+    loop.train(config, tmp_path / f"alone{i}", source, quiet=True)
+    check_same(out, directories[i], tmp_path / f"alone{i}")
+
+
+def test_what_the_device_has_no_room_for_is_trained_in_lots(monkeypatch: pytest.MonkeyPatch):
+  config, source = alike(BASE, (0, 0.2, 0.02))[0], Planted(BASE.planted)
+  held = 3 * 150 * (4 + 1 + 2) * 4 + 3 * 150 * 4  # rows, first-order scalars, an accumulator for each, the election's scratch
+  layout = layout_of(config, source)
+  needed = (held + working_bytes(config, layout, 1)) / 2**30
+  for gib, fitting in ((1.01 * needed, 1), (2.99 * needed, 2), (3.01 * needed, 3)):
+    room = dataclasses.replace(config, kernels="xla", mesh=MeshConfig(device_memory_gib=gib))
+    assert together._fitting(room, source) == fitting
+
+  class Lot:
+    def __init__(self, configs: list[RunConfig], directories: list[str], source: Planted, callbacks: list[Any]):
+      self.lot = [(c.train.seed, d) for c, d in zip(configs, directories, strict=True)]
+
+    def train(self) -> list[Any]:
+      return [{"seed": seed, "directory": directory, "of": len(self.lot)} for seed, directory in self.lot]
+
+  monkeypatch.setattr(together, "_fitting", lambda config, source: 2)
+  monkeypatch.setattr(together, "_Lot", Lot)
+  outs = together.train(alike(BASE, (0, 0.2, 0.02), (1, 0.2, 0.02), (2, 0.2, 0.02)), ["a", "b", "c"], source)
+  assert [(*out.values(),) for out in outs if isinstance(out, dict)] == [(0, "a", 2), (1, "b", 2), (2, "c", 1)]
+
+
+def test_runs_that_see_the_same_examples_share_them(monkeypatch: pytest.MonkeyPatch):
+  seeds, source = [], Planted(BASE.planted)
+  real = Planted.train_batches
+  monkeypatch.setattr(Planted, "train_batches", lambda self, seed, *rest: (seeds.append(seed), real(self, seed, *rest))[1])
+  configs = alike(BASE, (5, 0.1, 0.1), (2, 0.1, 0.1), (5, 0.2, 0.1), (2, 0.3, 0.1))
+  first = next(together.batches_of(configs, source, lambda batch: batch))
+  assert seeds == [5, 2]
+  assert first[0] is first[2] and first[1] is first[3]
+  expected = [next(real(source, seed, BATCH, 1000)).ids_bl for seed in (5, 2)]
+  for got, ids in zip(first, expected * 2, strict=True):
+    np.testing.assert_array_equal(got.ids_bl, ids)
+
+
+def test_only_runs_alike_have_one_key():
+  one, other = alike(BASE, (0, 0.1, 0.2), (7, 0.3, 0.4))
+  key = together.key(one)
+  assert key is not None and key == together.key(dataclasses.replace(other, workdir="elsewhere"))
+  for change in ({"model": dataclasses.replace(BASE.model, num_rows=151)}, {"planted": PlantedConfig(zipf_s=1.2)}, {"steps_per_call": 5}):
+    assert together.key(dataclasses.replace(one, **change)) != key
+  for train in ({"num_examples": 1}, {"table_weight_decay": 0.1}, {"eval_examples": 7}):
+    assert together.key(dataclasses.replace(one, train=dataclasses.replace(one.train, **train))) != key
+  estimator = dataclasses.replace(one.train, learner="per_id")
+  changes: list[dict[str, Any]] = [
+    {"mesh": MeshConfig("2")},
+    {"mesh": MeshConfig(parallelism="pmap")},
+    {"restore": "x"},
+    {"train": estimator},
+  ]
+  assert [together.key(dataclasses.replace(one, **change)) for change in changes] == [None] * 4
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 4])
+def test_learning_rates_are_no_part_of_a_program(steps_per_call: int):
+  """Plain SGD: the first step is proportional to the rate, in tables and in the dense part each to its own."""
+  train = dataclasses.replace(BASE.train, table_optimizer="sgd", dense_optimizer="sgd")
+  base = dataclasses.replace(BASE, train=train, steps_per_call=steps_per_call)
+  source, moved, programs = Planted(base.planted), [], set()
+  (batch,) = source.train_batches(0, BATCH, BATCH)
+  for config in alike(base, (0, 10.0, 4.0), (0, 30.0, 2.0)):
+    learner = make_learner(config, source)
+    before = jax.device_get(learner.start())
+    after = jax.device_get(learner.train(learner.start(), learner.put(batch)))
+    moved.append([jax.tree.map(lambda a, b: b - a, getattr(before, part), getattr(after, part)) for part in ("tables", "dense")])
+    mesh = make_mesh(config)
+    plan = make_plan(config, layout_of(config, source), machine_of(mesh))
+    programs.add(id(compile_programs(config, plan, source.num_dense, mesh).compiled))
+  assert len(programs) == 1
+  for part, ratio in ((0, 3.0), (1, 0.5)):
+    for a, b in zip(jax.tree.leaves(moved[0][part]), jax.tree.leaves(moved[1][part]), strict=True):
+      if a.dtype == np.float32:
+        np.testing.assert_allclose(b, ratio * a, rtol=1e-4, atol=1e-6)
+        assert np.abs(a).max() > 1e-4

@@ -1,0 +1,66 @@
+"""Sweeps that run: no run is done twice, one directory holds one base, the report reads what the trainer wrote."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from tiny_sweep import in_directory, sweep_of, with_train
+
+from analysis.report import report
+from dlrm_jax import train
+from dlrm_jax.common import record
+from dlrm_jax.common.flags import UserError
+from dlrm_jax.config import PlantedConfig
+from sweeps import run
+
+
+def test_a_finished_run_is_never_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+  sweep = in_directory(sweep_of(axes=("data", "rows"), measure=False), tmp_path)
+  run.main(sweep)
+  records = sorted(tmp_path.glob("runs/*/record.json"))
+  assert len(records) == 2
+  before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in records}
+  described = json.loads((tmp_path / "sweep.json").read_text())["points"]
+  assert [p["axis"] for p in described] == ["data", "rows", "rows"]
+  assert {p["config_id"] for p in described} == {path.parent.name for path in records}
+  capsys.readouterr()
+  run.main(sweep)
+  assert "2 runs of 2,048 examples, 2 done before, 0 to do" in capsys.readouterr().err
+  assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in records} == before
+  records[0].write_text('{"broken')  # not a record: that run, and only that, is done again
+  run.main(sweep)
+  assert json.loads(records[0].read_text())["excess"] == json.loads(before[records[0]][1])["excess"]
+  assert records[1].stat().st_mtime_ns == before[records[1]][0]
+
+
+def test_another_base_in_the_same_directory_is_refused(tmp_path: Path):
+  """Its points would be fitted together with those that are there."""
+  sweep = sweep_of(axes=("data",), measure=False)
+  run.main(in_directory(sweep, tmp_path))
+  before = (tmp_path / "sweep.json").read_bytes()
+  wider = dataclasses.replace(sweep.run, workdir=str(tmp_path), model=dataclasses.replace(sweep.run.model, overarch=(16, 1)))
+  with pytest.raises(UserError, match="holds a sweep of another base configuration"):
+    run.main(dataclasses.replace(sweep, run=wider))
+  elsewhere = dataclasses.replace(sweep.run, workdir=str(tmp_path), planted=PlantedConfig(zipf_s=1.5))
+  with pytest.raises(UserError, match=r"holds a sweep of s=1\.111; choose another"):
+    run.main(dataclasses.replace(sweep, run=elsewhere))
+  with pytest.raises(UserError, match=r"holds a sweep \(sweep.json\)"):
+    train.main(dataclasses.replace(sweep.run, workdir=str(tmp_path)))
+  assert (tmp_path / "sweep.json").read_bytes() == before
+
+
+def test_a_sweep_can_be_reported(tmp_path: Path):
+  """Records of the real trainer in the real report: data laws on the tail, sizes on the whole where their part is not planted."""
+  sweep = sweep_of(axes=("data", "dim"), sizes_dim=(1, 4), seeds=2, measure=False)
+  run.main(in_directory(with_train(sweep, num_examples=16_384), tmp_path))
+  report.main(report.ReportConfig(workdir=str(tmp_path)))
+  laws = record.read_json(tmp_path / "report" / "laws.json")
+  assert laws["num_runs"] == 4
+  assert {(fit["axis"], fit["x"], fit["metric"]) for fit in laws["fits"]} >= {
+    ("data", "examples", "excess_tail"),
+    ("dim", "examples", "excess_tail"),
+    ("dim", "size", "excess"),
+    ("dim", "params", "excess"),
+  }
+  assert (tmp_path / "report" / "index.html").stat().st_size > 10_000
