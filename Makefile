@@ -7,7 +7,7 @@ DEMO := runs/demo
 
 STUDY := runs/study
 
-.PHONY: demo study study-tables test test-slow test-slurm lint fast-tests peers constraints clean .venv
+.PHONY: demo study study-tables test test-slow test-slurm lint fast-tests map peers constraints clean .venv
 
 demo: $(VENV)/.installed  ## the quick study on planted data, on this machine
 	$(BIN)/python -m sweeps.run --preset=quick --workdir=$(DEMO)
@@ -50,6 +50,9 @@ lint: $(VENV)/.installed
 
 fast-tests: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2 --dist=loadfile -m "not slow"
+
+map: $(VENV)/.installed  ## the map of WORKSPACE.md, from the first sentence of each file
+	$(BIN)/python tests/helpers/workspace_map.py
 
 .venv: $(VENV)/.installed  ## the environment alone
 

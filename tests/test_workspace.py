@@ -1,0 +1,47 @@
+"""WORKSPACE.md's map lists the files that exist, as the files describe themselves."""
+
+from pathlib import Path
+
+import pytest
+import workspace_map
+
+
+def listed(text: str) -> set[str]:
+  """Paths that a map names."""
+  found, folder = set(), ""
+  for line in text.split(workspace_map.START)[1].split(workspace_map.END)[0].splitlines():
+    if line.startswith("**"):
+      folder = line.split("**")[1]
+      found.add(folder + "__init__.py")
+    elif line.startswith("- `"):
+      found.add(folder + line.split("`")[1])
+  return found
+
+
+def test_the_map_is_true():
+  text = workspace_map.PAGE.read_text()
+  there, named = {str(path) for path in workspace_map.files(workspace_map.ROOT)}, listed(text)
+  missing = sorted(path for path in there - named if not path.endswith("__init__.py"))
+  gone = sorted(path for path in named - there if not path.endswith("__init__.py"))
+  assert not missing and not gone, f"WORKSPACE.md's map misses {missing} and names {gone}, which are not there: run `make map`"
+  assert text == workspace_map.mapped(text), "WORKSPACE.md's map is not what the files' docstrings say: run `make map`"
+
+
+def test_every_file_says_what_it_is_for():
+  silent = [str(path) for path in workspace_map.files(workspace_map.ROOT) if not workspace_map.purpose(workspace_map.ROOT / path)]
+  assert not silent, f"{silent}: open the file with a sentence that says what it holds"
+
+
+@pytest.mark.parametrize(
+  ("name", "text", "expected"),
+  [
+    ("a.py", '"""Reads the lines\nof `x.y`: all. Called by `b`."""\n', "Reads the lines of `x.y`: all"),
+    ("a.py", '"""After Naumov et al. 2019\n\nMore.\n"""\n', "After Naumov et al. 2019"),
+    ("a.py", "x = 1\n", ""),
+    ("a.cc", "// Sums rows,\n// two at a time. Used by b.\n#include <x>\n", "Sums rows, two at a time"),
+    ("a.css", "/* The look of pages. */\nbody {}\n", "The look of pages"),
+  ],
+)
+def test_purpose_is_the_first_sentence(tmp_path: Path, name: str, text: str, expected: str):
+  (tmp_path / name).write_text(text)
+  assert workspace_map.purpose(tmp_path / name) == expected
