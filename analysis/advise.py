@@ -29,7 +29,7 @@ class AdviseConfig:
   target_loss: float | None = flags.option(None, "also: the least budget that reaches this loss (excess on planted data, else NE)")
   output: str = flags.option("", "JSON file to write the advice to; none when empty")
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     flags.check(bool(self.workdir), self, "workdir", "a directory")
     if (self.budget_flops is None) == (self.budget_examples is None):
       raise flags.UserError("--budget_flops, --budget_examples: give one of the two")

@@ -55,7 +55,7 @@ class CoverageConfig:
   seed: int = flags.option(0, "of the noise")
   workers: int = flags.option(0, "processes; 0: one for each core")
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     flags.check(bool(self.output), self, "output", "a name")
     flags.check(self.simulations >= 1, self, "simulations", "at least 1")
     flags.check(self.workers >= 0, self, "workers", "0 or more")

@@ -56,7 +56,7 @@ class FitConfig:
     None, "with --law=chinchilla and x parameters, examples: the best split of so many FLOPs C = 6 N D, printed and written"
   )
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     flags.check_choices(self)
     for field in ("input", "y", "output"):
       flags.check(bool(getattr(self, field)), self, field, "a name")

@@ -31,7 +31,7 @@ class KeepConfig:
   workdir: str = flags.option(help="directory of a sweep (sweep.json, runs/), all of whose runs have ended")
   output: str = flags.option(help=f"file to write, NAME{SUFFIX}")
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     flags.check(bool(self.workdir), self, "workdir", "a directory")
     flags.check(self.output.endswith(SUFFIX), self, "output", f"a name ending in {SUFFIX}")
 

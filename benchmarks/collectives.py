@@ -48,7 +48,7 @@ class CollectivesConfig:
   steps: int = option(20, "steps that are timed, of each row")
   warmup: int = option(3, "steps before them that are not")
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     flags.check_choices(self)
     for name in ("kinds", "dtypes", "sizes_mib"):
       flags.check(len(getattr(self, name)) > 0, self, name, "a list of at least one")

@@ -52,7 +52,7 @@ class InputConfig:
   mesh: str = option("1", "devices that a batch is put to: a number, or two axes such as 2x4")
   planted: PlantedConfig = _PLANTED
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     flags.check_choices(self)
     flags.check(len(self.batch_size) > 0 and min(self.batch_size) >= 1, self, "batch_size", "a list of numbers of at least 1")
     flags.check(self.warmup >= 0, self, "warmup", "at least 0")

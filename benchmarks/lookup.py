@@ -67,7 +67,7 @@ class LookupConfig:
   seed: int = option(0, "rows, ids and gradients")
   mesh: MeshConfig = _ONE_DEVICE
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     flags.check_choices(self)
     for name in ("rows", "dims", "bag_lengths", "skew", "operations"):
       flags.check(len(getattr(self, name)) > 0, self, name, "a list of at least one")

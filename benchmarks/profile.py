@@ -55,7 +55,7 @@ class ProfileConfig:
   warmup: int = option(5, "steps before them that are not")
   run: RunConfig = RunConfig()
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     flags.check(self.steps >= 1, self, "steps", "at least 1")
     flags.check(self.warmup >= 0, self, "warmup", "at least 0")
     flags.check(self.run.train.learner == "dlrm", self.run.train, "learner", "dlrm: nothing else is profiled")

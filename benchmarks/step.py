@@ -63,7 +63,7 @@ class StepConfig:
   )
   run: RunConfig = RunConfig()
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     flags.check_choices(self)
     flags.check(self.steps >= 1, self, "steps", "at least 1")
     flags.check(self.warmup >= 0, self, "warmup", "at least 0")

@@ -55,7 +55,7 @@ class ModelConfig:
   compute_dtype: str = option("float32", "dtype of the matrix products; parameters stay float32", ("float32", "bfloat16"))
   matmul_precision: str = option("default", "jax matmul precision", ("default", "high", "highest"))
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     check_choices(self)
     check(self.embed_dim >= 1, self, "embed_dim", "at least 1")
     check(2 <= self.num_rows <= 2**31 - 1, self, "num_rows", "from 2 to 2147483647")
@@ -111,7 +111,7 @@ class TrainConfig:
   first_eval: int = option(4096, "examples before the first evaluation")
   evals_per_octave: int = option(2, "evaluations for each doubling of the examples seen")
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     check_choices(self)
     for name in ("num_examples", "batch_size", "eval_examples", "first_eval", "evals_per_octave"):
       check(getattr(self, name) >= 1, self, name, "at least 1")
@@ -140,7 +140,7 @@ class PlantedConfig:
   delta: float = option(1.0, "decay of the pair and dense parts: the j-th term has variance ~ j^-(1+delta)")
   bag_length: int = option(1, "most ids of a tail field in an example: bags of 1 to this many, each size as likely, effects summed")
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     check(self.tail_fields >= 1, self, "tail_fields", "at least 1")
     check(self.bag_length >= 1, self, "bag_length", "at least 1")
     check(1 < self.zipf_s <= 3, self, "zipf_s", "above 1, at most 3 (at 1 the ids have no distribution)")
@@ -166,7 +166,7 @@ class MeshConfig:
   device_memory_gib: float | None = option(None, "memory of a device that the plan may fill, GiB; none: what the device has")
   parallelism: str = option("jit", "jit with sharded tables, or the plain pmap baseline, whose tables are all replicated", ("jit", "pmap"))
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     check_choices(self)
     parts = self.mesh.split("x")
     ok = len(parts) in (1, 2) and all(p.isdecimal() and int(p) >= 1 for p in parts)
@@ -220,7 +220,7 @@ class RunConfig:
   planted: PlantedConfig = PlantedConfig()
   mesh: MeshConfig = MeshConfig()
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     check_choices(self)
     check(bool(self.data), self, "data", "planted or a directory made by dlrm_jax.data.prepare")
     check(self.num_processes >= 1, self, "num_processes", "at least 1")

@@ -21,7 +21,7 @@ class PlanConfig:
   platform: str = flags.option("gpu", "kind of device: on a TPU each lookup touches 128 values", ("cpu", "gpu", "tpu"))
   run: RunConfig = RunConfig()
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     flags.check_choices(self)
 
 

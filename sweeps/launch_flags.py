@@ -22,7 +22,7 @@ class LaunchConfig:
   stale_after_s: float = flags.option(60.0, "a sweeper on another machine that gives no sign of life for so long counts as dead, seconds")
   together: int = flags.option(1, "most runs that differ in seed or learning rates only to train at once in one program")
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     flags.check_choices(self)
     flags.check(self.workers >= 0, self, "workers", "at least 0")
     flags.check(self.max_attempts >= 1, self, "max_attempts", "at least 1")
@@ -44,7 +44,7 @@ class SlurmConfig:
   mem_gib: float = flags.option(0.0, "memory of a node, GiB; 0: by the size of the run")
   wait: bool = flags.option(False, "stay until every job has ended, showing progress; else submit and return")
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     for name in ("time_min", "devices_per_node", "cpus_per_task"):
       flags.check(getattr(self, name) >= 1, self, name, "at least 1")
     flags.check(self.mem_gib >= 0, self, "mem_gib", "at least 0")

@@ -63,7 +63,7 @@ class SweepConfig:
   slurm: SlurmConfig = SlurmConfig()
   run: RunConfig = RunConfig()
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     flags.check_choices(self)
     flags.check(len(self.axes) > 0 or len(self.grid) > 0, self, "axes", f"some of {', '.join(AXES)}")
     flags.check(len(self.grid) != 1 and len(set(self.grid)) == len(self.grid), self, "grid", "two or more different axes")

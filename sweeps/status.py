@@ -134,7 +134,7 @@ class StatusConfig:
   watch: bool = flags.option(False, "show it anew every two seconds, until every run has ended")
   stale_after_s: float = flags.option(60.0, "a sweeper on another machine that gives no sign of life for so long counts as dead, seconds")
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     flags.check(bool(self.workdir), self, "workdir", "the directory of a sweep")
     flags.check(self.stale_after_s >= 1, self, "stale_after_s", "at least 1")
 

@@ -55,7 +55,7 @@ class ReportConfig:
   )
   x_max: float | None = flags.option(None, "largest number of examples that data laws are fitted to")
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     flags.check_choices(self)
     flags.check(bool(self.workdir), self, "workdir", "a directory")
     if self.x_min is not None and self.x_max is not None:

@@ -33,7 +33,7 @@ class CompareConfig:
   metric: str = option("", "what is compared; none: the first of " + ", ".join(DEFAULT_METRICS) + " that all files have")
   ignore: tuple[str, ...] = option((), "fields that do not keep rows apart, such as batch_size or name")
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     if len(self.files) < 2:
       raise UserError(f"benchmark files to compare: {' '.join(self.files) or 'none'} given; name two at least, such as a.json b.json")
     twice = next((path for path in self.files if self.files.count(path) > 1), None)

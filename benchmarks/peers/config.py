@@ -46,7 +46,7 @@ class PeersConfig:
   check: bool = option(True, "first compare the losses of a few steps with ours, from the same weights; refuse ratios where they differ")
   peers_python: str = option(".venv-peers/bin/python", "Python of the peers' environment")
 
-  def __post_init__(self):
+  def __post_init__(self) -> None:
     flags.check_choices(self)
     for name in ("trainers", "workloads", "num_rows"):
       flags.check(len(getattr(self, name)) == len(set(getattr(self, name))) > 0, self, name, "one or more, each once")
