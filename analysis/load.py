@@ -12,7 +12,7 @@ import polars as pl
 
 from analysis import kept
 from dlrm_jax.common import flags, record
-from dlrm_jax.common.record import AXES, GRID
+from dlrm_jax.common.axis_names import AXES, GRID
 from dlrm_jax.config import HORIZONS
 
 SIZE_NAMES = {

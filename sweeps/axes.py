@@ -4,8 +4,8 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+from dlrm_jax.common.axis_names import AXES
 from dlrm_jax.common.flags import UserError
-from dlrm_jax.common.record import AXES
 from dlrm_jax.config import ModelConfig, RunConfig
 from dlrm_jax.data.source import Source
 

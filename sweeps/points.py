@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dlrm_jax.common import flags
-from dlrm_jax.common.record import AXES, GRID, SCHEMES
+from dlrm_jax.common.axis_names import AXES, GRID, SCHEMES
 from dlrm_jax.config import HORIZONS, RunConfig, config_id
 from dlrm_jax.data.planted.clicks import Planted
 from dlrm_jax.data.source import Source, first_tables, layout_of, one_pass, open_source

@@ -17,8 +17,8 @@ from analysis.fitting.least_squares import SQUARES, Problem, Solution, solve, so
 from analysis.load import Sweep, evenly
 from analysis.questions.sweep_laws import default_x_min, fitted, total_metric
 from dlrm_jax.common import flags
+from dlrm_jax.common.axis_names import SCHEMES
 from dlrm_jax.common.progress import Bar
-from dlrm_jax.common.record import SCHEMES
 
 Array = np.ndarray
 DRAWS = 200

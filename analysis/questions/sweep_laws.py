@@ -17,7 +17,7 @@ from analysis.fitting.noise import Noise
 from analysis.fitting.result import Fit, as_dict
 from analysis.fitting.settings import noise_of, passes_of, repeated
 from analysis.load import Sweep
-from dlrm_jax.common.record import AXES, HARDWARE_AXES
+from dlrm_jax.common.axis_names import AXES, HARDWARE_AXES
 
 PLANTED_X_MIN = 2**17  # examples: earlier, a trained model still learns its bias and scale (the default window on planted data)
 ROWS_LIMIT = 0.97  # share of the ideal excess owed to the rows, from which the rows law is read beside its theory

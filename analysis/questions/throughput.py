@@ -5,7 +5,7 @@ from typing import Any
 import polars as pl
 
 from analysis.load import Sweep, axes_of
-from dlrm_jax.common.record import HARDWARE_AXES
+from dlrm_jax.common.axis_names import HARDWARE_AXES
 
 
 def throughput(sweep: Sweep) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import polars as pl
 
 from analysis.load import Sweep
 from analysis.questions.sweep_laws import total_metric
-from dlrm_jax.common.record import HARDWARE_AXES
+from dlrm_jax.common.axis_names import HARDWARE_AXES
 
 _PLACE = ("workload", "learner", "axis", "size")
 

@@ -15,10 +15,10 @@ from analysis.questions.schemes import SchemeRow
 from analysis.questions.sweep_laws import LawRow, final_points, fitted
 from analysis.report import efficiency, marks, unfitted
 from analysis.report.marks import LEARNER_NAMES, X_NAMES
+from dlrm_jax.common.axis_names import HARDWARE_AXES
 from dlrm_jax.common.figures import chart
 from dlrm_jax.common.figures.chart import SI_LABEL
 from dlrm_jax.common.figures.render import Figure
-from dlrm_jax.common.record import HARDWARE_AXES
 
 
 @debug_mode(False)  # the checks of Altair's constructors take most of the time; the tests draw every figure

@@ -8,9 +8,9 @@ import polars as pl
 from analysis.load import SIZE_NAMES
 from analysis.questions.sweep_laws import total_metric
 from analysis.report import marks
+from dlrm_jax.common.axis_names import AXES, GRID
 from dlrm_jax.common.figures import chart
 from dlrm_jax.common.figures.render import Figure
-from dlrm_jax.common.record import AXES, GRID
 
 
 def grid_figure(frame: pl.DataFrame, axis: str) -> Figure | None:

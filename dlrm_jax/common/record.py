@@ -19,10 +19,6 @@ from typing import Any, BinaryIO
 from dlrm_jax.common.flags import UserError
 
 SCHEMA_VERSION = 1
-SCHEMES = ("data", "rows", "dim", "overarch", "mlp")  # the scaling axes of the paper, which a sweep has unless told otherwise
-HARDWARE_AXES = ("devices", "placement")  # they change the speed, not what is learned
-AXES = (*SCHEMES, "overarch_depth", "mlp_depth", "tables", "all", "batch_size", *HARDWARE_AXES)  # in the order of tables and figures
-GRID = "*"  # between the axes of a grid, in its name: rows*dim
 _PACKAGES = ("dlrm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "polars")
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from dlrm_jax.common.axis_names import AXES
 from dlrm_jax.common.flags import UserError
-from dlrm_jax.common.record import AXES
 from dlrm_jax.config import MeshConfig, ModelConfig, PlantedConfig, RunConfig, TrainConfig
 from dlrm_jax.data.dataset import Dataset
 from dlrm_jax.data.planted.clicks import Planted
