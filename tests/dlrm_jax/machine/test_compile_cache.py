@@ -1,5 +1,6 @@
 """Compiled programs on disk: found again, in the directory of this kind of processor; damage, a full disk and other writers hurt nobody."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -7,20 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax._src import compilation_cache as jax_cache
 
 from dlrm_jax.common import record
 from dlrm_jax.machine import compile_cache, hardware
-from dlrm_jax.machine.compile_cache import Entries
+from dlrm_jax.machine.compile_cache import Entries, jax_cache
 
 HIT, MISS = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache_misses"
 
 
 @pytest.fixture
 def events() -> Iterator[list[str]]:
-  """What jax tells of its cache; afterwards jax keeps programs as it did before, nowhere."""
+  """The events that jax reports of its cache. Afterwards jax keeps programs as it did before, nowhere."""
   names = ("compilation_cache_dir", "persistent_cache_min_compile_time_secs", "persistent_cache_enable_xla_caches")
-  before, made = {name: getattr(jax.config, f"jax_{name}") for name in names}, jax_cache.get_file_cache
+  before, made = {name: getattr(jax.config, f"jax_{name}") for name in names}, getattr(jax_cache, "get_file_cache", None)
   jax.config.update("jax_compilation_cache_dir", None)  # another test may have set it
   jax_cache.reset_cache()
   seen: list[str] = []
@@ -29,7 +29,8 @@ def events() -> Iterator[list[str]]:
   jax.monitoring.clear_event_listeners()
   for name, value in before.items():
     jax.config.update(f"jax_{name}", value)
-  jax_cache.get_file_cache = made
+  if made is not None:
+    jax_cache.get_file_cache = made
   jax_cache.reset_cache()
 
 
@@ -39,6 +40,53 @@ def compiled(factor: float) -> jax.stages.Compiled:
 
 def result(factor: float) -> float:
   return float(compiled(factor)(np.arange(100, dtype=np.float32)))
+
+
+def test_jax_has_what_the_cache_relies_on(tmp_path: Path, events: list[str], monkeypatch: pytest.MonkeyPatch):
+  def need(ok: bool, changed: str) -> None:
+    remedy = "adapt dlrm_jax/machine/compile_cache.py, or keep jax below this version in pyproject.toml"
+    if not ok:
+      pytest.fail(f"jax {jax.__version__} has changed its compile cache: {changed}; {remedy}", pytrace=False)
+
+  def parameters(function: Callable) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+  need(jax_cache.__name__ == "jax._src.compilation_cache", f"reset_cache is now in {jax_cache.__name__}")
+  need(hasattr(jax_cache, "get_file_cache"), "get_file_cache is gone")
+  need(parameters(jax_cache.get_file_cache) == ["path"], f"get_file_cache takes {parameters(jax_cache.get_file_cache)}, not path")
+  made, interface = jax_cache.get_file_cache(str(tmp_path)), getattr(jax_cache, "CacheInterface", None)
+  need(interface is not None, "CacheInterface is gone")
+  pair = isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], interface) and made[1] == str(tmp_path)
+  need(pair, "get_file_cache does not return (cache, path)")
+  need(interface.__abstractmethods__ == {"get", "put"}, f"a cache has the methods {sorted(interface.__abstractmethods__)}, not get and put")
+  for name in ("get", "put"):
+    wanted = parameters(getattr(interface, name))
+    need(wanted == parameters(getattr(Entries, name)), f"a cache's {name} takes {wanted}")
+  missing = [name for name in interface.__annotations__ if not hasattr(Entries(tmp_path), name)]
+  need(not missing, f"a cache has the attributes {missing}")
+
+  calls: list[tuple] = []
+  monkeypatch.setattr(Entries, "get", lambda self, key: calls.append(("get", type(key))))
+  monkeypatch.setattr(Entries, "put", lambda self, key, value: calls.append(("put", type(key), type(value))))
+  compile_cache.install(tmp_path)
+  result(2.5)
+  need(calls == [("get", str), ("put", str, bytes)], f"compiling a program calls {calls}, not get(str), put(str, bytes)")
+
+
+@pytest.mark.parametrize("changed", [None, lambda path, backend: None])
+def test_a_jax_without_the_function_costs_one_line(
+  tmp_path: Path, events: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], changed: Callable | None
+):
+  if changed is None:
+    monkeypatch.delattr(jax_cache, "get_file_cache")
+  else:
+    monkeypatch.setattr(jax_cache, "get_file_cache", changed)
+  compile_cache.install(tmp_path / "kept")
+  shown = capfd.readouterr().err
+  assert shown.startswith(f"compiled programs are not kept: jax {jax.__version__} has no get_file_cache(path)")
+  assert shown.count("\n") == 1
+  result(2.5)
+  assert not (tmp_path / "kept").exists()
 
 
 def test_a_program_is_compiled_once_and_gives_the_same_bits(tmp_path: Path, events: list[str]):
