@@ -1,6 +1,6 @@
 """Writes a made-up sweep of many runs as `sweeps.run` leaves it: for reports that are large, and for laws beneath correlated noise.
 
-  python tests/big_sweep.py DIR [N]
+  python tests/helpers/big_sweep.py DIR [N]
 
 Two workloads, one planted and one of a click log; axes data, rows, dim, overarch and mlp, as many sizes of each model axis as make N runs
 (2,000 unless told otherwise) of three seeds. Losses follow power laws with a constant, times exp(noise); the same seed, the same files.

@@ -1,4 +1,4 @@
-// Numbers the distinct 32-bit values of a column in the order in which they first appear. Used by data/distinct.py.
+// Numbers the distinct 32-bit values of a column in the order in which they first appear. Used by distinct.py.
 
 #include <cstdint>
 #include <cstring>
