@@ -100,7 +100,8 @@ def consume(batches: Iterator[Batch], take: Callable[[Batch], Any], clocks: tupl
 
 def taker(run: RunConfig, source: Source, mesh: Mesh) -> Callable[[Batch], Any]:
   """What a training step does with a batch before it computes: `put`, then a compiled program that wants all of its arrays."""
-  empty = functools.partial(empty_batch, run.train.batch_size, source.num_dense, sum(source.bag_lengths), source.weighted)
+  shape = source.shape
+  empty = functools.partial(empty_batch, run.train.batch_size, shape.num_dense, shape.num_lookups, shape.weighted)
   program = jax.jit(lambda batch: batch.weight_b, keep_unused=True)
   compiled = program.lower(placed(jax.eval_shape(empty), mesh, split(mesh))).compile()
   return lambda batch: compiled(put_part(batch, mesh))

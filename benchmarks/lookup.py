@@ -32,6 +32,7 @@ from benchmarks.measure.meshes import counted, warn_if_simulated
 from benchmarks.measure.output import check_output
 from benchmarks.measure.table import number
 from benchmarks.measure.timing import peak_rss_bytes, time_steps
+from dlrm_jax.batch import DataShape
 from dlrm_jax.common import flags, record
 from dlrm_jax.common.flags import option
 from dlrm_jax.config import KERNELS, MeshConfig, ModelConfig, RunConfig, TrainConfig
@@ -87,8 +88,8 @@ def points(config: LookupConfig) -> list[Point]:
   for num_rows, dim, bag, skew in itertools.product(config.rows, config.dims, config.bag_lengths, config.skew):
     model = ModelConfig(embed_dim=dim, num_rows=num_rows, overarch_inputs=DLRM_INPUTS, table_dtype=config.table_dtype)
     run = RunConfig(model=model, train=train, mesh=config.mesh, kernels=config.kernels)
-    names = tuple(f"C{f}" for f in range(_FEATURES))
-    layout, mesh = make_layout(model, names, (None,) * _FEATURES, (bag,) * _FEATURES), make_mesh(run)
+    shape = DataShape(0, tuple(f"C{f}" for f in range(_FEATURES)), (None,) * _FEATURES, (bag,) * _FEATURES)
+    layout, mesh = make_layout(model, shape), make_mesh(run)
     out.append(Point(run, make_plan(run, layout, machine_of(mesh)), mesh, skew))
   return out
 

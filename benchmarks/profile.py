@@ -25,12 +25,12 @@ from benchmarks import step
 from benchmarks.measure import table, trace
 from benchmarks.measure.output import check_output
 from benchmarks.measure.timing import time_steps
-from dlrm_jax.batch import Batch
+from dlrm_jax.batch import Batch, DataShape
 from dlrm_jax.common import flags, record
 from dlrm_jax.common.flags import UserError, option
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data.planted import clicks as planted
-from dlrm_jax.data.shapes import DataShape, shape_of
+from dlrm_jax.data.shapes import random_batch, shape_of
 from dlrm_jax.machine import hardware
 from dlrm_jax.machine.mesh import connect, split
 from dlrm_jax.training.state import TrainState
@@ -79,7 +79,7 @@ def batches(config: ProfileConfig, shape: DataShape, programs: Programs, shardin
   if run.data == "planted":
     stream = planted.Planted(run.planted).train_batches(run.train.seed, run.train.batch_size, sys.maxsize)
     return lambda: programs.put(next(stream))
-  made = [jax.device_put(programs.put(shape.random_batch(run, seed)), sharding) for seed in range(_BATCHES)]
+  made = [jax.device_put(programs.put(random_batch(run, shape, seed)), sharding) for seed in range(_BATCHES)]
   return itertools.cycle(jax.block_until_ready(made)).__next__
 
 

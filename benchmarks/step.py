@@ -27,11 +27,12 @@ from benchmarks.measure.meshes import counted, leading_to, warn_if_simulated
 from benchmarks.measure.output import check_output
 from benchmarks.measure.table import number
 from benchmarks.measure.timing import peak_rss_bytes, time_steps
+from dlrm_jax.batch import DataShape
 from dlrm_jax.common import flags, record
 from dlrm_jax.common.flags import UserError, option
 from dlrm_jax.config import MeshConfig, ModelConfig, PlantedConfig, RunConfig, TrainConfig
-from dlrm_jax.data.shapes import DataShape, shape_of
-from dlrm_jax.data.source import layout_of
+from dlrm_jax.data.shapes import random_batch, shape_of
+from dlrm_jax.embedding.layout import make_layout
 from dlrm_jax.embedding.placement import Plan
 from dlrm_jax.embedding.planner import costs, machine_of, make_plan
 from dlrm_jax.machine import hardware
@@ -110,7 +111,7 @@ def cases(config: StepConfig, shape: DataShape) -> list[Case]:
       batch_size = run.train.batch_size * (place.num_devices if kind == "weak" else 1)
       one = dataclasses.replace(run, mesh=place, train=dataclasses.replace(run.train, batch_size=batch_size))
       mesh = make_mesh(one)
-      out.append(Case(kind, one, mesh, make_plan(one, layout_of(one, shape), machine_of(mesh))))
+      out.append(Case(kind, one, mesh, make_plan(one, make_layout(one.model, shape), machine_of(mesh))))
   return out
 
 
@@ -133,7 +134,7 @@ def measure(config: StepConfig, case: Case, shape: DataShape) -> dict[str, Any]:
   make = compile_programs if run.mesh.parallelism == "jit" else pmap.compile_programs
   programs = make(run, plan, shape.num_dense, case.mesh)
   there = NamedSharding(case.mesh, split(case.mesh))
-  batches = [jax.device_put(programs.put(shape.random_batch(run, seed)), there) for seed in range(_BATCHES)]
+  batches = [jax.device_put(programs.put(random_batch(run, shape, seed)), there) for seed in range(_BATCHES)]
   together = run.steps_per_call
   calls = [tuple(batches[(i * together + j) % _BATCHES] for j in range(together)) for i in range(_BATCHES)]
   warmup, steps = -(-config.warmup // together), -(-config.steps // together)

@@ -24,7 +24,8 @@ from dlrm_jax import presets
 from dlrm_jax.common import flags, record
 from dlrm_jax.common.flags import option
 from dlrm_jax.config import RunConfig
-from dlrm_jax.data.source import Source, layout_of, open_source
+from dlrm_jax.data.source import Source, open_source
+from dlrm_jax.embedding.layout import make_layout
 from dlrm_jax.embedding.planner import machine_of, make_plan
 from dlrm_jax.machine import hardware
 from dlrm_jax.machine.mesh import make_mesh
@@ -80,8 +81,8 @@ def in_turn(configs: list[RunConfig], source: Source, steps: int) -> Turn:
 def at_once(configs: list[RunConfig], source: Source, steps: int) -> Turn:
   """A call trains all runs for so many steps together."""
   mesh = make_mesh(configs[0])
-  plan = make_plan(configs[0], layout_of(configs[0], source), machine_of(mesh))
-  programs = compile_programs(configs, plan, source.num_dense, mesh)
+  plan = make_plan(configs[0], make_layout(configs[0].model, source.shape), machine_of(mesh))
+  programs = compile_programs(configs, plan, source.shape.num_dense, mesh)
   state, stream = [programs.start()], together.batches_of(configs, source, programs.put)
 
   def turn() -> None:

@@ -22,7 +22,7 @@ from benchmarks.measure.output import check_output
 from dlrm_jax.common import flags, record
 from dlrm_jax.config import MeshConfig, RunConfig
 from dlrm_jax.data.shapes import shape_of
-from dlrm_jax.data.source import layout_of
+from dlrm_jax.embedding.layout import make_layout
 from dlrm_jax.embedding.planner import LANES, Machine, TableCost, costs, make_plan, plan_bytes
 from dlrm_jax.embedding.print_plan import size_of
 from dlrm_jax.machine.mesh import make_mesh
@@ -54,7 +54,7 @@ def compile_for(config: RunConfig, target: targets.Target) -> dict[str, Any]:
   mesh, shape = make_mesh(config, devices), shape_of(config)
   flags.check(mesh.size == len(devices), config.mesh, "mesh", f"a mesh of the {len(devices)} devices of {target.name}")
   usable = int(target.usable_bytes * (_GPU_SHARE if target.platform == "gpu" else 1))
-  machine, layout = Machine(mesh.size, usable, LANES if target.platform == "tpu" else 0), layout_of(config, shape)
+  machine, layout = Machine(mesh.size, usable, LANES if target.platform == "tpu" else 0), make_layout(config.model, shape)
   plan = make_plan(config, layout, machine)
   started = time.perf_counter()
   _, lowered, _ = lower(config, plan, shape.num_dense, mesh)

@@ -8,7 +8,7 @@ import dataclasses
 from dlrm_jax.common import flags
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data.shapes import shape_of
-from dlrm_jax.data.source import layout_of
+from dlrm_jax.embedding.layout import make_layout
 from dlrm_jax.embedding.planner import LANES, Machine, make_plan
 from dlrm_jax.embedding.print_plan import print_plan
 from dlrm_jax.presets import PRESETS
@@ -29,7 +29,7 @@ def main(config: PlanConfig) -> None:
   """Plans and prints, or refuses what does not fit."""
   run = config.run
   machine = Machine(run.mesh.num_devices, lanes=LANES if config.platform == "tpu" else 0)
-  print_plan(make_plan(run, layout_of(run, shape_of(run)), machine), run, machine)
+  print_plan(make_plan(run, make_layout(run.model, shape_of(run)), machine), run, machine)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def scaled(base: RunConfig, axis: str, size: Size, source: Source) -> RunConfig:
     change = _depth(axis, size) if axis == "overarch_depth" else _width(axis, size)
     return _with(base, "model", overarch=change(model.overarch))
   if axis in ("mlp", "mlp_depth"):
-    if source.num_dense == 0:
+    if source.shape.num_dense == 0:
       raise UserError(f"--axes={axis}: the data has no dense inputs, so there is no bottom MLP to scale")
     change = _depth(axis, size) if axis == "mlp_depth" else _width(axis, size)
     return _with_bottom(base, change, source)
@@ -69,7 +69,7 @@ def real_size(config: RunConfig, axis: str, size: float, source: Source) -> floa
 
 def most_rows(model: ModelConfig, source: Source) -> int:
   """Rows that the largest table has or could have: as many as ids; `num_rows` where the ids have no end."""
-  return max(model.num_rows if c is None else c for c in source.cardinalities)
+  return max(model.num_rows if c is None else c for c in source.shape.cardinalities)
 
 
 def default_sizes(base: RunConfig, axis: str, source: Source, retrain: bool = False) -> tuple[Size, ...]:
@@ -88,10 +88,10 @@ def default_sizes(base: RunConfig, axis: str, source: Source, retrain: bool = Fa
   if axis == "dim":
     return tuple(sorted({max(1.0, float(int(model.embed_dim * f))) for f in _FACTORS}))
   if axis in ("overarch_depth", "mlp_depth"):
-    widths = model.overarch if axis == "overarch_depth" else model.bottom_widths(source.num_dense)
+    widths = model.overarch if axis == "overarch_depth" else model.bottom_widths(source.shape.num_dense)
     return tuple(sorted({1.0, 2.0, 3.0, 4.0} | ({len(widths) - 1.0} if len(widths) > 1 else set())))
   if axis == "tables":
-    count, least = len(source.field_names), 1 if source.num_dense else 2  # a vector alone has no pairs
+    count, least = len(source.shape.field_names), 1 if source.shape.num_dense else 2  # a vector alone has no pairs
     return tuple(sorted({float(max(min(least, count), count // 2**k)) for k in range(4)}))
   if axis == "batch_size":
     return tuple(sorted({float(max(1, round(base.train.batch_size * f / devices)) * devices) for f in (0.25, 0.5, 1, 2, 4)}))
@@ -124,28 +124,28 @@ def _with_dim(model: ModelConfig, dim: int) -> ModelConfig:
 
 def _with_bottom(base: RunConfig, change: Callable[[tuple[int, ...]], tuple[int, ...]], source: Source) -> RunConfig:
   """The bottom MLP changed; where nothing changes it stays as it is written, so that the base is one run on every axis."""
-  widths = base.model.bottom_widths(source.num_dense)
+  widths = base.model.bottom_widths(source.shape.num_dense)
   return base if change(widths) == widths else _with(base, "model", bottom=change(widths))
 
 
 def _rows(model: ModelConfig, rows: int, source: Source) -> int:
   """The cap that gives the largest table so many rows: the base's own where that does, too."""
-  unlimited = None in source.cardinalities
+  unlimited = None in source.shape.cardinalities
   rows = rows if unlimited else min(rows, most_rows(model, source))
   return model.num_rows if not unlimited and rows == min(model.num_rows, most_rows(model, source)) else rows
 
 
 def _tables(model: ModelConfig, count: int, source: Source) -> int:
-  if count > len(source.field_names):
-    raise UserError(f"--sizes_tables={count}: the data has {len(source.field_names)} categorical features")
-  return model.num_tables if count == len(source.field_names) else count
+  if count > len(source.shape.field_names):
+    raise UserError(f"--sizes_tables={count}: the data has {len(source.shape.field_names)} categorical features")
+  return model.num_tables if count == len(source.shape.field_names) else count
 
 
 def _all(model: ModelConfig, factor: float, source: Source) -> ModelConfig:
   if factor == 1:
     return model
   rows = _rows(model, max(2, round(min(model.num_rows, most_rows(model, source)) * factor)), source)
-  bottom = model.bottom_widths(source.num_dense)
+  bottom = model.bottom_widths(source.shape.num_dense)
   widen = _width("all", factor)
   model = dataclasses.replace(model, num_rows=rows, overarch=widen(model.overarch) if len(model.overarch) > 1 else model.overarch)
   if bottom:

@@ -24,8 +24,8 @@ from scipy import optimize
 
 from dlrm_jax.common.tasks import end_with
 from dlrm_jax.config import RunConfig
-from dlrm_jax.data.planted.clicks import Planted
-from dlrm_jax.data.source import Source, layout_of
+from dlrm_jax.data.source import Source
+from dlrm_jax.embedding.layout import make_layout
 from dlrm_jax.machine import hardware
 from dlrm_jax.model.flops import Cost, cost
 from dlrm_jax.training.evaluation import EvalSet, evaluate
@@ -64,7 +64,7 @@ def point_cost(point: Point, source: Source) -> Cost | None:
   """Params, FLOPs and bytes of a point; None for the per-id estimator, which has no such structure."""
   if point.learner != "dlrm":
     return None
-  return cost(point.config.model, point.config.train, layout_of(point.config, source), source.num_dense)
+  return cost(point.config.model, point.config.train, make_layout(point.config.model, source.shape), source.shape.num_dense)
 
 
 def work_of(point: Point, source: Source) -> Float[np.ndarray, " 4"]:
@@ -91,7 +91,7 @@ class Speed:
     train = point.config.train
     step_s = self._step_s(point.learner, work_of(point, source))
     evaluation = statistics.median(s.evaluation for s in self._of(point.learner))
-    held_out = train.eval_examples if isinstance(source, Planted) else min(train.eval_examples, source.eval_rows)
+    held_out = source.num_eval_examples(train.eval_examples)
     return step_s / train.batch_size * (train.num_examples + evaluation * held_out * len(_evaluations(point.config)))
 
   def total_s(self, todo: Sequence[Run], workers: int = 1) -> float:

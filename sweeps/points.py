@@ -9,7 +9,8 @@ from dlrm_jax.common import flags
 from dlrm_jax.common.axis_names import AXES, GRID, SCHEMES
 from dlrm_jax.config import HORIZONS, RunConfig, config_id
 from dlrm_jax.data.planted.clicks import Planted
-from dlrm_jax.data.source import Source, first_tables, layout_of, one_pass, open_source
+from dlrm_jax.data.source import Source, one_pass, open_source
+from dlrm_jax.embedding.layout import make_layout
 from dlrm_jax.embedding.planner import Machine, make_plan
 from dlrm_jax.model.dlrm import overarch_width_in
 from sweeps.axes import Size, at_length, default_sizes, real_size, scaled
@@ -165,9 +166,9 @@ def _point(workload: str, base: str, names: tuple[str, ...], cell: _Cell, config
 
 def check(config: RunConfig, source: Source) -> None:
   """Raises UserError where no run of `config` is possible: its tables fit no plan, or its layers not the data."""
-  make_plan(config, layout_of(config, source), Machine(config.mesh.num_devices))
-  overarch_width_in(config.model, source.num_dense, len(source.field_names))
-  config.model.bottom_widths(source.num_dense)
+  make_plan(config, make_layout(config.model, source.shape), Machine(config.mesh.num_devices))
+  overarch_width_in(config.model, source.shape.num_dense, len(source.shape.field_names))
+  config.model.bottom_widths(source.shape.num_dense)
 
 
 def _cells(sweep: SweepConfig, names: tuple[str, ...], base: RunConfig, source: Source) -> Iterator[_Cell]:
@@ -181,7 +182,7 @@ def _cells(sweep: SweepConfig, names: tuple[str, ...], base: RunConfig, source: 
     for axis, size in sorted(zip(names, cell, strict=True), key=lambda pair: pair[0] != "tables"):  # they bound what rows there are
       config = scaled(config, axis, size, its_source)
       if axis == "tables":
-        its_source = first_tables(source, config.model.num_tables)
+        its_source = source.first_tables(config.model.num_tables)
     config = one_pass(config, source)
     if retrain:
       config = at_length(_with_train(config, num_examples=base.train.num_examples), config.train.num_examples)

@@ -1,7 +1,6 @@
 """What theory says of the study's planted sweeps, each with its worst case beside its bound. Called by `analysis.publish`."""
 
 import dataclasses
-import functools
 import math
 from typing import Any
 
@@ -9,8 +8,8 @@ import polars as pl
 
 from analysis.questions.regimes import SATURATED
 from analysis.report.report import Analysis
+from analysis.study.teacher_floor import teacher_rows_floor
 from dlrm_jax.config import PlantedConfig
-from dlrm_jax.data.planted.teacher_floor import teacher_rows_floor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +62,6 @@ def claims(found: dict[str, Analysis]) -> list[Claim]:
   ]
 
 
-@functools.lru_cache
-def _teacher_floor(planted: PlantedConfig, num_rows: int, rows_by: str) -> float:
-  return teacher_rows_floor(planted, num_rows, rows_by)
-
-
 def teacher_floors(one: Analysis) -> list[tuple[dict[str, Any], float]]:
   """The rows of a sweep of the tail, up to 1,000, each with the floor that its own teacher and hash functions have."""
   out = []
@@ -75,7 +69,7 @@ def teacher_floors(one: Analysis) -> list[tuple[dict[str, Any], float]]:
     place = one.sweep.points.filter(axis="rows", size=part["size"], workload=part["workload"])
     config = one.sweep.configs[place["config_id"][0]]
     planted = PlantedConfig(**config["planted"])
-    out.append((part, _teacher_floor(planted, int(part["size"]), config["model"]["rows_by"])))
+    out.append((part, teacher_rows_floor(planted, int(part["size"]), config["model"]["rows_by"])))
   return out
 
 

@@ -12,7 +12,7 @@ from benchmarks.peers.worker import Spec
 from benchmarks.step import PRESETS
 from dlrm_jax.common import flags
 from dlrm_jax.common.flags import UserError, option
-from dlrm_jax.data.shapes import shape_of
+from dlrm_jax.data.shapes import random_batch, shape_of
 
 # Trainers and the optimiser of their tables; the MLPs learn by Adagrad in all.
 TRAINERS = {
@@ -84,7 +84,7 @@ def write_inputs(directory: Path, num_rows: int, embed_dim: int, batch_size: int
     run = PRESETS["W1"].run
     model, train = dataclasses.replace(run.model, num_rows=num_rows), dataclasses.replace(run.train, batch_size=batch_size)
     run = dataclasses.replace(run, model=model, train=train)
-    batches = [shape_of(run).random_batch(run, seed) for seed in range(_BATCHES)]
+    batches = [random_batch(run, shape_of(run), seed) for seed in range(_BATCHES)]
     pooled = (*batches[0].ids_bl.shape, embed_dim)
     np.savez(
       path,

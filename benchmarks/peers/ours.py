@@ -17,9 +17,9 @@ from benchmarks.measure import engine_alone
 from benchmarks.measure.floor import Floor
 from benchmarks.peers.worker import Spec, load, serve
 from benchmarks.step import PRESETS, Case, StepConfig, cases
-from dlrm_jax.batch import Batch
+from dlrm_jax.batch import Batch, DataShape
 from dlrm_jax.config import RunConfig
-from dlrm_jax.data.shapes import DataShape, shape_of
+from dlrm_jax.data.shapes import shape_of
 from dlrm_jax.embedding import storage
 from dlrm_jax.embedding.pool import lookups_of
 from dlrm_jax.machine import hardware

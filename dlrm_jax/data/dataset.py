@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from dlrm_jax.batch import DataShape
 from dlrm_jax.common import record
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.data.shard_format import FORMAT, digest
@@ -31,10 +32,7 @@ class Dataset:
     name: its name, for reports.
     digest: stands for the content, wherever it lies.
     dense: names of the M dense columns.
-    categorical: names of the F categorical features.
-    cardinalities: the number of ids of each, id 0 (unseen or rare) included.
-    bag_lengths: how many ids a row holds of each.
-    weighted: whether there are bags, whose empty places are padding.
+    shape: the columns. Cardinalities count id 0 (unseen or rare). Batches have bag weights if there are bags, which have empty places.
     rows_of: rows of each split there is: train, eval, perhaps test.
     base_rates: share of label 1 of each.
     shards_of: the files of each, in order.
@@ -47,10 +45,7 @@ class Dataset:
   name: str
   digest: str
   dense: tuple[str, ...]
-  categorical: tuple[str, ...]
-  cardinalities: tuple[int, ...]
-  bag_lengths: tuple[int, ...]
-  weighted: bool
+  shape: DataShape
   rows_of: dict[str, int]
   base_rates: dict[str, float]
   shards_of: dict[str, tuple[Shard, ...]]
@@ -121,15 +116,19 @@ def _from_contents(path: Path, contents: dict[str, Any]) -> Dataset:
   for split in splits:
     if sum(shard.rows for shard in shards[split]) != splits[split]["rows"]:
       raise ValueError(f"the shards of {split} do not add up to its rows")
+  categorical = columns["categorical"]
   return Dataset(
     path=path,
     name=contents["name"],
     digest=contents["digest"],
     dense=tuple(column["name"] for column in columns["dense"]),
-    categorical=tuple(column["name"] for column in columns["categorical"]),
-    cardinalities=tuple(int(column["cardinality"]) for column in columns["categorical"]),
-    bag_lengths=tuple(int(column.get("bag_length", 1)) for column in columns["categorical"]),
-    weighted=any("bag_length" in column for column in columns["categorical"]),
+    shape=DataShape(
+      num_dense=len(columns["dense"]),
+      field_names=tuple(column["name"] for column in categorical),
+      cardinalities=tuple(int(column["cardinality"]) for column in categorical),
+      bag_lengths=tuple(int(column.get("bag_length", 1)) for column in categorical),
+      weighted=any("bag_length" in column for column in categorical),
+    ),
     rows_of={split: int(entry["rows"]) for split, entry in splits.items()},
     base_rates={split: float(entry["base_rate"]) for split, entry in splits.items()},
     shards_of=shards,

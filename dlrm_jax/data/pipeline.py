@@ -21,7 +21,7 @@ from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import ORDERS
 from dlrm_jax.data.dataset import SPLITS, Dataset
 from dlrm_jax.data.order import Piece, Share, part_size, share
-from dlrm_jax.data.shard_format import PADDING, lookup_names, shard_columns
+from dlrm_jax.data.shard_format import MAX_IDS, PADDING, lookup_names, shard_columns
 
 _MOST_THREADS = 8  # that read; half of the cores are left to the training
 _BLOCKS_AHEAD, _WINDOWS_AHEAD = 4, 1  # read ahead by each thread
@@ -65,15 +65,16 @@ class _Units:
   """A process's share of a split as Grain's random-access source: an element is the rows of a unit."""
 
   def __init__(self, dataset: Dataset, split: str, order: Share):
-    self.order, self._dataset, self._weighted, self._num_dense = order, dataset, dataset.weighted, len(dataset.dense)
+    shape, of_lookup = dataset.shape, dataset.shape.feature_of_lookup
+    self.order, self._dataset, self._weighted, self._num_dense = order, dataset, shape.weighted, shape.num_dense
     self._groups = [
       (shard, group, min(dataset.rows_per_group, shard.rows - group * dataset.rows_per_group))
       for shard in dataset.shards(split)
       for group in range(-(-shard.rows // dataset.rows_per_group))
     ]
-    of_lookup = np.repeat(np.arange(len(dataset.categorical)), dataset.bag_lengths)
-    self._names, self._limits = [dataset.categorical[f] for f in of_lookup], [dataset.cardinalities[f] for f in of_lookup]
-    self._columns = shard_columns(dataset.dense, lookup_names(dataset.categorical, dataset.bag_lengths))
+    num_ids = shape.num_ids(MAX_IDS)
+    self._names, self._limits = [shape.field_names[f] for f in of_lookup], [num_ids[f] for f in of_lookup]
+    self._columns = shard_columns(dataset.dense, lookup_names(shape.field_names, shape.bag_lengths))
     self._kinds = ["uint8"] + ["float"] * self._num_dense + ["int32"] * len(self._names)
     self._files = _OpenFiles()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import xxhash
 
 FORMAT = 2  # of a data set's files; the first had no number and sha256 digests
+MAX_IDS = 2**31  # of a feature: ids are int32
 PADDING = -1  # the id of an empty place in a bag
 ROWS_PER_GROUP = 1 << 15
 GROUPS_PER_SHARD = 32

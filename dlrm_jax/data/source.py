@@ -1,4 +1,4 @@
-"""`Source`: where the examples of a run come from. Planted data and prepared data sets look the same to the loop."""
+"""`Source`: where the examples of a run come from. The loop treats planted data and prepared data sets alike."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -6,22 +6,71 @@ from typing import Protocol, runtime_checkable
 
 import jax
 
-from dlrm_jax.batch import Batch
+from dlrm_jax.batch import Batch, DataShape
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data import pipeline
 from dlrm_jax.data.dataset import Dataset, open_dataset
 from dlrm_jax.data.planted.clicks import Planted, Truth
-from dlrm_jax.embedding.layout import Layout, make_layout
+
+
+@runtime_checkable
+class Source(Protocol):
+  """A stream of training examples and a fixed set of evaluation examples."""
+
+  @property
+  def shape(self) -> DataShape:
+    """The columns of the examples."""
+
+  @property
+  def name(self) -> str:
+    """The data's name in reports."""
+
+  @property
+  def digest(self) -> str:
+    """Identifies the content of a data set, as part of `config_id`; "" for planted data, which the config describes in full."""
+
+  @property
+  def max_examples(self) -> int | None:
+    """The number of training examples; None: unlimited."""
+
+  def base_rate(self) -> float:
+    """The click rate of the training examples. Planted data estimates it by 2**18 draws."""
+
+  def first_tables(self, count: int) -> "Source":
+    """The source with its first `count` categorical features alone, all if it is 0. Raises UserError if there are fewer."""
+
+  def train_batches(self, seed: int, batch_size: int, num_examples: int, start: int = 0) -> Iterator[Batch]:
+    """This process's part of the batches of training examples `start` .. `num_examples` - 1, in order.
+
+    Every process gets the same number of batches, each of batch_size / processes examples. Raises UserError if the batch size does not
+    divide so.
+    """
+
+  def num_eval_examples(self, wanted: int) -> int:
+    """The number of evaluation examples there are, at most `wanted`."""
+
+  def eval_batches(self, batch_size: int, num_examples: int) -> Iterator[tuple[Batch, Truth | None]]:
+    """The first `num_examples` evaluation examples, each batch with its Truth if that is known."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PreparedSource:
-  """A directory written by `dlrm_jax.data.prepare`."""
+  """A directory written by `dlrm_jax.data.prepare`.
+
+  Attributes:
+    dataset: from `open_dataset`.
+    eval_split: the held-out rows that are evaluated.
+    order: of the training examples, "time" or "shuffled" (order.py).
+  """
 
   dataset: Dataset
-  eval_split: str = "eval"  # the held-out rows that are evaluated
-  order: str = "time"  # of the training examples, or "shuffled" (order.py)
+  eval_split: str = "eval"
+  order: str = "time"
+
+  @property
+  def shape(self) -> DataShape:
+    return self.dataset.shape
 
   @property
   def name(self) -> str:
@@ -32,55 +81,25 @@ class PreparedSource:
     return self.dataset.digest
 
   @property
-  def num_dense(self) -> int:
-    return len(self.dataset.dense)
+  def max_examples(self) -> int | None:
+    return self.dataset.rows("train")
 
-  @property
-  def field_names(self) -> tuple[str, ...]:
-    return self.dataset.categorical
-
-  @property
-  def cardinalities(self) -> tuple[int | None, ...]:
-    return self.dataset.cardinalities
-
-  @property
-  def bag_lengths(self) -> tuple[int, ...]:
-    return self.dataset.bag_lengths
-
-  @property
-  def weighted(self) -> bool:
-    return self.dataset.weighted
-
-  @property
   def base_rate(self) -> float:
     return self.dataset.base_rates["train"]
 
-  @property
-  def max_examples(self) -> int | None:
-    return self.dataset.rows("train")
+  def first_tables(self, count: int) -> "PreparedSource":
+    return dataclasses.replace(self, dataset=dataclasses.replace(self.dataset, shape=self.shape.first(count)))
 
   def train_batches(self, seed: int, batch_size: int, num_examples: int, start: int = 0) -> Iterator[Batch]:
     part = (jax.process_index(), jax.process_count())
     return pipeline.batches(self.dataset, "train", batch_size, num_examples - start, start, self.order, seed, part)
 
-  @property
-  def eval_rows(self) -> int:
-    return self.dataset.rows(self.eval_split)
+  def num_eval_examples(self, wanted: int) -> int:
+    return min(wanted, self.dataset.rows(self.eval_split))
 
   def eval_batches(self, batch_size: int, num_examples: int) -> Iterator[tuple[Batch, Truth | None]]:
-    for batch in pipeline.batches(self.dataset, self.eval_split, batch_size, min(num_examples, self.eval_rows)):
+    for batch in pipeline.batches(self.dataset, self.eval_split, batch_size, self.num_eval_examples(num_examples)):
       yield batch, None
-
-
-# A stream of training examples and a fixed set of evaluation examples. Both kinds have
-#   name (for people), digest (stands for a data set's content; "" for planted data, whose config says it all),
-#   num_dense (M), field_names and cardinalities (categorical features; None: ids without end), bag_lengths (ids a feature has),
-#   weighted (whether batches carry bag weights), base_rate (click rate of the training examples),
-#   max_examples (training examples there are; None: without end),
-#   train_batches(seed, batch_size, num_examples, start=0): this process's part, batch_size / processes examples, of the batches of
-#     training examples start .. num_examples-1, in order; as many batches in every process,
-#   eval_batches(batch_size, num_examples): the first evaluation examples, with the Truth where it is known.
-Source = Planted | PreparedSource
 
 
 def open_source(config: RunConfig) -> Source:
@@ -88,55 +107,19 @@ def open_source(config: RunConfig) -> Source:
   split = config.train.eval_split
   if config.data == "planted":
     if split != "eval":
-      raise UserError(f"--eval_split={split}: must be eval with --data=planted, whose held-out examples are without end")
-    return first_tables(Planted(config.planted), config.model.num_tables)
+      raise UserError(f"--eval_split={split}: must be eval with --data=planted, whose held-out examples are unlimited")
+    return Planted(config.planted).first_tables(config.model.num_tables)
   dataset = open_dataset(config.data)
   if dataset.rows(split) == 0:
     hint = "no rows are held out; prepare it with --eval_rows or --eval_fraction"
     raise UserError(f"--data={config.data}: {hint if split == 'eval' else f'has no rows for --eval_split={split}'}")
   if dataset.vocabulary == "hash" and config.model.rows_by == "top":
     raise UserError(f"--rows_by=top: the ids of {config.data} are hashes, not ranks of frequency; use --rows_by=hash")
-  return first_tables(PreparedSource(dataset, split, config.train.order), config.model.num_tables)
-
-
-def first_tables(source: Source, count: int) -> Source:
-  """`source` with the first `count` of its categorical features alone, all where it is 0. UserError if there are fewer."""
-  check_tables(count, len(source.field_names))
-  if count == 0:
-    return source
-  if isinstance(source, Planted):
-    return dataclasses.replace(source, num_tables=count)
-  columns = {name: getattr(source.dataset, name)[:count] for name in ("categorical", "cardinalities", "bag_lengths")}
-  return dataclasses.replace(source, dataset=dataclasses.replace(source.dataset, **columns))
-
-
-def check_tables(count: int, num_features: int) -> None:
-  """Raises UserError where `--num_tables` asks for more features than a data set has."""
-  if count > num_features:
-    raise UserError(f"--num_tables={count}: the data has {num_features} categorical features; 0 takes all")
-
-
-@runtime_checkable
-class Columns(Protocol):
-  """The categorical features of a data set: what the tables of a model depend on. Sources and `shapes.DataShape` have them."""
-
-  @property
-  def field_names(self) -> tuple[str, ...]: ...
-  @property
-  def cardinalities(self) -> tuple[int | None, ...]: ...
-  @property
-  def bag_lengths(self) -> tuple[int, ...]: ...
-  @property
-  def weighted(self) -> bool: ...
-
-
-def layout_of(config: RunConfig, source: Columns) -> Layout:
-  """The tables of a model on a data set."""
-  return make_layout(config.model, source.field_names, source.cardinalities, source.bag_lengths, source.weighted)
+  return PreparedSource(dataset, split, config.train.order).first_tables(config.model.num_tables)
 
 
 def one_pass(config: RunConfig, source: Source) -> RunConfig:
-  """`config` with no more examples than the source has: there is one pass at most."""
+  """`config` with at most as many examples as the source has: a run makes no second pass."""
   if source.max_examples is None or config.train.num_examples <= source.max_examples:
     return config
   return dataclasses.replace(config, train=dataclasses.replace(config.train, num_examples=source.max_examples))

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32
 
+from dlrm_jax.batch import DataShape
 from dlrm_jax.common.arrays import ArrayLike
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.common.hashing import mix32, word
@@ -68,19 +69,12 @@ class Layout:
     return self.total_rows * sum(self.dims.values())
 
 
-def make_layout(
-  model: ModelConfig,
-  names: tuple[str, ...],
-  cardinalities: tuple[int | None, ...],
-  bag_lengths: tuple[int, ...] | None = None,
-  weighted: bool = False,
-) -> Layout:
-  """One table a feature, with a row for every id up to `model.num_rows`; one-hot by default. Raises UserError if the rows outgrow int32."""
-  rows = [min(model.num_rows, c) if c is not None else model.num_rows for c in cardinalities]
-  bag_lengths = (1,) * len(names) if bag_lengths is None else bag_lengths
-  tables = tuple(TableConfig(name, n, model.embed_dim, length) for name, n, length in zip(names, rows, bag_lengths, strict=True))
+def make_layout(model: ModelConfig, shape: DataShape) -> Layout:
+  """One table a feature, with a row for every id up to `model.num_rows`. Raises UserError if the row numbers exceed int32."""
+  features = zip(shape.field_names, shape.num_ids(model.num_rows), shape.bag_lengths, strict=True)
+  tables = tuple(TableConfig(name, rows, model.embed_dim, length) for name, rows, length in features)
   first_order = "first_order" in model.overarch_inputs
-  layout = Layout(tables, model.rows_by, cardinalities, first_order, weighted, model.pooling, model.table_dtype)
+  layout = Layout(tables, model.rows_by, shape.cardinalities, first_order, shape.weighted, model.pooling, model.table_dtype)
   if layout.total_rows > MAX_TOTAL_ROWS:
     raise UserError(
       f"--num_rows={model.num_rows}: {len(tables)} tables have {layout.total_rows} rows together, at most {MAX_TOTAL_ROWS} are possible"

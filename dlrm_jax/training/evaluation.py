@@ -52,7 +52,7 @@ class EvalSet:
 
   def __init__(self, source: Source, learner: Puts, settings: TrainConfig):
     wanted = settings.eval_examples
-    self.source, self.num_examples = source, wanted if isinstance(source, Planted) else min(wanted, source.eval_rows)
+    self.source, self.num_examples = source, source.num_eval_examples(wanted)
     self._put, self._batch_size = learner.put, settings.batch_size
     self._kept = list(self._read()) if self._bytes() <= KEPT_BYTES else None
 
@@ -66,10 +66,8 @@ class EvalSet:
 
   def _bytes(self) -> int:
     """Of all batches: dense inputs, ids, bag weights, labels, weights, a teacher's logit and its parts, 4 bytes each."""
-    source = self.source
-    numbers = (
-      source.num_dense + sum(source.bag_lengths) * (1 + source.weighted) + 2 + (1 + len(source.parts) if isinstance(source, Planted) else 0)
-    )
+    shape, truth = self.source.shape, 1 + len(self.source.parts) if isinstance(self.source, Planted) else 0
+    numbers = shape.num_dense + shape.num_lookups * (1 + shape.weighted) + 2 + truth
     return 4 * numbers * math.ceil(self.num_examples / self._batch_size) * self._batch_size
 
 
@@ -86,7 +84,7 @@ def evaluate_all(predict: Callable[..., Any], state: Any, batches: EvalSet, runs
   """`evaluate` for those of several runs that `runs` names; `predict` gives the logits of one run or of all, [B] or [S, B]."""
   source = batches.source
   several = isinstance(source, Planted) and len(source.parts) > 1
-  sums = [metrics.Accumulator(source.base_rate) for _ in runs]
+  sums = [metrics.Accumulator(source.base_rate()) for _ in runs]
   # The next batch is on its way through the model while the sums of this one are taken.
   for batch, logits in read_ahead(((batch, predict(state, batch.placed)) for batch in batches), 1):
     if stopping.requested():

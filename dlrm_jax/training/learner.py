@@ -12,7 +12,8 @@ from jaxtyping import Array
 
 from dlrm_jax.batch import Batch
 from dlrm_jax.config import RunConfig
-from dlrm_jax.data.source import Source, layout_of
+from dlrm_jax.data.source import Source
+from dlrm_jax.embedding.layout import make_layout
 from dlrm_jax.embedding.placement import Plan
 from dlrm_jax.embedding.planner import machine_of, make_plan
 from dlrm_jax.embedding.print_plan import print_plan
@@ -59,11 +60,11 @@ def make_learner(config: RunConfig, source: Source) -> Learner:
 
 
 def _dlrm(config: RunConfig, source: Source) -> Learner:
-  layout, mesh = layout_of(config, source), make_mesh(config)
+  layout, mesh = make_layout(config.model, source.shape), make_mesh(config)
   machine = machine_of(mesh)
   plan = make_plan(config, layout, machine)
   make = compile_programs if config.mesh.parallelism == "jit" else pmap.compile_programs
-  programs = make(config, plan, source.num_dense, mesh)
+  programs = make(config, plan, source.shape.num_dense, mesh)
 
   def read_progress(state: Any) -> tuple[Any, float, int]:
     progress = jax.tree.map(lambda x: np.asarray(x).reshape(-1)[0], state.progress)  # under pmap, one of each device, all the same
@@ -76,7 +77,7 @@ def _dlrm(config: RunConfig, source: Source) -> Learner:
   if mesh.size > 1 and mesh.devices.flat[0].platform == "cpu":
     train, predict = _one_at_a_time(train), _one_at_a_time(predict)
   part = functools.partial(put_part, mesh=mesh) if jax.process_count() > 1 else programs.put
-  facts = facts_of(config, plan, source.num_dense, programs.xla_flops)
+  facts = facts_of(config, plan, source.shape.num_dense, programs.xla_flops)
   learner = Learner(start, programs.put, part, train, predict, read_progress, facts)
   if config.mesh.parallelism == "pmap":
     return learner
@@ -84,7 +85,7 @@ def _dlrm(config: RunConfig, source: Source) -> Learner:
     learner,
     announce=lambda: print_plan(plan, config, machine) if mesh.size > 1 else None,
     snapshot=lambda state: checkpoint.snapshot(state, plan, mesh),
-    restore=lambda path: on_huge_pages(checkpoint.restore(path, config, plan, source.num_dense, mesh)),
+    restore=lambda path: on_huge_pages(checkpoint.restore(path, config, plan, source.shape.num_dense, mesh)),
   )
 
 
@@ -111,7 +112,7 @@ def _one_at_a_time(program: Callable[..., Any]) -> Callable[..., Any]:
 
 def _per_id(config: RunConfig, source: Source) -> Learner:
   bias = config.planted.bias
-  start = functools.partial(per_id.init, len(source.field_names), config.planted.tail_sigma)
+  start = functools.partial(per_id.init, len(source.shape.field_names), config.planted.tail_sigma)
 
   def train(state: Any, *batches: Batch) -> Any:
     return functools.reduce(functools.partial(per_id.update, bias=bias), batches, state)

@@ -19,8 +19,8 @@ from dlrm_jax.batch import Batch
 from dlrm_jax.common import stopping
 from dlrm_jax.config import RunConfig, TrainConfig
 from dlrm_jax.data.planted.clicks import Planted
-from dlrm_jax.data.source import Source, layout_of, one_pass
-from dlrm_jax.embedding.layout import MAX_TOTAL_ROWS
+from dlrm_jax.data.source import Source, one_pass
+from dlrm_jax.embedding.layout import MAX_TOTAL_ROWS, make_layout
 from dlrm_jax.embedding.planner import machine_of, make_plan, memory_limit, plan_bytes, working_bytes
 from dlrm_jax.machine.mesh import make_mesh
 from dlrm_jax.training import checkpoint
@@ -78,7 +78,7 @@ def train(
 
 def _fitting(config: RunConfig, source: Source) -> int:
   """How many such runs there is room for, in the device's memory and in row numbers of 31 bits; at least one."""
-  layout, machine = layout_of(config, source), machine_of(make_mesh(config))
+  layout, machine = make_layout(config.model, source.shape), machine_of(make_mesh(config))
   plan, memory = make_plan(config, layout, machine), memory_limit(config, machine)
   fitting = MAX_TOTAL_ROWS // max(group.local_rows for group in plan.groups)
   if memory is not None:
@@ -129,9 +129,9 @@ class _Lot:
     self, configs: Sequence[RunConfig], directories: Sequence[str | Path], source: Source, callbacks: Sequence[OnProgress | None]
   ):
     self.config, mesh = configs[0], make_mesh(configs[0])
-    self.plan = make_plan(self.config, layout_of(self.config, source), machine_of(mesh))
-    self.mesh, self.programs = mesh, compile_programs(configs, self.plan, source.num_dense, mesh)
-    self.facts = facts_of(self.config, self.plan, source.num_dense, self.programs.xla_flops) | {"trained_together": len(configs)}
+    self.plan = make_plan(self.config, make_layout(self.config.model, source.shape), machine_of(mesh))
+    self.mesh, self.programs = mesh, compile_programs(configs, self.plan, source.shape.num_dense, mesh)
+    self.facts = facts_of(self.config, self.plan, source.shape.num_dense, self.programs.xla_flops) | {"trained_together": len(configs)}
     stopping.check()
     self.evals = EvalSet(source, self.programs, self.config.train)
     stopping.check()

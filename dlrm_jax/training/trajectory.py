@@ -83,7 +83,7 @@ class Trajectory:
     self.config, self.source, self.directory = config, source, Path(directory)
     self.id, self.examples, self.diverged = config_id(config, source.digest), 0, ""
     self.rows: list[dict[str, Any]] = []
-    self.progressive = Progressive(source.base_rate)
+    self.progressive = Progressive(source.base_rate())
     self._num_eval_examples, self._on_progress = num_eval_examples, on_progress
     self._first = 0  # example that this run began with: not the first of the data where it branched off another run
     self._bad_step, self._loss = -1, math.nan
@@ -208,7 +208,7 @@ class Trajectory:
       "config": describe(self.config, self.source),
       "examples": self.examples,
       "restored_examples": self._first,  # seen before, by another run whose checkpoint this one went on from; times are without them
-      "base_rate": self.source.base_rate,
+      "base_rate": self.source.base_rate(),
       "eval_examples": self._num_eval_examples,
       "seed": self.config.train.seed,
       **{name: last[name] for name in METRICS},

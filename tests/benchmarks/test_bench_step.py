@@ -21,7 +21,7 @@ from dlrm_jax.common import flags
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import MeshConfig, ModelConfig, RunConfig, TrainConfig
 from dlrm_jax.data.shapes import shape_of
-from dlrm_jax.data.source import layout_of
+from dlrm_jax.embedding.layout import make_layout
 from dlrm_jax.model.flops import cost
 
 BATCH, DIM, FEATURES, DEVICES = 256, 16, 26, 8
@@ -97,7 +97,7 @@ def test_percentiles_and_speed_by_hand():
 def test_bytes_of_a_step_by_hand(train, slots_of_a_row, dense_slots):
   """Rows read by the lookup, then rows and slots read and written; the MLPs and their slots read and written on every device."""
   run = dataclasses.replace(SMALL, train=train)
-  counts = cost(run.model, run.train, layout_of(run, shape_of(run)), 13)
+  counts = cost(run.model, run.train, make_layout(run.model, shape_of(run)), 13)
   tables = BATCH * FEATURES * 4 * (DIM + 2 * (DIM + slots_of_a_row))
   dense = 2 * 4 * DENSE_PARAMS * (1 + dense_slots)
   assert [step_bytes(run, counts, n) for n in (1, 8)] == [tables + dense, tables + 8 * dense]
@@ -254,7 +254,7 @@ def test_without_flags_it_is_w1():
   assert (model.bottom, model.overarch, model.overarch_inputs) == ((512, 256, 64, 16), (512, 256, 1), ("dense", "dots"))
   assert (run.train.batch_size, run.train.table_optimizer, run.mesh.mesh) == (2048, "rowwise_adagrad", "1")
   assert (shape.num_dense, len(shape.field_names), set(shape.bag_lengths)) == (13, 26, {1})
-  assert {table.num_rows for table in layout_of(run, shape).tables} == {100_000}
+  assert {table.num_rows for table in make_layout(run.model, shape).tables} == {100_000}
   wide = parse("--output=x", "--preset=W2", "--num_rows=1000")
   assert (wide.name, wide.run.model.embed_dim, wide.run.model.bottom, wide.run.model.num_rows) == ("W2", 64, (512, 256, 64, 64), 1000)
   assert {"tiny", "criteo_kaggle", "mlperf_v2"} < set(PRESETS)

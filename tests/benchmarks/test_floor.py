@@ -6,9 +6,10 @@ import pytest
 
 from benchmarks.measure.floor import Floor, products
 from benchmarks.step import PRESETS
+from dlrm_jax.batch import DataShape
 from dlrm_jax.config import ModelConfig, RunConfig, TrainConfig
-from dlrm_jax.data.shapes import DataShape, shape_of
-from dlrm_jax.data.source import layout_of
+from dlrm_jax.data.shapes import shape_of
+from dlrm_jax.embedding.layout import make_layout
 from dlrm_jax.model.flops import cost
 
 SMALL = RunConfig(model=ModelConfig(embed_dim=4, num_rows=50, bottom=(6, 4), overarch=(8, 1)), train=TrainConfig(batch_size=16))
@@ -19,7 +20,7 @@ def test_products_are_those_counted_by_flops(preset: str):
   """But the gradient with respect to the dense inputs, which flops.py counts and no step computes; with DCN v2 there is none either way."""
   run = PRESETS[preset].run
   shape = shape_of(run)
-  counted = cost(run.model, run.train, layout_of(run, shape), shape.num_dense).flops_per_example["total"]
+  counted = cost(run.model, run.train, make_layout(run.model, shape), shape.num_dense).flops_per_example["total"]
   not_computed = 2 * shape.num_dense * run.model.bottom_widths(shape.num_dense)[0]
   assert sum(p.flops for p in products(run, shape)) == run.train.batch_size * (counted - not_computed)
 

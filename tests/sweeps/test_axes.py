@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from dlrm_jax.batch import DataShape
 from dlrm_jax.common.axis_names import AXES
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import MeshConfig, ModelConfig, PlantedConfig, RunConfig, TrainConfig
@@ -26,7 +27,9 @@ def log_of(*cardinalities: int) -> PreparedSource:
   """A click log of these features and no dense inputs, of which there are no rows."""
   names = tuple(f"C{f}" for f in range(len(cardinalities)))
   ones = (1,) * len(names)
-  return PreparedSource(Dataset(Path("log"), "log", "d", (), names, cardinalities, ones, False, {"train": 9}, {}, {}, 8, "frequency"))
+  return PreparedSource(
+    Dataset(Path("log"), "log", "d", (), DataShape(0, names, cardinalities, ones), {"train": 9}, {}, {}, 8, "frequency")
+  )
 
 
 def test_each_axis_scales_its_own_part_and_nothing_else():

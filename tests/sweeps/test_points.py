@@ -73,7 +73,7 @@ def test_tables_come_with_their_source():
   got = expand(sweep_of(axes=(), grid=("rows", "tables"), sizes_tables=(2, 8), sizes_rows=(50,)))
   (two, all_) = [source for _, source in got]
   assert [point.config.model.num_tables for point, _ in got] == [2, 0]
-  assert (two.field_names, all_.field_names) == (("tail0", "tail1"), tuple(f"tail{f}" for f in range(8)))
+  assert (two.shape.field_names, all_.shape.field_names) == (("tail0", "tail1"), tuple(f"tail{f}" for f in range(8)))
   (batch, truth), (whole, whole_truth) = (source.batch(1, 0, 64) for source in (two, all_))
   np.testing.assert_array_equal(batch.ids_bl, whole.ids_bl[:, :2])
   np.testing.assert_array_equal(truth.logit_b, whole_truth.logit_b)  # clicks answer to the features left out, too

@@ -15,7 +15,7 @@ from dlrm_jax.common.flags import UserError
 from dlrm_jax.common.progress import Bar
 from dlrm_jax.data.dataset import SPLITS, Dataset
 from dlrm_jax.data.describe import frequency
-from dlrm_jax.data.shard_format import PADDING, lookup_names
+from dlrm_jax.data.shard_format import MAX_IDS, PADDING, lookup_names
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 TIME_BINS = 100
@@ -110,10 +110,10 @@ def take(dataset: Dataset, max_rows: int) -> Inventory:
   train = dataset.rows("train")
   rows = min(max_rows or train, train)
   log_rows = sum(dataset.rows(split) for split in SPLITS)
-  with Bar("looking", rows * (sum(dataset.bag_lengths) + 2 * len(dataset.dense)) + log_rows) as bar:
+  with Bar("looking", rows * (dataset.shape.num_lookups + 2 * len(dataset.dense)) + log_rows) as bar:
     base_rate = _base_rate(dataset, bar)
     dense = tuple(_dense(dataset, name, rows, bar) for name in dataset.dense)
-    features = tuple(_feature(dataset, place, rows, bar) for place in range(len(dataset.categorical)))
+    features = tuple(_feature(dataset, place, rows, bar) for place in range(len(dataset.shape.field_names)))
   return Inventory(rows, features, dense, base_rate)
 
 
@@ -141,7 +141,8 @@ def _read(dataset: Dataset, split: str, column: str, rows: int, bar: Bar) -> Ite
 
 
 def _feature(dataset: Dataset, place: int, rows: int, bar: Bar) -> Feature:
-  name, limit, length = dataset.categorical[place], dataset.cardinalities[place], dataset.bag_lengths[place]
+  shape = dataset.shape
+  name, limit, length = shape.field_names[place], shape.num_ids(MAX_IDS)[place], shape.bag_lengths[place]
   ranked = dataset.vocabulary == "frequency"
   columns = [f"id.{lookup}" for lookup in lookup_names([name], [length])]
   passes, padding, zeros, parts = 0, 0, 0, []
@@ -157,7 +158,7 @@ def _feature(dataset: Dataset, place: int, rows: int, bar: Bar) -> Feature:
   def counts() -> Iterator[np.ndarray]:
     nonlocal padding, zeros
     for ids, seen in frequency.counted(read):
-      lowest = PADDING if dataset.weighted else 0
+      lowest = PADDING if shape.weighted else 0
       if len(ids) and (ids[0] < lowest or ids[-1] >= limit):
         value = ids[0] if ids[0] < lowest else ids[-1]
         raise UserError(f"{dataset.path}: feature {name} has id {value}; ids are from 0 to {limit - 1}")

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt32
 
-from dlrm_jax.batch import Batch
+from dlrm_jax.batch import Batch, DataShape
 from dlrm_jax.common.arrays import ArrayLike, sigmoid
 from dlrm_jax.common.hashing import normal, uniform, word
 from dlrm_jax.config import PlantedConfig
@@ -69,7 +69,6 @@ class Planted:
   def digest(self) -> str:
     return ""  # the config says it all
 
-  @property
   def base_rate(self) -> float:
     return self.moments[0]
 
@@ -81,10 +80,6 @@ class Planted:
   def tau(self) -> float:
     """c * sigma^2, the scale of `planted_theory`."""
     return self.moments[1] * self.config.tail_sigma**2
-
-  @property
-  def num_dense(self) -> int:
-    return DENSE_INPUTS if self.config.dense_variance else 0
 
   @property
   def parts(self) -> tuple[str, ...]:
@@ -101,28 +96,25 @@ class Planted:
     scores = tuple(f"score{f}" for f in range(SCORE_FIELDS)) if self.config.score_variance else ()
     return pairs + scores
 
-  @property
-  def field_names(self) -> tuple[str, ...]:
-    names = tuple(f"tail{f}" for f in range(self.config.tail_fields)) + self.small_fields
-    return names[: self.num_tables or None]
+  @functools.cached_property
+  def shape(self) -> DataShape:
+    config, small = self.config, self.small_fields
+    return DataShape(
+      num_dense=DENSE_INPUTS if config.dense_variance else 0,
+      field_names=tuple(f"tail{f}" for f in range(config.tail_fields)) + small,
+      cardinalities=(None,) * config.tail_fields + (SMALL_IDS,) * len(small),
+      bag_lengths=(config.bag_length,) * config.tail_fields + (1,) * len(small),
+      weighted=config.bag_length > 1,
+    ).first(self.num_tables)
+
+  def first_tables(self, count: int) -> "Planted":
+    self.shape.first(count)  # refuses more than there are
+    return dataclasses.replace(self, num_tables=count or self.num_tables)
 
   @property
   def whole_tail(self) -> bool:
     """Whether examples show every tail field, as the closed forms of `planted_theory` take it."""
     return not 0 < self.num_tables < self.config.tail_fields
-
-  @property
-  def cardinalities(self) -> tuple[int | None, ...]:
-    """Distinct ids of each field; None: without end."""
-    return ((None,) * self.config.tail_fields + (SMALL_IDS,) * len(self.small_fields))[: self.num_tables or None]
-
-  @property
-  def bag_lengths(self) -> tuple[int, ...]:
-    return ((self.config.bag_length,) * self.config.tail_fields + (1,) * len(self.small_fields))[: self.num_tables or None]
-
-  @property
-  def weighted(self) -> bool:
-    return self.config.bag_length > 1
 
   @property
   def draws(self) -> float:
@@ -145,7 +137,7 @@ class Planted:
   def _draw(self, stream: int, start: int, size: int, stride: int, count: int) -> list[tuple[Batch, Truth]]:
     """`count` batches, the first example of each `stride` after that of the one before."""
     low, high = np.uint32(start & 0xFFFFFFFF), np.uint32(start >> 32)
-    return _draw(self.config, sum(self.bag_lengths), size, stride, count, self._teacher, np.uint32(stream), low, high)
+    return _draw(self.config, self.shape.num_lookups, size, stride, count, self._teacher, np.uint32(stream), low, high)
 
   def train_batches(self, seed: int, batch_size: int, num_examples: int, start: int = 0) -> Iterator[Batch]:
     """This process's part of the training batches of one seed from example `start` on; the last is padded with weight 0.
@@ -155,6 +147,9 @@ class Planted:
     """
     for batch, _ in self._batches(1 + seed, batch_size, num_examples, start, (jax.process_index(), jax.process_count())):
       yield batch
+
+  def num_eval_examples(self, wanted: int) -> int:
+    return wanted  # unlimited
 
   def eval_batches(self, batch_size: int, num_examples: int) -> Iterator[tuple[Batch, Truth | None]]:
     """The evaluation draws: the same for every run on this teacher."""

@@ -18,7 +18,7 @@ def theory(config: RunConfig, source: Source) -> dict[str, float | None] | None:
 def _floors(config: RunConfig, source: Planted) -> dict[str, float | None]:
   """What the model's dim must leave of the pairs, where dots alone see them and every id has a row of its own; and what the first hidden
   layer of its bottom MLP should leave of the dense part (later ones may carry sums of its terms)."""
-  planted, hidden = config.planted, config.model.bottom_widths(source.num_dense)[:-1]
+  planted, hidden = config.planted, config.model.bottom_widths(source.shape.num_dense)[:-1]
   floor = functools.partial(planted_theory.terms_floor, delta=planted.delta, curvature=source.moments[1])
   by_dots = config.model.interaction == "dot" and "dots" in config.model.overarch_inputs and "rows" not in config.model.overarch_inputs
   own_rows = not source.num_tables and config.model.rows_by == "top" and config.model.num_rows >= SMALL_IDS

@@ -68,10 +68,10 @@ def test_columns_of_a_bag_share_one_vocabulary_and_missing_is_padding(tmp_path, 
     {"name": "genres", "cardinality": 3, "missing_share": 7 / 21, "bag_length": 3},
   ]
   dataset = open_dataset(out)
-  assert (dataset.categorical, dataset.bag_lengths, dataset.weighted) == (("c", "genres"), (1, 3), True)
+  assert (dataset.shape.field_names, dataset.shape.bag_lengths, dataset.shape.weighted) == (("c", "genres"), (1, 3), True)
   source = open_source(RunConfig(data=str(out)))
   assert isinstance(source, PreparedSource)
-  assert (source.bag_lengths, source.weighted) == ((1, 3), True)
+  assert source.shape == dataset.shape
   first, last = source.train_batches(0, 3, 5)
   np.testing.assert_array_equal(first.bag_weight_bl, [[1, 1, 1, 0], [1, 1, 0, 1], [1, 1, 1, 1]])
   np.testing.assert_array_equal(first.ids_bl[:, 1:], [[1, 2, 0], [2, 0, 1], [1, 1, 1]])
@@ -220,7 +220,7 @@ def test_data_sets_without_bags_are_as_before(tmp_path):
   assert contents["columns"]["categorical"][0] == {"name": "c", "cardinality": 4, "missing_share": 0.0}
   assert list(contents["schema"]) == ["label", "dense", "categorical", "name", "header"]
   dataset = open_dataset(out)
-  assert (dataset.bag_lengths, dataset.weighted) == ((1, 1), False)
+  assert (dataset.shape.bag_lengths, dataset.shape.weighted) == ((1, 1), False)
   assert [batch.bag_weight_bl for batch in batches(dataset, "train", 16)] == [None] * 3
   empty, _ = run(tmp_path, schema + "[bags]\n", log, output="empty")
   assert empty["digest"] == contents["digest"]
@@ -311,7 +311,7 @@ def test_one_id_a_field_is_bit_for_bit_as_before():
     truth.parts["tail"], jax.jit(lambda i: 0.5 * hashing.normal(hashing.word(seed, 0, jnp.arange(8), i)).sum(axis=1))(ids)
   )
   assert batch.bag_weight_bl is None
-  assert (planted.bag_lengths, planted.weighted, planted.draws) == ((1,) * 12, False, 1.0)
+  assert (planted.shape.bag_lengths, planted.shape.weighted, planted.draws) == ((1,) * 12, False, 1.0)
   golden, _ = Planted(PlantedConfig(zipf_s=3.0)).batch(1, 0, 6)
   assert np.asarray(golden.ids_bl).tolist() == [
     [3, 0, 0, 1, 0, 0, 0, 0],
@@ -328,8 +328,8 @@ def test_one_id_a_field_is_bit_for_bit_as_before():
 def test_bag_sizes_are_uniform_and_independent():
   length, n = 5, 2**15
   planted = Planted(PlantedConfig(bag_length=length, tail_fields=4, pair_variance=0.1, score_variance=0.1))
-  assert planted.bag_lengths == (5,) * 4 + (1,) * 8
-  assert planted.weighted
+  assert planted.shape.bag_lengths == (5,) * 4 + (1,) * 8
+  assert planted.shape.weighted
   assert planted.draws == 3.0
   batch, _ = planted.batch(1, 0, n)
   weight, ids = np.asarray(batch.bag_weight_bl), np.asarray(batch.ids_bl)
@@ -531,4 +531,4 @@ def test_older_dataset_files_open(tmp_path):
   """dataset.json as it was before bags: no bag_length in it."""
   _, out = run(tmp_path, GENRES.split("[bags]")[0], "y,c\n" + "1,a\n0,b\n" * 6)
   assert "bag" not in json.dumps(json.loads((out / "dataset.json").read_text())["columns"])
-  assert open_dataset(out).bag_lengths == (1,)
+  assert open_dataset(out).shape.bag_lengths == (1,)

@@ -56,7 +56,7 @@ def test_bags_are_cut_with_their_features():
   (whole, _), (batch, _) = source.batch(1, 5, 32), some.batch(1, 5, 32)
   np.testing.assert_array_equal(batch.ids_bl, whole.ids_bl[:, :6])
   np.testing.assert_array_equal(batch.bag_weight_bl, whole.bag_weight_bl[:, :6])
-  assert some.bag_lengths == (3, 3) and source.bag_lengths == (3, 3, 3, 3, 1, 1, 1, 1)
+  assert some.shape.bag_lengths == (3, 3) and source.shape.bag_lengths == (3, 3, 3, 3, 1, 1, 1, 1)
 
 
 def test_theory_is_for_all_fields_of_the_tail():

@@ -93,10 +93,10 @@ def copy(prepared, tmp_path) -> Path:
 def test_open_dataset(prepared):
   dataset = open_dataset(prepared / "out")
   log = pl.read_csv(prepared / "log.csv")
-  assert (dataset.name, dataset.dense, dataset.categorical) == ("toy", ("a", "b"), ("user", "item"))
+  assert (dataset.name, dataset.dense, dataset.shape.field_names) == ("toy", ("a", "b"), ("user", "item"))
   assert (dataset.rows("train"), dataset.rows("eval")) == (ROWS - EVAL_ROWS, EVAL_ROWS)
   assert dataset.base_rates["train"] == log["y"][:-EVAL_ROWS].sum() / (ROWS - EVAL_ROWS)
-  assert dataset.cardinalities[1] == 10
+  assert dataset.shape.cardinalities[1] == 10
   assert [shard.rows for shard in dataset.shards("train")] == [96, 96, 96, 96, 79]
   assert open_dataset(str(prepared / "out"), verify=True) == dataset
   assert dataset.digest == json.loads((prepared / "out" / "dataset.json").read_text())["digest"]
@@ -305,6 +305,6 @@ def test_ids_out_of_range_are_caught_on_the_host():
 
 def test_a_shard_with_ids_beyond_the_tables_is_refused(prepared):
   dataset = open_dataset(prepared / "out")
-  fewer = dataclasses.replace(dataset, cardinalities=(dataset.cardinalities[0], 9))
+  fewer = dataclasses.replace(dataset, shape=dataclasses.replace(dataset.shape, cardinalities=(dataset.shape.cardinalities[0], 9)))
   with pytest.raises(UserError, match=r"train-00000.parquet: feature item has id 9; ids are from 0 to 8$"):
     list(batches(fewer, "train", 50))

@@ -13,7 +13,6 @@ from dlrm_jax.config import ModelConfig, PlantedConfig, RunConfig
 from dlrm_jax.data.planted import closed_forms as theory
 from dlrm_jax.data.planted.clicks import EVAL_STREAM, PAIR_TERMS, SMALL_IDS, Planted
 from dlrm_jax.data.planted.closed_forms import decaying_shares
-from dlrm_jax.data.planted.teacher_floor import teacher_rows_floor
 from dlrm_jax.data.planted.theory import theory as theory_of
 from dlrm_jax.training import metrics, per_id
 
@@ -275,11 +274,3 @@ def test_per_id_is_close_to_the_closed_form():
   evaluation, truth = planted.batch(EVAL_STREAM, 0, 2**15)
   got = metrics.excess(np.asarray(per_id.predict(state, evaluation, -1.0), np.float64), np.asarray(truth.logit_b, np.float64))
   assert got == pytest.approx(theory.excess_ideal(65536, 1.25, planted.tau, 8), rel=0.08)
-
-
-@pytest.mark.parametrize("rows_by", ["top", "hash"])
-def test_the_floor_of_one_teacher_is_that_of_theory_on_average(rows_by: str):
-  """Judge: the mean over teachers, whose hash functions stay; few rows of s = 1.25, where a teacher's luck is a few per cent."""
-  floors = [teacher_rows_floor(PlantedConfig(zipf_s=1.25, seed=seed), 50, rows_by) for seed in range(4)]
-  expected = theory.rows_floor(50, 1.25, Planted(PlantedConfig(zipf_s=1.25)).tau, 8, rows_by)
-  assert np.mean(floors) == pytest.approx(expected, rel=0.05) and len(set(floors)) == 4

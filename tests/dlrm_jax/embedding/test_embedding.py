@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from dlrm_jax.batch import Batch
+from dlrm_jax.batch import Batch, DataShape
 from dlrm_jax.config import ModelConfig, TrainConfig
 from dlrm_jax.embedding import storage
 from dlrm_jax.embedding.engine import lookup_local
@@ -20,9 +20,13 @@ from dlrm_jax.embedding.update import Rule, apply, mean_square, round_at_random
 from dlrm_jax.training.state import learning_rate
 
 
-def layout_of(num_rows: int, cardinalities: tuple[int | None, ...], dim: int = 3, rows_by: str = "top", **kwargs) -> Layout:
-  model = ModelConfig(embed_dim=dim, num_rows=num_rows, rows_by=rows_by)
-  return make_layout(model, tuple(f"c{i}" for i in range(len(cardinalities))), cardinalities, **kwargs)
+def layout_of(
+  num_rows: int, cardinalities: tuple[int | None, ...], dim: int = 3, rows_by: str = "top", bag_lengths: tuple[int, ...] = ()
+) -> Layout:
+  """Tables of features c0, c1, ..., of one id each unless `bag_lengths` are given."""
+  count = len(cardinalities)
+  shape = DataShape(0, tuple(f"c{i}" for i in range(count)), cardinalities, bag_lengths or (1,) * count)
+  return make_layout(ModelConfig(embed_dim=dim, num_rows=num_rows, rows_by=rows_by), shape)
 
 
 def local_state(layout: Layout, optimizer: str, **train) -> GroupState:
@@ -104,7 +108,7 @@ def test_bags_by_hand():
   rows = np.array([[1.0, 2.0], [10.0, 20.0], [100.0, 200.0]], np.float32)
   for pooling, expected in (("sum", [[31, 62], [200, 400]]), ("mean", [[31 / 4, 62 / 4], [100, 200]])):
     model = ModelConfig(embed_dim=2, pooling=pooling, overarch_inputs=("dots",))
-    layout = make_layout(model, ("bag", "one"), (3, 3), (2, 1), weighted=True)
+    layout = make_layout(model, DataShape(0, ("bag", "one"), (3, 3), (2, 1), weighted=True))
     lookups = lookups_of(layout, batch)
     np.testing.assert_array_equal(lookups.valid_bl, [[True, True, True], [False, False, True], [False, False, False]])
     plan = Plan(layout, 1, (Group(layout, (0, 1), "replicated"),))

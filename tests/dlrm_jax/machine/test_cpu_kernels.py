@@ -12,7 +12,7 @@ import pytest
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import ModelConfig, PlantedConfig, RunConfig, TrainConfig
 from dlrm_jax.data.planted.clicks import Planted
-from dlrm_jax.data.source import layout_of
+from dlrm_jax.embedding.layout import make_layout
 from dlrm_jax.embedding.planner import machine_of, make_plan
 from dlrm_jax.machine import cpu_kernels, native
 from dlrm_jax.machine.cpu_kernels import build
@@ -148,8 +148,8 @@ def test_a_table_is_updated_where_it_lies():
   """No copy of the table in the compiled step."""
   config = RunConfig(model=ModelConfig(num_rows=1234), kernels="native")
   source = Planted(config.planted)
-  plan = make_plan(config, layout_of(config, source), machine_of(make_mesh(config)))
-  text = compile_programs(config, plan, source.num_dense, make_mesh(config)).compiled.as_text()
+  plan = make_plan(config, make_layout(config.model, source.shape), machine_of(make_mesh(config)))
+  text = compile_programs(config, plan, source.shape.num_dense, make_mesh(config)).compiled.as_text()
   assert "f32[9872,8]" in text
   for name in ("dlrm_take", "dlrm_adagrad", "dlrm_interact", "dlrm_interact_backward", "dlrm_bias_relu", "dlrm_bias_relu_backward"):
     assert name in text

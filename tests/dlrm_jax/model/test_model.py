@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from dlrm_jax.batch import DataShape
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import ModelConfig, RunConfig, TrainConfig
 from dlrm_jax.embedding.layout import make_layout
@@ -19,6 +20,7 @@ from dlrm_jax.model.interaction import dot_interaction
 from dlrm_jax.training.step import compile_programs
 
 DLRM = ("dense", "dots")
+CRITEO = DataShape(13, tuple(f"c{i}" for i in range(26)), (1000,) * 26, (1,) * 26)
 
 
 def test_interaction_by_hand():
@@ -123,7 +125,7 @@ MLPERF_V2 = dataclasses.replace(MLPERF_V1, interaction="dcn_v2", overarch_inputs
 def test_flops_are_within_half_a_percent_of_xla(model: ModelConfig, platform: str):
   """The whole compiled step: lookup, forward, backward, both optimisers."""
   config = RunConfig(model=model, train=TrainConfig(batch_size=2048))
-  layout = make_layout(model, tuple(f"c{i}" for i in range(26)), (1000,) * 26)
+  layout = make_layout(model, CRITEO)
   counted = cost(model, config.train, layout, num_dense=13)
   mesh = make_mesh(config)
   xla = compile_programs(config, make_plan(config, layout, Machine(1, platform=platform)), 13, mesh).xla_flops / 2048
@@ -131,7 +133,7 @@ def test_flops_are_within_half_a_percent_of_xla(model: ModelConfig, platform: st
 
 
 def test_costs_of_w1_by_hand():
-  layout = make_layout(W1, tuple(f"c{i}" for i in range(26)), (1000,) * 26)
+  layout = make_layout(W1, CRITEO)
   counted = cost(W1, TrainConfig(), layout, num_dense=13)
   bottom, overarch = 13 * 512 + 512 * 256 + 256 * 64 + 64 * 16, (351 + 16) * 512 + 512 * 256 + 256
   assert counted.flops_per_example == {
@@ -150,7 +152,7 @@ def test_costs_of_w1_by_hand():
 def test_params_counted_are_params_made(interaction: str):
   inputs = ("dense", "dots", "rows", "first_order")
   model = ModelConfig(embed_dim=4, num_rows=10, overarch=(6, 1), overarch_inputs=inputs, interaction=interaction, cross_rank=5)
-  layout = make_layout(model, ("a", "b"), (10, 7))
+  layout = make_layout(model, DataShape(3, ("a", "b"), (10, 7), (1, 1)))
   config = RunConfig(model=model)
   state = compile_programs(config, make_plan(config, layout, Machine(1)), 3, make_mesh(config)).init(np.uint32(0))
   counted = cost(model, TrainConfig(), layout, num_dense=3)

@@ -18,8 +18,8 @@ from dlrm_jax.common import record
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import MeshConfig, ModelConfig, PlantedConfig, RunConfig, TrainConfig
 from dlrm_jax.data.planted.clicks import Planted
-from dlrm_jax.data.source import layout_of
 from dlrm_jax.embedding import relayout
+from dlrm_jax.embedding.layout import make_layout
 from dlrm_jax.embedding.placement import Plan
 from dlrm_jax.embedding.planner import LANES, machine_of, make_plan
 from dlrm_jax.embedding.tables import OPTIMIZER_SLOTS
@@ -157,10 +157,10 @@ def test_training_continues_elsewhere_with_the_same_losses(tmp_path: Path):
   def at(mesh: str, placement: str) -> tuple:
     config = dataclasses.replace(base, mesh=MeshConfig(mesh=mesh, placement=(placement,)))
     devices = make_mesh(config)
-    plan = make_plan(config, layout_of(config, source), machine_of(devices))
+    plan = make_plan(config, make_layout(config.model, source.shape), machine_of(devices))
     return (
       make_learner(config, source),
-      functools.partial(checkpoint.restore, tmp_path / "c", config, plan, source.num_dense, devices),
+      functools.partial(checkpoint.restore, tmp_path / "c", config, plan, source.shape.num_dense, devices),
     )
 
   def losses(learner: Any, state: TrainState, batches: list) -> tuple[TrainState, list[float]]:

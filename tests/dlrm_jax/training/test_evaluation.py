@@ -90,7 +90,7 @@ def test_an_evaluation_equals_the_metrics_of_all_its_predictions_at_once(tmp_pat
   batch, truth = source.batch(0, 0, 1536)
   logit = np.concatenate([learner.predict(state, jax.tree.map(lambda x: x[i : i + 256], batch)) for i in range(0, 1536, 256)])  # noqa: B023
   label, true, *parts = (np.asarray(x)[:1500] for x in (batch.label_b, truth.logit_b, truth.parts["tail"], truth.parts["pairs"]))
-  expected = metrics.evaluate(logit[:1500], label, source.base_rate, true, dict(zip(("tail", "pairs"), parts, strict=True)))
+  expected = metrics.evaluate(logit[:1500], label, source.base_rate(), true, dict(zip(("tail", "pairs"), parts, strict=True)))
   assert got is not None and known(dataclasses.asdict(got)) == pytest.approx(known(dataclasses.asdict(expected)), rel=1e-6)
   assert got.excess_tail is not None and got.excess_pairs is not None and got.excess_dense is None
 
@@ -174,7 +174,7 @@ def test_progressive_losses_are_those_of_predictions_before_each_step(
   config = dataclasses.replace(config, steps_per_call=steps_per_call, data="planted" if kind == "planted" else str(data / kind))
   loss_n, before = losses_before_training(config), 0
   rows = curve(config, tmp_path)
-  entropy = metrics.entropy(open_source(config).base_rate)
+  entropy = metrics.entropy(open_source(config).base_rate())
   assert len(rows) == 3 and rows[-1]["examples"] == len(loss_n) == 2099
   for row in rows:
     mean = loss_n[: row["examples"]].mean()

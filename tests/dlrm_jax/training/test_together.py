@@ -11,7 +11,8 @@ import pytest
 from dlrm_jax.common import record, stopping
 from dlrm_jax.config import MeshConfig, ModelConfig, PlantedConfig, RunConfig, TrainConfig
 from dlrm_jax.data.planted.clicks import Planted
-from dlrm_jax.data.source import layout_of, open_source
+from dlrm_jax.data.source import open_source
+from dlrm_jax.embedding.layout import make_layout
 from dlrm_jax.embedding.planner import machine_of, make_plan, working_bytes
 from dlrm_jax.machine.mesh import make_mesh
 from dlrm_jax.training import loop, together
@@ -118,7 +119,7 @@ def test_stopped_runs_go_on_by_themselves(tmp_path: Path, monkeypatch: pytest.Mo
 def test_what_the_device_has_no_room_for_is_trained_in_lots(monkeypatch: pytest.MonkeyPatch):
   config, source = alike(BASE, (0, 0.2, 0.02))[0], Planted(BASE.planted)
   held = 3 * 150 * (4 + 1 + 2) * 4 + 3 * 150 * 4  # rows, first-order scalars, an accumulator for each, the election's scratch
-  layout = layout_of(config, source)
+  layout = make_layout(config.model, source.shape)
   needed = (held + working_bytes(config, layout, 1)) / 2**30
   for gib, fitting in ((1.01 * needed, 1), (2.99 * needed, 2), (3.01 * needed, 3)):
     room = dataclasses.replace(config, kernels="xla", mesh=MeshConfig(device_memory_gib=gib))
@@ -181,8 +182,8 @@ def test_learning_rates_are_no_part_of_a_program(steps_per_call: int):
     after = jax.device_get(learner.train(learner.start(), learner.put(batch)))
     moved.append([jax.tree.map(lambda a, b: b - a, getattr(before, part), getattr(after, part)) for part in ("tables", "dense")])
     mesh = make_mesh(config)
-    plan = make_plan(config, layout_of(config, source), machine_of(mesh))
-    programs.add(id(compile_programs(config, plan, source.num_dense, mesh).compiled))
+    plan = make_plan(config, make_layout(config.model, source.shape), machine_of(mesh))
+    programs.add(id(compile_programs(config, plan, source.shape.num_dense, mesh).compiled))
   assert len(programs) == 1
   for part, ratio in ((0, 3.0), (1, 0.5)):
     for a, b in zip(jax.tree.leaves(moved[0][part]), jax.tree.leaves(moved[1][part]), strict=True):
