@@ -1,18 +1,18 @@
-"""In which order a process sees the rows of a split: a function of the split's size, the order's name, the seed and the process alone.
+"""The order in which a process reads the rows of a split: a function of the split's size, the order's name, the seed and the process.
 
-Called by `pipeline.py`. The rows of a split lie in blocks (row groups); all are full but the last, which may be partial.
+Called by `pipeline.py`. A split is stored in blocks (row groups). All blocks are full but the last, which may be partial.
 
-1. The full blocks are taken as they lie in the log ("time"), or permuted by the seed ("shuffled").
-2. Of every P of them, process p of P has the p-th. What is left, fewer than P full blocks and the partial one, is cut by rows into P
-   pieces, equal to within one row; the p-th is the last block of process p. So the partial block comes last, every other block but
-   those left is read by one process only, and every row is seen once.
-3. "shuffled" then permutes the rows of every `WINDOW` blocks that follow each other in a process.
+1. The full blocks are taken in the order of the log ("time") or permuted by the seed ("shuffled").
+2. Process p of P reads the p-th of every P blocks. Fewer than P full blocks and the partial one are left. Their rows are cut into P
+   ranges, equal to within one row, and the p-th range is the last block of process p. So the partial block comes last, every row is
+   read once, and only the blocks that are left are read by several processes.
+3. "shuffled" then permutes the rows of every `WINDOW` consecutive blocks of a process.
 
-A batch of B examples holds the next B/P of every process. The first n examples of a pass are therefore those of any longer pass, and n
-alone says where a pass is, given the data set, order, seed and P. With one process and "time" they are the first n rows of the log.
+A batch of B examples holds the next B/P of every process. Therefore the first n examples of a pass are those of any longer pass. Given
+the data set, order, seed and P, the number n alone says where a pass is. With one process and "time" they are the first n rows of the log.
 
-Permutations come from RandomState, since numpy promises that its streams never change; neither Grain's shuffle nor numpy's Generator,
-which Grain's random_map hands out, does.
+Permutations come from RandomState, because numpy promises that its streams never change. Grain's shuffle promises no such thing, and
+neither does numpy's Generator, which Grain's random_map passes.
 """
 
 import dataclasses
@@ -23,11 +23,11 @@ from jaxtyping import Int
 
 from dlrm_jax.common.flags import UserError
 
-WINDOW = 8  # blocks: more shuffle better and take more memory, 41 MB of Criteo's rows for each thread that reads; part of the order
+WINDOW = 8  # blocks. More would shuffle better and take more memory: 8 hold 41 MB of Criteo's rows for each thread that reads
 
 
 @dataclasses.dataclass(frozen=True)
-class Piece:
+class BlockRows:
   """Rows `low .. high - 1` of a block."""
 
   block: int
@@ -35,40 +35,40 @@ class Piece:
   high: int
 
 
-def part_size(batch_size: int, part: tuple[int, int]) -> int:
-  """Examples of a batch that each process holds. Raises UserError where they are not the same number.
+def local_batch_size(batch_size: int, process: tuple[int, int]) -> int:
+  """The number of examples of a batch that each process holds. Raises UserError if that is no whole number.
 
   Args:
     batch_size: examples of the whole batch.
-    part: (p, P), process p of P.
+    process: (p, P), process p of P.
   """
-  if batch_size % part[1]:
-    raise UserError(f"batch_size={batch_size}: must be a multiple of the {part[1]} processes")
-  return batch_size // part[1]
+  if batch_size % process[1]:
+    raise UserError(f"batch_size={batch_size}: must be a multiple of the {process[1]} processes")
+  return batch_size // process[1]
 
 
-def share(count: int, part: tuple[int, int]) -> int:
-  """How many of the first `count` examples process p of P has: equal to within one, the first processes having more."""
-  return (count + part[1] - 1 - part[0]) // part[1]
+def local_count(count: int, process: tuple[int, int]) -> int:
+  """How many of the first `count` examples process p of P has. Counts are equal to within one; the first processes have more."""
+  return (count + process[1] - 1 - process[0]) // process[1]
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
-  """What one process sees of a split, as units to be read whole: blocks, or windows of blocks where their rows are shuffled.
+class ReadOrder:
+  """The rows that one process reads of a split, in units that are read whole: a block, or a window of blocks if rows are shuffled.
 
   Attributes:
-    rows: of the split.
-    rows_per_block: of every block but the last.
+    rows: number of rows of the split.
+    rows_per_block: rows of every block but the last.
     order: "time" or "shuffled".
     seed: of the permutations, from 0 to 2**32 - 1; "time" has none.
-    part: (p, P), process p of P.
+    process: (p, P), process p of P.
   """
 
   rows: int
   rows_per_block: int
   order: str
   seed: int
-  part: tuple[int, int]
+  process: tuple[int, int]
 
   @property
   def blocks_per_unit(self) -> int:
@@ -81,7 +81,7 @@ class Share:
 
   def __len__(self) -> int:
     """The number of units."""
-    return -(-share(self.rows, self.part) // self.rows_per_unit)
+    return -(-local_count(self.rows, self.process) // self.rows_per_unit)
 
   @functools.cached_property
   def _full(self) -> Int[np.ndarray, " blocks"]:
@@ -91,30 +91,30 @@ class Share:
 
   @property
   def _rounds(self) -> int:
-    return len(self._full) // self.part[1]
+    return len(self._full) // self.process[1]
 
   @functools.cached_property
-  def _last(self) -> list[Piece]:
-    """This process's piece of what is left after the rounds, at most a block's rows of two blocks."""
-    num_processes = self.part[1]
+  def _last(self) -> list[BlockRows]:
+    """This process's rows of the blocks that are left after the rounds: at most as many as a block has, from two blocks."""
+    num_processes = self.process[1]
     left = self.rows - self._rounds * num_processes * self.rows_per_block
-    before = sum(share(left, (q, num_processes)) for q in range(self.part[0]))
-    after, out = before + share(left, self.part), []
+    before = sum(local_count(left, (q, num_processes)) for q in range(self.process[0]))
+    after, out = before + local_count(left, self.process), []
     for block in (*self._full[self._rounds * num_processes :].tolist(), len(self._full)):
       size = min(self.rows_per_block, self.rows - block * self.rows_per_block)
       low, high = max(before, 0), min(after, size)
       if low < high:
-        out.append(Piece(block, low, high))
+        out.append(BlockRows(block, low, high))
       before, after = before - size, after - size
     return out
 
-  def pieces(self, unit: int) -> list[Piece]:
-    """Where the rows of a unit lie, in the order in which they are read."""
+  def blocks(self, unit: int) -> list[BlockRows]:
+    """The rows of a unit, in the order in which they are read."""
     out = []
     for i in range(unit * self.blocks_per_unit, min((unit + 1) * self.blocks_per_unit, self._rounds + 1)):
-      out += [Piece(int(self._full[i * self.part[1] + self.part[0]]), 0, self.rows_per_block)] if i < self._rounds else self._last
+      out += [BlockRows(int(self._full[i * self.process[1] + self.process[0]]), 0, self.rows_per_block)] if i < self._rounds else self._last
     return out
 
   def places(self, unit: int, rows: int) -> Int[np.ndarray, " rows"] | None:
-    """Where in the unit each of its rows goes, in the order in which they are read; None: they stay. `rows`: how many the unit has."""
-    return np.random.RandomState([self.seed, 1, unit, self.part[0]]).permutation(rows) if self.order == "shuffled" else None
+    """The position in the unit of each of its `rows` rows, in the order in which they are read; None: positions do not change."""
+    return np.random.RandomState([self.seed, 1, unit, self.process[0]]).permutation(rows) if self.order == "shuffled" else None

@@ -1,7 +1,7 @@
-"""From a prepared data set to batches: blocks are read by Grain's threads, ahead of time, and cut into batches.
+"""From a prepared data set to batches: Grain's threads read blocks ahead of time, which are then cut into batches.
 
-Called by the sources. Elements of the Grain pipeline are blocks (row groups of a shard) or windows of them, not rows: a row costs no
-Python. `order.py` says which rows a process sees, and when.
+Called by the sources. The elements of the Grain pipeline are blocks (row groups of a shard) or windows of blocks, so that no Python runs
+for a single row. `order.py` decides which rows a process reads, and when.
 """
 
 import collections
@@ -20,18 +20,18 @@ from dlrm_jax.common import record
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import ORDERS
 from dlrm_jax.data.dataset import SPLITS, Dataset
-from dlrm_jax.data.order import Piece, Share, part_size, share
+from dlrm_jax.data.order import BlockRows, ReadOrder, local_batch_size, local_count
 from dlrm_jax.data.shard_format import MAX_IDS, PADDING, lookup_names, shard_columns
 
-_MOST_THREADS = 8  # that read; half of the cores are left to the training
-_BLOCKS_AHEAD, _WINDOWS_AHEAD = 4, 1  # read ahead by each thread
-_ROWS_TOGETHER = 4096  # put beside each other at a time, so that they stay in the processor's cache: 80 against 155 ns a row of Criteo
-_OPEN_FILES = 8  # of each thread: to open a shard of 32 blocks and read what it says of itself costs 1.5 ms, and 1.2 MB to keep
+_MOST_THREADS = 8  # that read. At least half of the cores are left to the training
+_BLOCKS_AHEAD, _WINDOWS_AHEAD = 4, 1  # that each thread reads ahead
+_ROWS_TOGETHER = 4096  # rows transposed at a time, so that they stay in the processor's cache: 80 against 155 ns a row of Criteo
+_OPEN_FILES = 8  # that each thread keeps. To open a shard of 32 blocks and read its metadata costs 1.5 ms, to keep it 1.2 MB
 
 
 @dataclasses.dataclass(frozen=True)
 class _Rows:
-  """Rows beside each other, as batches hold them. Not a pytree, which Grain would take apart."""
+  """Rows in the layout of a batch. This is not a pytree, because Grain would take one apart."""
 
   dense_nm: Float32[np.ndarray, "n M"]
   ids_nl: Int32[np.ndarray, "n L"]
@@ -42,13 +42,13 @@ class _Rows:
     return len(self.label_n)
 
   def cut(self, low: int, high: int) -> "_Rows":
-    """Rows `low .. high - 1`; nothing is copied."""
+    """Rows `low .. high - 1`, without a copy."""
     weights = self.bag_weight_nl
     return _Rows(self.dense_nm[low:high], self.ids_nl[low:high], self.label_n[low:high], None if weights is None else weights[low:high])
 
 
 class _OpenFiles(threading.local):
-  """The shards that a thread has open, those it used last."""
+  """The shards that a thread keeps open: those that it used last."""
 
   def __init__(self) -> None:
     self._files: collections.OrderedDict[Path, pq.ParquetFile] = collections.OrderedDict()
@@ -62,9 +62,9 @@ class _OpenFiles(threading.local):
 
 
 class _Units:
-  """A process's share of a split as Grain's random-access source: an element is the rows of a unit."""
+  """The units that a process reads, as Grain's random-access source: an element is the rows of a unit."""
 
-  def __init__(self, dataset: Dataset, split: str, order: Share):
+  def __init__(self, dataset: Dataset, split: str, order: ReadOrder):
     shape, of_lookup = dataset.shape, dataset.shape.feature_of_lookup
     self.order, self._dataset, self._weighted, self._num_dense = order, dataset, shape.weighted, shape.num_dense
     self._groups = [
@@ -82,18 +82,18 @@ class _Units:
     return len(self.order)
 
   def __getitem__(self, unit: int) -> _Rows:
-    pieces = self.order.pieces(unit)
-    rows = sum(piece.high - piece.low for piece in pieces)
+    blocks = self.order.blocks(unit)
+    rows = sum(block.high - block.low for block in blocks)
     places, out, done = self.order.places(unit, rows), self.made(np.empty, rows), 0
-    for piece in pieces:
-      label_n, *columns = self._read(piece)
+    for block in blocks:
+      label_n, *columns = self._read(block)
       for low in range(0, len(label_n), _ROWS_TOGETHER):
-        part = slice(low, min(low + _ROWS_TOGETHER, len(label_n)))
-        count = part.stop - low
+        some = slice(low, min(low + _ROWS_TOGETHER, len(label_n)))
+        count = some.stop - low
         there = slice(done, done + count) if places is None else places[done : done + count]
-        out.label_n[there] = label_n[part]
-        _put_rows(out.dense_nm, there, [column[part] for column in columns[: self._num_dense]])
-        _put_rows(out.ids_nl, there, [column[part] for column in columns[self._num_dense :]])
+        out.label_n[there] = label_n[some]
+        _put_rows(out.dense_nm, there, [column[some] for column in columns[: self._num_dense]])
+        _put_rows(out.ids_nl, there, [column[some] for column in columns[self._num_dense :]])
         done += count
     if out.bag_weight_nl is not None:
       np.not_equal(out.ids_nl, PADDING, out=out.bag_weight_nl)
@@ -101,25 +101,25 @@ class _Units:
     return out
 
   def made(self, make: Callable[..., np.ndarray], rows: int) -> _Rows:
-    """Rows of arrays from `make`: numpy's empty or zeros."""
+    """Rows whose arrays `make` allocates: numpy's empty or zeros."""
     ids_nl = make((rows, len(self._names)), np.int32)
     weights = make(ids_nl.shape, np.float32) if self._weighted else None
     return _Rows(make((rows, self._num_dense), np.float32), ids_nl, make(rows, np.float32), weights)
 
-  def _read(self, piece: Piece) -> list[np.ndarray]:
-    """The columns of a piece, checked."""
-    shard, group, rows = self._groups[piece.block]
+  def _read(self, block: BlockRows) -> list[np.ndarray]:
+    """The checked columns of some rows of a block."""
+    shard, group, rows = self._groups[block.block]
     path = shard.path
     self._dataset.verify(shard)
     table = self._files.get(path).read_row_group(group, columns=self._columns, use_threads=False)
     if table.column_names != self._columns:
       raise UserError(f"{path}: has the columns {', '.join(table.column_names)}, not {', '.join(self._columns)}")
     if len(table) != rows:
-      raise UserError(f"{path}: block {group} has {len(table)} rows, not {rows} as dataset.json has it")
+      raise UserError(f"{path}: block {group} has {len(table)} rows, not {rows} as dataset.json states")
     for name, column, kind in zip(self._columns, table.columns, self._kinds, strict=True):
       if str(column.type) != kind or column.null_count:
         raise UserError(f"{path}: column {name} is {column.type} with {column.null_count} nulls, not {kind} with none")
-    columns = [column.to_numpy()[piece.low : piece.high] for column in table.columns]
+    columns = [column.to_numpy()[block.low : block.high] for column in table.columns]
     check_ids(columns[1 + self._num_dense :], self._names, self._limits, str(path), lowest=PADDING if self._weighted else 0)
     return columns
 
@@ -128,7 +128,7 @@ class _Units:
 
 
 def _put_rows(out: np.ndarray, there: slice | np.ndarray, columns: Sequence[np.ndarray]) -> None:
-  """Puts columns beside each other into the rows `there` of `out`."""
+  """Writes columns into the rows `there` of the row-major array `out`."""
   rows = out[there] if isinstance(there, slice) else np.empty((len(there), len(columns)), out.dtype)
   for i, column in enumerate(columns):
     rows[:, i] = column
@@ -144,28 +144,27 @@ def batches(
   start: int = 0,
   order: str = "time",
   seed: int = 0,
-  part: tuple[int, int] = (0, 1),
+  process: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
-  """Batches of numpy arrays; where a process has no more examples, its last one is padded with examples of weight 0.
+  """Batches of numpy arrays. The last batch of a process is padded with examples of weight 0.
 
-  Every process gets the same number of batches, all of batch_size / P examples, which together are the whole batches. `start`, with
-  the other arguments, is the whole state of a pass: a pass from there on gives what the pass from 0 on gives after `start` examples,
-  and reads nothing that lies before. Where the data set has bags, an empty place in one has id 0 and weight 0; elsewhere there are no
-  bag weights.
+  Every process gets the same number of batches, each of batch_size / P examples; together they are the whole batches. `start` and the
+  other arguments are the whole state of a pass: a pass that begins at `start` gives what the pass from 0 gives after `start` examples,
+  and reads nothing before that. If the data set has bags, an empty place in a bag has id 0 and weight 0; otherwise there are no bag
+  weights.
 
   Args:
     dataset: from `open_dataset`.
     split: one of its splits, such as "train".
-    batch_size: examples per batch, of all processes together.
-    num_examples: how many examples to give, of all processes together; by default all from `start` on. The first n of a larger number
-      are those of a smaller one.
-    start: how many examples of the split come before.
+    batch_size: examples per batch, over all processes.
+    num_examples: number of examples over all processes; by default all from `start` on. A larger number begins with the same examples.
+    start: number of examples of the split that are skipped.
     order: "time", that of the log, or "shuffled"; with several processes see `order.py`.
     seed: of the shuffled order, from 0 to 2**32 - 1.
-    part: (p, P): this is process p of P.
+    process: (p, P): this is process p of P.
 
   Raises:
-    UserError: the split has fewer rows than asked for, or `batch_size` or `start` does not split over the processes.
+    UserError: the split has fewer rows than asked for, or the processes do not divide `batch_size` or `start`.
   """
   if split not in SPLITS:
     raise UserError(f"split '{split}' must be among {', '.join(SPLITS)}")
@@ -177,41 +176,41 @@ def batches(
     raise UserError(f"batch_size={batch_size}, start={start}, num_examples={num_examples}: must be at least 1, 0 and 0")
   if start + num_examples > rows:
     raise UserError(f"num_examples={num_examples} from example {start} on: the {split} split of {dataset.name} has {rows} rows")
-  if start % part[1]:
-    raise UserError(f"start={start}: must be a multiple of the {part[1]} processes")
-  units = _Units(dataset, split, Share(rows, dataset.rows_per_group, order, seed, part))
-  size = part_size(batch_size, part)
-  return _batches(units, size, -(-num_examples // batch_size), share(start, part), share(start + num_examples, part))
+  if start % process[1]:
+    raise UserError(f"start={start}: must be a multiple of the {process[1]} processes")
+  units = _Units(dataset, split, ReadOrder(rows, dataset.rows_per_group, order, seed, process))
+  size = local_batch_size(batch_size, process)
+  return _batches(units, size, -(-num_examples // batch_size), local_count(start, process), local_count(start + num_examples, process))
 
 
 def _batches(units: _Units, size: int, count: int, start: int, stop: int) -> Iterator[Batch]:
   """`count` batches of the process's rows `start .. stop - 1`."""
-  parts: list[_Rows] = []
+  cuts: list[_Rows] = []
   waiting = 0
   for rows in _read_ahead(units, start, stop):
     low = 0
     while low < len(rows):
       taken = min(size - waiting, len(rows) - low)
-      parts.append(rows.cut(low, low + taken))
+      cuts.append(rows.cut(low, low + taken))
       low, waiting = low + taken, waiting + taken
       if waiting == size:
-        yield _batch(units, parts, size)
-        parts, waiting, count = [], 0, count - 1
+        yield _batch(units, cuts, size)
+        cuts, waiting, count = [], 0, count - 1
   if count:
-    yield _batch(units, parts, size)
+    yield _batch(units, cuts, size)
 
 
-def _batch(units: _Units, parts: list[_Rows], size: int) -> Batch:
-  """Consecutive rows as one batch; padding has id 0, label 0, dense 0 and weight 0, and empty bags."""
-  if len(parts) == 1 and len(parts[0]) == size:
-    rows, done = parts[0], size
+def _batch(units: _Units, cuts: list[_Rows], size: int) -> Batch:
+  """Consecutive rows as one batch. Padding has id 0, label 0, dense 0 and weight 0, and empty bags."""
+  if len(cuts) == 1 and len(cuts[0]) == size:
+    rows, done = cuts[0], size
   else:
     rows, done = units.made(np.zeros, size), 0
-    for part in parts:
-      for field in dataclasses.fields(part):
-        if (given := getattr(part, field.name)) is not None:
-          getattr(rows, field.name)[done : done + len(part)] = given
-      done += len(part)
+    for cut in cuts:
+      for field in dataclasses.fields(cut):
+        if (given := getattr(cut, field.name)) is not None:
+          getattr(rows, field.name)[done : done + len(cut)] = given
+      done += len(cut)
   weight_b = (np.arange(size) < done).astype(np.float32)
   return Batch(rows.dense_nm, rows.ids_nl, rows.label_n, weight_b, rows.bag_weight_nl)
 
@@ -220,7 +219,7 @@ def _read_ahead(units: _Units, start: int, stop: int) -> Iterator[_Rows]:
   """The process's rows `start .. stop - 1`, unit by unit."""
   if start == stop:
     return
-  import grain  # takes half a second: only runs on a data set wait for it
+  import grain  # takes half a second, which runs without a data set need not wait for
 
   per_unit, shuffled = units.order.rows_per_unit, units.order.order == "shuffled"
   threads = max(1, min(_MOST_THREADS, record.hardware()["cores"] // 2))
@@ -230,5 +229,5 @@ def _read_ahead(units: _Units, start: int, stop: int) -> Iterator[_Rows]:
     try:
       for unit, rows in enumerate(read, first):
         yield rows.cut(max(0, start - unit * per_unit), min(len(rows), stop - unit * per_unit))
-    except UserError as error:  # without the lines that Grain adds to it
+    except UserError as error:  # Grain adds lines to the message
       raise UserError(str(error).splitlines()[0]) from None

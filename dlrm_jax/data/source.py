@@ -11,7 +11,8 @@ from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data import pipeline
 from dlrm_jax.data.dataset import Dataset, open_dataset
-from dlrm_jax.data.planted.clicks import Planted, Truth
+from dlrm_jax.data.planted.clicks import Planted
+from dlrm_jax.data.planted.draws import Truth
 
 
 @runtime_checkable
@@ -91,8 +92,8 @@ class PreparedSource:
     return dataclasses.replace(self, dataset=dataclasses.replace(self.dataset, shape=self.shape.first(count)))
 
   def train_batches(self, seed: int, batch_size: int, num_examples: int, start: int = 0) -> Iterator[Batch]:
-    part = (jax.process_index(), jax.process_count())
-    return pipeline.batches(self.dataset, "train", batch_size, num_examples - start, start, self.order, seed, part)
+    process = (jax.process_index(), jax.process_count())
+    return pipeline.batches(self.dataset, "train", batch_size, num_examples - start, start, self.order, seed, process)
 
   def num_eval_examples(self, wanted: int) -> int:
     return min(wanted, self.dataset.rows(self.eval_split))

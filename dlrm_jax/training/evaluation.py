@@ -15,7 +15,8 @@ import numpy as np
 from dlrm_jax.batch import Batch
 from dlrm_jax.common import stopping
 from dlrm_jax.config import TrainConfig
-from dlrm_jax.data.planted.clicks import Planted, Truth
+from dlrm_jax.data.planted.clicks import Planted
+from dlrm_jax.data.planted.draws import Truth
 from dlrm_jax.data.source import Source
 from dlrm_jax.training import metrics
 from dlrm_jax.training.learner import Learner

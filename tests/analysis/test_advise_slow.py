@@ -13,7 +13,8 @@ from analysis.report.report import NEXT_TIMES
 from dlrm_jax.common import flags
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data.planted import closed_forms as planted_theory
-from dlrm_jax.data.planted.clicks import DENSE_INPUTS, PAIR_TERMS, Planted
+from dlrm_jax.data.planted.clicks import Planted
+from dlrm_jax.data.planted.teacher import DENSE_INPUTS, PAIR_TERMS
 from sweeps.points import SweepConfig
 from sweeps.presets import PRESETS
 from sweeps.run import main as run_sweep

@@ -20,8 +20,10 @@ from dlrm_jax.config import PlantedConfig, RunConfig, TrainConfig, config_id
 from dlrm_jax.data.dataset import open_dataset
 from dlrm_jax.data.pipeline import batches
 from dlrm_jax.data.planted import closed_forms as theory
-from dlrm_jax.data.planted.clicks import EVAL_STREAM, PAIR_TERMS, Planted, zipf_ids
+from dlrm_jax.data.planted.clicks import EVAL_STREAM, Planted
 from dlrm_jax.data.planted.closed_forms import decaying_shares
+from dlrm_jax.data.planted.draws import zipf_ids
+from dlrm_jax.data.planted.teacher import PAIR_TERMS
 from dlrm_jax.data.planted.theory import ideal
 from dlrm_jax.data.planted.theory import theory as theory_of
 from dlrm_jax.data.prepare import contents as contents_module
@@ -374,7 +376,7 @@ def test_the_logit_is_the_sum_over_the_ids_present():
   planted = Planted(config)
   batch, truth = planted.batch(1, 1000, 400)
   ids, weight = np.asarray(batch.ids_bl), np.asarray(batch.bag_weight_bl)
-  z_fkj, scale_j = np.asarray(planted._teacher["pair_fkj"], np.float64), np.sqrt(0.1 * decaying_shares(PAIR_TERMS, 1.0))
+  z_fkj, scale_j = np.asarray(planted.latents["pair_fkj"], np.float64), np.sqrt(0.1 * decaying_shares(PAIR_TERMS, 1.0))
   effect = [effects(2, field, ids[:, 4 * field : 4 * field + 4]) for field in range(3)]
   repeats = 0
   for i in range(400):

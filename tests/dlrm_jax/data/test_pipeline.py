@@ -18,7 +18,7 @@ from dlrm_jax.common import flags
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.data import pipeline, shard_format
 from dlrm_jax.data.dataset import Dataset, Shard, open_dataset
-from dlrm_jax.data.order import share
+from dlrm_jax.data.order import local_count
 from dlrm_jax.data.pipeline import batches
 from dlrm_jax.data.prepare.prepare import PrepareConfig, prepare
 
@@ -157,7 +157,7 @@ def test_parts_are_the_data_set_once(tmp_path, rows, per_group, num_processes, o
     assert [len(mine) for mine in got] == [-(-count // 12)] * num_processes
     assert {len(batch.label_b) for mine in got for batch in mine} <= {size}
     for p, mine in enumerate(got):
-      assert rows_in(mine) == expected[p][: share(count, (p, num_processes))]
+      assert rows_in(mine) == expected[p][: local_count(count, (p, num_processes))]
       assert all(batch.weight_b.all() for batch in mine[:-1])
     if count == rows:
       assert sorted(row for mine in got for row in rows_in(mine)) == list(range(rows))
@@ -189,7 +189,7 @@ def test_fewer_examples_are_the_first_of_more(tmp_path, order):
     many = rows_in(list(batches(dataset, "train", 6, 200, 0, order, 2, part)))
     for count in range(0, 200, 7):
       few = rows_in(list(batches(dataset, "train", 6, count, 0, order, 2, part)))
-      assert few == many[: share(count, part)]
+      assert few == many[: local_count(count, part)]
 
 
 def test_many_threads_and_few_open_files_change_nothing(tmp_path, monkeypatch):
@@ -247,9 +247,9 @@ def test_asking_for_more_than_there_is(prepared):
   with pytest.raises(UserError, match=r"^order 'random' must be among time, shuffled$"):
     batches(dataset, "train", 8, order="random")
   with pytest.raises(UserError, match=r"^batch_size=8: must be a multiple of the 3 processes$"):
-    batches(dataset, "train", 8, part=(0, 3))
+    batches(dataset, "train", 8, process=(0, 3))
   with pytest.raises(UserError, match=r"^start=8: must be a multiple of the 3 processes$"):
-    batches(dataset, "train", 6, start=8, part=(0, 3))
+    batches(dataset, "train", 6, start=8, process=(0, 3))
 
 
 def test_missing_or_broken_data_sets(copy, tmp_path, monkeypatch):

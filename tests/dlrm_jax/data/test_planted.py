@@ -11,8 +11,9 @@ import pytest
 from dlrm_jax.common import hashing
 from dlrm_jax.config import ModelConfig, PlantedConfig, RunConfig
 from dlrm_jax.data.planted import closed_forms as theory
-from dlrm_jax.data.planted.clicks import EVAL_STREAM, PAIR_TERMS, SMALL_IDS, Planted
+from dlrm_jax.data.planted.clicks import EVAL_STREAM, Planted
 from dlrm_jax.data.planted.closed_forms import decaying_shares
+from dlrm_jax.data.planted.teacher import PAIR_TERMS, SMALL_IDS
 from dlrm_jax.data.planted.theory import theory as theory_of
 from dlrm_jax.training import metrics, per_id
 
@@ -79,7 +80,7 @@ def test_parts_have_their_variance_and_are_uncorrelated():
 
 def test_pairs_are_inner_products_of_orthonormal_terms():
   planted = Planted(PlantedConfig(pair_variance=0.6))
-  z_fkj = np.asarray(planted._teacher["pair_fkj"], np.float64)
+  z_fkj = np.asarray(planted.latents["pair_fkj"], np.float64)
   for z_kj in z_fkj:
     np.testing.assert_allclose(z_kj.T @ z_kj / SMALL_IDS, np.eye(PAIR_TERMS), atol=1e-5)
     np.testing.assert_allclose(z_kj.mean(axis=0), 0, atol=1e-5)
@@ -122,12 +123,12 @@ def test_floors_of_pairs_and_dense_part_are_the_variance_without_the_largest_ter
   assert theory.terms_floor(1, 2, 0.5, 1.0, 0.2) == pytest.approx(0.1 * 0.5 * 0.25 / 1.25)
   assert theory.terms_floor(32, 32, 0.5, 1.0, 0.2) == 0.0
   planted = Planted(PlantedConfig(pair_variance=0.6, dense_variance=0.4))
-  c, scale_j = planted.moments[1], np.asarray(planted._teacher["pair_scale_j"], np.float64)
+  c, scale_j = planted.moments[1], np.asarray(planted.latents["pair_scale_j"], np.float64)
   rest = 6 * (scale_j[4:] ** 2).sum()  # six pairs of fields
   assert theory.terms_floor(4, PAIR_TERMS, 0.6, 1.0, c) == pytest.approx(c / 2 * rest, rel=1e-6)
   model = ModelConfig(embed_dim=4, num_rows=1000, bottom=(6, 4))
   found = theory_of(RunConfig(model=model, planted=planted.config), planted)
-  rest = (np.asarray(planted._teacher["dense_scale_j"], np.float64)[3:] ** 2).sum()
+  rest = (np.asarray(planted.latents["dense_scale_j"], np.float64)[3:] ** 2).sum()
   assert found is not None and found["dense_floor"] == pytest.approx(c / 2 * rest, rel=1e-6)
   assert found["pairs_floor"] == pytest.approx(theory.terms_floor(4, PAIR_TERMS, 0.6, 1.0, c))
   # A later layer carries sums; no floor of pairs where a field is not shown, ids share rows, or more than dots sees them.
