@@ -1,6 +1,6 @@
-"""What a run leaves on disk: `record.json`, `curve.jsonl`, and the header that every JSON file of the suite carries.
+"""Reads and writes JSON files, and makes the header that every JSON file of the suite has.
 
-Files are written whole or not at all (temporary file, fsync, rename). Called by the trainer, the sweeps and the analysis.
+Files are written whole or not at all (temporary file, fsync, rename). The trainer, the sweeps, the analysis and the benchmarks use it.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ _PACKAGES = ("dlrm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "po
 
 
 def write_text(path: str | Path, text: str) -> None:
-  """Replaces `path` with `text` atomically: readers see the old file or the new one, whole."""
+  """Replaces `path` with `text` atomically: readers see either the old file or the new one."""
   write_bytes(path, text.encode())
 
 
@@ -35,7 +35,7 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def written_whole(path: str | Path) -> Iterator[BinaryIO]:
-  """A file to write to, which replaces `path` when the block ends: temporary file beside it, fsync, rename, fsync of the directory."""
+  """Opens a temporary file, which replaces `path` when the block ends: fsync, rename, fsync of the directory."""
   path = Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -53,7 +53,7 @@ def written_whole(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def sync(path: str | Path) -> None:
-  """Waits until a file, or what a directory lists, is on disk."""
+  """Waits until a file, or the entries of a directory, are on disk."""
   handle = os.open(path, os.O_RDONLY)
   try:
     os.fsync(handle)
@@ -62,7 +62,7 @@ def sync(path: str | Path) -> None:
 
 
 def _json_value(value: Any) -> Any:
-  """NaN and infinities become null, numpy scalars Python numbers: strict JSON everywhere."""
+  """Replaces NaN and infinities by None and numpy scalars by Python numbers, as strict JSON requires."""
   if isinstance(value, dict):
     return {str(k): _json_value(v) for k, v in value.items()}
   if isinstance(value, (list, tuple)):
@@ -75,7 +75,7 @@ def _json_value(value: Any) -> Any:
 
 
 def dumps(value: Any, indent: int | None = 2) -> str:
-  """Strict JSON; undefined numbers (NaN, infinity) are null."""
+  """Converts a value to strict JSON. Undefined numbers (NaN, infinity) become null."""
   return json.dumps(_json_value(value), indent=indent, allow_nan=False)
 
 
@@ -98,24 +98,24 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def read_curve(path: str | Path) -> list[dict[str, Any]]:
-  """Reads `curve.jsonl`: one evaluation a line, in order of examples."""
+  """Reads `curve.jsonl`, which has one evaluation a line, in order of examples."""
   with open(path) as file:
     return [json.loads(line) for line in file if line.strip()]
 
 
 def header() -> dict[str, Any]:
-  """The fields every JSON file starts with: schema_version, command, hardware, software."""
+  """Returns the first fields of every JSON file: schema_version, command, hardware, software."""
   return {"schema_version": SCHEMA_VERSION, "command": command(), "hardware": hardware(), "software": software()}
 
 
 def command() -> list[str]:
-  """The command line that made the file, as words: `python -m module --flags`."""
+  """Returns the words of this process's command line: `python -m module --flags`."""
   spec = getattr(sys.modules.get("__main__"), "__spec__", None)
   return ["python", "-m", spec.name.removesuffix(".__main__"), *sys.argv[1:]] if spec else list(sys.argv)
 
 
 def hardware() -> dict[str, Any]:
-  """Host processor, cores usable by this process, memory in bytes."""
+  """Describes the host: its processor, the cores that this process may use, and its memory in bytes."""
   model = platform.processor() or platform.machine()
   try:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -127,7 +127,7 @@ def hardware() -> dict[str, Any]:
 
 
 def software() -> dict[str, Any]:
-  """Versions of Python and of the libraries that change the numbers, and the commit of the source tree where there is one."""
+  """Returns the versions of Python and of the libraries that change the numbers, and the commit of the source tree if there is one."""
   versions: dict[str, Any] = {"python": platform.python_version()}
   for name in _PACKAGES:
     try:
@@ -138,7 +138,7 @@ def software() -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-  """The commit of the source tree, with `+changes` where it was modified; None where it is not a checkout."""
+  """Returns the commit of the source tree, with `+changes` if the tree was modified, or None outside a checkout."""
   here = Path(__file__).parent
   try:
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

@@ -1,7 +1,7 @@
-"""Being asked to stop: SIGTERM (a scheduler wants the machine back) and SIGUSR2 (submitit: the time limit is near).
+"""Handles requests to stop: SIGTERM (a scheduler wants the machine back) and SIGUSR2 (submitit: the time limit is near).
 
-`installed` is entered by programs that train. The loop looks at `requested` wherever it could save, saves and raises `Stopped`, which
-`flags.run` turns into one line and exit code 75.
+Programs that train enter `installed`. The loop checks `requested` wherever it could save. It then saves and raises `Stopped`, for which
+`flags.run` prints one line and exits with code 75.
 """
 
 import contextlib
@@ -11,14 +11,14 @@ import signal
 from collections.abc import Iterator
 from types import FrameType
 
-EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: the same command, given again, goes on
+EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: the same command continues the work
 
 
 class Stopped(Exception):
-  """The work stopped because a signal asked for it; the same command goes on from what the message says was saved.
+  """A signal stopped the work. The message says what was saved, and the same command continues from there.
 
   Attributes:
-    signum: the signal that came.
+    signum: the signal that was received.
   """
 
   def __init__(self, message: str):
@@ -28,7 +28,7 @@ class Stopped(Exception):
 
 @dataclasses.dataclass
 class _Asked:
-  """What has come so far. `calls` counts the looks of a program of several processes, which all take them in the same order."""
+  """The signals received so far. In a program of several processes, `calls` counts the calls of `requested`."""
 
   signum: int = 0
   several: bool = False
@@ -41,12 +41,12 @@ _asked = _Asked()
 
 @contextlib.contextmanager
 def installed() -> Iterator[None]:
-  """Within it SIGTERM and SIGUSR2 ask the program to stop instead of ending it. The handlers before it come back afterwards.
+  """Within this context SIGTERM and SIGUSR2 request a stop instead of ending the program. The earlier handlers are restored at its end.
 
-  Enter it in the main thread, in programs of several processes after these are connected (`mesh.connect`): there jax itself watches for
-  SIGTERM and tells the other processes.
+  Enter it in the main thread. In a program of several processes, enter it after they are connected (`mesh.connect`): jax itself then
+  watches for SIGTERM and informs the other processes.
   """
-  import jax  # here, not above: programs that do not train know `Stopped` too, and start faster without
+  import jax  # not at the top: programs that do not train import `Stopped` too, and start faster without jax
 
   global _asked
   _asked = _Asked(several=jax.process_count() > 1)
@@ -64,13 +64,13 @@ def _note(signum: int, frame: FrameType | None) -> None:
   del frame
   _asked.signum = _asked.signum or signum
   if _asked.several:
-    os.kill(os.getpid(), signal.SIGTERM)  # the one signal that jax's watcher passes on to the other processes
+    os.kill(os.getpid(), signal.SIGTERM)  # the only signal that jax passes on to the other processes
 
 
 def requested() -> bool:
-  """Whether to stop here. False outside `installed`.
+  """Returns whether to stop here. It is False outside `installed`.
 
-  In programs of several processes all must call it equally often, in the same places: they are then told at the same call.
+  In a program of several processes all must call it equally often and in the same places. It then becomes True at the same call in all.
   """
   if not _asked.several:
     return _asked.signum != 0
@@ -82,11 +82,11 @@ def requested() -> bool:
 
 
 def check() -> None:
-  """Raises Stopped if it is requested: for places where nothing would be lost."""
+  """Raises Stopped if a stop is requested. Call it where nothing would be lost."""
   if requested():
     raise Stopped(f"{name()}: there was nothing new to save; the same command begins again")
 
 
 def name() -> str:
-  """What came, for people: SIGTERM or SIGUSR2."""
+  """Returns the name of the signal that was received, SIGTERM or SIGUSR2, for messages."""
   return signal.Signals(_asked.signum or signal.SIGTERM).name

@@ -1,5 +1,4 @@
-"""Bags: the rows of a feature's ids become one vector, and its gradient goes back to each of them. The judge of every placement's
-pooling is `reference.py`."""
+"""Pools bags: sums the rows of a feature's ids into one vector, and spreads its gradient back over them."""
 
 import dataclasses
 
@@ -16,11 +15,11 @@ from dlrm_jax.embedding.layout import Layout, row_of
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Lookups:
-  """What a batch asks of the tables. For several runs at once there is an axis of runs in front.
+  """The rows that a batch looks up. For several runs at once there is a leading axis of runs.
 
   Attributes:
-    row_bl: row of its feature's table of each id.
-    valid_bl: whether the id counts: padding of a bag or of the batch must not touch a row.
+    row_bl: the row of each id in the table of its feature.
+    valid_bl: whether the id counts. The padding of a bag or of the batch does not, and must not change a row.
     weight_bl: the weight of the id's row in its feature's vector, 0 for padding; None: 1 everywhere.
   """
 

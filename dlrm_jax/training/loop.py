@@ -15,7 +15,7 @@ import jax
 from dlrm_jax.batch import Batch
 from dlrm_jax.common import stopping
 from dlrm_jax.common.flags import UserError
-from dlrm_jax.common.progress import Reporter
+from dlrm_jax.common.progress import Bar
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data.source import Source, one_pass, open_source
 from dlrm_jax.training import checkpoint
@@ -66,7 +66,7 @@ def train(
   run = Trajectory(config, source, directory, evals.num_examples, on_progress)
   with (
     Checkpoints(run.directory / "checkpoint", config.keep_checkpoints, config.checkpoint_every_s) as checkpoints,
-    Reporter(config.train.num_examples, quiet or not primary) as reporter,
+    Bar("examples", config.train.num_examples, quiet=quiet or not primary) as bar,
   ):
     state = first_state(run, learner, checkpoints, quiet)
     run.start()
@@ -100,7 +100,7 @@ def train(
         if run.looking:
           state, loss, bad_step = learner.read_progress(state)
           run.look(loss, bad_step)
-          reporter.update(run.examples, loss)
+          bar.update(run.examples, loss)
       if run.looking and not run.due and not run.ended and checkpoints.due():
         save()
     if config.checkpoint and not run.diverged:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import engine_case
+import engine_oracle
 import jax
 import numpy as np
 import pytest
@@ -17,7 +18,6 @@ from benchmarks.measure.engine_alone import Point, distinct_share, draw, make_pr
 from dlrm_jax.common import flags
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import MeshConfig, TableConfig
-from dlrm_jax.embedding import reference
 from dlrm_jax.embedding.layout import Layout
 from dlrm_jax.embedding.pool import Lookups
 
@@ -81,7 +81,7 @@ def test_programs_against_the_oracle(mesh, placement):
   programs = make_programs(one)
   state = programs.init()
   rows = engine_case.whole(one.plan, state.tables, "rows").astype(np.float64)
-  pooled = reference.pooled(rows, stacked, ones, lengths)
+  pooled = engine_oracle.pooled(rows, stacked, ones, lengths)
   close = {"rtol": 1e-5, "atol": 1e-6}
 
   state = programs.gather(state, lookups)
@@ -90,8 +90,8 @@ def test_programs_against_the_oracle(mesh, placement):
   routes = jax.tree.map(np.asarray, state.routes)
 
   def stepped(rows: np.ndarray, squares: np.ndarray, grads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    total, touched = reference.total_gradient(len(rows), stacked, lookups.valid_bl, ones, grads, lengths)
-    new, slots = reference.dense_update(rows, {"squares": squares}, "rowwise_adagrad", total, touched, lr)
+    total, touched = engine_oracle.total_gradient(len(rows), stacked, lookups.valid_bl, ones, grads, lengths)
+    new, slots = engine_oracle.dense_update(rows, {"squares": squares}, "rowwise_adagrad", total, touched, lr)
     return new, slots["squares"]
 
   def check(tables: Any, rows: np.ndarray, squares: np.ndarray) -> None:
@@ -102,7 +102,7 @@ def test_programs_against_the_oracle(mesh, placement):
   state = programs.update(state, (routes, given))
   rows, squares = stepped(rows, np.zeros(len(rows)), given["rows"])
   check(state.tables, rows, squares)
-  pooled = reference.pooled(rows, stacked, ones, lengths)
+  pooled = engine_oracle.pooled(rows, stacked, ones, lengths)
   state = programs.both(state, (lookups, given))
   np.testing.assert_allclose(state.vectors["rows"], pooled, **close)
   check(state.tables, *stepped(rows, squares, given["rows"]))

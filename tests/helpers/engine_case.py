@@ -3,13 +3,14 @@
 import dataclasses
 import functools
 
+import engine_oracle
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from dlrm_jax.common.hashing import uniform, word
 from dlrm_jax.config import MeshConfig, RunConfig, TableConfig, TrainConfig
-from dlrm_jax.embedding import engine, reference
+from dlrm_jax.embedding import engine
 from dlrm_jax.embedding.layout import Layout
 from dlrm_jax.embedding.placement import Group, Plan
 from dlrm_jax.embedding.planner import Machine, make_plan
@@ -133,11 +134,11 @@ def run(case: Case, steps: int = 5) -> None:
     weight = np.ones(lookups.row_bl.shape) if lookups.weight_bl is None else lookups.weight_bl
     row_bl = lookups.row_bl + np.repeat(layout.offsets, lengths)
     for stack, (rows, slots) in oracle.items():
-      expected = reference.pooled(rows, row_bl, weight * lookups.valid_bl, lengths)[:-3]
+      expected = engine_oracle.pooled(rows, row_bl, weight * lookups.valid_bl, lengths)[:-3]
       if case.dtype == "float32":
         np.testing.assert_allclose(vectors[stack][:-3], expected, rtol=1e-5, atol=1e-5, err_msg=f"{stack} at step {number}")
-      total, touched_v = reference.total_gradient(len(rows), row_bl, lookups.valid_bl, weight, grads[stack], lengths)
-      oracle[stack] = reference.dense_update(rows, slots, case.optimizer, total, touched_v, LR, case.weight_decay, number)
+      total, touched_v = engine_oracle.total_gradient(len(rows), row_bl, lookups.valid_bl, weight, grads[stack], lengths)
+      oracle[stack] = engine_oracle.dense_update(rows, slots, case.optimizer, total, touched_v, LR, case.weight_decay, number)
       touched |= touched_v
   assert 0 < touched.sum() < len(touched)
   for stack, (rows, slots) in oracle.items():

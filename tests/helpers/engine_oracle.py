@@ -1,4 +1,4 @@
-"""The dense oracle of the engine, for tests: whole-table gradients, float64 numpy, one lookup at a time."""
+"""The dense oracle of the engine: gradients of whole tables in float64 numpy, one lookup at a time."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ EPS, FIRST, SECOND = 1e-8, 0.9, 0.999
 
 
 def pooled(rows_vd: np.ndarray, row_bl: np.ndarray, weight_bl: np.ndarray, lengths: tuple[int, ...]) -> np.ndarray:
-  """[B, F, D]: weighted sums over bags."""
+  """Weighted sums over bags, [B, F, D]."""
   out = np.zeros((len(row_bl), len(lengths), rows_vd.shape[1]))
   feature_l = np.repeat(np.arange(len(lengths)), lengths)
   for b, l in np.ndindex(*row_bl.shape):
