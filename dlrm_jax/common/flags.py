@@ -1,7 +1,7 @@
-"""Command-line flags generated from frozen dataclasses; every program's `main` is started by `run`.
+"""Generates command-line flags from frozen dataclasses. `run` starts the `main` of every program.
 
-A field made with `option(default, help, choices)` becomes one absl flag of the same name (nested dataclasses are flattened, with
-their `PREFIX` in front). The dataclass stays the only place where a setting, its default and its check are written.
+A field made with `option(default, help, choices)` becomes one absl flag of the same name. Nested dataclasses are flattened, and their
+`PREFIX` comes first. The dataclass is the only place where a setting, its default and its check are written.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
 
 class UserError(ValueError):
-  """Bad input: printed as one line, without a traceback; the process exits with code 2."""
+  """Bad input. `run` prints it as one line, without a traceback, and exits with code 2."""
 
 
 def option(
@@ -46,15 +46,13 @@ def option(
 
 
 def check(ok: bool, config: Any, field: str, allowed: str) -> None:
-  """Raises `UserError` naming the field, its value and what is allowed, unless `ok`."""
+  """Unless `ok`, raises UserError with the flag, its value and what is allowed."""
   if not ok:
-    value = getattr(config, field)
-    shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
-    raise UserError(f"--{getattr(config, 'PREFIX', '')}{field}={shown}: must be {allowed}")
+    raise UserError(f"--{getattr(config, 'PREFIX', '')}{field}={_shown(getattr(config, field))}: must be {allowed}")
 
 
 def check_choices(config: Any) -> None:
-  """Checks every field of a dataclass that was declared with `choices`."""
+  """Checks all fields of a dataclass that were declared with `choices`."""
   for field in dataclasses.fields(config):
     choices = field.metadata.get("choices")
     if choices:
@@ -63,15 +61,25 @@ def check_choices(config: Any) -> None:
       check(all(v in choices for v in values), config, field.name, "among " + ", ".join(choices))
 
 
+def _without_none(kind: Any) -> Any:
+  """Returns X for a type `X | None`, and any other type as it is."""
+  union = typing.get_origin(kind) in (typing.Union, types.UnionType)
+  return next(k for k in typing.get_args(kind) if k is not type(None)) if union else kind
+
+
+def _shown(value: Any) -> str:
+  """Returns a value as it is written after a flag."""
+  return ",".join(map(str, value)) if isinstance(value, tuple) else "none" if value is None else str(value)
+
+
 def parse_value(text: str, kind: Any) -> Any:
   """Converts flag text to `kind`: int, float, bool, str, `tuple[X, ...]` (comma-separated), or any of these `| None`.
 
-  Raises ValueError saying what was expected.
+  Raises ValueError if the text does not fit.
   """
-  if typing.get_origin(kind) in (typing.Union, types.UnionType):
-    if text in ("", "none", "None"):
-      return None
-    kind = next(k for k in typing.get_args(kind) if k is not type(None))
+  wanted, kind = kind, _without_none(kind)
+  if kind is not wanted and text in ("", "none", "None"):
+    return None
   if typing.get_origin(kind) is tuple:
     element = typing.get_args(kind)[0]
     text = "" if text == "none" else text
@@ -97,8 +105,7 @@ def parse_value(text: str, kind: Any) -> Any:
 
 
 def _describe(kind: Any) -> str:
-  if typing.get_origin(kind) in (typing.Union, types.UnionType):
-    kind = next(k for k in typing.get_args(kind) if k is not type(None))
+  kind = _without_none(kind)
   if typing.get_origin(kind) is tuple:
     return "a comma-separated list, each " + _TYPE_WORDS[typing.get_args(kind)[0]]
   return _TYPE_WORDS[kind]
@@ -120,7 +127,7 @@ class _Parser(absl_flags.ArgumentParser):
 
 
 def _leaves(cls: type) -> list[tuple[tuple[str, ...], str, Any, dataclasses.Field]]:
-  """(path, flag name, type, field) of every option of a dataclass and of the dataclasses nested in it."""
+  """Returns (path, flag name, type, field) for each option of a dataclass and of the dataclasses nested in it."""
   hints = typing.get_type_hints(cls)
   out = []
   for field in dataclasses.fields(cls):
@@ -133,35 +140,34 @@ def _leaves(cls: type) -> list[tuple[tuple[str, ...], str, Any, dataclasses.Fiel
 
 
 def _help(cls: type, presets: Mapping[str, Any] | None, base: Any) -> str:
-  """What `--help` prints; defaults are those of the preset `base`, where the program has presets."""
+  """Returns the text of `--help`. Where the program has presets, the defaults are those of the preset `base`."""
+  wrapped = functools.partial(textwrap.wrap, width=110, initial_indent="  ", subsequent_indent="    ")
   lines = [(sys.modules["__main__"].__doc__ or "").strip(), "", "flags:"]
   if presets:
-    lines += textwrap.wrap(
-      f"--preset: where the other flags start from: {', '.join(presets)}", 110, initial_indent="  ", subsequent_indent="    "
-    )
-    lines.append(f"    default: {next(iter(presets))}; the defaults below are those of {next(k for k, v in presets.items() if v is base)}")
+    lines += wrapped(f"--preset: where the other flags start from: {', '.join(presets)}")
+    chosen = next(name for name, preset in presets.items() if preset is base)
+    lines.append(f"    default: {next(iter(presets))}; the defaults below are those of {chosen}")
   for path, flag, kind, field in _leaves(cls):
     if field.metadata["words"]:
       lines.insert(2, f"{flag.upper()} ...: {field.metadata['help']}\n")
       continue
     text = field.metadata["help"] + (f" ({', '.join(field.metadata['choices'])})" if field.metadata["choices"] else "")
-    lines += textwrap.wrap(f"--{flag}: {text}", 110, initial_indent="  ", subsequent_indent="    ")
+    lines += wrapped(f"--{flag}: {text}")
     default = field.default if base is None else functools.reduce(getattr, path, base)
-    missing = field.default is dataclasses.MISSING
-    default = ",".join(map(str, default)) if isinstance(default, tuple) else default
-    lines.append(f"    {_describe(kind)}; " + ("required" if missing else f"default: {'none' if default in ('', None) else default}"))
+    required = field.default is dataclasses.MISSING
+    lines.append(f"    {_describe(kind)}; " + ("required" if required else f"default: {_shown(default) or 'none'}"))
   return "\n".join([*lines, "  --flagfile: read flags from this file, one a line", "  --help: print this"])
 
 
 def replace_path(config: Any, path: tuple[str, ...], value: Any) -> Any:
-  """A copy of nested frozen dataclasses with one leaf replaced; not yet validated as a whole until the outermost is made."""
+  """Returns a copy of nested frozen dataclasses with one leaf replaced. Each dataclass on the path is made and checked again."""
   if len(path) > 1:
     value = replace_path(getattr(config, path[0]), path[1:], value)
   return dataclasses.replace(config, **{path[0]: value})
 
 
 def _build(cls: type, given: dict[tuple[str, ...], Any], base: Any) -> Any:
-  """Makes `cls` from the given leaves over `base` (or over the defaults), all fields of one dataclass at once."""
+  """Makes `cls` from the given leaves. The other fields come from `base`, or are the defaults."""
   hints = typing.get_type_hints(cls)
   values: dict[str, Any] = {}
   for field in dataclasses.fields(cls):
@@ -178,23 +184,24 @@ def _build(cls: type, given: dict[tuple[str, ...], Any], base: Any) -> Any:
 
 
 def parse(argv: list[str], cls: type[T], presets: Mapping[str, T] | None = None) -> T:
-  """Builds `cls` from command-line words (`argv[0]` is the program). Raises UserError in one line; `--help` exits 0."""
+  """Builds `cls` from command-line words, of which `argv[0]` is the program. Raises UserError for bad input. `--help` exits with code 0."""
   values = absl_flags.FlagValues()
   absl_flags.DEFINE_boolean("help", False, "print this", flag_values=values, short_name="h")
   values.set_gnu_getopt(True)  # flags may follow words
   leaves = [leaf for leaf in _leaves(cls) if not leaf[3].metadata["words"]]
-  beside = [path for path, _, _, field in _leaves(cls) if field.metadata["words"]]
+  word_paths = [path for path, _, _, field in _leaves(cls) if field.metadata["words"]]
   for _, flag, kind, field in leaves:
-    define: Callable[..., Any] = absl_flags.DEFINE_boolean if kind is bool else absl_flags.DEFINE
-    args = (flag, None, field.metadata["help"])
-    define(*args, flag_values=values) if kind is bool else define(_Parser(kind), *args, flag_values=values)
+    if kind is bool:
+      absl_flags.DEFINE_boolean(flag, None, field.metadata["help"], flag_values=values)
+    else:
+      absl_flags.DEFINE(_Parser(kind), flag, None, field.metadata["help"], flag_values=values)
   if presets:
     absl_flags.DEFINE_string("preset", next(iter(presets)), "", flag_values=values)
   try:
     rest = values(argv, known_only=False)
   except absl_flags.Error as error:
     raise UserError(" ".join(str(error).split())) from None
-  if len(rest) > 1 and not beside:
+  if len(rest) > 1 and not word_paths:
     raise UserError(f"unexpected argument '{rest[1]}': flags are written --name=value")
   base = None
   if presets:
@@ -206,18 +213,13 @@ def parse(argv: list[str], cls: type[T], presets: Mapping[str, T] | None = None)
     print(_help(cls, presets, base))
     sys.exit(0)
   given = {path: values[flag].value for path, flag, _, _ in leaves if values[flag].present}
-  given |= {path: tuple(rest[1:]) for path in beside}
+  given |= {path: tuple(rest[1:]) for path in word_paths}
   return _build(cls, given, base)
 
 
 def words(config: Any) -> list[str]:
-  """The flags that make `parse` build `config` again, whatever the defaults: how one program starts another."""
-  out = []
-  for path, flag, _, _ in _leaves(type(config)):
-    value = functools.reduce(getattr, path, config)
-    text = ",".join(map(str, value)) if isinstance(value, tuple) else "none" if value is None else str(value)
-    out.append(f"--{flag}={text}")
-  return out
+  """Returns the flags from which `parse` builds `config` again, whatever the defaults are. One program starts another with them."""
+  return [f"--{flag}={_shown(functools.reduce(getattr, path, config))}" for path, flag, _, _ in _leaves(type(config))]
 
 
 def fail(message: str) -> NoReturn:
@@ -227,10 +229,10 @@ def fail(message: str) -> NoReturn:
 
 
 def run(main: Callable[[T], None], cls: type[T], presets: Mapping[str, T] | None = None) -> None:
-  """Parses the command line into `cls` and calls `main` with it; bad input ends in one line and exit code 2.
+  """Parses the command line into `cls` and calls `main` with it. Bad input gives one line and exit code 2.
 
-  Operating-system errors (no such file, no permission, disk full) are bad input too; any other exception is a bug and keeps its traceback.
-  `Stopped` ends in one line and exit code 75: the same command, given again, goes on.
+  Errors of the operating system (no such file, no permission, disk full) count as bad input. Any other exception is a bug and keeps its
+  traceback. `Stopped` gives one line and exit code 75: the same command continues the work.
   """
   try:
     main(parse(sys.argv, cls, presets))
@@ -242,10 +244,7 @@ def run(main: Callable[[T], None], cls: type[T], presets: Mapping[str, T] | None
   except OSError as error:
     fail(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
   except KeyboardInterrupt:
-    print(
-      "interrupted: what had not finished wrote no result; the same command goes on from what was saved, if anything",
-      file=sys.stderr,
-      flush=True,
-    )
+    message = "interrupted: unfinished work wrote no result; the same command continues from what was saved, if anything"
+    print(message, file=sys.stderr, flush=True)
     sys.stdout.flush()
-    os._exit(130)  # at once: a step may still be running in XLA's threads, and crashes when the interpreter ends under it
+    os._exit(130)  # at once: a step that still runs in XLA's threads would crash when the interpreter ends
