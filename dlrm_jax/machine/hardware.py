@@ -1,4 +1,4 @@
-"""Which accelerator a run uses, and what it is called in records."""
+"""Selects the platform of a run, shares its compiled programs, and describes its devices for records."""
 
 import functools
 import glob
@@ -19,9 +19,10 @@ _USERS_BYTES = 2**30
 
 
 def select_platform() -> None:
-  """Without any accelerator's device file, tells jax to use the CPU at once: libtpu would search the network for TPUs and log errors.
+  """Selects the CPU where no accelerator has a device file. Otherwise libtpu would search the network for TPUs and log errors.
 
-  Keeps `JAX_PLATFORMS` where it is set. On the CPU, sets up the host's memory (`host_memory.py`). Call before the first jax computation.
+  `JAX_PLATFORMS` wins where it is set. On the CPU it also sets up the host's memory (`host_memory.py`). Call it before the first jax
+  computation.
   """
   platforms = os.environ.get("JAX_PLATFORMS")
   if platforms is None and not any(glob.glob(pattern) for pattern in _DEVICE_FILES):
@@ -31,15 +32,15 @@ def select_platform() -> None:
 
 
 def share_compiled(directory: str | Path | None = None) -> None:
-  """Has jax keep the programs that it compiles in a directory, and take those that it finds there, instead of compiling them again.
+  """Makes jax keep the programs that it compiles in a directory, and load those that are there instead of compiling them again.
 
-  Programs of a CPU go into a directory for the processor and the number of cores that this process may use: XLA compiles for both, and
-  with other cores the last bits of the results differ. Processes of any number may share it, and may be killed.
-  Call after `select_platform` and `mesh.connect`. `JAX_COMPILATION_CACHE_DIR` names another directory, `JAX_ENABLE_COMPILATION_CACHE=0`
-  does without.
+  XLA compiles CPU programs for the processor and for the number of cores that this process may use. With other cores the last bits of the
+  results differ. So each processor and number of cores has a directory of its own. Any number of processes may share it, and may be killed.
+  Call it after `select_platform` and `mesh.connect`. `JAX_COMPILATION_CACHE_DIR` names another directory, and
+  `JAX_ENABLE_COMPILATION_CACHE=0` turns it off.
 
   Args:
-    directory: where; None: in the user's cache directory, of which the programs used last are kept, 1 GiB of them.
+    directory: where to keep them. None: in the user's cache directory, which keeps 1 GiB of the programs used last.
   """
   if wanted := os.environ.get("JAX_COMPILATION_CACHE_DIR") or directory:
     base = Path(wanted).absolute()
@@ -62,11 +63,11 @@ _NO_YNN: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 @functools.cache
 def compiler_options(platform: str) -> dict[str, str | bool]:
-  """XLA options for programs that train on a platform.
+  """Returns the XLA options for programs that train on a platform.
 
-  On the CPU, matrix products are left to Eigen: YNNPACK's, which jax 0.10 prefers, reached 93 GFLOP/s where Eigen's reached 119 (512x256
-  layer, batch 2048, one core with AVX-512), 84 against 75 ms a step of W1. Nothing is set where XLA_FLAGS does, or for an XLA that does
-  not know the option.
+  On the CPU, Eigen does the matrix products instead of YNNPACK, which jax 0.10 prefers. Eigen reached 119 GFLOP/s and YNNPACK 93 (512x256
+  layer, batch 2048, one core with AVX-512), and a step of W1 took 75 ms against 84. No option is set where XLA_FLAGS sets it, or where XLA
+  does not know it.
   """
   if platform != "cpu" or "ynn_fusion_type" in os.environ.get("XLA_FLAGS", ""):
     return {}
@@ -80,7 +81,7 @@ def compiler_options(platform: str) -> dict[str, str | bool]:
 
 
 def header() -> dict[str, Any]:
-  """`record.header()` with the jax devices added to the hardware."""
+  """Returns `record.header()` with the jax devices added to the hardware."""
   out = record.header()
   devices = jax.devices()
   out["hardware"] |= {"platform": devices[0].platform, "device": devices[0].device_kind, "num_devices": len(devices)}

@@ -1,8 +1,8 @@
-"""How a CPU run uses the host's memory: freed memory is kept, and large arrays lie on huge pages. Linux with glibc; else nothing is done.
+"""Makes a CPU run keep freed memory and hold large arrays on huge pages. It works on Linux with glibc, and does nothing elsewhere.
 
-XLA:CPU takes the temporaries of a step from malloc and gives them back. glibc returns such blocks to the kernel, and the next step faults
-them in again page by page: 10 ms of a step of 96 (W1 of benchmarks.step, one core). Rows looked up at random miss the processor's table of
-4 KiB pages: at 26M rows lookups took 4.7 ms a step against 2.3 on pages of 2 MiB, and the matrix products gain 3 to 4% too.
+XLA:CPU allocates the temporaries of a step by malloc and frees them. glibc returns such blocks to the kernel, and the next step faults
+them in again page by page. That took 10 ms of a step of 96 (W1 of benchmarks.step, one core). Random rows miss the processor's table of
+4 KiB pages: at 26M rows lookups took 4.7 ms a step, against 2.3 on pages of 2 MiB. The matrix products gain 3 to 4% too.
 """
 
 import ctypes
@@ -17,8 +17,8 @@ Tree = TypeVar("Tree")
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # mallopt(3)
 _HUGE, _COLLAPSE = 14, 25  # madvise(2): MADV_HUGEPAGE, MADV_COLLAPSE (Linux 6.1)
 _PAGE = 2 << 20
-_HEAP = 1 << 30  # asked of the kernel at a time; only what is touched takes memory
-_LARGE = 32 << 20  # arrays worth moving
+_HEAP = 1 << 30  # bytes that malloc requests from the kernel at a time; only touched pages take memory
+_LARGE = 32 << 20  # bytes of an array that is worth moving
 
 
 @functools.cache
@@ -32,7 +32,7 @@ def _libc() -> ctypes.CDLL | None:
 
 @functools.cache
 def keep_pages() -> None:
-  """Has malloc keep what is freed, in a heap on huge pages. Call it before arrays are made; the whole process is changed by it."""
+  """Makes malloc keep freed memory, in a heap on huge pages. It changes the whole process. Call it before arrays are made."""
   if (libc := _libc()) is None:
     return
   libc.mallopt(_MMAP_MAX, 0)
@@ -46,8 +46,8 @@ def keep_pages() -> None:
 
 
 def on_huge_pages(tree: Tree) -> Tree:
-  """Moves the large arrays of the CPU among `tree` onto huge pages, where they lie; returns the same tree. Where the kernel has none to
-  give, arrays stay on small pages."""
+  """Moves the large CPU arrays of `tree` onto huge pages, at the same addresses, and returns the tree. Arrays stay on small pages where the
+  kernel has no huge page left."""
   if (libc := _libc()) is None:
     return tree
   for array in jax.tree.leaves(tree):

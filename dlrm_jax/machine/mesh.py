@@ -1,7 +1,7 @@
-"""The mesh of devices and every PartitionSpec, in one place.
+"""Makes the mesh of devices and every PartitionSpec.
 
-A mesh has one axis (data) or two (data x model). Batches are split over all of its devices, tables too (embedding/planner.py says
-how), dense parameters are on every device.
+A mesh has one axis (data) or two (data x model). Batches are split over all of its devices. So are tables (embedding/planner.py decides
+how). Dense parameters are on every device.
 """
 
 import dataclasses
@@ -18,14 +18,14 @@ from dlrm_jax.batch import Batch
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import RunConfig
 
-AXES = ("data", "model")
+MESH_AXES = ("data", "model")
 REPLICATED = PartitionSpec()
 
 
 def connect(config: RunConfig) -> RunConfig:
-  """Joins the other processes of a run that has several. Call before the first jax computation; does nothing without --coordinator.
+  """Connects this process to the others of its run. It does nothing without --coordinator. Call it before the first jax computation.
 
-  Returns the config with the number of processes that there are, which a cluster knows and no flag says.
+  Returns the config with the actual number of processes, which on a cluster no flag gives.
   """
   if config.coordinator == "auto":
     try:
@@ -38,10 +38,10 @@ def connect(config: RunConfig) -> RunConfig:
 
 
 def slurm_devices(environ: Mapping[str, str]) -> list[int] | None:
-  """Which of the node's visible GPUs are this process's under Slurm: equal shares in order of its processes; None: jax's own choice.
+  """Returns which of the node's visible GPUs this process uses under Slurm, or None to leave the choice to jax.
 
-  By itself jax takes one GPU a process, the one of the process's number, so that a process that has a node to itself would use one of many.
-  Where each process sees other GPUs (`srun --gpus-per-task`), fewer than the node has processes, it takes all that it sees.
+  The processes of a node get equal shares, in order. jax itself would take one GPU for each process, so a process alone on its node would
+  use one of many. Where each process sees its own GPUs (`srun --gpus-per-task`), fewer than the node has processes, it uses all it sees.
   """
   visible = [gpu for gpu in environ.get("CUDA_VISIBLE_DEVICES", environ.get("ROCR_VISIBLE_DEVICES", "")).split(",") if gpu]
   if not visible or "SLURM_STEP_NUM_NODES" not in environ or "JAX_LOCAL_DEVICE_IDS" in environ:
@@ -53,7 +53,7 @@ def slurm_devices(environ: Mapping[str, str]) -> list[int] | None:
 
 
 def make_mesh(config: RunConfig, devices: list[jax.Device] | None = None) -> Mesh:
-  """The mesh that `--mesh` asks for over the first of `devices` (default: all that jax has). UserError where there are too few."""
+  """Makes the mesh of `--mesh` from the first of `devices` (default: all that jax has). Raises UserError if there are too few."""
   shape, wanted = config.mesh.shape, config.mesh.num_devices
   devices = jax.devices() if devices is None else devices
   if wanted > len(devices) or (jax.process_count() > 1 and wanted != len(devices)):
@@ -63,29 +63,29 @@ def make_mesh(config: RunConfig, devices: list[jax.Device] | None = None) -> Mes
     raise UserError(f"--mesh={config.mesh.mesh}: needs {wanted} devices, {whose} {len(devices)} ({kind}){hint}")
   if jax.process_count() > 1 and len(set(Counter(device.process_index for device in devices).values())) > 1:
     raise UserError(f"--mesh={config.mesh.mesh}: the processes have different numbers of devices; each must have as many")
-  return Mesh(np.array(devices[:wanted]).reshape(shape), AXES[: len(shape)], axis_types=(AxisType.Auto,) * len(shape))
+  return Mesh(np.array(devices[:wanted]).reshape(shape), MESH_AXES[: len(shape)], axis_types=(AxisType.Auto,) * len(shape))
 
 
 def split(mesh: Mesh) -> PartitionSpec:
-  """The first dimension over all devices: examples of a batch, rows of a table."""
+  """Splits the first dimension over all devices: the examples of a batch, or the rows of a table."""
   return PartitionSpec(mesh.axis_names)
 
 
 def placed(shapes: Any, mesh: Mesh, spec: PartitionSpec) -> Any:
-  """A tree of shapes with their place on the mesh, as `jax.jit` takes for its arguments."""
+  """Returns a tree of shapes with their sharding, as `jax.jit` takes for its arguments."""
   sharding = NamedSharding(mesh, spec)
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
 
 def constrain(tree: Any, like: Any) -> Any:
-  """Inside jit: the arrays of `tree` lie where those of `like` do."""
+  """Gives the arrays of `tree` the shardings of `like`. Call it inside jit."""
   return jax.tree.map(lambda x, shape: jax.lax.with_sharding_constraint(x, shape.sharding), tree, like)
 
 
 def put_batch(batch: Batch, mesh: Mesh) -> Batch:
-  """A batch, whole on the host or on one device, split over the mesh. Every process holds the whole batch and gives its devices theirs.
+  """Splits a whole batch, on the host or on one device, over the mesh. Every process holds the whole batch and feeds its own devices.
 
-  Copies are started, not waited for. On one CPU device there is nothing to copy.
+  Copies are started, not waited for. On one CPU device nothing is copied.
   """
   if mesh.size == 1 and mesh.devices.flat[0].platform == "cpu":
     return batch
@@ -97,7 +97,7 @@ def put_batch(batch: Batch, mesh: Mesh) -> Batch:
 
 
 def put_part(batch: Batch, mesh: Mesh) -> Batch:
-  """A batch of which every process holds an equal part, split over the mesh; a process's devices get its own part."""
+  """Splits a batch, of which every process holds an equal part, over the mesh. The devices of a process get its own part."""
   if jax.process_count() == 1:
     return put_batch(batch, mesh)
   sharding = NamedSharding(mesh, split(mesh))

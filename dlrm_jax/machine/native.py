@@ -1,7 +1,7 @@
-"""Compiles C++ for this machine's processor when it is first needed, once. Used by `cpu_kernels` and `data/criteo_lines`.
+"""Compiles C++ for this machine's processor when it is first needed, once. `cpu_kernels` and `data/prepare` use it.
 
-A library lies in the cache directory under a name that hashes its sources and headers, the compiler, the flags and the processor's
-features, so that machines which share a home directory do not run each other's instructions.
+A library is kept in the cache directory. Its name hashes the sources and headers, the compiler, the flags and the processor's features.
+Machines that share a home directory then do not run each other's instructions.
 """
 
 import hashlib
@@ -16,8 +16,8 @@ from pathlib import Path
 
 from dlrm_jax.common.cache import cache_dir
 
-# What a missing or failing compiler, a directory that cannot be written to, or a library that does not load is raised as.
-Problem = (OSError, RuntimeError, subprocess.TimeoutExpired)
+# Raised for a missing or failing compiler, a directory that cannot be written to, or a library that does not load.
+ERRORS = (OSError, RuntimeError, subprocess.TimeoutExpired)
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared")
 
 
@@ -29,20 +29,20 @@ def library(
   extra_key: Sequence[str] = (),
   seconds: int = 1,
 ) -> Path:
-  """The shared library of some sources, compiled unless it is there already.
+  """Returns the shared library of some sources, and compiles it unless it exists.
 
-  Processes that compile it at the same time do not disturb each other: each one's file appears whole, and all are the same.
+  Processes may compile it at the same time. Each file appears whole, and all are the same.
 
   Args:
-    name: what it is, as in "compiling the CPU kernels"; also the start of the file's name.
-    sources: C++ files. Headers (*.h) beside them count as theirs.
-    flags: of the compiler, after `FLAGS`.
-    include_dirs: where system headers are. Changes in these must show in `extra_key`.
-    extra_key: more that the library depends on, such as versions.
+    name: what the message calls it, as in "compiling the CPU kernels". It also starts the file's name.
+    sources: C++ files. The headers (*.h) in their folders count as sources too.
+    flags: compiler flags, which follow `FLAGS`.
+    include_dirs: directories of system headers. `extra_key` must change when these do.
+    extra_key: what else the library depends on, such as versions.
     seconds: about how long it takes, for the message.
 
   Raises:
-    One of `Problem`, saying why it cannot be compiled: one line.
+    One of `ERRORS`, with one line on why it cannot be compiled.
   """
   compiler = os.environ.get("CXX") or next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
   if compiler is None:
@@ -71,7 +71,7 @@ def library(
 
 
 def processor() -> str:
-  """What -march=native depends on: the processor's features."""
+  """Returns the processor's features, on which -march=native depends."""
   try:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
   except OSError:

@@ -67,7 +67,7 @@ class Reader:
       if sys.byteorder != "little":
         raise RuntimeError("this processor's byte order is not little-endian")
       return cls(native.library("Criteo line reader", [Path(__file__).with_suffix(".cc")]))
-    except native.Problem as error:
+    except native.ERRORS as error:
       slower = "pyarrow reads the lines instead, which is slower"
       print(f"the Criteo line reader cannot be compiled or loaded (CXX names the compiler): {error}; {slower}", file=sys.stderr, flush=True)
       return None

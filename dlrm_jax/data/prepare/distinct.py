@@ -36,7 +36,7 @@ def _native() -> ctypes.CDLL | None:
   """The compiled functions; None, with a line on standard error, where they cannot be had. Slots are laid out for little-endian."""
   try:
     library = ctypes.CDLL(str(native.library("value counter", [Path(__file__).with_suffix(".cc")])))
-  except native.Problem as error:
+  except native.ERRORS as error:
     print(
       f"the value counter cannot be compiled or loaded (CXX names the compiler): {error}; Arrow counts, slower", file=sys.stderr, flush=True
     )

@@ -1,9 +1,9 @@
-"""Lookups, sparse updates and the dot interaction as C++ kernels that XLA:CPU calls in place of its own loops.
+"""C++ kernels for lookups, sparse updates, the dot interaction, biases and ReLUs. XLA:CPU calls them in place of its own loops.
 
-What they do is defined, and judged in tests, by the XLA code that runs everywhere: `embedding/storage.py`, `embedding/update.py`,
-`model/interaction.py`. XLA:CPU's gathers and scatters wait for the memory row by row, sum repeated rows in an array of the batch's size,
-and write a Gram matrix to pick half of it; the kernels ask for rows ahead of their use and keep the rest in cache. `build.py` compiles
-them. Chosen by `--kernels`; used by plans whose groups say `kernels`.
+The XLA code that runs everywhere defines what they compute, and tests compare them with it: `embedding/storage.py`, `embedding/update.py`,
+`model/interaction.py`, `model/mlp.py`. XLA:CPU's gathers and scatters wait for the memory row by row and sum repeated rows in an array of
+the batch's size. Its interaction writes a whole Gram matrix to use half of it. The kernels prefetch rows and keep intermediate values in
+cache. `build.py` compiles them. `--kernels` selects them, and groups of tables with `kernels` use them.
 """
 
 import functools
@@ -16,12 +16,12 @@ from jaxtyping import Array, Bool, Float, Int32
 from dlrm_jax.common.arrays import ArrayLike
 from dlrm_jax.machine.cpu_kernels.build import ready as ready
 
-OPTIMIZERS = ("sgd", "adagrad", "rowwise_adagrad")  # whose steps the kernels take
+OPTIMIZERS = ("sgd", "adagrad", "rowwise_adagrad")  # those that the kernels have
 _F32 = jnp.float32
 
 
 def take(array: Float[ArrayLike, "V ..."], row: Int32[ArrayLike, "*n"]) -> Float[Array, "..."]:
-  """Rows of an array, [*n, ...]; `row` is in bounds."""
+  """Returns rows of an array, [*n, ...]. `row` must be in bounds."""
   shape = jax.ShapeDtypeStruct((*row.shape, *array.shape[1:]), array.dtype)
   return jax.ffi.ffi_call("dlrm_take", shape, vmap_method="sequential")(array, row)
 
@@ -37,9 +37,10 @@ def update(
   weight_decay: float,
   eps: float,
 ) -> tuple[Float[Array, "V D"], Float[Array, "V ..."] | None]:
-  """One step of sgd (no squares), row-wise Adagrad (squares [V]) or Adagrad ([V, D]), in place where the arrays are donated.
+  """Takes one step of sgd (no squares), row-wise Adagrad (squares [V]) or Adagrad (squares [V, D]). Donated arrays are updated in place.
 
-  `bounds` cuts the columns 0 .. L into pieces that have no row in common: threads take a piece each. `lr` is one number, or one a piece.
+  `bounds` cuts the columns 0 .. L into pieces that have no row in common, and each thread updates one piece. `lr` is one number, or one
+  for each piece.
   """
   rows_shape, pieces = jax.ShapeDtypeStruct(rows_vd.shape, _F32), np.array(bounds, np.int64)
   lr, decay = jnp.broadcast_to(jnp.asarray(lr, _F32), len(bounds) - 1), np.float32(weight_decay)
@@ -54,8 +55,8 @@ def update(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def interact(dense_bd: Float[Array, "B d"], rows_bfd: Float[Array, "B F D"], lead: bool) -> Float[Array, "B P"]:
-  """Dot products of every pair of an example's vectors, the dense one first (none: d = 0), in row-major order of the upper triangle;
-  with `lead` the dense vector itself before them."""
+  """Returns the dot products of every pair of an example's vectors, in row-major order of the upper triangle. The dense vector is the first
+  (none: d = 0). With `lead` it also precedes the products."""
   vectors, width = rows_bfd.shape[1] + (dense_bd.shape[1] > 0), dense_bd.shape[1] if lead else 0
   shape = jax.ShapeDtypeStruct((rows_bfd.shape[0], width + vectors * (vectors - 1) // 2), _F32)
   return jax.ffi.ffi_call("dlrm_interact", shape, vmap_method="sequential")(dense_bd, rows_bfd, lead=lead)
@@ -77,7 +78,7 @@ interact.defvjp(_forward, _backward)
 
 @jax.custom_vjp
 def bias_relu(x_bw: Float[Array, "B W"], bias_w: Float[Array, " W"]) -> Float[Array, "B W"]:
-  """max(x + bias, 0), in place of x. Its gradient looks at the result, so that x need not be kept."""
+  """Returns max(x + bias, 0), in place of x. The gradient depends on the result only, so that x need not be kept."""
   shape = jax.ShapeDtypeStruct(x_bw.shape, _F32)
   return jax.ffi.ffi_call("dlrm_bias_relu", shape, input_output_aliases={0: 0}, vmap_method="sequential")(x_bw, bias_w)
 

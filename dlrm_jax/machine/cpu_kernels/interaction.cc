@@ -1,4 +1,4 @@
-// The dot interaction and its gradient. The judge is model/interaction.py, which does the same in XLA.
+// The dot interaction and its gradient. model/interaction.py computes the same in XLA, and tests compare the two.
 #include <cstring>
 #include <vector>
 
@@ -11,7 +11,7 @@ constexpr int64_t kLanes = 16;
 typedef float Vec __attribute__((vector_size(64), aligned(4)));
 typedef float Quad __attribute__((vector_size(16), aligned(4)));
 
-// Scratch whose vectors lie in one line of the cache each.
+// Scratch memory. Each vector is within one cache line.
 struct alignas(64) Line {
   float values[kLanes];
 };
@@ -21,13 +21,13 @@ inline float* Lines(std::vector<Line>& scratch, int64_t num_floats) {
   return scratch[0].values;
 }
 
-// An example's vectors: the dense one first, where there is one, then the rows.
+// The vectors of each example: the dense one first, if there is one, then the rows.
 struct Vectors {
   const float *dense, *rows;  // [B, D] or null; [B, F, D]
   int64_t num_rows, dim;
 
   int64_t count() const { return num_rows + (dense != nullptr); }
-  // Where vector v of an example is in two arrays like these.
+  // Returns the address of vector v of an example in two arrays of these shapes.
   template <class T>
   T* within(T* dense_like, T* rows_like, int64_t example, int64_t v) const {
     if (dense != nullptr && v-- == 0) return dense_like + example * dim;
@@ -65,7 +65,7 @@ inline void Transpose(const float* const from[4], int64_t dim, float* to, int64_
   }
 }
 
-// Dots of the four vectors f0 .. f0+3 with the 32 from g0 on, to dots[4][32]; `zt` is [D, padded], one column a vector.
+// Writes the dot products of the four vectors f0 .. f0+3 with the 32 from g0 on to dots[4][32]. `zt` is [D, padded]; columns are vectors.
 inline void Block(const float* zt, int64_t dim, int64_t padded, int64_t f0, int64_t g0, float* dots) {
   Vec acc0[2] = {}, acc1[2] = {}, acc2[2] = {}, acc3[2] = {};
   for (int64_t d = 0; d < dim; ++d) {
@@ -78,8 +78,9 @@ inline void Block(const float* zt, int64_t dim, int64_t padded, int64_t f0, int6
   std::memcpy(dots + 64, acc2, sizeof acc2), std::memcpy(dots + 96, acc3, sizeof acc3);
 }
 
-// out[b] = [the dense vector, if asked for; dots of every pair f < g in row-major order].
-ffi::Error Forward(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> dense, ffi::Buffer<ffi::F32> rows, bool lead, ffi::ResultBuffer<ffi::F32> out) {
+// out[b] = [the dense vector, if `lead`; the dot products of every pair f < g in row-major order].
+ffi::Error Forward(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> dense, ffi::Buffer<ffi::F32> rows, bool lead,
+                   ffi::ResultBuffer<ffi::F32> out) {
   const Vectors given = Given(dense, rows);
   lead = lead && given.dense != nullptr;
   const int64_t num = given.count(), dim = given.dim, width = out->dimensions()[1];
@@ -101,7 +102,7 @@ ffi::Error Forward(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> dense, ffi::Buffe
       for (int64_t f0 = 0; f0 + 1 < num; f0 += 4) {
         for (int64_t g0 = (f0 + 1) / kLanes * kLanes; g0 < num; g0 += 2 * kLanes) {
           float dots[4 * 2 * kLanes];
-          if (g0 + 2 * kLanes > padded) g0 = padded - 2 * kLanes;  // the same dots twice rather than beyond the end
+          if (g0 + 2 * kLanes > padded) g0 = padded - 2 * kLanes;  // computes some products twice rather than beyond the end
           Block(zt, dim, padded, f0, g0, dots);
           for (int64_t f = f0; f < std::min(f0 + 4, num - 1); ++f) {
             const int64_t first = std::max(f + 1, g0), last = std::min(g0 + 2 * kLanes, num);
@@ -116,7 +117,7 @@ ffi::Error Forward(ffi::ThreadPool pool, ffi::Buffer<ffi::F32> dense, ffi::Buffe
   return ffi::Error::Success();
 }
 
-// dZ = S Z with S the gradients of the dots placed symmetrically: blocks of eight vectors by 16 values.
+// dZ = S Z, where S is the symmetric matrix of the gradients of the products. It works in blocks of eight vectors by 16 values.
 void BackwardRange(const Vectors& given, const float* grad, bool lead, float* to_dense, float* to_rows, int64_t begin, int64_t end) {
   const int64_t num = given.count(), dim = given.dim, width = num * (num - 1) / 2 + (lead ? dim : 0);
   const int64_t padded = (dim + kLanes - 1) / kLanes * kLanes, rows8 = (num + 7) / 8 * 8;

@@ -1,4 +1,4 @@
-// The bias and ReLU of a layer, in place, and their gradient. The judge is model/mlp.py, which does the same in XLA.
+// The bias and ReLU of a layer, in place, and their gradient. model/mlp.py computes the same in XLA, and tests compare the two.
 #include <vector>
 
 #include "common.h"
@@ -8,7 +8,7 @@ namespace {
 
 using Floats = ffi::Buffer<ffi::F32>;
 
-constexpr int64_t kPieces = 8;  // of a batch; fixed, so that sums do not depend on the number of threads
+constexpr int64_t kPieces = 8;  // pieces of a batch; fixed, so that sums do not depend on the number of threads
 
 // y = max(x + bias, 0); x becomes y.
 ffi::Error BiasRelu(ffi::ThreadPool pool, Floats x, Floats bias, ffi::Result<Floats> y) {
@@ -24,7 +24,7 @@ ffi::Error BiasRelu(ffi::ThreadPool pool, Floats x, Floats bias, ffi::Result<Flo
   return ffi::Error::Success();
 }
 
-// The gradients with respect to x (grad where y > 0, else 0; grad becomes it) and bias (its sum over the batch).
+// The gradients with respect to x (grad where y > 0, else 0; it overwrites grad) and to the bias (the sum over the batch).
 ffi::Error BiasReluBackward(ffi::ThreadPool pool, Floats grad, Floats y, ffi::Result<Floats> to_x, ffi::Result<Floats> to_bias) {
   const int64_t num = grad.dimensions()[0], width = grad.dimensions()[1];
   if (grad.typed_data() != to_x->typed_data()) return ffi::Error::Internal("the gradient is not updated in place");

@@ -1,4 +1,4 @@
-// Lookups and sparse updates of embedding tables. The judges are embedding/storage.py and embedding/update.py, which do the same in XLA.
+// Lookups and sparse updates of embedding tables. embedding/storage.py and embedding/update.py compute the same in XLA, and tests compare.
 #include <cmath>
 #include <cstring>
 #include <vector>
@@ -8,25 +8,25 @@
 namespace dlrm {
 namespace {
 
-constexpr int64_t kAhead = 16;  // rows asked of the memory before they are needed
+constexpr int64_t kAhead = 16;  // how many rows ahead of their use are prefetched
 
-// Asks the memory for `count` floats from `start` on, to write to them or not.
+// Prefetches `count` floats from `start` on, for writing or for reading.
 template <bool kWrite>
 inline void Prefetch(const float* start, int64_t count) {
   for (int64_t at = 0; at < count; at += 16) __builtin_prefetch(start + at, kWrite, 3);
 }
 
-// Whether each row is one of `num_rows`: a wrong one would read or write memory that is not the table's.
+// Returns whether each row is below `num_rows`. Any other would read or write memory outside the table.
 bool InBounds(const int32_t* row, const bool* valid, int64_t n, int64_t num_rows) {
   bool fine = true;
   for (int64_t i = 0; i < n; ++i) fine &= static_cast<uint32_t>(row[i]) < num_rows || (valid != nullptr && !valid[i]);
   return fine;
 }
 
-ffi::Error OutOfBounds() { return ffi::Error::InvalidArgument("a row is looked up that the table does not have"); }
+ffi::Error OutOfBounds() { return ffi::Error::InvalidArgument("a looked-up row is not in the table"); }
 
-// Takes the rows of examples begin .. end, column by column: a column's rows are those of one table, and pages near each other are found
-// sooner.
+// Copies the rows of examples begin .. end, column by column. The rows of a column are in one table, and pages near each other are found
+// faster.
 template <int64_t kBytes>
 void TakeRange(const char* table, const int32_t* row, char* out, int64_t bytes, int64_t length, int64_t begin, int64_t end) {
   const int64_t size = kBytes ? kBytes : bytes;
@@ -60,39 +60,39 @@ ffi::Error Take(ffi::ThreadPool pool, ffi::AnyBuffer table, ffi::Buffer<ffi::S32
 
 enum class Optimizer { kSgd, kAdagrad, kRowwiseAdagrad };
 
-struct Problem {
+struct Update {
   float* rows;                      // [V, D], in place
   float* squares;                   // [V, D] or [V], in place; null for sgd
   const int32_t* row;               // [B, L]
   const bool* valid;                // [B, L]
   const float* grad;                // [B, L, D]
   int64_t num_examples, length, dim;  // B, L, D
-  const float* lr;                    // of each piece of columns
+  const float* lr;                    // one for each piece of columns
   float weight_decay, eps;
 };
 
-// The distinct rows of some lookups, in order of first appearance, and the sums of their gradients. Kept from call to call.
+// The distinct rows of some lookups, in order of first appearance, and the sums of their gradients. The memory is reused by later calls.
 struct Distinct {
   struct Entry {
     int32_t row, index;
   };
   std::vector<Entry> hash;                // open addressing; index -1: empty
   std::vector<int32_t> row;               // of each distinct row
-  std::vector<const float*> grad;         // its only gradient, or their sum
+  std::vector<const float*> grad;         // of each distinct row: its only gradient, or the sum
   std::vector<float> sums;
   int64_t count;
 };
 
-// Finds the distinct rows of columns begin .. end of every example. Few of a feature's rows are looked up at a time, so that the hash
-// stays in the first cache; the rows are asked of the memory here and needed in Step.
+// Finds the distinct rows of columns begin .. end of every example. A batch looks up few rows of a feature, so that the hash stays in the
+// first-level cache. The rows are prefetched here and used in Step.
 template <Optimizer kOptimizer, int64_t kDim>
-void Collect(const Problem& p, int64_t begin, int64_t end, Distinct& d) {
+void Collect(const Update& p, int64_t begin, int64_t end, Distinct& d) {
   const int64_t dim = kDim ? kDim : p.dim, n = p.num_examples * (end - begin);
   int bits = 4;
   while ((int64_t{1} << bits) < 2 * n) ++bits;
   const uint32_t mask = (uint32_t{1} << bits) - 1;
   d.hash.assign(size_t{mask} + 1, {0, -1});
-  d.row.resize(n), d.grad.resize(n), d.sums.resize(n * dim / 2);  // a sum has two terms at least
+  d.row.resize(n), d.grad.resize(n), d.sums.resize(n * dim / 2);  // a sum has at least two terms
   d.count = 0;
   float* next_sum = d.sums.data();
   for (int64_t example = 0; example < p.num_examples; ++example) {
@@ -124,7 +124,7 @@ void Collect(const Problem& p, int64_t begin, int64_t end, Distinct& d) {
 }
 
 template <Optimizer kOptimizer, int64_t kDim>
-void Step(const Problem& p, const Distinct& d, float lr) {
+void Step(const Update& p, const Distinct& d, float lr) {
   const int64_t dim = kDim ? kDim : p.dim;
   for (int64_t k = 0; k < d.count; ++k) {
     const int64_t row = d.row[k];
@@ -150,15 +150,15 @@ void Step(const Problem& p, const Distinct& d, float lr) {
 }
 
 template <Optimizer kOptimizer, int64_t kDim>
-void UpdateColumns(const Problem& p, int64_t begin, int64_t end, float lr) {
+void UpdateColumns(const Update& p, int64_t begin, int64_t end, float lr) {
   thread_local Distinct distinct;
   Collect<kOptimizer, kDim>(p, begin, end, distinct);
   Step<kOptimizer, kDim>(p, distinct, lr);
 }
 
-// Columns between two neighbours of `bounds` share rows with each other and with no others: each thread takes such pieces.
+// Columns between two neighbours of `bounds` share rows with each other and with no other columns. Each thread updates such pieces.
 template <Optimizer kOptimizer>
-void Run(ffi::ThreadPool& pool, const Problem& p, ffi::Span<const int64_t> bounds) {
+void Run(ffi::ThreadPool& pool, const Update& p, ffi::Span<const int64_t> bounds) {
   Parallel(pool, static_cast<int64_t>(bounds.size()) - 1, [&](int64_t piece) {
     const int64_t begin = bounds[piece], end = bounds[piece + 1];
     const float lr = p.lr[piece];
@@ -178,7 +178,7 @@ using Bools = ffi::Buffer<ffi::PRED>;
 using Rates = ffi::Buffer<ffi::F32, 1>;
 using Span = ffi::Span<const int64_t>;
 
-// One step of sgd, in place: `rows` is given up and becomes `out`.
+// One step of sgd. `rows` is donated and updated in place as `out`.
 ffi::Error Sgd(ffi::ThreadPool pool, Floats rows, Ints row, Bools valid, Floats grad, Rates lr, Span bounds, float weight_decay,
                ffi::Result<Floats> out) {
   if (rows.typed_data() != out->typed_data()) return ffi::Error::Internal("rows are not updated in place");
@@ -189,14 +189,14 @@ ffi::Error Sgd(ffi::ThreadPool pool, Floats rows, Ints row, Bools valid, Floats 
   return ffi::Error::Success();
 }
 
-// One step of either Adagrad, in place: `squares` [V, D] or [V] tells which.
+// One step of Adagrad (`squares` is [V, D]) or of row-wise Adagrad ([V]), in place.
 ffi::Error Adagrad(ffi::ThreadPool pool, Floats rows, Floats squares, Ints row, Bools valid, Floats grad, Rates lr, Span bounds,
                    float weight_decay, float eps, ffi::Result<Floats> out, ffi::Result<Floats> squares_out) {
   if (rows.typed_data() != out->typed_data() || squares.typed_data() != squares_out->typed_data())
     return ffi::Error::Internal("rows are not updated in place");
   if (!InBounds(row.typed_data(), valid.typed_data(), row.element_count(), rows.dimensions()[0])) return OutOfBounds();
   const auto shape = grad.dimensions();
-  const Problem p = {out->typed_data(), squares_out->typed_data(), row.typed_data(), valid.typed_data(), grad.typed_data(), shape[0],
+  const Update p = {out->typed_data(), squares_out->typed_data(), row.typed_data(), valid.typed_data(), grad.typed_data(), shape[0],
                      shape[1], shape[2], lr.typed_data(), weight_decay, eps};
   if (squares.dimensions().size() == 1) {
     Run<Optimizer::kRowwiseAdagrad>(pool, p, bounds);

@@ -14,7 +14,7 @@ linux = pytest.mark.skipif(host_memory._libc() is None, reason="malloc and pages
 
 FAULTS = """
 import ctypes, resource, sys
-from dlrm_jax import host_memory
+from dlrm_jax.machine import host_memory
 if sys.argv[1] == "kept":
   host_memory.keep_pages()
 libc = ctypes.CDLL(None)

@@ -9,7 +9,7 @@ import pytest
 
 from dlrm_jax.machine import native
 
-CODE = "import sys; from pathlib import Path; from dlrm_jax import native; print(native.library('two plus', [Path(sys.argv[1])]))"
+CODE = "import sys; from pathlib import Path; from dlrm_jax.machine import native; print(native.library('two plus', [Path(sys.argv[1])]))"
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_processes_that_compile_at_once(source, tmp_path):
 @pytest.mark.parametrize(("text", "why"), [("int x = y;", "error: .*y"), ("#error it is wrong", "error.* it is wrong")])
 def test_a_failing_compiler_is_told_in_one_line(source, text, why):
   source.write_text(text + "\n" + text)
-  with pytest.raises(native.Problem, match=why) as error:
+  with pytest.raises(native.ERRORS, match=why) as error:
     native.library("two plus", [source])
   assert "\n" not in str(error.value)
   assert not list(Path(native.cache_dir()).iterdir())
@@ -65,9 +65,9 @@ def test_no_compiler_and_no_cache(source, monkeypatch, tmp_path):
   with monkeypatch.context() as patch:
     patch.setattr(native.shutil, "which", lambda name: None)
     patch.delenv("CXX", raising=False)
-    with pytest.raises(native.Problem, match=r"no C\+\+ compiler"):
+    with pytest.raises(native.ERRORS, match=r"no C\+\+ compiler"):
       native.library("two plus", [source])
   (tmp_path / "file").write_text("")
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-  with pytest.raises(native.Problem, match="Not a directory"):
+  with pytest.raises(native.ERRORS, match="Not a directory"):
     native.library("two plus", [source])
