@@ -152,6 +152,8 @@ class _Sweeper:
         tried.append((standing.counted, config_id, standing))
       elif held := self._take(config_id, standing):
         return [held] if standing.examples else self._with_company(held)
+      else:
+        running += 1  # another sweeper has claimed it since this one looked
     for _, config_id, standing in sorted(tried, key=lambda item: item[0]):
       if held := self._take(config_id, standing):
         return [held]

@@ -60,9 +60,9 @@ def test_twenty_kills_of_workers_and_driver_leave_no_trace(tmp_path_factory: pyt
 @pytest.mark.parametrize("sweepers", [2, 4])
 def test_sweepers_started_together_do_every_run_once(untouched: Path, tmp_path: Path, sweepers: int):
   processes = [sweep_case.started(tmp_path, *sweep_case.FLAGS, cores=(k % 2,)) for k in range(sweepers)]
-  said = [sweep_case.ended(process) for process in processes]
-  assert [code for code, _ in said] == [0] * sweepers, said
-  assert all("all 24 runs recorded" in text for _, text in said)
+  ended = [sweep_case.ended(process) for process in processes]
+  assert [code for code, _ in ended] == [0] * sweepers, "\n".join(f"exit code {code}:\n{text}" for code, text in ended)
+  assert all("all 24 runs recorded" in text for _, text in ended)
   assert set(map(tuple, sweep_case.outcomes(tmp_path).values())) == {("done",)}
   assert sweep_case.results(tmp_path) == sweep_case.results(untouched)
 

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import fcntl
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,28 @@ def test_a_run_that_ends_between_look_and_claim_is_not_done_again(tmp_path: Path
   monkeypatch.setattr(claims.Observer, "lives", lives)
   worker.work(sweep, expand(sweep), wait=False, only=(run_id(sweep, 60),))
   assert trainer.calls == {} and set(outcomes(sweep, 60)) == {"done"}
+
+
+def test_the_last_run_lost_to_another_sweeper_is_waited_for(tmp_path: Path, trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+  """Another claims it after this sweeper has looked at it and before it claims it itself: that is no reason to leave."""
+  sweep, real, rivals = sweep_of(tmp_path), claims.claim, list[claims.Claim]()
+  point, source = runs_of(expand(sweep))[run_id(sweep, 90)]
+
+  def claim(directory: Path, *args: Any) -> claims.Claim | None:
+    if directory == directory_of(sweep, 90) and not rivals:
+      monkeypatch.setattr(claims, "claim", real)
+      rivals.append(another_owner(sweep, 90, dead=False))
+    return real(directory, *args)
+
+  def sleep(seconds: float) -> None:
+    if rivals:  # meanwhile the other trains it to its end
+      trainer(point.config, directory_of(sweep, 90), source, True, rivals[0].progress)
+      rivals.pop().end("done")
+
+  monkeypatch.setattr(claims, "claim", claim)
+  monkeypatch.setattr(time, "sleep", sleep)
+  run.main(sweep)
+  assert trainer.calls == {30: 1, 60: 1, 90: 1} and outcomes(sweep, 90) == ["done"]
 
 
 def test_sweeps_that_start_at_once_keep_each_others_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
