@@ -1,36 +1,37 @@
-"""The scaling axes: what it means to run a base configuration at a size along one of them. Called by `points.py`."""
+"""The scaling axes: how a base configuration changes when it is run at a size along one of them. Called by `points.py`."""
 
 import dataclasses
 import math
-from collections.abc import Callable
 
 from dlrm_jax.common.axis_names import AXES
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import ModelConfig, RunConfig
 from dlrm_jax.data.source import Source
 
-Size = float | str  # of the placement axis, the name of a placement
+Size = float | str  # a string on the placement axis only: the name of a placement
 _FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0)
-_LENGTHS = 5  # of the data axis where every length is trained anew, in octaves
+_OCTAVES = 5  # lengths on the data axis where every length is a run of its own
 
 
 def scaled(base: RunConfig, axis: str, size: Size, source: Source) -> RunConfig:
-  """`base` at `size` along `axis`; everything else stays.
+  """Returns `base` at `size` along `axis`; all other settings stay the same.
 
   Args:
     base: the configuration at the centre of the sweep.
-    axis: what is scaled, by `size`:
-      data: examples, a whole number;
-      rows: rows a table, whole; no table has more than ids, so that all sizes that the largest table does not reach are one;
-      dim: embedding dim, whole; the bottom MLP's last width moves with it;
-      overarch, mlp: a factor on the hidden widths of the overarch or of the bottom MLP;
-      overarch_depth, mlp_depth: hidden layers, whole: the first so many of the base's, then the base's last one again and again;
-      tables: categorical features, whole, the first so many;
-      all: one factor on rows (of the largest table), dim, and the hidden widths of overarch and bottom MLP, as far as there are any;
-      batch_size: examples a step, whole;
-      devices: of a mesh of one axis, whole; the batch is divided among them;
-      placement: of all tables, by name.
-    source: the data of `base`. Raises UserError where it has not what the axis scales, or the size is not possible.
+    axis: what `size` sets. All sizes are whole numbers except the factors and the names of placements.
+      data: the number of examples.
+      rows: the rows of each table. No table has more rows than ids, so all sizes above the ids of the largest table are one run.
+      dim: the embedding dim. The bottom MLP's last width follows it.
+      overarch, mlp: a factor on the hidden widths of the overarch or of the bottom MLP.
+      overarch_depth, mlp_depth: the number of hidden layers. The base's widths come first, then its last hidden width is repeated.
+      tables: the number of categorical features; the first ones are kept.
+      all: one factor on the rows of the largest table, the dim, and the hidden widths of overarch and bottom MLP where there are any.
+      batch_size: the examples of a step.
+      devices: the devices of a mesh of one axis, which share the batch.
+      placement: the placement of all tables, by name.
+    source: the data of `base`.
+
+  Raises UserError where the data lacks what the axis scales, or where the size is impossible.
   """
   model = base.model
   if axis == "data":
@@ -52,36 +53,39 @@ def scaled(base: RunConfig, axis: str, size: Size, source: Source) -> RunConfig:
       raise UserError("--axes=placement: on one device there is nothing to place; give --mesh of 2 or more")
     return _with(base, "mesh", placement=(str(size),))
   if axis in ("overarch", "overarch_depth"):
-    change = _depth(axis, size) if axis == "overarch_depth" else _width(axis, size)
-    return _with(base, "model", overarch=change(model.overarch))
+    return _with(base, "model", overarch=_resized(axis, size, model.overarch))
   if axis in ("mlp", "mlp_depth"):
     if source.shape.num_dense == 0:
       raise UserError(f"--axes={axis}: the data has no dense inputs, so there is no bottom MLP to scale")
-    change = _depth(axis, size) if axis == "mlp_depth" else _width(axis, size)
-    return _with_bottom(base, change, source)
+    widths = model.bottom_widths(source.shape.num_dense)
+    bottom = _resized(axis, size, widths)
+    return base if bottom == widths else _with(base, "model", bottom=bottom)  # unchanged: the base stays one run on every axis
   raise UserError(f"--axes={axis}: must be among {', '.join(AXES)}")
 
 
 def real_size(config: RunConfig, axis: str, size: float, source: Source) -> float:
-  """The size that a law is read against: on the rows axis the rows that the largest table has, else `size`."""
+  """The size that a law is fitted to: on the rows axis the rows of the largest table, else `size`."""
   return float(min(config.model.num_rows, most_rows(config.model, source))) if axis == "rows" else size
 
 
 def most_rows(model: ModelConfig, source: Source) -> int:
-  """Rows that the largest table has or could have: as many as ids; `num_rows` where the ids have no end."""
+  """The most rows that the largest table can use: its number of ids, or `num_rows` where the ids are unlimited."""
   return max(model.num_rows if c is None else c for c in source.shape.cardinalities)
 
 
 def default_sizes(base: RunConfig, axis: str, source: Source, retrain: bool = False) -> tuple[Size, ...]:
-  """Sizes to run where none are asked for: about five a model axis, in factors of 4 (rows, from the largest that all ids need) or 2.
+  """Sizes to run where the flags give none: about five on each model axis.
+
+  Rows fall by factors of 4 from the most that the largest table can use. The other model axes change by factors of 2.
 
   Args:
     base, axis, source: as in `scaled`.
-    retrain: whether each size of the data axis is trained anew: then octaves, else the whole length, whose curve holds the others.
+    retrain: whether each size of the data axis is a run of its own. Then the sizes are octaves. Else there is one, the whole length, whose
+      curve holds the others.
   """
   model, devices = base.model, base.mesh.num_devices
   if axis == "data":
-    return tuple(float(max(1, base.train.num_examples // 2**k)) for k in reversed(range(_LENGTHS if retrain else 1)))
+    return tuple(float(max(1, base.train.num_examples // 2**k)) for k in reversed(range(_OCTAVES if retrain else 1)))
   if axis == "rows":
     most = min(model.num_rows, most_rows(model, source))
     return tuple(sorted({max(2.0, float(most // 4**k)) for k in range(5)}))
@@ -91,7 +95,7 @@ def default_sizes(base: RunConfig, axis: str, source: Source, retrain: bool = Fa
     widths = model.overarch if axis == "overarch_depth" else model.bottom_widths(source.shape.num_dense)
     return tuple(sorted({1.0, 2.0, 3.0, 4.0} | ({len(widths) - 1.0} if len(widths) > 1 else set())))
   if axis == "tables":
-    count, least = len(source.shape.field_names), 1 if source.shape.num_dense else 2  # a vector alone has no pairs
+    count, least = len(source.shape.field_names), 1 if source.shape.num_dense else 2  # one vector alone forms no pairs
     return tuple(sorted({float(max(min(least, count), count // 2**k)) for k in range(4)}))
   if axis == "batch_size":
     return tuple(sorted({float(max(1, round(base.train.batch_size * f / devices)) * devices) for f in (0.25, 0.5, 1, 2, 4)}))
@@ -105,7 +109,7 @@ def default_sizes(base: RunConfig, axis: str, source: Source, retrain: bool = Fa
 
 
 def at_length(config: RunConfig, num_examples: int) -> RunConfig:
-  """`config` over another number of examples, with schedule and warm-ups in proportion, so that a horizon stays where the run ends."""
+  """Returns `config` with another number of examples. Schedule and warm-ups scale with it, so a horizon at the end stays at the end."""
   train = config.train
   share = num_examples / train.num_examples
   names = ("decay_examples", "warmup_examples", "table_warmup_examples")
@@ -122,14 +126,8 @@ def _with_dim(model: ModelConfig, dim: int) -> ModelConfig:
   return dataclasses.replace(model, embed_dim=dim, bottom=bottom)
 
 
-def _with_bottom(base: RunConfig, change: Callable[[tuple[int, ...]], tuple[int, ...]], source: Source) -> RunConfig:
-  """The bottom MLP changed; where nothing changes it stays as it is written, so that the base is one run on every axis."""
-  widths = base.model.bottom_widths(source.shape.num_dense)
-  return base if change(widths) == widths else _with(base, "model", bottom=change(widths))
-
-
 def _rows(model: ModelConfig, rows: int, source: Source) -> int:
-  """The cap that gives the largest table so many rows: the base's own where that does, too."""
+  """The cap that gives the largest table this many rows. The base's own cap is kept where it has the same effect."""
   unlimited = None in source.shape.cardinalities
   rows = rows if unlimited else min(rows, most_rows(model, source))
   return model.num_rows if not unlimited and rows == min(model.num_rows, most_rows(model, source)) else rows
@@ -146,10 +144,9 @@ def _all(model: ModelConfig, factor: float, source: Source) -> ModelConfig:
     return model
   rows = _rows(model, max(2, round(min(model.num_rows, most_rows(model, source)) * factor)), source)
   bottom = model.bottom_widths(source.shape.num_dense)
-  widen = _width("all", factor)
-  model = dataclasses.replace(model, num_rows=rows, overarch=widen(model.overarch) if len(model.overarch) > 1 else model.overarch)
+  model = dataclasses.replace(model, num_rows=rows, overarch=_widened(model.overarch, factor))
   if bottom:
-    model = dataclasses.replace(model, bottom=widen(bottom) if len(bottom) > 1 else bottom)
+    model = dataclasses.replace(model, bottom=_widened(bottom, factor))
   return _with_dim(model, max(1, round(model.embed_dim * factor)))
 
 
@@ -167,27 +164,17 @@ def _factor(axis: str, size: Size) -> float:
   return _number(axis, size, not isinstance(size, str) and size > 0, "above 0")
 
 
-def _width(axis: str, size: Size) -> Callable[[tuple[int, ...]], tuple[int, ...]]:
-  factor = _factor(axis, size)
-
-  def widen(widths: tuple[int, ...]) -> tuple[int, ...]:
-    _check_hidden(axis, widths)
-    return (*(max(1, round(w * factor)) for w in widths[:-1]), widths[-1])
-
-  return widen
-
-
-def _depth(axis: str, size: Size) -> Callable[[tuple[int, ...]], tuple[int, ...]]:
-  depth = _whole(axis, size)
-
-  def deepen(widths: tuple[int, ...]) -> tuple[int, ...]:
-    _check_hidden(axis, widths)
-    hidden = widths[:-1]
-    return (*hidden[:depth], *hidden[-1:] * (depth - len(hidden)), widths[-1])
-
-  return deepen
-
-
-def _check_hidden(axis: str, widths: tuple[int, ...]) -> None:
+def _resized(axis: str, size: Size, widths: tuple[int, ...]) -> tuple[int, ...]:
+  """The widths of an MLP at a size of its width axis or of its depth axis. The last width, its output, stays the same."""
+  deeper = axis.endswith("_depth")
+  number = _whole(axis, size) if deeper else _factor(axis, size)
   if len(widths) == 1:
     raise UserError(f"--axes={axis}: widths {widths} have no hidden layer to scale")
+  if not deeper:
+    return _widened(widths, number)
+  hidden, depth = widths[:-1], int(number)
+  return (*hidden[:depth], *hidden[-1:] * (depth - len(hidden)), widths[-1])
+
+
+def _widened(widths: tuple[int, ...], factor: float) -> tuple[int, ...]:
+  return (*(max(1, round(w * factor)) for w in widths[:-1]), widths[-1])
