@@ -1,9 +1,9 @@
-"""Who does a run: generations of claims under WORKDIR/runs/<config_id>/attempts/, for any number of sweepers on one file system.
+"""Which sweeper owns a run: claims under WORKDIR/runs/<config_id>/attempts/, for any number of sweepers on one file system.
 
-Generation n is the file NNNN.json, made whole by linking it, which one sweeper alone can win, on NFS too. The highest owns the run.
-Its owner rewrites it every few seconds and says at the end how it went (`outcome`); nobody else writes it. Taking a run over is
-linking the next number. No clock is compared with another machine's: whoever waits for a run watches, by its own clock, whether the
-file goes on changing. An owner that was only suspended finds the higher number before it writes anything, and lets go.
+Claim number n is the file NNNN.json (its generation). It is created by a hard link, which only one sweeper can make, on NFS too. The
+highest generation owns the run. Its owner rewrites the file every few seconds and writes the outcome at the end; nobody else writes it.
+A sweeper takes a run over by linking the next number. Clocks of different machines are never compared. Whoever waits for a run checks,
+by its own clock, whether the file still changes. An owner that was only suspended finds the higher number before it writes, and lets go.
 
 Called by `standing` (which runs may be claimed) and `worker` (which claims them).
 """
@@ -24,17 +24,17 @@ from typing import Any
 
 from dlrm_jax.common import record
 
-BEAT_S = 5.0  # an owner rewrites its claim so often, at least
-LOST_WORDS = "its process died without a word (killed from outside, or for want of memory?)"
+BEAT_S = 5.0  # longest time between two rewrites of a claim by its owner
+LOST_WORDS = "its process died without an error message (killed from outside, or out of memory?)"
 
 
 class Lost(Exception):
-  """Somebody else has taken the run over; nothing more is to be written for it."""
+  """Another sweeper has taken the run over; nothing more may be written for it."""
 
 
 @functools.cache
 def _machine() -> dict[str, str | None]:
-  """What must be equal for process numbers to mean the same: host, boot and, for containers, the space of process numbers."""
+  """What must be equal before process numbers can be compared: host, boot and, for containers, the namespace of process numbers."""
   boot = namespace = None
   with contextlib.suppress(OSError):
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -43,7 +43,7 @@ def _machine() -> dict[str, str | None]:
 
 
 def process_started(pid: int) -> int | None:
-  """When a process of this machine started, in clock ticks since the boot; None where there is none, or one that has ended."""
+  """When a process of this machine started, in clock ticks since the boot. None where no such process lives."""
   try:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
   except OSError:
@@ -52,14 +52,14 @@ def process_started(pid: int) -> int | None:
 
 
 def identity() -> dict[str, Any]:
-  """Which process this is, for its claims."""
+  """What identifies this process in its claims."""
   pid, job = os.getpid(), os.environ.get("SLURM_JOB_ID")
   restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
   return _machine() | {"pid": pid, "process_started": process_started(pid), "slurm_job": job, "slurm_restarts": restarts}
 
 
 def _gone(owner: dict[str, Any]) -> bool | None:
-  """Whether the process that made a claim has ended for sure (True), lives (False), or cannot be seen from here (None)."""
+  """Whether the process that made a claim has certainly ended (True), lives (False), or cannot be seen from here (None)."""
   here = identity()
   if here["boot_id"] and all(owner.get(name) == value for name, value in _machine().items()):
     return process_started(owner["pid"]) != owner["process_started"]
@@ -70,13 +70,14 @@ def _gone(owner: dict[str, Any]) -> bool | None:
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-  """One generation as it was read.
+  """One generation of claim as it was read.
 
   Attributes:
     generation: its number, from 1.
-    text: the file; compared, to see a sign of life.
-    facts: what it says: the owner's identity, `began` (examples it went on from), beats, examples, total, examples_per_s, loss,
-      outcome (None until it has ended: done, diverged, failed, broke, stopped, interrupted, or given_up). Empty where a file is damaged.
+    text: the file's content; an owner lives while it changes.
+    facts: the parsed content, empty where the file is damaged: the owner's identity, beats, total, examples, examples_per_s, loss, began,
+      outcome. `began` is the number of examples that the attempt started from. `outcome` is None until the attempt has ended, then one of
+      done, diverged, failed, broke, stopped, interrupted, given_up.
   """
 
   generation: int
@@ -100,7 +101,7 @@ def attempts(directory: Path) -> list[Attempt]:
       text = _file(directory, generation).read_bytes()
       facts = json.loads(text)
     except FileNotFoundError:
-      continue  # withdrawn meanwhile
+      continue  # withdrawn since the directory was listed
     except ValueError:
       facts = None
     out.append(Attempt(generation, text, facts if isinstance(facts, dict) else {}))
@@ -120,12 +121,13 @@ def _file(directory: Path, generation: int) -> Path:
 
 
 def counted(history: list[Attempt], saved: int) -> int:
-  """How many attempts count towards `--max_attempts`: those that failed, and those lost, or broken, without having moved the checkpoint on.
+  """How many attempts count towards `--max_attempts`.
 
-  A run of several processes breaks when one of them raises, which may be for the death of another, on another machine.
+  An attempt that failed counts. One that was lost or broke counts only if it added no checkpoint. A run of several processes breaks when
+  one of them raises; the cause may be the death of another process on another machine.
 
   Args:
-    history: all generations of a run that nobody does now.
+    history: all generations of a run that has no owner now.
     saved: examples of its newest checkpoint.
   """
   later = [max([saved, *(other.began for other in history[n:])]) for n in range(1, len(history) + 1)]
@@ -134,18 +136,18 @@ def counted(history: list[Attempt], saved: int) -> int:
 
 
 class Observer:
-  """Tells whether owners of runs live, by watching their files through one process's own clock.
+  """Finds out whether the owners of runs live, from the changes of their files by this process's own clock.
 
   Args:
-    stale_after_s: a file that stays the same for so long is that of a dead owner, seconds.
+    stale_after_s: an owner counts as dead when its file has not changed for this long, seconds.
   """
 
   def __init__(self, stale_after_s: float):
     self._stale_after_s = stale_after_s
-    self._seen: dict[Path, tuple[bytes, float, float, bool]] = {}  # text, unchanged for s, last look, whether it was seen to change
+    self._seen: dict[Path, tuple[bytes, float, float, bool]] = {}  # text, seconds without a change, last look, whether it ever changed
 
   def lives(self, directory: Path, attempt: Attempt) -> bool | None:
-    """Whether the owner of an attempt without outcome lives; None: not known yet, ask again."""
+    """Whether the owner of an attempt without outcome lives. None: not known yet; ask again."""
     gone = _gone(attempt.facts) if attempt.facts else None
     if gone:
       return False
@@ -153,7 +155,7 @@ class Observer:
     patience = max(self._stale_after_s, 3 * attempt.facts.get("beat_every_s", 0))
     text, age, last, moved = self._seen.get(path, (attempt.text, 0.0, now, False))
     if text == attempt.text:
-      age += min(now - last, patience / 2)  # a pause of this process, or of the file system, is nobody's death
+      age += min(now - last, patience / 2)  # a pause of this process, or of the file system, must not count as a death
     else:
       age, moved = 0.0, True
     self._seen[path] = (attempt.text, age, now, moved)
@@ -163,12 +165,12 @@ class Observer:
 
 
 class Claim:
-  """A run that this process owns, alive as long as the block `with claim:` lasts. Made by `claim`.
+  """A run that this process owns. Inside the block `with claim:` its file is rewritten regularly. Made by `claim`.
 
   Args:
-    directory: of the run.
-    generation: what was linked.
-    facts: what its file says.
+    directory: the run's directory.
+    generation: the number that was linked.
+    facts: the content of its file.
   """
 
   def __init__(self, directory: Path, generation: int, facts: dict[str, Any]):
@@ -180,7 +182,7 @@ class Claim:
 
   @property
   def began(self) -> int:
-    """Examples of the checkpoint that was there when the run was claimed."""
+    """Examples of the newest checkpoint when the run was claimed."""
     return int(self._facts["began"])
 
   def __enter__(self) -> "Claim":
@@ -193,7 +195,7 @@ class Claim:
 
   def _beat(self) -> None:
     while not self._ending.wait(self._facts["beat_every_s"]):
-      with contextlib.suppress(OSError):  # a full or broken disk is met, and told, by whoever trains
+      with contextlib.suppress(OSError):  # the training meets a full or broken disk, too, and reports it
         if self.overtaken():
           return
         with self._lock:
@@ -202,14 +204,14 @@ class Claim:
         _replace(self._path, text)
 
   def overtaken(self) -> bool:
-    """Whether somebody else owns the run by now."""
+    """Whether another sweeper owns the run by now."""
     self._taken = self._taken or max(_generations(self.directory), default=0) > self.generation
     return self._taken
 
   def progress(self, examples: int, loss: float) -> None:
-    """Notes how far the run has come, for the next beat; called right before anything is written, too.
+    """Notes how far the run is, for the next rewrite of the file. Called before each write of the run, too.
 
-    Raises Lost where somebody else owns the run by now: nothing more may be written for it.
+    Raises Lost where another sweeper owns the run by now: nothing more may be written for it.
     """
     if self.overtaken():
       raise Lost(f"{self.directory}: attempt {self.generation} was overtaken by another, which goes on")
@@ -220,7 +222,7 @@ class Claim:
       self._facts |= {"examples": examples, "loss": loss, "examples_per_s": speed}
 
   def end(self, outcome: str) -> None:
-    """Says how the attempt ended, unless somebody else has the run; tidies up what killed attempts left. After the `with` block."""
+    """Writes how the attempt ended, unless another owns the run. Removes temporary files of killed attempts. Call it after the block."""
     if self.overtaken():
       return
     record.write_json(self._path, self._facts | {"outcome": outcome})
@@ -229,7 +231,7 @@ class Claim:
         path.unlink(missing_ok=True)
 
   def withdraw(self) -> None:
-    """Ends an attempt for a reason that is not its own, such as a full disk, on which the outcome may not even be written."""
+    """Ends an attempt for a reason that is not the run's fault. Where even the outcome cannot be written (full disk), removes the file."""
     with contextlib.suppress(OSError):
       try:
         self.end("interrupted")
@@ -239,14 +241,14 @@ class Claim:
 
 
 def claim(directory: Path, generation: int, began: int, total: int, stale_after_s: float) -> Claim | None:
-  """Makes `generation` of a run, or returns None where another was first. Raises OSError where nothing can be written.
+  """Creates `generation` of a run's claims, or returns None where another sweeper was first. Raises OSError where it cannot be written.
 
   Args:
-    directory: of the run.
-    generation: one more than the highest that is there.
-    began: examples of the checkpoint that it goes on from.
-    total: examples of the run.
-    stale_after_s: as this sweeper's flags say; beats come at least six times as often.
+    directory: the run's directory.
+    generation: one more than the highest that exists.
+    began: examples of the checkpoint that the attempt starts from.
+    total: examples of the whole run.
+    stale_after_s: this sweeper's flag; the file is rewritten at least six times as often.
   """
   progress = {"began": began, "beats": 0, "examples": began, "total": total, "examples_per_s": None, "loss": None}
   facts = identity() | {"beat_every_s": min(BEAT_S, stale_after_s / 6)} | progress | {"outcome": None}
@@ -261,8 +263,8 @@ def claim(directory: Path, generation: int, began: int, total: int, stale_after_
       os.fchmod(file.fileno(), 0o644)
       try:
         os.link(temporary, path)
-      except (FileExistsError, FileNotFoundError):  # not found: tidied up by whoever has just done the run
-        if os.fstat(file.fileno()).st_nlink != 2:  # 2: it was linked, and the answer got lost on its way (NFS; open(2))
+      except (FileExistsError, FileNotFoundError):  # not found: removed by the sweeper that has just done the run
+        if os.fstat(file.fileno()).st_nlink != 2:  # 2: the link was made and only the answer was lost (NFS; open(2))
           return None
   finally:
     Path(temporary).unlink(missing_ok=True)
@@ -270,7 +272,7 @@ def claim(directory: Path, generation: int, began: int, total: int, stale_after_
 
 
 def _replace(path: Path, text: str) -> None:
-  """Replaces a file at once, without waiting for the disk: after a crash of the machine nobody asks who was alive."""
+  """Replaces a file atomically without waiting for the disk. After a crash of the machine nobody needs a sign of life."""
   handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
   try:
     with os.fdopen(handle, "w") as file:

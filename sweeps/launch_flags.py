@@ -1,4 +1,4 @@
-"""The flags that say where the runs of a sweep execute. None changes what is computed. Read by `run`, `worker` and the launchers."""
+"""The flags that choose where the runs of a sweep execute. None changes what is computed. Read by `run`, `worker` and the launchers."""
 
 import dataclasses
 
@@ -10,17 +10,17 @@ LAUNCHERS = ("inline", "local", "slurm")
 
 @dataclasses.dataclass(frozen=True)
 class LaunchConfig:
-  """How runs are handed out, whatever the launcher."""
+  """How runs are distributed; these flags apply to every launcher."""
 
   launcher: str = flags.option(
     "inline",
-    "where runs execute: one after the other in this process; in worker processes of this machine; in jobs of a Slurm cluster",
+    "where runs execute: one after another in this process; in worker processes of this machine; in jobs of a Slurm cluster",
     LAUNCHERS,
   )
-  workers: int = flags.option(0, "local: processes, among which devices or cores are divided; slurm: most jobs; 0: as many as fit")
-  max_attempts: int = flags.option(3, "times a run may fail, or be lost without progress, before it is left alone")
-  stale_after_s: float = flags.option(60.0, "a sweeper on another machine that gives no sign of life for so long counts as dead, seconds")
-  together: int = flags.option(1, "most runs that differ in seed or learning rates only to train at once in one program")
+  workers: int = flags.option(0, "local: worker processes, which share the devices or cores; slurm: most jobs at a time; 0: as many as fit")
+  max_attempts: int = flags.option(3, "most attempts at a run that fail, or are lost without progress; then it is given up")
+  stale_after_s: float = flags.option(60.0, "a sweeper on another machine counts as dead after this long without a sign of life, seconds")
+  together: int = flags.option(1, "most runs to train at once in one program; they may differ in seed and learning rates only")
 
   def __post_init__(self) -> None:
     flags.check_choices(self)
@@ -35,14 +35,14 @@ class SlurmConfig:
   """What the jobs of `--launcher=slurm` ask for."""
 
   PREFIX = "slurm_"
-  partition: str | None = flags.option(None, "partition; none: the cluster's default")
-  account: str | None = flags.option(None, "account that is charged; none: the default")
-  time_min: int = flags.option(240, "time limit of a job, minutes; a run that has not ended by then is saved and goes on in the next job")
-  devices_per_node: int = flags.option(1, "accelerators of a node; a run on a larger --mesh takes several nodes, one process each")
-  gpus: bool = flags.option(False, "ask for the devices as GPUs; else a device is a CPU process")
+  partition: str | None = flags.option(None, "partition of the jobs; none: the cluster's default")
+  account: str | None = flags.option(None, "account to charge; none: the default")
+  time_min: int = flags.option(240, "time limit of a job, minutes; a run that has not ended by then is saved and continues in the next job")
+  devices_per_node: int = flags.option(1, "devices of a node; a run on a larger --mesh takes several nodes")
+  gpus: bool = flags.option(False, "request GPUs as devices, with one process for each node; else each device is a CPU process")
   cpus_per_task: int = flags.option(2, "cores of a process")
-  mem_gib: float = flags.option(0.0, "memory of a node, GiB; 0: by the size of the run")
-  wait: bool = flags.option(False, "stay until every job has ended, showing progress; else submit and return")
+  mem_gib: float = flags.option(0.0, "memory of a node, GiB; 0: estimated from the run")
+  wait: bool = flags.option(False, "wait until every job has ended and show progress; else submit and return")
 
   def __post_init__(self) -> None:
     for name in ("time_min", "devices_per_node", "cpus_per_task"):
@@ -50,7 +50,7 @@ class SlurmConfig:
     flags.check(self.mem_gib >= 0, self, "mem_gib", "at least 0")
 
   def nodes(self, num_devices: int) -> int:
-    """Nodes that a run takes. Raises UserError where its devices do not fill them evenly."""
+    """The nodes of a run. Raises UserError where its devices do not divide evenly over them."""
     nodes = -(-num_devices // self.devices_per_node)
     if num_devices % nodes:
       raise flags.UserError(
@@ -59,11 +59,11 @@ class SlurmConfig:
     return nodes
 
   def processes(self, num_devices: int) -> int:
-    """Processes that a run takes: one a node with GPUs, else one a device. Raises UserError as `nodes` does."""
+    """The processes of a run: with GPUs one for each node, else one for each device. Raises UserError as `nodes` does."""
     nodes = self.nodes(num_devices)
     return nodes if self.gpus else num_devices
 
   def over_processes(self, run: RunConfig) -> RunConfig:
-    """A run as the jobs train it: with as many processes as its devices take, which find each other through Slurm."""
+    """The run with the processes that its devices need. They find each other through Slurm."""
     processes = self.processes(run.mesh.num_devices)
     return dataclasses.replace(run, coordinator="auto" if processes > 1 else None, num_processes=processes, process_id=0)

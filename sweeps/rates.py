@@ -23,11 +23,11 @@ def transferred(base: RunConfig, config: RunConfig) -> RunConfig:
   Adam, two seeds, p = 0, 1/2, 1: batch 64 .0734 .0702 .0865; 1024 .0926 .0766 .0743. SGD, one seed, the same p: 64 .1045 .1042 .1073;
   1024 .1277 .1206 .1163. For SGD p = 1 is best towards larger batches, and worse than constant rates towards smaller ones.
 
-  Rates do not change with width, dim, depth or tables, where the measured optima follow no power. With Adagrad and two seeds, the best dense
-  rate was searched in factors of 2 of the base's. It was 2, 2, 1, 1, 4 times the base's at 1/8, 1/2, 1, 2, 4 times the overarch's width. It
-  was 4 (the largest tried), 1, 2 times the base's at 1/8, 1, 4 times the bottom MLP's width. The rule 1/width (Yang et al. 2022,
-  arXiv 2203.03466, for Adam) gives 1/4 at 4 times the overarch. There it reached .1066, and the base's rate .0918. The best table rate was
-  1/2, 1, 1 times the base's at dim 2, 8, 32.
+  Rates do not change with width, dim, depth or tables, where the measured optima follow no power. Adagrad, two seeds, factors of 2 on the
+  base's rate: the best dense rate was 2, 2, 1, 1, 4 times the base's at 1/8, 1/2, 1, 2, 4 times the overarch's width. It was 4 (the largest
+  tried), 1, 2 times the base's at 1/8, 1, 4 times the bottom MLP's width. The rule 1/width (Yang et al. 2022, arXiv 2203.03466, for Adam)
+  gives 1/4 at 4 times the overarch. There its excess was .1066, and that of the base's rate .0918. The best table rate was 1/2, 1, 1 times
+  the base's at dim 2, 8, 32.
   """
   train = config.train
   ratio = train.batch_size / base.train.batch_size

@@ -37,7 +37,7 @@ def stand(directory: Path, observer: claims.Observer) -> Standing:
   history = claims.attempts(directory)
   try:
     out = store.read_run(directory)
-  except store.Damaged:
+  except store.DamagedRun:
     out = None  # done again; whoever claims it moves it aside and says so
   generation = history[-1].generation if history else 0
   if out and out["status"] in store.RESULTS:

@@ -1,6 +1,6 @@
-"""Where the runs of a sweep lie, and what they leave: WORKDIR/sweep.json and WORKDIR/runs/<config_id>/.
+"""The files of a sweep: WORKDIR/sweep.json and the records under WORKDIR/runs/<config_id>/.
 
-Called by everything that starts, does, watches or reads a sweep. Who does a run now is told by `claims`.
+Called by every program that starts, trains, watches or reads a sweep. `claims` has the owner of each run.
 """
 
 import contextlib
@@ -21,8 +21,8 @@ from dlrm_jax.machine import hardware
 from dlrm_jax.training import checkpoint, trajectory
 from sweeps.points import Point
 
-RESULTS = ("done", "diverged")  # statuses of runs that are never done again
-_STATUSES = (*RESULTS, "failed")
+RESULTS = ("done", "diverged")  # statuses of runs that are never trained again
+ENDED = (*RESULTS, "failed")  # statuses of records
 
 
 def run_directory(workdir: str | Path, config_id: str) -> Path:
@@ -31,12 +31,12 @@ def run_directory(workdir: str | Path, config_id: str) -> Path:
 
 
 def compile_cache(workdir: str | Path) -> Path:
-  """Where the compiled programs of a sweep are kept."""
+  """Directory of the compiled programs of a sweep."""
   return Path(workdir) / "compile_cache"
 
 
-class Damaged(UserError):
-  """A file of a run that cannot be what was written; `path` names it."""
+class DamagedRun(UserError):
+  """A file of a run, `path`, has other content than the trainer writes."""
 
   def __init__(self, path: Path, why: str):
     super().__init__(f"{path}: {why}")
@@ -44,16 +44,16 @@ class Damaged(UserError):
 
 
 def read_run(directory: Path) -> dict[str, Any] | None:
-  """The record of a run, checked with its curve; None if it has none yet. Raises Damaged where either cannot be what was written."""
+  """The record of a run, checked against its curve; None if it has none yet. Raises DamagedRun where one of the two is damaged."""
   path = directory / "record.json"
   try:
     out = json.loads(path.read_bytes())
   except FileNotFoundError:
     return None
   except ValueError as error:
-    raise Damaged(path, f"not valid JSON ({error})") from None
-  if not isinstance(out, dict) or out.get("status") not in _STATUSES or out.get("config_id") != directory.name:
-    raise Damaged(path, "not the record of this run")
+    raise DamagedRun(path, f"not valid JSON ({error})") from None
+  if not isinstance(out, dict) or out.get("status") not in ENDED or out.get("config_id") != directory.name:
+    raise DamagedRun(path, "not the record of this run")
   if out["status"] in RESULTS:
     _check_curve(directory / "curve.jsonl", out)
   return out
@@ -63,36 +63,39 @@ def _check_curve(path: Path, out: dict[str, Any]) -> None:
   try:
     examples = [int(row["examples"]) for row in record.read_curve(path)]
   except FileNotFoundError:
-    raise Damaged(path, "not there, though the run has a record") from None
+    raise DamagedRun(path, "not there, though the run has a record") from None
   except (ValueError, TypeError, KeyError) as error:
-    raise Damaged(path, f"not one evaluation a line ({error})") from None
+    raise DamagedRun(path, f"not one evaluation a line ({error})") from None
   whole = not examples or examples[-1] <= out["examples"] if out["status"] == "diverged" else examples[-1:] == [out["examples"]]
   if examples != sorted(set(examples)) or not whole:
-    raise Damaged(path, f"its evaluations do not end at the {out['examples']} examples of the record")
+    raise DamagedRun(path, f"its evaluations do not end at the {out['examples']} examples of the record")
 
 
 def result(directory: Path) -> dict[str, Any] | None:
-  """The sound record of a run that has come to its end; None where there is none."""
+  """The record of a run that has ended with a result; None where it is absent or damaged."""
   try:
     out = read_run(directory)
-  except Damaged:
+  except DamagedRun:
     return None
   return out if out and out["status"] in RESULTS else None
 
 
 def saved_examples(directory: Path) -> int:
   """Examples seen by the newest checkpoint of a run; 0 without any."""
-  found = [path.parent.name for path in directory.glob(f"checkpoint/*/{checkpoint.MANIFEST}")]
+  try:
+    found = [path.parent.name for path in directory.glob(f"checkpoint/*/{checkpoint.MANIFEST}")]
+  except FileNotFoundError:  # the run has ended and its owner removes the checkpoints at this moment
+    found = []
   return max((int(name) for name in found if name.isdecimal()), default=0)
 
 
 def records(workdir: str | Path) -> dict[str, dict[str, Any]]:
-  """Every sound record under a sweep's directory, by config_id; status done, diverged or failed. Says which are damaged."""
+  """Every undamaged record below a sweep's directory, by config_id, whatever its status. Reports damaged ones on standard error."""
   found: dict[str, dict[str, Any]] = {}
   for path in sorted(Path(workdir).glob("runs/*/record.json")):
     try:
       out = read_run(path.parent)
-    except Damaged as error:
+    except DamagedRun as error:
       say(f"{error}: left out")
     else:
       found |= {path.parent.name: out} if out else {}
@@ -100,18 +103,18 @@ def records(workdir: str | Path) -> dict[str, dict[str, Any]]:
 
 
 def move_aside(directory: Path) -> None:
-  """Makes way for a run to be done again where its files are damaged; says which. Only for whoever owns the run."""
+  """Where the files of a run are damaged, renames them so that it can be trained again. Only the run's owner may call this."""
   try:
     read_run(directory)
-  except Damaged as error:
-    say(f"{error}: kept as {error.path.name}.damaged, the run is done again")
+  except DamagedRun as error:
+    say(f"{error}: kept as {error.path.name}.damaged; the run is trained again")
     with contextlib.suppress(FileNotFoundError):
       os.replace(error.path, error.path.with_name(error.path.name + ".damaged"))
-    (directory / "record.json").unlink(missing_ok=True)  # of a damaged curve: without it the run has no result
+    (directory / "record.json").unlink(missing_ok=True)  # where the curve is damaged: without a record the run has no result
 
 
 def failed_record(point: Point, source: Source, attempts: int, error: Exception) -> dict[str, Any]:
-  """The record of a run that failed, with the traceback of what was raised."""
+  """The record of a run that failed, with the traceback of `error`."""
   text = "".join(traceback.format_exception(error))
   return hardware.header() | {
     "status": "failed",
@@ -130,11 +133,11 @@ def median_speed(outs: Iterable[dict[str, Any]]) -> float | None:
 
 
 def write_sweep(workdir: str | Path, points: list[Point], header: dict[str, Any]) -> None:
-  """Adds the points to WORKDIR/sweep.json, keeping those of earlier sweeps in the same directory, one sweeper at a time."""
+  """Adds the points to WORKDIR/sweep.json and keeps those of earlier sweeps. A lock admits one sweeper at a time."""
   path = Path(workdir) / "sweep.json"
   path.parent.mkdir(parents=True, exist_ok=True)
   with open(path.parent / ".sweep.lock", "w") as lock:
-    fcntl.flock(lock, fcntl.LOCK_EX)  # let go when the file is closed, or its process dies
+    fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed or the process dies
     described = record.read_json(path)["points"] if path.exists() else []
     bases = {d["workload"]: d["base"] for d in described}
     if bases and not set(bases) & {point.workload for point in points}:
@@ -150,10 +153,10 @@ def write_sweep(workdir: str | Path, points: list[Point], header: dict[str, Any]
 
 
 def _place(described: dict[str, Any]) -> tuple[Any, ...]:
-  """What makes a point one point, whatever else later versions say of it."""
+  """What identifies a point, whatever other fields later versions give it."""
   return described["config_id"], described["axis"], described["size"]
 
 
 def say(text: str) -> None:
-  """Progress, on standard error."""
+  """Prints a line of progress on standard error."""
   print(text, file=sys.stderr, flush=True)

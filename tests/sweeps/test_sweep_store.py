@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from worker_case import Trainer, another_owner, directory_of, install, raises, sweep_of
@@ -46,11 +48,27 @@ def test_a_damaged_result_is_kept_aside_and_its_run_alone_done_again(
   trainer.acts[60] = lambda call, directory: there.append((directory / "record.json").exists())
   run.main(sweep)
   said = capsys.readouterr().err
-  assert f"{path}: " in said and f"kept as {name}.damaged, the run is done again" in said
+  assert f"{path}: " in said and f"kept as {name}.damaged; the run is trained again" in said
   assert trainer.calls == {30: 1, 60: 2, 90: 1} and store.records(tmp_path) == sound
   assert there == [False]  # while it was done again it had no result
   if content is not None:
     assert (path.parent / f"{name}.damaged").read_bytes() == content
+
+
+def test_checkpoints_that_are_removed_while_they_are_listed_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+  """Another sweeper ends the run at that moment."""
+  directory, real = tmp_path / "checkpoint", os.scandir
+  (directory / "000000001024").mkdir(parents=True)
+  (directory / "000000001024/checkpoint.json").write_text("{}")
+  assert store.saved_examples(tmp_path) == 1024
+
+  def scandir(path: Path) -> Any:
+    monkeypatch.setattr(os, "scandir", real)
+    shutil.rmtree(directory)
+    return real(path)
+
+  monkeypatch.setattr(os, "scandir", scandir)
+  assert store.saved_examples(tmp_path) == 0 and not directory.exists()
 
 
 def test_status_shows_every_state(tmp_path: Path, trainer: Trainer, capsys: pytest.CaptureFixture[str]):

@@ -124,7 +124,7 @@ def test_a_run_whose_process_dies_every_time_gets_a_record_that_says_so(tmp_path
   with pytest.raises(UserError, match="1 of 3 runs failed"):
     run.main(sweep)
   out = store.read_run(directory_of(sweep, 60)) or {}
-  assert (out["status"], out["attempts"]) == ("failed", 3) and "died without a word" in out["error"]["message"]
+  assert (out["status"], out["attempts"]) == ("failed", 3) and "died without an error message" in out["error"]["message"]
   assert trainer.calls == {30: 1, 90: 1} and outcomes(sweep, 60) == [None, None, None, "given_up"]
   run.main(sweep_of(tmp_path, max_attempts=4))
   assert trainer.calls == {30: 1, 60: 1, 90: 1}
