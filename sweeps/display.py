@@ -1,4 +1,4 @@
-"""Progress of a whole sweep on standard error, read from what its runs leave on disk: the same whichever launcher does them."""
+"""Shows the progress of a whole sweep on standard error. It reads the files of the runs, so it works alike for every launcher."""
 
 import sys
 import time
@@ -18,12 +18,12 @@ _BAR_EVERY_S = 1.0
 
 
 class Display:
-  """Says which runs have ended, and how far the sweep is: a bar on a terminal, a line now and then without one.
+  """Prints which runs have ended and how far the sweep is: a bar on a terminal, else a line every ten seconds.
 
   Args:
     sweep: the sweep.
     points: its points.
-    follow: tell how each run ended when that is seen; else whoever does the runs in this process tells it, through `say`.
+    follow: print how a run ended when its files show it. Else the code that trains the runs in this process calls `say`.
   """
 
   def __init__(self, sweep: SweepConfig, points: list[tuple[Point, Source]], follow: bool):
@@ -49,7 +49,7 @@ class Display:
     self._bar.stop()
 
   def tick(self) -> None:
-    """Looks at the runs, if it is time to."""
+    """Reads the runs anew if it is time to."""
     if time.monotonic() >= self._next:
       self._look()
       if self._lines:
@@ -57,7 +57,7 @@ class Display:
       self._next = time.monotonic() + self._every_s
 
   def finish(self) -> Totals:
-    """Looks once more, at the end."""
+    """Reads the runs a last time and returns the totals."""
     self._look()
     return self.totals
 

@@ -1,10 +1,12 @@
 """The flags that choose where the runs of a sweep execute. None changes what is computed. Read by `run`, `worker` and the launchers."""
 
 import dataclasses
+from typing import Any, TypeVar
 
 from dlrm_jax.common import flags
 from dlrm_jax.config import RunConfig
 
+T = TypeVar("T")
 LAUNCHERS = ("inline", "local", "slurm")
 
 
@@ -67,3 +69,8 @@ class SlurmConfig:
     """The run with the processes that its devices need. They find each other through Slurm."""
     processes = self.processes(run.mesh.num_devices)
     return dataclasses.replace(run, coordinator="auto" if processes > 1 else None, num_processes=processes, process_id=0)
+
+
+def extended(sweep: Any, cls: type[T], **more: Any) -> T:
+  """Copies a SweepConfig into a `cls`, which adds fields to it. `more` sets those fields, or replaces others."""
+  return cls(**{field.name: getattr(sweep, field.name) for field in dataclasses.fields(sweep)} | more)

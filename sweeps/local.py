@@ -1,7 +1,7 @@
-"""Runs of a sweep in worker processes of this machine, among which its devices or cores are divided.
+"""Trains the runs of a sweep in worker processes of this machine, which share its devices or cores.
 
-Called by `run` for --launcher=local. The workers are `sweeps.worker`s, and find each other's claims as any sweepers do; this process
-only starts them, starts them again when they die, and ends them when it ends. It uses no device itself.
+Called by `run` for --launcher=local. Each worker is a `sweeps.worker`; workers see each other's claims as all sweepers do. This process
+only starts them, restarts them when they die, and ends them when it ends. It uses no device itself.
 """
 
 import contextlib
@@ -20,55 +20,57 @@ import jax
 from dlrm_jax.common import flags, stopping
 from sweeps import claims, store
 from sweeps.estimate import Run
+from sweeps.launch_flags import extended
 from sweeps.points import SweepConfig
 from sweeps.worker import WorkerConfig
 
 _POLL_S = 0.2
-_STARTS = {False: 3, True: 10}  # deaths in a row, of themselves or by signals, without a run begun: then something is wrong for good
-_SAVE_S = 60.0  # workers that were asked to stop have so long
-# What restricts a process to some devices, by jax's name of the platform.
+# When this many workers in a row have ended before they claimed a run, the sweep ends. The second limit is for workers ended by a signal.
+_MAX_FAILED_STARTS, _MAX_KILLED_STARTS = 3, 10
+_SAVE_S = 60.0  # time that workers have to save after they were asked to stop
+# The environment variable that restricts a process to some devices, by jax's name of the platform.
 _VISIBLE = {"cuda": "CUDA_VISIBLE_DEVICES", "gpu": "CUDA_VISIBLE_DEVICES", "rocm": "ROCR_VISIBLE_DEVICES", "tpu": "TPU_VISIBLE_CHIPS"}
-_BOUNDS = {1: "1,1,1", 2: "1,2,1", 4: "2,2,1", 8: "2,4,1"}  # chips of a process, as libtpu wants them said
+_BOUNDS = {1: "1,1,1", 2: "1,2,1", 4: "2,2,1", 8: "2,4,1"}  # the arrangement of a process's chips, in the form that libtpu expects
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
-  """What one worker gets: cores to be pinned to (none: all), and environment variables that name its devices."""
+class WorkerPlace:
+  """Where one worker runs: the cores it is pinned to (none: all), and environment variables that name its devices."""
 
   cores: tuple[int, ...] = ()
   environment: tuple[tuple[str, str], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
-class Group:
-  """Runs that take equally many devices, and the workers that share them."""
+class WorkerGroup:
+  """Runs that need the same number of devices, and the places of the workers that train them."""
 
   config_ids: tuple[str, ...]
-  shares: list[Share]
+  places: list[WorkerPlace]
 
 
-def groups(sweep: SweepConfig, todo: list[Run]) -> list[Group]:
-  """How the runs are to be divided. Raises UserError where the workers that are asked for do not fit."""
+def groups(sweep: SweepConfig, todo: list[Run]) -> list[WorkerGroup]:
+  """Groups the runs by the devices that they need. Raises UserError where --workers do not fit."""
   platform, devices = _devices()
   by_devices: dict[int, list[str]] = {}
   for point, _ in todo:
     by_devices.setdefault(1 if platform == "cpu" else point.config.mesh.num_devices, []).append(point.config_id)
   workers = sweep.launch.workers
-  return [Group(tuple(ids), divide(platform, devices, needed, workers, len(ids))) for needed, ids in sorted(by_devices.items())]
+  return [WorkerGroup(tuple(ids), divide(platform, devices, needed, workers, len(ids))) for needed, ids in sorted(by_devices.items())]
 
 
-def launch(sweep: SweepConfig, groups: list[Group], tick: Callable[[], None]) -> None:
-  """Has the runs done, one group after the other; returns when each has ended.
+def launch(sweep: SweepConfig, groups: list[WorkerGroup], tick: Callable[[], None]) -> None:
+  """Has the runs trained, one group after another. Returns when every run has ended.
 
-  Raises UserError with a worker's own words where it met bad input or a directory that it cannot write, Stopped after SIGTERM or SIGUSR2,
-  when all workers have saved.
+  Raises UserError with a worker's own message where it met bad input or a directory that it cannot write. Raises Stopped after SIGTERM or
+  SIGUSR2, once all workers have saved.
   """
   for group in groups:
     _Workers(sweep, group, tick).run()
 
 
 def _devices() -> tuple[str, list[str]]:
-  """The platform that workers will use, and the names of its devices; asked of another process, since asking takes the devices."""
+  """The platform that workers will use, and the names of its devices. Another process asks jax, which takes the devices it lists."""
   if jax.config.jax_platforms == "cpu":  # type: ignore[attr-defined]
     return "cpu", []
   code = "import jax; print(jax.devices()[0].platform, jax.local_device_count(), 'rocm' in jax.devices()[0].client.platform_version)"
@@ -81,18 +83,18 @@ def _devices() -> tuple[str, list[str]]:
   return platform, named.split(",") if named else [str(index) for index in range(int(count))]
 
 
-def divide(platform: str, devices: list[str], needed: int, workers: int, runs: int) -> list[Share]:
-  """The share of each worker.
+def divide(platform: str, devices: list[str], needed: int, workers: int, runs: int) -> list[WorkerPlace]:
+  """Divides the cores of this machine, or its devices, among workers.
 
   Args:
-    platform: cpu, whose cores are divided, neighbours together; else devices are. Every worker has equally many cores, however many runs
-      are left, since results depend on their number in the last bits.
-    devices: their names.
+    platform: on "cpu" cores are divided, neighbours together; else devices are. The cores of a worker do not depend on the runs left,
+      since their number changes the last bits of results.
+    devices: the names of the devices.
     needed: devices of a run.
-    workers: how many are asked for; 0: as many as fit, on a CPU one for each core.
-    runs: how many there are to do; more workers than that have nothing to do.
+    workers: the number of workers asked for; 0: as many as fit, on a CPU one for each core.
+    runs: the number of runs to train; there are no more workers than that.
 
-  Raises UserError where so many do not fit.
+  Raises UserError where the workers do not fit.
   """
   if platform == "cpu":
     cores = sorted(os.sched_getaffinity(0))
@@ -104,48 +106,47 @@ def divide(platform: str, devices: list[str], needed: int, workers: int, runs: i
   count = min(workers or most, runs)
   if platform == "cpu":
     each = len(cores) // (workers or most)
-    return [Share(cores=tuple(cores[k * each : (k + 1) * each])) for k in range(count)]
+    return [WorkerPlace(cores=tuple(cores[k * each : (k + 1) * each])) for k in range(count)]
   groups = [devices[k * needed : (k + 1) * needed] for k in range(count)]
   bounds = (("TPU_PROCESS_BOUNDS", "1,1,1"), ("TPU_CHIPS_PER_PROCESS_BOUNDS", _BOUNDS.get(needed, ""))) if platform == "tpu" else ()
-  return [Share(environment=((_VISIBLE[platform], ",".join(group)), *bounds)) for group in groups]
+  return [WorkerPlace(environment=((_VISIBLE[platform], ",".join(group)), *bounds)) for group in groups]
 
 
-def command(sweep: SweepConfig, group: Group) -> list[str]:
-  """The words that start a worker."""
-  fields = {f.name: getattr(sweep, f.name) for f in dataclasses.fields(SweepConfig)}
-  config = WorkerConfig(**fields, only=group.config_ids, wait=True, parent=os.getpid())
+def command(sweep: SweepConfig, group: WorkerGroup) -> list[str]:
+  """The command line that starts a worker."""
+  config = extended(sweep, WorkerConfig, only=group.config_ids, wait=True, parent=os.getpid())
   return [sys.executable, "-m", "sweeps.worker", *flags.words(config)]
 
 
 class _Workers:
-  """The workers of one share each, from their start until all runs have ended.
+  """The worker processes of a group, from their start until all runs have ended.
 
   Args:
     sweep: the sweep.
-    group: the runs to do, and the share of each worker.
-    tick: called now and then.
+    group: the runs to train, and the place of each worker.
+    tick: called regularly, to show progress.
   """
 
-  def __init__(self, sweep: SweepConfig, group: Group, tick: Callable[[], None]):
-    self._workdir, self._config_ids, self._shares, self._tick = Path(sweep.run.workdir), group.config_ids, group.shares, tick
+  def __init__(self, sweep: SweepConfig, group: WorkerGroup, tick: Callable[[], None]):
+    self._workdir, self._config_ids, self._places, self._tick = Path(sweep.run.workdir), group.config_ids, group.places, tick
     self._words = command(sweep, group)
     self._processes: dict[int, subprocess.Popen[bytes]] = {}
     self._deaths, self._claimed, self._signum = 0, 0, 0
 
   def run(self) -> None:
-    """Starts them and waits until all have left."""
+    """Starts the workers and waits until all have left."""
     with self._signals():
       try:
-        for place in range(len(self._shares)):
-          self._start(place)
+        for number in range(len(self._places)):
+          self._start(number)
         while self._processes and not self._signum:
           self._tick()
           time.sleep(_POLL_S)
-          for place, process in list(self._processes.items()):
+          for number, process in list(self._processes.items()):
             if process.poll() is not None:
-              self._left(place, process)
+              self._left(number, process)
       except KeyboardInterrupt:
-        store.say("the workers save what they have; Ctrl-C again ends them at once")
+        store.say("the workers save their runs; Ctrl-C again ends them at once")
         self._end()
         raise
       except BaseException:
@@ -153,7 +154,7 @@ class _Workers:
         raise
       if self._signum:
         self._end()
-        raise stopping.Stopped(f"{len(self._shares)} workers were stopped; their runs are saved under {self._workdir}/runs")
+        raise stopping.Stopped(f"{len(self._places)} workers were stopped; their runs are saved under {self._workdir}/runs")
 
   @contextlib.contextmanager
   def _signals(self) -> Iterator[None]:
@@ -167,46 +168,46 @@ class _Workers:
       for signum, handler in before.items():
         signal.signal(signum, handler)
 
-  def _log(self, place: int) -> Path:
-    return self._workdir / "logs" / f"{claims.identity()['host']}-{place}.log"
+  def _log(self, number: int) -> Path:
+    return self._workdir / "logs" / f"{claims.identity()['host']}-{number}.log"
 
-  def _start(self, place: int) -> None:
-    share, log = self._shares[place], self._log(place)
+  def _start(self, number: int) -> None:
+    place, log = self._places[number], self._log(number)
     log.parent.mkdir(exist_ok=True)
-    everything = os.sched_getaffinity(0) if share.cores else set()
+    everything = os.sched_getaffinity(0) if place.cores else set()
     with open(log, "ab") as out:
-      if share.cores:
-        os.sched_setaffinity(0, share.cores)  # what a process is started with, it keeps: no code of ours runs between fork and exec
+      if place.cores:
+        os.sched_setaffinity(0, place.cores)  # the worker inherits it, so no code of ours has to run between fork and exec
       try:
-        # A session of its own: Ctrl-C reaches this process alone, which ends the workers.
-        self._processes[place] = subprocess.Popen(
-          self._words, env=os.environ | dict(share.environment), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+        # In a session of its own, so that Ctrl-C reaches this process alone, which then ends the workers.
+        self._processes[number] = subprocess.Popen(
+          self._words, env=os.environ | dict(place.environment), stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
         )
       finally:
         if everything:
           os.sched_setaffinity(0, everything)
 
-  def _left(self, place: int, process: subprocess.Popen[bytes]) -> None:
-    """Decides what follows from a worker's end."""
-    del self._processes[place]
+  def _left(self, number: int, process: subprocess.Popen[bytes]) -> None:
+    """Handles the end of a worker: restarts it, or ends the sweep with a UserError."""
+    del self._processes[number]
     if process.returncode == 0:
       return
-    lines = self._log(place).read_text(errors="replace").splitlines() or [""]
+    lines = self._log(number).read_text(errors="replace").splitlines() or [""]
     if process.returncode == 2:
       raise flags.UserError(lines[-1].removeprefix("error: "))
     claimed = sum(1 for config_id in self._config_ids for _ in store.run_directory(self._workdir, config_id).glob("attempts/*.json"))
     self._deaths, self._claimed = self._deaths + 1 if claimed == self._claimed else 1, claimed
     how = signal.Signals(-process.returncode).name if process.returncode < 0 else f"code {process.returncode}"
-    if self._deaths >= _STARTS[process.returncode < 0]:
-      raise flags.UserError(f"{self._deaths} workers in a row ended ({how}) without beginning a run; see {self._log(place)}")
-    store.say(f"worker {place} ended ({how}) and is started again; what it said is in {self._log(place)}")
-    self._start(place)
+    if self._deaths >= (_MAX_KILLED_STARTS if process.returncode < 0 else _MAX_FAILED_STARTS):
+      raise flags.UserError(f"{self._deaths} workers in a row ended ({how}) without beginning a run; see {self._log(number)}")
+    store.say(f"worker {number} ended ({how}) and is started again; its output is in {self._log(number)}")
+    self._start(number)
 
   def _end(self) -> None:
-    """Asks all workers to save and end, and waits until they have; a second Ctrl-C does not wait."""
+    """Asks all workers to save and end, and waits for them. A second Ctrl-C does not wait."""
     try:
       for process in self._processes.values():
-        process.terminate()  # not SIGINT: where that comes during one of jax's callbacks, Python forgets it
+        process.terminate()  # not SIGINT, which Python loses during jax's callbacks
       until = time.monotonic() + _SAVE_S
       for process in self._processes.values():
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -1,4 +1,4 @@
-"""Prints the runs of a sweep and what they cost. Runs nothing, and touches no device unless --measure lets it train a few steps.
+"""Prints the runs of a sweep and what they cost. It runs nothing, and uses no device unless --measure lets it train a few steps.
 
 python -m sweeps.plan --axes=rows,dim,overarch,mlp --preset=quick --data=planted
 python -m sweeps.plan --preset=paper --measure
@@ -13,6 +13,7 @@ from dlrm_jax.common import flags
 from dlrm_jax.data.source import Source
 from dlrm_jax.machine import hardware
 from sweeps import estimate, store
+from sweeps.launch_flags import extended
 from sweeps.points import Point, SweepConfig, expand, runs_of
 from sweeps.presets import PRESETS
 
@@ -25,19 +26,14 @@ _COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class PlanConfig(SweepConfig):
-  """A sweep, and the speed to assume for its time."""
+  """A sweep, and the speed from which its time is estimated."""
 
-  measure: bool = flags.option(False, "train some steps of a few models for the estimated time; else it is that of the runs done, if any")
-  assumed_examples_per_s: float = flags.option(0.0, "speed for the estimated time; 0: measured, or that of the runs done in --workdir")
-
-  @classmethod
-  def of(cls, sweep: SweepConfig) -> "PlanConfig":
-    """The plan of a sweep, which measures nothing unless told to."""
-    return cls(**{f.name: getattr(sweep, f.name) for f in dataclasses.fields(sweep) if f.name != "measure"})
+  measure: bool = flags.option(False, "train some steps of a few models to estimate the time; else use the speed of finished runs, if any")
+  assumed_examples_per_s: float = flags.option(0.0, "speed for the estimated time; 0: measured, or that of the finished runs in --workdir")
 
 
 def main(plan: PlanConfig) -> None:
-  """Prints one line a run and the totals."""
+  """Prints one line for each run, and the totals."""
   hardware.select_platform()
   points = expand(plan)
   finished = store.records(plan.run.workdir) if plan.run.workdir else {}
@@ -72,7 +68,7 @@ def main(plan: PlanConfig) -> None:
 
 
 def _costs(point: Point, source: Source) -> list[str]:
-  """params, embedding, FLOPs/example, FLOPs, bytes held; nothing of the per-id estimator."""
+  """The columns params, embedding, FLOPs/example, FLOPs, bytes held. The per-id estimator has none of them."""
   counted = estimate.point_cost(point, source)
   if counted is None:
     return ["-"] * 5
@@ -83,4 +79,4 @@ def _costs(point: Point, source: Source) -> list[str]:
 
 
 if __name__ == "__main__":
-  flags.run(main, PlanConfig, {name: PlanConfig.of(sweep) for name, sweep in PRESETS.items()})
+  flags.run(main, PlanConfig, {name: extended(sweep, PlanConfig, measure=False) for name, sweep in PRESETS.items()})

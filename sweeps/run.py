@@ -1,4 +1,4 @@
-"""Runs a sweep: one record a run under WORKDIR/runs/<config_id>/. A run that has a result is never run again.
+"""Runs a sweep and writes one record for each run under WORKDIR/runs/<config_id>/. A run that has a result is never run again.
 
 python -m sweeps.run --preset=quick --workdir=runs/quick
 python -m sweeps.run --axes=rows,dim,overarch,mlp --data=DIR --workdir=runs/mine --launcher=local
@@ -17,9 +17,9 @@ from sweeps.status import failures
 
 
 def main(sweep: SweepConfig) -> None:
-  """Plans, says how long it will take, has the runs done that have no result, says how they went.
+  """Plans the sweep, prints how long it will take, trains the runs without a result, and prints how they ended.
 
-  Raises UserError where some failed or all diverged, OSError where the directory cannot be written, Stopped when asked to stop.
+  Raises UserError where some runs failed or all diverged, OSError where the directory cannot be written, Stopped when a signal asks for it.
   """
   workdir, launcher = sweep.run.workdir, sweep.launch.launcher
   usable = bool(workdir) and (Path(workdir).is_dir() or not Path(workdir).exists())
@@ -61,12 +61,12 @@ def main(sweep: SweepConfig) -> None:
   store.say(f"all {count} runs recorded{kept}")
 
 
-def _time(sweep: SweepConfig, todo: list[estimate.Run], groups: list[local.Group]) -> str:
-  """How long the sweep will take, in words: measured, unless finished runs tell or --measure=false."""
+def _time(sweep: SweepConfig, todo: list[estimate.Run], groups: list[local.WorkerGroup]) -> str:
+  """How long the sweep will take, in words: from finished runs, or measured unless --measure=false."""
   if not todo:
     return "nothing to do"
-  apart = len(groups[0].shares[0].cores) or len(os.sched_getaffinity(0)) if groups else 0
-  workers = len(groups[0].shares) if groups else max(1, sweep.launch.workers) if sweep.launch.launcher == "slurm" else 1
+  apart = len(groups[0].places[0].cores) or len(os.sched_getaffinity(0)) if groups else 0
+  workers = len(groups[0].places) if groups else max(1, sweep.launch.workers) if sweep.launch.launcher == "slurm" else 1
   measure, workdir = sweep.measure and sweep.launch.launcher != "slurm", sweep.run.workdir
   speed = estimate.speed_of(todo, store.records(workdir), measure, apart, store.compile_cache(workdir))
   return speed.total_line(todo, workers) if speed else "time unknown (nothing measured, no finished run)"

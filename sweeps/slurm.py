@@ -1,9 +1,9 @@
-"""`--launcher=slurm`: the runs of a sweep as job arrays of a Slurm cluster. Called by `run`.
+"""Submits the runs of a sweep as job arrays of a Slurm cluster (`--launcher=slurm`). Called by `run`.
 
-Runs that need the same of a node form a group; a group is one array, each of whose jobs is a sweeper (`sweeps.worker`) over the runs of
-the group. Sweepers claim runs, so that any number of them, and of arrays, does each once. A job that is asked to stop (the time limit is
-near, or its nodes are wanted for others) saves and is queued again; so is one that died (slurm_job.py). What is submitted are the words
-of a command line. Submitit's files and what the jobs print are in WORKDIR/slurm/.
+Runs with equal needs form a group, and each group is one array. Each job of the array is a sweeper (`sweeps.worker`) over the runs of the
+group. Sweepers claim runs, so any number of jobs and arrays trains each run once. A job is asked to stop when its time limit is near, or
+when its nodes are preempted. It then saves and is queued again, as is a job that died (slurm_job.py). What is submitted is a command line.
+The files of submitit and the output of the jobs are in WORKDIR/slurm/.
 """
 
 import contextlib
@@ -18,22 +18,22 @@ from typing import Any
 
 from dlrm_jax.common import flags, record
 from dlrm_jax.common.flags import UserError
-from dlrm_jax.data.source import Source
-from dlrm_jax.embedding.layout import make_layout
+from dlrm_jax.data.source import Source, layout_of
 from dlrm_jax.embedding.planner import Machine, make_plan, plan_bytes, working_bytes
 from sweeps import slurm_cluster, slurm_job, store
+from sweeps.launch_flags import extended
 from sweeps.points import Point, SweepConfig
 from sweeps.slurm_cluster import Needs
 from sweeps.worker import WorkerConfig
 
-_RUNS_A_JOB = 4000  # their names must fit into one word of a command line, which Linux limits to 128 KiB
-_ASK_EVERY_S = 5.0  # between questions to Slurm's controller
-_ALL_WELL = ("", "None", "Resources", "Priority", "BeginTime", "JobArrayTaskLimit")  # why jobs wait that will run
-_BASE_GIB = {False: 1.5, True: 4.0}  # a process before it has tables: jax and what it loads (0.5 GiB measured on a CPU), with CUDA more
+_RUNS_A_JOB = 4000  # their config_ids are one word of a command line, which Linux limits to 128 KiB
+_ASK_EVERY_S = 5.0  # time between two queries of Slurm's controller
+_ALL_WELL = ("", "None", "Resources", "Priority", "BeginTime", "JobArrayTaskLimit")  # reasons of waiting jobs that need no message
+_BASE_GIB = {False: 1.5, True: 4.0}  # memory of a process without tables, without and with CUDA (0.5 GiB measured on a CPU)
 
 
 def needs_of(point: Point, source: Source, sweep: SweepConfig) -> Needs:
-  """What a run takes: nodes and processes by its mesh, memory by its plan unless `--slurm_mem_gib` says it."""
+  """What a job of a run asks for: nodes and processes from its mesh, memory from its plan unless `--slurm_mem_gib` is given."""
   slurm, devices = sweep.slurm, point.config.mesh.num_devices
   nodes = slurm.nodes(devices)
   tasks, here = slurm.processes(devices) // nodes, devices // nodes
@@ -42,8 +42,8 @@ def needs_of(point: Point, source: Source, sweep: SweepConfig) -> Needs:
 
 
 def _host_gib(point: Point, source: Source, sweep: SweepConfig, tasks: int, devices: int) -> float:
-  """Host memory of a node: tables, their copy on its way into a checkpoint; rounded up to 2, 3, 4, 6, 8, ... so that groups are few."""
-  config, layout = point.config, make_layout(point.config.model, source.shape)
+  """Host memory of a node: tables, and their copy for a checkpoint. Rounded up to 2, 3, 4, 6, 8, ... so that there are few groups."""
+  config, layout = point.config, layout_of(point.config, source)
   held = plan_bytes(make_plan(config, layout, Machine(config.mesh.num_devices)), config.train.table_optimizer)
   device = held if sweep.slurm.gpus else 2 * held + working_bytes(config, layout, config.mesh.num_devices)
   needed = tasks * _BASE_GIB[sweep.slurm.gpus] + sweep.launch.together * devices * device / 2**30
@@ -52,20 +52,20 @@ def _host_gib(point: Point, source: Source, sweep: SweepConfig, tasks: int, devi
 
 
 def check() -> None:
-  """Raises UserError where no job can be submitted."""
+  """Raises UserError where no jobs can be submitted from this machine."""
   if shutil.which("sbatch") is None:
     raise UserError("--launcher=slurm: there is no sbatch here; start it where jobs are submitted, or choose --launcher=local")
 
 
 def launch(sweep: SweepConfig, todo: list[tuple[Point, Source]], tick: Callable[[], None]) -> None:
-  """Submits what is not in a job yet; with `--slurm_wait` stays until every job has ended.
+  """Submits the runs that are in no job yet. With `--slurm_wait` it returns when every job has ended.
 
   Args:
     sweep: the sweep.
-    todo: runs without a result, one a config_id.
+    todo: runs without a result, one for each config_id.
     tick: called about once a second while waiting.
 
-  Raises UserError in one line where a job cannot run there; what was submitted before is then taken back.
+  Raises UserError where the cluster cannot run a job; the jobs that were submitted before are then cancelled.
   """
   folder = Path(sweep.run.workdir).absolute() / "slurm"
   alive = slurm_cluster.alive()
@@ -85,13 +85,13 @@ def launch(sweep: SweepConfig, todo: list[tuple[Point, Source]], tick: Callable[
 
 
 def _submitted(folder: Path) -> list[dict[str, Any]]:
-  """What earlier commands have submitted: each with `job`, the id of its array, and `runs`, the config ids in it."""
+  """What earlier commands submitted: a list of arrays, each with `job`, its id, and `runs`, its config_ids."""
   path = folder / "submitted.json"
   return record.read_json(path)["jobs"] if path.exists() else []
 
 
 def _submit_all(sweep: SweepConfig, folder: Path, groups: dict[Needs, list[Point]], jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-  """Submits the groups, all or none, and adds them to submitted.json beside `jobs`."""
+  """Submits all groups or none, and adds them to `jobs` in submitted.json."""
   nodes = slurm_cluster.nodes_of(sweep.slurm.partition)
   for needs, points in groups.items():
     with _of_runs(points, needs):
@@ -111,7 +111,7 @@ def _submit_all(sweep: SweepConfig, folder: Path, groups: dict[Needs, list[Point
 
 @contextlib.contextmanager
 def _of_runs(points: list[Point], needs: Needs) -> Iterator[None]:
-  """Says, in a UserError raised within, which runs it is about."""
+  """Adds the runs that it concerns to a UserError raised within."""
   try:
     yield
   except UserError as error:
@@ -120,20 +120,19 @@ def _of_runs(points: list[Point], needs: Needs) -> Iterator[None]:
 
 
 def _name(sweep: SweepConfig) -> str:
-  """Of the jobs: no spaces, commas and the like, so that squeue takes it."""
+  """The name of the jobs, without spaces, commas and the like, which squeue does not accept."""
   return "dlrm-" + re.sub(r"[^\w.-]", "_", Path(sweep.run.workdir).absolute().name)
 
 
 def words_of(sweep: SweepConfig, needs: Needs, runs: tuple[str, ...]) -> list[str]:
   """The command line of a sweeper over some runs of the sweep."""
   run = dataclasses.replace(sweep.run, coordinator="auto") if needs.nodes * needs.tasks_per_node > 1 else sweep.run
-  fields = {field.name: getattr(sweep, field.name) for field in dataclasses.fields(sweep)}
-  return flags.words(WorkerConfig(**fields | {"run": run}, only=runs))
+  return flags.words(extended(sweep, WorkerConfig, run=run, only=runs))
 
 
 def _submit(sweep: SweepConfig, folder: Path, needs: Needs, points: list[Point]) -> dict[str, Any]:
-  """One array. Returns its entry of submitted.json."""
-  import submitit  # only here: it takes a third of a second
+  """Submits one array. Returns its entry of submitted.json."""
+  import submitit  # only here, since the import takes a third of a second
 
   slurm, runs = sweep.slurm, tuple(point.config_id for point in points)
   sweepers = -(-len(runs) // sweep.launch.together)
@@ -149,15 +148,15 @@ def _submit(sweep: SweepConfig, folder: Path, needs: Needs, points: list[Point])
     cpus_per_task=needs.cpus_per_task,
     gpus_per_node=needs.gpus_per_node or None,
     mem=f"{needs.mem_gib * 1024:.0f}M",
-    signal_delay_s=min(180, 20 * slurm.time_min),  # this long before the time limit jobs are asked to save
+    signal_delay_s=min(180, 20 * slurm.time_min),  # jobs are asked to save this long before their time limit
     array_parallelism=sweepers,
     setup=[] if slurm.gpus else ["export JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=1"],
     teardown=list(slurm_job.REQUEUE),
-    # srun takes the cores of a process from no other place since Slurm 22.05. Processes that lose one of them would wait for it for ever.
+    # Since Slurm 22.05 srun does not inherit --cpus-per-task. Without --kill-on-bad-exit processes wait for ever for one that died.
     srun_args=[f"--cpus-per-task={needs.cpus_per_task}", "--kill-on-bad-exit=1"],
     additional_parameters={"requeue": True},
   )
-  with _of_runs(points, needs), contextlib.redirect_stderr(io.StringIO()):  # submitit prints what its exception says, too
+  with _of_runs(points, needs), contextlib.redirect_stderr(io.StringIO()):  # submitit also prints the message of its exception
     try:
       jobs = executor.map_array(slurm_job.become_sweeper, [words_of(sweep, needs, runs)] * sweepers)
     except submitit.core.utils.FailedJobError as error:
@@ -169,7 +168,7 @@ def _submit(sweep: SweepConfig, folder: Path, needs: Needs, points: list[Point])
 
 
 def _wait(jobs: set[str], tick: Callable[[], None]) -> None:
-  """Until none of the jobs is left, saying what keeps jobs from running. A controller that does not answer for a while is waited for."""
+  """Waits until none of the jobs is left, and prints why jobs do not start. It also waits for a controller that does not answer."""
   asked, told = -_ASK_EVERY_S, dict[str, str]()
   while True:
     if time.monotonic() - asked >= _ASK_EVERY_S:

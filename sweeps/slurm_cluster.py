@@ -1,4 +1,4 @@
-"""What a Slurm cluster says of itself and of our jobs: its programs asked, their answers read. Called by `slurm`."""
+"""Queries a Slurm cluster about its nodes and our jobs, through its own programs. Called by `slurm`."""
 
 import dataclasses
 import math
@@ -13,10 +13,10 @@ class Needs:
   """What a job asks for.
 
   Attributes:
-    nodes: nodes.
-    tasks_per_node: processes of each.
+    nodes: the number of nodes.
+    tasks_per_node: processes of each node.
     cpus_per_task: cores of each process.
-    gpus_per_node: 0 without GPUs.
+    gpus_per_node: GPUs of each node.
     mem_gib: memory of each node.
   """
 
@@ -38,7 +38,7 @@ def _count(number: int, what: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-  """A node as a partition offers it: cores, memory, GPUs, the longest time a job may ask for."""
+  """A node of a partition: its cores, memory and GPUs, and the partition's time limit."""
 
   name: str
   partition: str
@@ -48,13 +48,13 @@ class Node:
   limit_min: float
 
   def holds(self, needs: Needs) -> bool:
-    """Whether it is large enough."""
+    """Whether the node is large enough for a job."""
     cores = needs.tasks_per_node * needs.cpus_per_task
     return cores <= self.cores and needs.gpus_per_node <= self.gpus and needs.mem_gib <= self.mem_gib
 
 
 def ask(*command: str) -> str:
-  """What a program of Slurm prints. Raises UserError with what it complains of where it fails."""
+  """Runs a program of Slurm and returns its output. Raises UserError with its error message where it fails."""
   done = subprocess.run(command, capture_output=True, text=True)
   if done.returncode:
     raise UserError(f"--launcher=slurm: {one_line(done.stderr) or f'{command[0]} failed and gave no reason'}")
@@ -62,12 +62,12 @@ def ask(*command: str) -> str:
 
 
 def one_line(text: str) -> str:
-  """The complaints of a program of Slurm, which it begins with its name and spreads over lines."""
+  """The error messages of a program of Slurm, joined into one line without the program's name."""
   return "; ".join(re.sub(r"^\w+: error: ", "", line.strip()) for line in text.splitlines() if line.strip())
 
 
 def nodes_of(partition: str | None) -> list[Node]:
-  """The nodes of a partition, or of several (separated by commas), or of the cluster's default; none where there is no such partition."""
+  """The nodes of the named partitions (separated by commas), or of the default one. Empty where no partition has the name."""
   lines = ask("sinfo", "--Node", "--noheader", "--format=%N|%P|%c|%m|%G|%l").splitlines()
   found = []
   for line in lines:
@@ -79,7 +79,7 @@ def nodes_of(partition: str | None) -> list[Node]:
 
 
 def minutes(limit: str) -> float:
-  """A time limit as Slurm writes it, [days-][hours:]minutes:seconds; anything else, such as infinite, is none."""
+  """Minutes of a time limit in Slurm's form [days-][hours:]minutes:seconds. Infinite for all other text, such as "infinite"."""
   found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", limit)
   if not found:
     return math.inf
@@ -88,7 +88,7 @@ def minutes(limit: str) -> float:
 
 
 def check(needs: Needs, time_min: int, nodes: list[Node]) -> None:
-  """Raises UserError where these nodes can never run such a job: Slurm itself may let it wait for ever. Without nodes sbatch judges."""
+  """Raises UserError where these nodes can never run such a job, which Slurm may let wait for ever. Without nodes sbatch decides."""
   if not nodes:
     return
   where = f"partition {','.join(sorted({node.partition for node in nodes}))}"
@@ -103,12 +103,12 @@ def check(needs: Needs, time_min: int, nodes: list[Node]) -> None:
 
 
 def max_array_size() -> int:
-  """How many jobs an array of this cluster may have."""
+  """The most jobs that an array of this cluster may have."""
   found = re.search(r"MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"))
   return max(1, int(found[1])) if found else 1000
 
 
 def alive() -> dict[str, str]:
-  """This user's arrays and jobs that wait, run or are ending: id -> why some of it waits, if something does."""
+  """This user's arrays and jobs that wait, run or are ending. Maps each id to the reason why some of it waits, or to an empty text."""
   lines = [line.split(maxsplit=2) for line in ask("squeue", "--me", "--noheader", "--format=%F %t %r").splitlines()]
   return {job: "" for job, _, _ in lines} | {job: reason for job, state, reason in lines if state == "PD"}

@@ -1,4 +1,4 @@
-"""Shows how the runs of a sweep stand, whoever does them; changes nothing.
+"""Shows the state of every run of a sweep, whichever launcher trains them. It changes nothing.
 
 python -m sweeps.status --workdir=runs/mine
 python -m sweeps.status --workdir=runs/mine --watch
@@ -20,20 +20,21 @@ from dlrm_jax.common import flags, record
 from sweeps import claims, store
 from sweeps.standing import Standing, stand
 
-STATES = ("done", "diverged", "failed", "running", "queued")
+STATES = (*store.ENDED, "running", "queued")
 _EVERY_S = 2.0
 _WIDE = 140  # columns of a terminal that shows all
 
 
 @dataclasses.dataclass(frozen=True)
 class Totals:
-  """A sweep in numbers.
+  """The numbers of a whole sweep.
 
   Attributes:
     counts: runs by state; every state of STATES has an entry.
-    examples, total: seen by all runs, and to be seen in all. What diverged or failed counts as seen to its end.
-    examples_per_s: of all runs that run now, together; one that has not told its rate yet counts with the median of the finished.
-    watched_per_s: examples/s of the sweep since it was first looked at, with starting and compiling; None until a run has ended.
+    examples: examples seen by all runs. A run that diverged or failed counts with all of its examples.
+    total: examples of all runs when they have ended.
+    examples_per_s: speed of all running runs together. A run without a known speed counts with the median of the finished runs.
+    watched_per_s: examples/s of the sweep since the first look, with starting and compiling. None until a run has ended.
   """
 
   counts: Mapping[str, int]
@@ -44,12 +45,12 @@ class Totals:
 
   @property
   def left_s(self) -> float | None:
-    """Seconds left, by the slower of the two rates; None where nothing runs or has a rate yet."""
+    """Seconds left at the slower of the two speeds; None where no run has a speed yet."""
     rate = min(self.examples_per_s, self.watched_per_s or self.examples_per_s)
     return (self.total - self.examples) / rate if rate else None
 
   def line(self) -> str:
-    """All of it in one line."""
+    """The totals as one line of text."""
     parts = [f"{count} {state}" for state, count in self.counts.items() if count or state in ("done", "queued")]
     if self.examples_per_s:
       parts.append(f"{self.examples_per_s:,.0f} examples/s, about {duration(self.left_s or 0)} left")
@@ -57,7 +58,7 @@ class Totals:
 
 
 class Runs:
-  """The runs of a sweep, looked at again and again; runs that have a result are not read again.
+  """The states of a sweep's runs. Each `look` reads them anew, except those of runs that have a result.
 
   Args:
     workdir: the sweep's directory.
@@ -68,28 +69,27 @@ class Runs:
   def __init__(self, workdir: str | Path, totals: Mapping[str, int], stale_after_s: float):
     self._workdir, self._totals = workdir, totals
     self._observer = claims.Observer(stale_after_s)
-    self._began, self._ended, self._seen = time.monotonic(), -1, 0  # the first look, and what had ended and been seen by then
+    self._began, self._ended, self._seen = time.monotonic(), -1, 0  # time of the first look, runs ended and examples seen by then
     self.standings: dict[str, Standing] = {}
 
   def look(self) -> Totals:
-    """Reads anew what may have changed, into `standings`."""
+    """Reads what may have changed into `standings` and returns the totals."""
     for config_id in self._totals:
       known = self.standings.get(config_id)
       if known is None or known.state not in store.RESULTS:
         self.standings[config_id] = stand(store.run_directory(self._workdir, config_id), self._observer)
     counts = Counter(standing.state for standing in self.standings.values())
-    ended = (*store.RESULTS, "failed")
-    seen = sum(total if self.standings[i].state in ended else self.standings[i].examples for i, total in self._totals.items())
+    seen = sum(total if self.standings[i].state in store.ENDED else self.standings[i].examples for i, total in self._totals.items())
     usual = store.median_speed(standing.out for standing in self.standings.values() if standing.out) or 0.0
     speed = sum(s.owner.get("examples_per_s") or usual for s in self.standings.values() if s.state == "running")
-    now = sum(counts[state] for state in ended)
+    now = sum(counts[state] for state in store.ENDED)
     self._ended, self._seen = (now, seen) if self._ended < 0 else (self._ended, self._seen)
     watched = (seen - self._seen) / (time.monotonic() - self._began) if now > self._ended else None
     return Totals({state: counts[state] for state in STATES}, seen, sum(self._totals.values()), speed, watched)
 
 
 def duration(seconds: float) -> str:
-  """Seconds for people: "45 s", "12 min", "3.5 h", "2.1 days"."""
+  """Seconds as text for people: "45 s", "12 min", "3.5 h", "2.1 days"."""
   for unit, size, most in (("s", 1, 120), ("min", 60, 120), ("h", 3600, 48)):
     if seconds < most * size:
       return f"{seconds / size:.1f} {unit}" if unit == "h" else f"{seconds / size:.0f} {unit}"
@@ -97,7 +97,7 @@ def duration(seconds: float) -> str:
 
 
 def failures(names: Mapping[str, str], standings: Mapping[str, Standing], workdir: str | Path) -> Iterable[str]:
-  """One line for each failed run: its name, the first line of the error, and where its record lies."""
+  """One line for each failed run: its name, the first line of the error, and the path of its record."""
   for config_id, standing in standings.items():
     if standing.state == "failed" and standing.out:
       error, path = standing.out["error"], store.run_directory(workdir, config_id) / "record.json"
@@ -106,7 +106,7 @@ def failures(names: Mapping[str, str], standings: Mapping[str, Standing], workdi
 
 
 def _table(points: Mapping[str, dict[str, Any]], runs: Runs, width: int) -> Table:
-  """One line a run; a narrow terminal does without the columns that matter least."""
+  """A table with one line for each run. A narrow terminal shows fewer columns."""
   totals = runs.look()
   table = Table(title=totals.line(), title_justify="left")
   columns = ("state", "run", "examples", "left", "loss") + (("examples/s", "attempts", "by", "config_id") if width >= _WIDE else ())
@@ -128,11 +128,11 @@ def _table(points: Mapping[str, dict[str, Any]], runs: Runs, width: int) -> Tabl
 
 @dataclasses.dataclass(frozen=True)
 class StatusConfig:
-  """What to look at, and how."""
+  """Which sweep to show, and how."""
 
   workdir: str = flags.option("", "the directory of the sweep")
-  watch: bool = flags.option(False, "show it anew every two seconds, until every run has ended")
-  stale_after_s: float = flags.option(60.0, "a sweeper on another machine that gives no sign of life for so long counts as dead, seconds")
+  watch: bool = flags.option(False, "update the table every two seconds until every run has ended")
+  stale_after_s: float = flags.option(60.0, "a sweeper on another machine counts as dead after this long without a sign of life, seconds")
 
   def __post_init__(self) -> None:
     flags.check(bool(self.workdir), self, "workdir", "the directory of a sweep")
@@ -140,7 +140,7 @@ class StatusConfig:
 
 
 def main(config: StatusConfig) -> None:
-  """Prints the table, or keeps it up to date."""
+  """Prints the table, or keeps it up to date with --watch."""
   described = record.read_json(Path(config.workdir) / "sweep.json")["points"]
   points = {d["config_id"]: d | {"name": _name(d), "examples": d.get("examples", 0)} for d in reversed(described)}
   runs = Runs(config.workdir, {config_id: d["examples"] for config_id, d in points.items()}, config.stale_after_s)
@@ -157,7 +157,7 @@ def main(config: StatusConfig) -> None:
 
 
 def _name(described: dict[str, Any]) -> str:
-  """As `Point.name`, of a point in sweep.json; older ones have no label."""
+  """`Point.name` of a point in sweep.json; older files have no label."""
   rates = "" if described.get("lr_factor", 1) == 1 else f" lr x{described['lr_factor']:g}"
   label = described.get("label", f"{described['size']:g}")
   return f"{described['workload']} {described['axis']}={label} seed {described['seed']} {described['learner']}{rates}"

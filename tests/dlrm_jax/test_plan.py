@@ -11,6 +11,7 @@ from dlrm_jax.common import record
 from dlrm_jax.training import loop
 from sweeps import estimate, plan
 from sweeps.estimate import Sample, Speed, chosen, measured, point_cost, speed_of, work_of
+from sweeps.launch_flags import extended
 from sweeps.points import Point, expand
 
 
@@ -18,12 +19,12 @@ def test_plan_lists_the_runs_and_touches_nothing(tmp_path: Path, capsys: pytest.
   monkeypatch.chdir(tmp_path)
   monkeypatch.setattr(estimate, "measured", lambda todo: pytest.fail("a device was used"))
   sweep = sweep_of(seeds=2)
-  plan.main(dataclasses.replace(plan.PlanConfig.of(sweep), assumed_examples_per_s=1024.0))
+  plan.main(dataclasses.replace(extended(sweep, plan.PlanConfig, measure=False), assumed_examples_per_s=1024.0))
   shown = capsys.readouterr().out
   assert "6 runs, 0 done" in shown
   assert "about 12 s at 1,024 examples/s" in shown
   assert expand(sweep)[0][0].config_id in shown
-  plan.main(plan.PlanConfig.of(sweep))
+  plan.main(extended(sweep, plan.PlanConfig, measure=False))
   assert "time unknown (no finished run; see --measure)" in capsys.readouterr().out
   assert list(tmp_path.iterdir()) == []
 
@@ -44,7 +45,7 @@ def test_plan_costs_and_times_are_those_of_the_record(tmp_path: Path, capsys: py
   assert speed is not None
   np.testing.assert_allclose(speed.seconds(small, source), written["wall_s"], rtol=0.02)  # what the run did between its parts
   record.write_json(tmp_path / "sweep.json", {"points": []})
-  plan.main(in_directory(plan.PlanConfig.of(sweep_of(axes=("rows",))), tmp_path))  # type: ignore[arg-type]
+  plan.main(in_directory(extended(sweep_of(axes=("rows",)), plan.PlanConfig, measure=False), tmp_path))
   assert "2 runs, 1 done" in (shown := capsys.readouterr().out) and "(by 1 finished runs)" in shown
   failed = {small.config_id: written | {"status": "failed"}}
   assert speed_of([(large, source)], failed, measure=False) is None

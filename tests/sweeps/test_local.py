@@ -18,7 +18,7 @@ from dlrm_jax.common import stopping
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import RunConfig
 from sweeps import local
-from sweeps.local import Group, Share, divide
+from sweeps.local import WorkerGroup, WorkerPlace, divide
 from sweeps.points import SweepConfig
 
 # Notes its number of start, its cores and one variable of its environment in files, then does what the test wants.
@@ -32,12 +32,12 @@ number = len(list(here.glob("start*")))
 
 @pytest.fixture
 def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-  """Launches workers that run `code` after the preamble, one a share."""
+  """Launches workers that run `code` after the preamble, one a place."""
 
-  def launched(code: str, shares: list[Share], tick: Callable[[], None] = lambda: None) -> None:
+  def launched(code: str, places: list[WorkerPlace], tick: Callable[[], None] = lambda: None) -> None:
     words = [sys.executable, "-c", PREAMBLE.format(directory=str(tmp_path)) + code]
     monkeypatch.setattr(local, "command", lambda sweep, group: words)
-    local.launch(SweepConfig(run=RunConfig(workdir=str(tmp_path))), [Group(("a" * 16,), shares)], tick)
+    local.launch(SweepConfig(run=RunConfig(workdir=str(tmp_path))), [WorkerGroup(("a" * 16,), places)], tick)
 
   return launched
 
@@ -77,18 +77,18 @@ def signalled(directory: Path, signum: int, workers: int, times: int = 1) -> Ite
 
 def test_cores_are_divided_evenly(monkeypatch: pytest.MonkeyPatch):
   monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3, 8, 9, 10})
-  assert [share.cores for share in divide("cpu", [], 1, 3, 100)] == [(0, 1), (2, 3), (8, 9)]
-  assert [share.cores for share in divide("cpu", [], 1, 0, 100)] == [(0,), (1,), (2,), (3,), (8,), (9,), (10,)]
-  assert [share.cores for share in divide("cpu", [], 1, 0, 2)] == [(0,), (1,)]  # two runs need no third worker, and keep their bits
+  assert [place.cores for place in divide("cpu", [], 1, 3, 100)] == [(0, 1), (2, 3), (8, 9)]
+  assert [place.cores for place in divide("cpu", [], 1, 0, 100)] == [(0,), (1,), (2,), (3,), (8,), (9,), (10,)]
+  assert [place.cores for place in divide("cpu", [], 1, 0, 2)] == [(0,), (1,)]  # two runs need no third worker, and keep their bits
   with pytest.raises(UserError, match="--workers=8: must be at most 7: this process may use 7 cores"):
     divide("cpu", [], 1, 8, 100)
 
 
 def test_devices_are_divided_by_what_a_run_takes():
   names = ["0", "1", "2", "GPU-af3", "7"]
-  shares = divide("cuda", names, 2, 0, 100)
-  assert [share.environment for share in shares] == [(("CUDA_VISIBLE_DEVICES", "0,1"),), (("CUDA_VISIBLE_DEVICES", "2,GPU-af3"),)]
-  assert divide("rocm", names, 1, 1, 100) == [Share(environment=(("ROCR_VISIBLE_DEVICES", "0"),))]
+  places = divide("cuda", names, 2, 0, 100)
+  assert [place.environment for place in places] == [(("CUDA_VISIBLE_DEVICES", "0,1"),), (("CUDA_VISIBLE_DEVICES", "2,GPU-af3"),)]
+  assert divide("rocm", names, 1, 1, 100) == [WorkerPlace(environment=(("ROCR_VISIBLE_DEVICES", "0"),))]
   tpu = dict(divide("tpu", ["0", "1", "2", "3"], 4, 0, 100)[0].environment)
   assert tpu == {"TPU_VISIBLE_CHIPS": "0,1,2,3", "TPU_PROCESS_BOUNDS": "1,1,1", "TPU_CHIPS_PER_PROCESS_BOUNDS": "2,2,1"}
   with pytest.raises(UserError, match="--workers=3: must be at most 2: jax finds 5 cuda devices, and a run takes 2"):
@@ -99,20 +99,20 @@ def test_devices_are_divided_by_what_a_run_takes():
 
 def test_workers_get_their_share_and_this_process_keeps_its_own(tmp_path: Path, launch: Callable[..., None]):
   mine = sorted(os.sched_getaffinity(0))
-  launch("", [Share(cores=(mine[0],), environment=(("DEVICE", "gpu5"),)), Share()])
+  launch("", [WorkerPlace(cores=(mine[0],), environment=(("DEVICE", "gpu5"),)), WorkerPlace()])
   assert sorted(path.read_text() for path in tmp_path.glob("start*")) == sorted([f"{mine[:1]} gpu5", f"{mine} None"])
   assert sorted(os.sched_getaffinity(0)) == mine
 
 
 def test_a_worker_that_dies_is_started_again(tmp_path: Path, launch: Callable[..., None], capsys: pytest.CaptureFixture[str]):
-  launch("if number < 5: os.kill(os.getpid(), signal.SIGKILL)", [Share()])
+  launch("if number < 5: os.kill(os.getpid(), signal.SIGKILL)", [WorkerPlace()])
   assert len(starts(tmp_path)) == 6
   assert capsys.readouterr().err.count("worker 0 ended (SIGKILL) and is started again") == 5
 
 
 def test_a_worker_that_cannot_begin_ends_the_sweep(tmp_path: Path, launch: Callable[..., None]):
   with pytest.raises(UserError, match=r"3 workers in a row ended \(code 1\) without beginning a run; see .*/logs/.*-0\.log"):
-    launch("raise ImportError('half an installation')", [Share()])
+    launch("raise ImportError('half an installation')", [WorkerPlace()])
   assert len(starts(tmp_path)) == 3
   (log,) = tmp_path.glob("logs/*")
   assert log.read_text().count("ImportError: half an installation") == 3
@@ -124,7 +124,7 @@ def test_a_worker_that_brings_runs_on_may_die_any_number_of_times(tmp_path: Path
 (here / "runs" / ("a" * 16) / "attempts" / f"{number:04d}.json").write_text("{}")
 sys.exit(7 * (number < 8))
 """
-  launch(code, [Share()])
+  launch(code, [WorkerPlace()])
   assert len(starts(tmp_path)) == 9
 
 
@@ -137,7 +137,7 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit((here / "saved").write_text(""
 while True: time.sleep(0.1)
 """
   with pytest.raises(UserError, match="^curve.jsonl: No space left on device$"):
-    launch(code, [Share(), Share()])
+    launch(code, [WorkerPlace(), WorkerPlace()])
   assert (tmp_path / "saved").exists() and not any(map(alive, starts(tmp_path)))
 
 
@@ -153,7 +153,7 @@ time.sleep(60)
 """
   before = signal.getsignal(signum)
   with signalled(tmp_path, signum, 2), pytest.raises(stopping.Stopped, match="2 workers were stopped; their runs are saved"):
-    launch(code, [Share(), Share()])
+    launch(code, [WorkerPlace(), WorkerPlace()])
   assert len(list(tmp_path.glob("saved*"))) == 2 and not any(map(alive, starts(tmp_path)))
   assert signal.getsignal(signum) is before
 
@@ -165,17 +165,17 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit((here / f"saved{os.getpid()}")
 time.sleep(60)
 """
   with signalled(tmp_path, signal.SIGINT, 2), pytest.raises(KeyboardInterrupt):
-    launch(code, [Share(), Share()])
+    launch(code, [WorkerPlace(), WorkerPlace()])
   assert len(list(tmp_path.glob("saved*"))) == 2 and not any(map(alive, starts(tmp_path)))
 
 
 def test_ctrl_c_twice_ends_workers_that_do_not_listen(tmp_path: Path, launch: Callable[..., None]):
   begun = time.monotonic()
   with signalled(tmp_path, signal.SIGINT, 1, times=2), pytest.raises(KeyboardInterrupt):
-    launch("signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(60)", [Share()])
+    launch("signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(60)", [WorkerPlace()])
   assert time.monotonic() - begun < 15 and not any(map(alive, starts(tmp_path)))
 
 
 def test_a_worker_is_told_which_process_not_to_outlive_and_which_runs_to_do(tmp_path: Path):
-  words = local.command(SweepConfig(run=RunConfig(workdir=str(tmp_path))), Group(("a", "b"), [Share()]))
+  words = local.command(SweepConfig(run=RunConfig(workdir=str(tmp_path))), WorkerGroup(("a", "b"), [WorkerPlace()]))
   assert {f"--parent={os.getpid()}", "--only=a,b", "--wait=True", f"--workdir={tmp_path}"} <= set(words)

@@ -178,7 +178,7 @@ def test_a_job_that_starts_again_and_again_without_coming_on_is_given_up(tmp_pat
   for _ in range(slurm_job.FRUITLESS_STARTS):  # and so is a failure, of which there are --max_attempts
     slurm_job.check_fruitful(config, "12")
   slurm_job.check_fruitful(config, "13")
-  with pytest.raises(UserError, match="job 12 was started 5 times in a row without any of its runs coming on"):
+  with pytest.raises(UserError, match="job 12 was started 5 times in a row without progress of any of its runs"):
     slurm_job.check_fruitful(config, "12")
 
 
