@@ -1,4 +1,4 @@
-"""Named sweeps for `--preset`; every other flag overrides."""
+"""Named sweeps for `--preset`. Every other flag overrides the preset's value."""
 
 import dataclasses
 
@@ -6,7 +6,8 @@ from dlrm_jax.config import ModelConfig, PlantedConfig, RunConfig, TrainConfig
 from dlrm_jax.presets import PRESETS as RUN_PRESETS
 from sweeps.points import SweepConfig
 
-# The study of `make demo`: data exponents (s-1)/s of two planted workloads beside the exact estimator, and a rows axis that saturates.
+# The study of `make demo`: data exponents (s-1)/s of two planted workloads, compared with the exact estimator, and a rows axis that
+# saturates.
 _QUICK = SweepConfig(
   axes=("data", "rows"),
   sizes_rows=(30, 100, 300, 1000, 3000),
@@ -16,14 +17,14 @@ _QUICK = SweepConfig(
   judge=True,
   run=RunConfig(
     model=ModelConfig(embed_dim=4, num_rows=2**20, overarch=(32, 1)),
-    train=TrainConfig(num_examples=2**22, table_lr=0.1),  # at 0.2 some seeds start higher and fall steeper (.235 at s=1.25)
+    train=TrainConfig(num_examples=2**22, table_lr=0.1),  # at 0.2 some seeds start higher and fall faster (.235 at s=1.25)
     steps_per_call=8,
   ),
 )
 
-# The study of analysis/STUDY.md: all five schemes on planted data that has a part for each, every point at three learning rates.
+# The study of analysis/STUDY.md: all five schemes, on planted data with a loss component for each. Every point has three learning rates.
 _PAPER = SweepConfig(
-  sizes_rows=(64, 256, 1024, 4096, 2**14, 2**18),  # from 64 on the small parts' fields have a row for every id
+  sizes_rows=(64, 256, 1024, 4096, 2**14, 2**18),  # from 64 on the fields of the small components have a row for every id
   sizes_dim=(1, 2, 4, 8, 16, 32),
   sizes_overarch=(1 / 32, 1 / 16, 1 / 8, 1 / 4, 1, 4),
   sizes_mlp=(1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2),
@@ -32,15 +33,15 @@ _PAPER = SweepConfig(
   lr_factors=(0.5, 1.0, 2.0),
   run=RunConfig(
     model=ModelConfig(embed_dim=16, num_rows=2**18, bottom=(32, 16), overarch=(64, 1)),
-    # Small batches: with 2,048 examples a step pairs and dense terms are still being learned after millions of examples.
+    # Small batches: at 2,048 examples a step, pairs and dense terms are not yet learned after millions of examples.
     train=TrainConfig(num_examples=2**24, batch_size=128, table_lr=0.07, dense_lr=0.1, eval_examples=2**17),
     planted=PlantedConfig(tail_sigma=0.25, pair_variance=1.0, dense_variance=1.0, score_variance=1.0),
     steps_per_call=32,
   ),
 )
 
-# Beside it the tail alone: the exact per-id estimator, and the rows law of rows kept and of rows hashed. Its effects are small, since the
-# closed forms hold for small logit errors: at sigma = 0.5 ten rows lie 13% under theirs, at 0.25 4%.
+# The tail alone, for the same study: the exact per-id estimator, and the rows law for rows kept and for rows hashed. Effects are small,
+# since the closed forms hold for small logit errors: ten rows are 13% below their closed form at sigma = 0.5, and 4% below at 0.25.
 _PAPER_TAIL = SweepConfig(
   axes=("data", "rows"),
   sizes_rows=(10, 30, 100, 300, 1000, 3000),
@@ -63,7 +64,7 @@ _PAPER_HASH = dataclasses.replace(
   run=dataclasses.replace(_PAPER_TAIL.run, model=dataclasses.replace(_PAPER_TAIL.run.model, rows_by="hash")),
 )
 
-# The same axes on a click log of a million rows, MovieLens-1M: give --data.
+# The same axes on a click log of a million rows, MovieLens-1M. It needs --data.
 _PAPER_CLICK_LOG = SweepConfig(
   sizes_rows=(8, 32, 128, 512, 2048, 100_000),
   sizes_dim=(1, 2, 4, 8, 16, 32),
@@ -76,8 +77,8 @@ _PAPER_CLICK_LOG = SweepConfig(
   ),
 )
 
-# The study at the size of Criteo's terabyte, for accelerators: 218M rows of 64 numbers, 1.1e9 examples a run, 4.3e9 on the data axis.
-# Planned and compiled, not run.
+# The study at the size of Criteo's terabyte log, for accelerators: 218M rows of 64 numbers, 1.1e9 examples a run, 4.3e9 on the data axis.
+# It was planned and compiled, but never run.
 _PAPER_CLUSTER = SweepConfig(
   sizes_rows=(2**8, 2**11, 2**14, 2**17, 2**20, 2**23),
   sizes_dim=(2, 4, 8, 16, 32, 64),

@@ -8,9 +8,6 @@ Started by the launchers; `sweeps.run` works the same way inside its own process
 import contextlib
 import dataclasses
 import functools
-import os
-import signal
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dlrm_jax.common import flags, record, stopping
+from dlrm_jax.common.tasks import end_with
 from dlrm_jax.data.source import Source
 from dlrm_jax.machine import hardware, mesh
 from dlrm_jax.training import loop, together
@@ -47,21 +45,12 @@ def main(config: WorkerConfig) -> None:
   """Works until nothing is left to do. Runs that fail are told by their records, not by the exit code."""
   flags.check(bool(config.run.workdir), config.run, "workdir", "a directory for sweep.json and runs/")
   if config.parent:
-    threading.Thread(target=_follow, args=(config.parent,), daemon=True).start()
+    end_with(config.parent)
   hardware.select_platform()
   connected = mesh.connect(config.run)
   hardware.share_compiled(store.compile_cache(config.run.workdir))
   with stopping.installed():
     work(config, expand(dataclasses.replace(config, run=connected)), config.wait, config.only, tell=store.say)
-
-
-def _follow(parent: int) -> None:
-  """Ends this process when the one that started it has ended, however that was: like SIGTERM, and by force where that is not heard."""
-  while os.getppid() == parent:
-    time.sleep(0.5)
-  os.kill(os.getpid(), signal.SIGTERM)
-  time.sleep(60)
-  os._exit(1)
 
 
 def work(

@@ -1,4 +1,4 @@
-"""Runs independent tasks in this process or in several workers, with progress. Used by `prepare`."""
+"""Runs independent tasks in this process or in several workers, with progress. Used by `prepare`; sweeps use `end_with`."""
 
 import concurrent.futures
 import multiprocessing
@@ -32,11 +32,13 @@ def _start(job: Job, counter: Any, parent: int) -> None:
 
 
 def end_with(parent: int) -> None:
-  """From now on this process ends when `parent`, which started it, does, however that ended."""
+  """From now on this process ends when `parent`, which started it, has ended in any way: by SIGTERM, and a minute later by force."""
 
   def watch() -> None:
     while os.getppid() == parent:
       time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)  # a process that trains saves first
+    time.sleep(60)
     os._exit(1)
 
   threading.Thread(target=watch, daemon=True).start()

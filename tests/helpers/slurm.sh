@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# A Slurm cluster of two nodes on this machine, for tests: its daemons live in DIRECTORY until standard input ends. Installs nothing.
+# Starts a Slurm cluster of two nodes on this machine, for tests. Its daemons run until standard input ends, with their files in DIRECTORY.
+# It installs nothing.
 #
-# bash tests/slurm.sh DIRECTORY
-# Prints "ready", or one line that says why not and exits with 3. Clients then need SLURM_CONF=DIRECTORY/slurm.conf.
-# Partitions: main (the default), and low, whose jobs those of main take the place of.
+# bash tests/helpers/slurm.sh DIRECTORY
+# Prints "ready", or one line with the reason why not and exits with 3. Clients then need SLURM_CONF=DIRECTORY/slurm.conf.
+# Partitions: main (the default), and low, whose jobs are preempted by those of main.
 set -uo pipefail
 directory=$1
 cd "$directory" || exit 3
@@ -25,9 +26,9 @@ print(*(s.getsockname()[1] for s in held))')
 
 mkdir munge state spool log
 head -c 128 /dev/urandom > munge/key && chmod 600 munge/key
-# Times: a requeued job may start again after cred_expire seconds, one that is stopped has KillWait seconds to save. The others are long,
-# so that a busy machine is no failure of a node.
-# The first node has the name of this machine, since processes of a job look for each other under the name of its first node.
+# A requeued job may start again after cred_expire seconds. A stopped job has KillWait seconds to save. The other times are long, so that
+# a busy machine does not count as a failed node.
+# The first node has this machine's name, because the processes of a job find each other by the name of its first node.
 cat > slurm.conf << END
 ClusterName=test
 SlurmctldHost=$host(127.0.0.1)

@@ -1,4 +1,4 @@
-"""Small sweeps run as programs, and their results compared: for tests of what survives."""
+"""Runs small sweeps as programs and compares their results, for tests of what a sweep survives."""
 
 import json
 import os
@@ -24,11 +24,11 @@ FLAGS = (
 def started(
   workdir: Path, *words: str, cores: Sequence[int] = (0,), program: str = "sweeps.run", devices: int = 1
 ) -> subprocess.Popen[str]:
-  """A sweep in a process of its own, with the processors of `cores` and as many simulated devices, whatever those of the tests are."""
+  """Starts a sweep in a process of its own, on the processors `cores`, with `devices` simulated devices whatever the tests have."""
   environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
   mine = os.sched_getaffinity(0)
   os.sched_setaffinity(0, cores)
-  before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a program started where it is ignored would ignore it, too
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the program would inherit an ignored signal
   try:
     return subprocess.Popen(
       [sys.executable, "-m", program, f"--workdir={workdir}", *words],
@@ -45,7 +45,7 @@ def started(
 
 
 def ended(process: subprocess.Popen[str], seconds: float = 300.0) -> tuple[int, str]:
-  """The exit code of a program, and what it said; it is killed where it takes too long."""
+  """The exit code of a program and its output. The program is killed where it takes too long."""
   try:
     said = process.communicate(timeout=seconds)[0]
   except subprocess.TimeoutExpired:
@@ -55,8 +55,15 @@ def ended(process: subprocess.Popen[str], seconds: float = 300.0) -> tuple[int, 
   return process.returncode, said
 
 
+def finished(workdir: Path, *words: str, cores: Sequence[int] = (0,), devices: int = 1) -> Path:
+  """Runs a sweep to its end and returns its directory. Fails with all of its output where its exit code is not 0."""
+  code, said = ended(started(workdir, *words, cores=cores, devices=devices))
+  assert code == 0, said
+  return workdir
+
+
 def processes_of(workdir: Path) -> list[int]:
-  """The processes that have a directory on their command line, this one aside."""
+  """The processes that have `workdir` on their command line."""
   found = []
   for path in Path("/proc").glob("[0-9]*/cmdline"):
     try:
@@ -69,7 +76,7 @@ def processes_of(workdir: Path) -> list[int]:
 
 
 def wait_for_none(workdir: Path, seconds: float = 40.0) -> None:
-  """Nothing works in a directory any more, soon."""
+  """Waits until no process works in a directory."""
   until = time.monotonic() + seconds
   while left := processes_of(workdir):
     assert time.monotonic() < until, left
@@ -77,7 +84,7 @@ def wait_for_none(workdir: Path, seconds: float = 40.0) -> None:
 
 
 def results(workdir: Path) -> dict[str, tuple[dict[str, Any], list[dict[str, Any]]]]:
-  """What every run of a sweep found, record and curve, without what may differ between two machines or days."""
+  """The record and the curve of every run of a sweep, without the fields that may differ between machines or days."""
   out = {}
   for path in sorted(workdir.glob("runs/*/record.json")):
     record = {name: value for name, value in json.loads(path.read_text()).items() if name not in MAY_DIFFER}
@@ -87,7 +94,7 @@ def results(workdir: Path) -> dict[str, tuple[dict[str, Any], list[dict[str, Any
 
 
 def outcomes(workdir: Path) -> dict[str, list[str | None]]:
-  """How the attempts of every run ended, oldest first; None: without a word."""
+  """The outcomes of every run's attempts, oldest first. None: the attempt wrote no outcome."""
   out = {}
   for run in sorted(workdir.glob("runs/*")):
     out[run.name] = [json.loads(path.read_text())["outcome"] for path in sorted(run.glob("attempts/[0-9]*.json"))]

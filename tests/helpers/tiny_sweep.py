@@ -20,7 +20,7 @@ def sweep_of(**changes: Any) -> SweepConfig:
 
 
 def with_train(sweep: SweepConfig, data_mode: str = "online", **changes: Any) -> SweepConfig:
-  """The sweep with other training settings, made at once with the mode that goes with them."""
+  """The sweep with other training settings, and with the data mode that they need."""
   run = dataclasses.replace(sweep.run, train=dataclasses.replace(sweep.run.train, **changes))
   return dataclasses.replace(sweep, data_mode=data_mode, run=run)
 

@@ -1,6 +1,6 @@
-"""A sweep of three runs whose training is replaced by a function that only leaves what `loop.train` does, or raises.
+"""A sweep of three runs whose training is replaced by a function that only writes the files of `loop.train`, or raises.
 
-For tests of what sweepers make of that; real sweeps are in test_sweeps.py and test_sweep_kills.py.
+For tests of how sweepers react. Real sweeps are in test_sweeps.py and test_sweep_kills.py.
 """
 
 import functools
@@ -22,7 +22,7 @@ HOUR = 3600.0
 
 
 def sweep_of(workdir: Path, **launch: Any) -> SweepConfig:
-  """Three runs, alike but for their rows."""
+  """Three runs that differ in their rows only."""
   base = RunConfig(
     workdir=str(workdir),
     model=ModelConfig(embed_dim=2, num_rows=90, overarch=(4, 1)),
@@ -32,7 +32,7 @@ def sweep_of(workdir: Path, **launch: Any) -> SweepConfig:
 
 
 class Trainer:
-  """In place of `loop.train`: counts the calls for each run, and does what `acts` says for the run with so many rows."""
+  """Replaces `loop.train`: counts the calls for each run, and calls the function that `acts` has for the run's rows."""
 
   def __init__(self) -> None:
     self.calls: dict[int, int] = {}
@@ -53,7 +53,7 @@ class Trainer:
 
 
 def install(monkeypatch: pytest.MonkeyPatch) -> Trainer:
-  """Puts a `Trainer` in the place of `loop.train`."""
+  """Replaces `loop.train` by a `Trainer`."""
   train = Trainer()
   monkeypatch.setattr(worker.loop, "train", train)
   monkeypatch.setattr(worker.hardware, "share_compiled", lambda directory: None)
@@ -66,12 +66,12 @@ def _ids(sweep: SweepConfig) -> dict[tuple[int, int], str]:
 
 
 def run_id(sweep: SweepConfig, rows: int, seed: int = 0) -> str:
-  """The config_id of the run with so many rows."""
+  """The config_id of the run with these rows."""
   return _ids(sweep)[rows, seed]
 
 
 def directory_of(sweep: SweepConfig, rows: int, seed: int = 0) -> Path:
-  """The directory of the run with so many rows."""
+  """The directory of the run with these rows."""
   return store.run_directory(sweep.run.workdir, run_id(sweep, rows, seed))
 
 
@@ -88,7 +88,7 @@ def raises(error: Exception, times: int = 1000) -> Callable[[int, Path], None]:
 
 
 def another_owner(sweep: SweepConfig, rows: int, *, dead: bool, generation: int = 1, seed: int = 0) -> claims.Claim:
-  """A claim that another process made: one that lives (this one's parent) or one that has ended."""
+  """A claim of another process, which lives (this one's parent) or has ended."""
   held = claims.claim(store.run_directory(sweep.run.workdir, run_id(sweep, rows, seed)), generation, 0, 2048, HOUR)
   assert held is not None
   path = held.directory / "attempts" / f"{generation:04d}.json"

@@ -1,4 +1,4 @@
-"""What each axis does to a configuration, and which sizes it has unless told otherwise."""
+"""How each axis changes a configuration, and its default sizes."""
 
 import dataclasses
 from pathlib import Path
@@ -123,7 +123,7 @@ def test_default_sizes_of_data_and_of_hardware():
 
 
 def test_rows_are_those_of_the_largest_table():
-  """A cap above all cardinalities binds nothing: the base stands at the rows that there are, and sizes above them are the base."""
+  """A cap above all cardinalities has no effect: the size of the base is the largest cardinality, and larger sizes are the base."""
   log, base = log_of(209, 22), dataclasses.replace(BASE, model=ModelConfig(num_rows=100_000))
   assert default_sizes(base, "rows", log) == (2, 3, 13, 52, 209)
   assert [scaled(base, "rows", size, log).model.num_rows for size in (52, 208, 209, 5000)] == [52, 208, 100_000, 100_000]

@@ -1,4 +1,4 @@
-"""Claims: one owner at a time whoever asks, dead owners found without comparing clocks, attempts counted fairly."""
+"""Claims: one owner at a time, dead owners found without comparing clocks, attempts counted fairly."""
 
 import contextlib
 import dataclasses

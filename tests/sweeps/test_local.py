@@ -1,6 +1,6 @@
-"""The local launcher: how devices and cores are divided, and what becomes of the sweep when a worker, or the driver, ends.
+"""The local launcher: how it divides devices and cores, and what it does when a worker, or the launcher itself, ends.
 
-Workers are small programs here; real ones are in test_sweep_kills.py.
+Workers are small programs here. Real ones are in test_sweep_kills.py.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from sweeps import local
 from sweeps.local import WorkerGroup, WorkerPlace, divide
 from sweeps.points import SweepConfig
 
-# Notes its number of start, its cores and one variable of its environment in files, then does what the test wants.
+# A worker writes the number of its start, its cores and one environment variable to files. Then it runs the test's own code.
 PREAMBLE = """
 import os, pathlib, signal, sys, time
 here = pathlib.Path({directory!r})
@@ -32,7 +32,7 @@ number = len(list(here.glob("start*")))
 
 @pytest.fixture
 def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-  """Launches workers that run `code` after the preamble, one a place."""
+  """Launches workers that run `code` after the preamble, one in each place."""
 
   def launched(code: str, places: list[WorkerPlace], tick: Callable[[], None] = lambda: None) -> None:
     words = [sys.executable, "-c", PREAMBLE.format(directory=str(tmp_path)) + code]
@@ -176,6 +176,6 @@ def test_ctrl_c_twice_ends_workers_that_do_not_listen(tmp_path: Path, launch: Ca
   assert time.monotonic() - begun < 15 and not any(map(alive, starts(tmp_path)))
 
 
-def test_a_worker_is_told_which_process_not_to_outlive_and_which_runs_to_do(tmp_path: Path):
+def test_a_worker_gets_the_process_that_it_must_not_outlive_and_its_runs(tmp_path: Path):
   words = local.command(SweepConfig(run=RunConfig(workdir=str(tmp_path))), WorkerGroup(("a", "b"), [WorkerPlace()]))
   assert {f"--parent={os.getpid()}", "--only=a,b", "--wait=True", f"--workdir={tmp_path}"} <= set(words)

@@ -1,4 +1,4 @@
-"""Which runs a sweep holds: axes, grids, seeds, learning rates, lengths; what is refused before anything runs."""
+"""The runs of a sweep: axes, grids, seeds, learning rates, lengths, and what is refused before anything runs."""
 
 import dataclasses
 import sys

@@ -1,4 +1,4 @@
-"""A sweep through a real Slurm (tests/slurm.sh): records as inline, whatever happens to the jobs; refusals in one line."""
+"""A sweep on a real Slurm (tests/helpers/slurm.sh): the records of an inline sweep whatever happens to the jobs, refusals in one line."""
 
 import json
 import os
@@ -63,9 +63,7 @@ def until(workdir: Path, what: Callable[[], bool], seconds: float = 200.0) -> No
 
 def inline(workdir: Path, *words: str, devices: int = 1) -> Path:
   """The same sweep in one process, on the core that the cluster has."""
-  code, said = ended(started(workdir, *words, cores=(min(os.sched_getaffinity(0)),), devices=devices))
-  assert code == 0, said
-  return workdir
+  return sweep_case.finished(workdir, *words, cores=(min(os.sched_getaffinity(0)),), devices=devices)
 
 
 def slurm(workdir: Path, *words: str) -> tuple[int, str]:

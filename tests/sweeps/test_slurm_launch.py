@@ -1,4 +1,4 @@
-"""What is asked of Slurm and read from it, without a Slurm: needs, groups, refusals, GPUs of a process, starts that bring nothing."""
+"""The Slurm launcher without a Slurm: needs, groups, refusals, GPUs of a process, starts without progress."""
 
 import dataclasses
 import json
@@ -171,11 +171,11 @@ def test_a_job_that_starts_again_and_again_without_coming_on_is_given_up(tmp_pat
     slurm_job.check_fruitful(config, "12")
   (run / "checkpoint/000000004096").mkdir(parents=True)
   (run / "checkpoint/000000004096/checkpoint.json").write_text("{}")
-  for _ in range(slurm_job.FRUITLESS_STARTS):  # that was coming on
+  for _ in range(slurm_job.FRUITLESS_STARTS):  # the checkpoint was progress
     slurm_job.check_fruitful(config, "12")
   (run / "attempts").mkdir()
   (run / "attempts/0001.json").write_text(json.dumps({"outcome": "failed", "began": 0}))
-  for _ in range(slurm_job.FRUITLESS_STARTS):  # and so is a failure, of which there are --max_attempts
+  for _ in range(slurm_job.FRUITLESS_STARTS):  # so is a failure, since --max_attempts limits their number
     slurm_job.check_fruitful(config, "12")
   slurm_job.check_fruitful(config, "13")
   with pytest.raises(UserError, match="job 12 was started 5 times in a row without progress of any of its runs"):

@@ -1,4 +1,4 @@
-"""What is on disk of a sweep, and what `status` and the progress of `run` make of it. Training is that of worker_case.py."""
+"""The files of a sweep, and how `status` and `run` show them. worker_case.py replaces the training."""
 
 import json
 import os

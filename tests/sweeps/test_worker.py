@@ -1,4 +1,4 @@
-"""What a sweeper makes of a run that fails, is stopped, lost, or somebody else's. Training is that of worker_case.py."""
+"""How a sweeper treats a run that fails, is stopped, is lost, or has another owner. worker_case.py replaces the training."""
 
 import contextlib
 import dataclasses

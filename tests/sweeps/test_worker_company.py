@@ -1,4 +1,4 @@
-"""Sweepers: what happens to a run when something else happens at the same moment, and to those in its company."""
+"""Sweepers when several things happen at once: races for a run, full disks, and runs that are trained together."""
 
 import dataclasses
 import errno
