@@ -18,7 +18,8 @@ from typing import Any
 
 from dlrm_jax.common import flags, record
 from dlrm_jax.common.flags import UserError
-from dlrm_jax.data.source import Source, layout_of
+from dlrm_jax.data.source import Source
+from dlrm_jax.embedding.layout import make_layout
 from dlrm_jax.embedding.planner import Machine, make_plan, plan_bytes, working_bytes
 from sweeps import slurm_cluster, slurm_job, store
 from sweeps.launch_flags import extended
@@ -43,7 +44,7 @@ def needs_of(point: Point, source: Source, sweep: SweepConfig) -> Needs:
 
 def _host_gib(point: Point, source: Source, sweep: SweepConfig, tasks: int, devices: int) -> float:
   """Host memory of a node: tables, and their copy for a checkpoint. Rounded up to 2, 3, 4, 6, 8, ... so that there are few groups."""
-  config, layout = point.config, layout_of(point.config, source)
+  config, layout = point.config, make_layout(point.config.model, source.shape)
   held = plan_bytes(make_plan(config, layout, Machine(config.mesh.num_devices)), config.train.table_optimizer)
   device = held if sweep.slurm.gpus else 2 * held + working_bytes(config, layout, config.mesh.num_devices)
   needed = tasks * _BASE_GIB[sweep.slurm.gpus] + sweep.launch.together * devices * device / 2**30
