@@ -13,6 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("dlrm_jax", "sweeps", "analysis", "benchmarks")
+SUFFIXES = (".py", ".cc", ".h", ".js", ".css", ".html")
 PAGE = ROOT / "WORKSPACE.md"
 START, END = "<!-- map -->", "<!-- /map -->"
 
@@ -21,7 +22,8 @@ def files(root: Path) -> list[Path]:
   """The source files of the product that git knows or would add, relative to `root`."""
   command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *PACKAGES]
   names = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.splitlines()
-  return sorted({Path(name) for name in names if Path(name).suffix in (".py", ".cc", ".h", ".js", ".css", ".html") and (root / name).exists()})
+  paths = {Path(name) for name in names if (root / name).exists()}
+  return sorted(path for path in paths if path.suffix in SUFFIXES)
 
 
 def purpose(path: Path) -> str:
