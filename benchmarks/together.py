@@ -23,7 +23,7 @@ from benchmarks.measure.table import number
 from dlrm_jax import presets
 from dlrm_jax.common import flags, record
 from dlrm_jax.common.flags import option
-from dlrm_jax.config import RunConfig
+from dlrm_jax.config import RunConfig, together_key
 from dlrm_jax.data.source import Source, open_source
 from dlrm_jax.embedding.layout import make_layout
 from dlrm_jax.embedding.planner import machine_of, make_plan
@@ -48,7 +48,7 @@ class TogetherConfig:
     flags.check(self.runs >= 1, self, "runs", "at least 1")
     flags.check(self.steps >= 1 and self.steps % self.run.steps_per_call == 0, self, "steps", "a multiple of --steps_per_call")
     flags.check(self.rounds >= 1, self, "rounds", "at least 1")
-    flags.check(together.key(self.run) is not None, self.run.mesh, "mesh", "1, with --parallelism=jit and --learner=dlrm")
+    flags.check(together_key(self.run) is not None, self.run.mesh, "mesh", "1, with --parallelism=jit and --learner=dlrm")
 
 
 PRESETS = {name: TogetherConfig(run=run) for name, run in presets.PRESETS.items()}

@@ -1,21 +1,63 @@
 """Everything a run depends on, as frozen dataclasses. Flags are generated from the fields (`flags.py`).
 
-A config refuses nonsense where it is made, naming flag, value and what is allowed. `config_id` is a stable hash of what changes
-the numbers.
+A config refuses nonsense where it is made, naming flag, value and what is allowed. Each field states what it affects (`Affects`).
+`config_id` is a stable hash of what changes the numbers.
 """
 
 import dataclasses
+import enum
 import hashlib
 import json
 import math
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from dlrm_jax.common.flags import UserError, check, check_choices, option
 
 ORDERS = ("time", "shuffled")  # of the training examples of a data set (data/order.py)
 HORIZONS = ("linear", "quadratic", "cosine")  # schedules that reach 0 after --decay_examples
-# Hashed into config_id: raised when a default below changes, or what a run of the same config gives. Of prepared and of planted data.
+# Part of `config_id`. Increment it when a default below changes, or when the same config gives other numbers. One for prepared data, one
+# for planted data.
 SCHEMA_VERSION, PLANTED_VERSION = 1, 2
+
+
+class Affects(enum.Enum):
+  """What a field of a run's config affects. Each field states one of these; every other list of fields is derived from them."""
+
+  NUMBERS = "what is trained"
+  SEED = "the random draws of a run"
+  RATE = "a learning rate: an argument of the compiled step"
+  LENGTH = "how many examples a run trains on"
+  EVALUATION = "what is measured on the way"
+  PLACEMENT = "which devices do what: numbers change by rounding only"
+  DATA = "which examples there are: `config_id` hashes the digest of the data instead"
+  EXECUTION = "where and how the program runs"
+
+  def option(self, default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:  # noqa: A002
+    """A field that affects this, and its flag (`flags.option`)."""
+    return option(default, help, choices, affects=self)
+
+
+NUMBERS, SEED, RATE, LENGTH, EVALUATION, PLACEMENT, DATA, EXECUTION = Affects
+IDENTITY = (NUMBERS, SEED, RATE, LENGTH, EVALUATION, PLACEMENT)  # `config_id` hashes such fields
+RESUMABLE = (LENGTH, EVALUATION, PLACEMENT, EXECUTION)  # they may differ between a checkpoint and a run that goes on from it
+TOGETHER = (SEED, RATE)  # they may differ between runs that one program trains at once
+
+
+def fields_of(config: type, affected: Sequence[Affects]) -> list[str]:
+  """The names of a config's own fields that affect one of these. Raises TypeError for a field that does not state what it affects."""
+  names = []
+  for field in dataclasses.fields(config):
+    if dataclasses.is_dataclass(field.type):
+      continue  # a nested config, whose own fields state it
+    if not isinstance(field.metadata.get("affects"), Affects):
+      raise TypeError(
+        f"{config.__name__}.{field.name} does not state what it affects: declare it with NUMBERS.option(...), or with another of "
+        "config.Affects"
+      )
+    if field.metadata["affects"] in affected:
+      names.append(field.name)
+  return names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,28 +74,32 @@ class TableConfig:
 class ModelConfig:
   """The DLRM of Naumov et al. 2019 (arXiv 1906.00091): bottom MLP, embeddings, pairwise dots, overarch."""
 
-  embed_dim: int = option(8, "embedding dimension D of every categorical feature")
-  num_rows: int = option(100_000, "most rows a table may have; a feature with fewer distinct ids gets a row for each")
-  num_tables: int = option(0, "categorical features that the model reads, the first so many of the data's; 0: all")
-  rows_by: str = option(
+  embed_dim: int = NUMBERS.option(8, "embedding dimension D of every categorical feature")
+  num_rows: int = NUMBERS.option(100_000, "most rows a table may have; a feature with fewer distinct ids gets a row for each")
+  num_tables: int = NUMBERS.option(0, "categorical features that the model reads, the first so many of the data's; 0: all")
+  rows_by: str = NUMBERS.option(
     "top", "how ids share rows where the cap binds: the most frequent keep their own, or all are hashed", ("top", "hash")
   )
-  bottom: tuple[int, ...] | None = option(None, "all widths of the MLP over dense inputs, ending in embed_dim; none: 4*embed_dim,embed_dim")
-  overarch: tuple[int, ...] = option((64, 64, 1), "all widths of the MLP over the interactions, ending in 1")
-  pooling: str = option("sum", "how the rows of a bag become one vector; mean divides by the sum of the bag's weights", ("sum", "mean"))
-  table_dtype: str = option(
+  bottom: tuple[int, ...] | None = NUMBERS.option(
+    None, "all widths of the MLP over dense inputs, ending in embed_dim; none: 4*embed_dim,embed_dim"
+  )
+  overarch: tuple[int, ...] = NUMBERS.option((64, 64, 1), "all widths of the MLP over the interactions, ending in 1")
+  pooling: str = NUMBERS.option(
+    "sum", "how the rows of a bag become one vector; mean divides by the sum of the bag's weights", ("sum", "mean")
+  )
+  table_dtype: str = NUMBERS.option(
     "float32", "dtype of the rows; bfloat16 is rounded at random, optimiser slots stay float32", ("float32", "bfloat16")
   )
-  interaction: str = option("dot", "how the feature vectors meet: pairwise dots, or DCN v2's cross layers", ("dot", "dcn_v2"))
-  cross_layers: int = option(3, "layers of the cross network (interaction=dcn_v2)")
-  cross_rank: int = option(512, "rank of each cross layer's weight (interaction=dcn_v2)")
-  overarch_inputs: tuple[str, ...] = option(
+  interaction: str = NUMBERS.option("dot", "how the feature vectors meet: pairwise dots, or DCN v2's cross layers", ("dot", "dcn_v2"))
+  cross_layers: int = NUMBERS.option(3, "layers of the cross network (interaction=dcn_v2)")
+  cross_rank: int = NUMBERS.option(512, "rank of each cross layer's weight (interaction=dcn_v2)")
+  overarch_inputs: tuple[str, ...] = NUMBERS.option(
     ("dense", "dots", "first_order"),
     "what the overarch reads; dots: what the interaction gives; first_order: a learned scalar per id, added to the logit",
     ("dense", "dots", "rows", "first_order"),
   )
-  compute_dtype: str = option("float32", "dtype of the matrix products; parameters stay float32", ("float32", "bfloat16"))
-  matmul_precision: str = option("default", "jax matmul precision", ("default", "high", "highest"))
+  compute_dtype: str = NUMBERS.option("float32", "dtype of the matrix products; parameters stay float32", ("float32", "bfloat16"))
+  matmul_precision: str = NUMBERS.option("default", "jax matmul precision", ("default", "high", "highest"))
 
   def __post_init__(self) -> None:
     check_choices(self)
@@ -81,47 +127,63 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
-  """One online pass. Under Adagrad, the default, no learning rate knows the horizon, so one pass gives the whole data curve."""
+class StepSettings:
+  """The training settings that the compiled step depends on. A `TrainConfig` has them too, with others that the step must not read."""
 
-  num_examples: int = option(1_000_000, "training examples; of a data set with fewer, all it has (one pass)")
-  batch_size: int = option(1024, "examples per step")
-  seed: int = option(0, "initial weights; on planted data, which examples are drawn; on a data set, their order if it is shuffled")
-  order: str = option("time", "of a data set's training examples: that of the log, or shuffled by the seed", ORDERS)
-  learner: str = option("dlrm", "the model, or the exact per-id Bayesian estimator (planted tail data only)", ("dlrm", "per_id"))
-  table_optimizer: str = option(
-    "rowwise_adagrad", "optimiser of the tables; adam is lazy: only rows of the batch move", ("sgd", "adagrad", "rowwise_adagrad", "adam")
+  batch_size: int = NUMBERS.option(1024, "examples per step")
+  table_optimizer: str = NUMBERS.option(
+    "rowwise_adagrad",
+    "optimiser of the tables; adam is lazy: it moves the rows of the batch only",
+    ("sgd", "adagrad", "rowwise_adagrad", "adam"),
   )
-  table_lr: float = option(0.05, "learning rate of the tables")
-  table_weight_decay: float = option(0.0, "rows of the batch also shrink by learning rate x this x the row (decoupled)")
-  table_init: float = option(0.05, "embedding rows start uniform in +-table_init; first-order scalars at 0")
-  dense_optimizer: str = option("adagrad", "optimiser of the MLPs (optax)", ("sgd", "adagrad", "adam"))
-  dense_lr: float = option(0.02, "learning rate of the MLPs")
-  warmup_examples: int = option(0, "the dense learning rate rises linearly over this many examples")
-  table_warmup_examples: int = option(0, "the tables' learning rate rises linearly over this many examples")
-  lr_schedule: str = option(
+  table_weight_decay: float = NUMBERS.option(0.0, "rows of the batch also shrink by learning rate x this x the row (decoupled)")
+  table_init: float = NUMBERS.option(0.05, "embedding rows start uniform in +-table_init; first-order scalars at 0")
+  dense_optimizer: str = NUMBERS.option("adagrad", "optimiser of the MLPs (optax)", ("sgd", "adagrad", "adam"))
+  warmup_examples: int = NUMBERS.option(0, "the dense learning rate rises linearly over this many examples")
+  table_warmup_examples: int = NUMBERS.option(0, "the tables' learning rate rises linearly over this many examples")
+  lr_schedule: str = NUMBERS.option(
     "constant",
     "both learning rates after their warm-up; inverse_sqrt falls as 1/sqrt(1 + examples/decay_examples), linear, quadratic and cosine "
     "reach 0 after decay_examples (a horizon: one pass is then no data curve)",
-    ("constant", "inverse_sqrt", "linear", "quadratic", "cosine"),
+    ("constant", "inverse_sqrt", *HORIZONS),
   )
-  decay_examples: int = option(0, "the schedule's length in examples; required unless it is constant")
-  eval_examples: int = option(65_536, "examples of each evaluation; on a data set at most the held-out rows")
-  eval_split: str = option("eval", "which held-out rows of a data set are evaluated", ("eval", "test"))
-  first_eval: int = option(4096, "examples before the first evaluation")
-  evals_per_octave: int = option(2, "evaluations for each doubling of the examples seen")
+  decay_examples: int = NUMBERS.option(0, "the schedule's length in examples; required unless it is constant")
 
   def __post_init__(self) -> None:
     check_choices(self)
-    for name in ("num_examples", "batch_size", "eval_examples", "first_eval", "evals_per_octave"):
+    check(self.batch_size >= 1, self, "batch_size", "at least 1")
+    for name in ("table_init", "table_weight_decay", "warmup_examples", "table_warmup_examples", "decay_examples"):
+      check(getattr(self, name) >= 0, self, name, "at least 0")
+    if self.lr_schedule != "constant":
+      check(self.decay_examples >= 1, self, "decay_examples", f"at least 1 with --lr_schedule={self.lr_schedule}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(StepSettings):
+  """One online pass. Under Adagrad, the default, no learning rate knows the horizon, so one pass gives the whole data curve."""
+
+  num_examples: int = LENGTH.option(1_000_000, "training examples; a data set with fewer is read once, to its end")
+  seed: int = SEED.option(0, "initial weights; on planted data, which examples are drawn; on a data set, their order if it is shuffled")
+  order: str = NUMBERS.option("time", "order of a data set's training examples: that of the log, or shuffled by the seed", ORDERS)
+  learner: str = NUMBERS.option("dlrm", "the model, or the exact per-id Bayesian estimator (planted tail data only)", ("dlrm", "per_id"))
+  table_lr: float = RATE.option(0.05, "learning rate of the tables")
+  dense_lr: float = RATE.option(0.02, "learning rate of the MLPs")
+  eval_examples: int = EVALUATION.option(65_536, "examples of each evaluation; on a data set at most the held-out rows")
+  eval_split: str = EVALUATION.option("eval", "which held-out rows of a data set are evaluated", ("eval", "test"))
+  first_eval: int = EVALUATION.option(4096, "examples before the first evaluation")
+  evals_per_octave: int = EVALUATION.option(2, "evaluations for each doubling of the examples seen")
+
+  def __post_init__(self) -> None:
+    super().__post_init__()
+    for name in ("num_examples", "eval_examples", "first_eval", "evals_per_octave"):
       check(getattr(self, name) >= 1, self, name, "at least 1")
     for name in ("table_lr", "dense_lr"):
       check(getattr(self, name) > 0, self, name, "above 0")
-    for name in ("table_init", "table_weight_decay", "warmup_examples", "table_warmup_examples", "decay_examples"):
-      check(getattr(self, name) >= 0, self, name, "at least 0")
     check(0 <= self.seed < 2**31, self, "seed", "from 0 to 2147483647")
-    if self.lr_schedule != "constant":
-      check(self.decay_examples >= 1, self, "decay_examples", f"at least 1 with --lr_schedule={self.lr_schedule}")
+
+  def step_settings(self) -> StepSettings:
+    """What the compiled step depends on, without the other fields."""
+    return StepSettings(**{field.name: getattr(self, field.name) for field in dataclasses.fields(StepSettings)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,16 +191,16 @@ class PlantedConfig:
   """The planted click model (planted/clicks.py): logit = bias + tail + pairs + dense + scores, each part with a variance of its own."""
 
   PREFIX = "planted_"
-  seed: int = option(0, "the teacher: all latent effects, and the evaluation draws")
-  tail_fields: int = option(8, "categorical fields of the tail part")
-  zipf_s: float = option(10 / 9, "Zipf exponent s of the tail ids, p_k ~ k^-s with infinitely many ids")
-  tail_sigma: float = option(0.5, "standard deviation of the effect of one tail id, in logits")
-  bias: float = option(-1.0, "constant logit")
-  pair_variance: float = option(0.0, "logit variance of the pair part over 4 fields of 64 ids; 0: the part is absent")
-  dense_variance: float = option(0.0, "logit variance of the dense part over 16 dense inputs; 0: the part is absent")
-  score_variance: float = option(0.0, "logit variance of the score part over 4 fields of 64 ids; 0: the part is absent")
-  delta: float = option(1.0, "decay of the pair and dense parts: the j-th term has variance ~ j^-(1+delta)")
-  bag_length: int = option(1, "most ids of a tail field in an example: bags of 1 to this many, each size as likely, effects summed")
+  seed: int = NUMBERS.option(0, "the teacher: all latent effects, and the evaluation draws")
+  tail_fields: int = NUMBERS.option(8, "categorical fields of the tail part")
+  zipf_s: float = NUMBERS.option(10 / 9, "Zipf exponent s of the tail ids, p_k ~ k^-s with infinitely many ids")
+  tail_sigma: float = NUMBERS.option(0.5, "standard deviation of the effect of one tail id, in logits")
+  bias: float = NUMBERS.option(-1.0, "constant logit")
+  pair_variance: float = NUMBERS.option(0.0, "logit variance of the pair part over 4 fields of 64 ids; 0: the part is absent")
+  dense_variance: float = NUMBERS.option(0.0, "logit variance of the dense part over 16 dense inputs; 0: the part is absent")
+  score_variance: float = NUMBERS.option(0.0, "logit variance of the score part over 4 fields of 64 ids; 0: the part is absent")
+  delta: float = NUMBERS.option(1.0, "decay of the pair and dense parts: the j-th term has variance ~ j^-(1+delta)")
+  bag_length: int = NUMBERS.option(1, "most ids of a tail field in an example: bags of 1 to this many, each size as likely, effects summed")
 
   def __post_init__(self) -> None:
     check(self.tail_fields >= 1, self, "tail_fields", "at least 1")
@@ -158,13 +220,15 @@ KERNELS = ("auto", "native", "xla")
 class MeshConfig:
   """The devices of a run and where each table lies on them (embedding/planner.py)."""
 
-  mesh: str = option("1", "devices: a number, or two axes (data x model) such as 2x4")
-  placement: tuple[str, ...] = option(
+  mesh: str = PLACEMENT.option("1", "devices: a number, or two axes (data x model) such as 2x4")
+  placement: tuple[str, ...] = PLACEMENT.option(
     ("auto",),
     f"where tables lie: {', '.join(PLACEMENTS)}, or auto (planned); for one table, feature:placement, such as auto,C3:row,C20:column",
   )
-  device_memory_gib: float | None = option(None, "memory of a device that the plan may fill, GiB; none: what the device has")
-  parallelism: str = option("jit", "jit with sharded tables, or the plain pmap baseline, whose tables are all replicated", ("jit", "pmap"))
+  device_memory_gib: float | None = EXECUTION.option(None, "memory of a device that the plan may fill, GiB; none: what the device has")
+  parallelism: str = PLACEMENT.option(
+    "jit", "jit with sharded tables, or the plain pmap baseline, whose tables are all replicated", ("jit", "pmap")
+  )
 
   def __post_init__(self) -> None:
     check_choices(self)
@@ -198,23 +262,25 @@ class MeshConfig:
 class RunConfig:
   """One training run."""
 
-  data: str = option("planted", "planted, or a directory written by dlrm_jax.data.prepare (to plan or time a step, a shape's name will do)")
-  workdir: str = option("", "the directory that results go into")
-  checkpoint: bool = option(False, "keep the trained state in WORKDIR/checkpoint")
-  checkpoint_every_s: float = option(600.0, "time between checkpoints on the way, seconds; 0: only when the run is stopped")
-  keep_checkpoints: int = option(2, "checkpoints that are kept on the way; they go when the run has ended")
-  restore: str | None = option(
+  data: str = DATA.option(
+    "planted", "planted, or a directory written by dlrm_jax.data.prepare (to plan or time a step, a shape's name will do)"
+  )
+  workdir: str = EXECUTION.option("", "the directory that results go into")
+  checkpoint: bool = EXECUTION.option(False, "keep the trained state in WORKDIR/checkpoint")
+  checkpoint_every_s: float = EXECUTION.option(600.0, "time between checkpoints on the way, seconds; 0: only when the run is stopped")
+  keep_checkpoints: int = EXECUTION.option(2, "checkpoints that are kept on the way; they go when the run has ended")
+  restore: str | None = EXECUTION.option(
     None, "go on from WORKDIR/checkpoint of another run, or from one of the directories in it; mesh, placement and length may differ"
   )
-  coordinator: str | None = option(None, "several processes: host:port of the first, or auto on a cluster that jax knows (Slurm, TPU pods)")
-  num_processes: int = option(1, "several processes: how many (with coordinator=host:port)")
-  process_id: int = option(0, "several processes: which one this is, from 0")
-  kernels: str = option(
-    "auto",
-    "on a CPU: kernels compiled for this machine's processor, or XLA's own loops; auto: kernels where they compile",
-    KERNELS,
+  coordinator: str | None = EXECUTION.option(
+    None, "several processes: host:port of the first, or auto on a cluster that jax knows (Slurm, TPU pods)"
   )
-  steps_per_call: int = option(1, "training steps in one call of the compiled program; pays where steps are short")
+  num_processes: int = DATA.option(1, "several processes: how many (with coordinator=host:port)")
+  process_id: int = EXECUTION.option(0, "several processes: which one this is, from 0")
+  kernels: str = EXECUTION.option(
+    "auto", "on a CPU: kernels compiled for this machine's processor, or XLA's own loops; auto: kernels where they compile", KERNELS
+  )
+  steps_per_call: int = EXECUTION.option(1, "training steps in one call of the compiled program; pays where steps are short")
   model: ModelConfig = ModelConfig()
   train: TrainConfig = TrainConfig()
   planted: PlantedConfig = PlantedConfig()
@@ -248,21 +314,38 @@ class RunConfig:
 
 
 def non_default(config: Any) -> dict[str, Any]:
-  """The fields of a dataclass that differ from their defaults."""
-  out = {}
-  for field in dataclasses.fields(config):
-    value = getattr(config, field.name)
-    if value != field.default:
-      out[field.name] = list(value) if isinstance(value, tuple) else value
-  return out
+  """The fields that `config_id` hashes: of a dataclass those that differ from their defaults, so that a new field orphans no old run."""
+  default, values = type(config)(), {name: getattr(config, name) for name in fields_of(type(config), IDENTITY)}
+  return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if v != getattr(default, k)}
+
+
+def alike(train: TrainConfig, *affected: Affects) -> TrainConfig:
+  """Equal for settings that differ only in fields that affect one of these: such fields are at their defaults."""
+  default = TrainConfig()
+  return dataclasses.replace(train, **{name: getattr(default, name) for name in fields_of(TrainConfig, affected)})
+
+
+def together_key(config: RunConfig) -> Hashable | None:
+  """Equal for runs that one program can train at once; None for a run that is always trained alone.
+
+  The latter are runs on several devices or processes, under pmap, of the per-id estimator, and with --restore.
+  """
+  alone = config.mesh.num_devices > 1 or config.num_processes > 1 or config.mesh.parallelism != "jit"
+  if alone or config.train.learner != "dlrm" or config.restore is not None:
+    return None
+  return dataclasses.replace(config, workdir="", train=alike(config.train, *TOGETHER))
+
+
+def base_id(config: RunConfig, data_digest: str = "") -> str:
+  """`config_id` at seed 0 and for one example: names what runs of different seeds and lengths have in common."""
+  fixed: dict[str, Any] = dict.fromkeys(fields_of(TrainConfig, [SEED]), 0) | dict.fromkeys(fields_of(TrainConfig, [LENGTH]), 1)
+  return config_id(dataclasses.replace(config, train=dataclasses.replace(config.train, **fixed)), data_digest)
 
 
 def config_id(config: RunConfig, data_digest: str = "") -> str:
   """16 hex digits naming a run by what changes its numbers: model, data, training, seed, mesh; never where it is written.
 
-  The number of processes is in it on prepared data alone, whose order follows from it (data/order.py).
-
-  Fields at their default are left out, so a new field orphans no old run.
+  How many processes read a prepared data set counts, since its order depends on it (data/order.py).
 
   Args:
     config: the run.
@@ -277,7 +360,7 @@ def config_id(config: RunConfig, data_digest: str = "") -> str:
     "kind": "planted" if planted else "dataset",
   }
   if config.mesh.num_devices > 1:  # on one device there is nothing to place
-    content["mesh"] = {name: value for name, value in non_default(config.mesh).items() if name != "device_memory_gib"}
+    content["mesh"] = non_default(config.mesh)
   if not planted and config.num_processes > 1:
     content["num_processes"] = config.num_processes
   text = json.dumps(content, sort_keys=True, separators=(",", ":"))

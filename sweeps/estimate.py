@@ -23,7 +23,7 @@ from jaxtyping import Float
 from scipy import optimize
 
 from dlrm_jax.common.tasks import end_with
-from dlrm_jax.config import RunConfig
+from dlrm_jax.config import LENGTH, TOGETHER, RunConfig, alike
 from dlrm_jax.data.source import Source
 from dlrm_jax.embedding.layout import make_layout
 from dlrm_jax.machine import hardware
@@ -226,8 +226,7 @@ def _evaluations(config: RunConfig) -> list[int]:
 
 def _shape(config: RunConfig) -> RunConfig:
   """What runs that share their programs have in common."""
-  train = dataclasses.replace(config.train, seed=0, num_examples=1, table_lr=1.0, dense_lr=1.0)
-  return dataclasses.replace(config, train=train)
+  return dataclasses.replace(config, train=alike(config.train, *TOGETHER, LENGTH))
 
 
 def _load(run: Run) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from dlrm_jax.common import flags
 from dlrm_jax.common.axis_names import AXES, GRID, SCHEMES
-from dlrm_jax.config import HORIZONS, RunConfig, config_id
+from dlrm_jax.config import HORIZONS, RunConfig, base_id, config_id
 from dlrm_jax.data.planted.clicks import Planted
 from dlrm_jax.data.source import Source, one_pass, open_source
 from dlrm_jax.embedding.layout import make_layout
@@ -142,7 +142,7 @@ def expand(sweep: SweepConfig) -> list[tuple[Point, Source]]:
     source = open_source(base)
     planted = isinstance(source, Planted)
     workload = f"s={base.planted.zipf_s:.4g}" if planted else source.name
-    where = (workload, config_id(_with_train(base, seed=0, num_examples=1), source.digest))
+    where = (workload, base_id(base, source.digest))
     for seed in range(base.train.seed, base.train.seed + sweep.seeds):
       for names in [*((axis,) for axis in sweep.axes), *([sweep.grid] if sweep.grid else [])]:
         seen: set[RunConfig] = set()

@@ -19,6 +19,7 @@ from jax.experimental import multihost_utils
 
 from dlrm_jax.common import flags, record, stopping
 from dlrm_jax.common.tasks import end_with
+from dlrm_jax.config import together_key
 from dlrm_jax.data.source import Source
 from dlrm_jax.machine import hardware, mesh
 from dlrm_jax.training import loop, together
@@ -152,8 +153,8 @@ class _Sweeper:
 
   def _with_company(self, first: claims.Claim) -> list[claims.Claim]:
     """Claims runs that can be trained together with one, up to --together in all: new ones, that differ in seed or learning rates only."""
-    held, shared = [first], together.key(self.runs[first.directory.name][0].config)
-    others = [name for name in self.left if name != first.directory.name and together.key(self.runs[name][0].config) == shared]
+    held, shared = [first], together_key(self.runs[first.directory.name][0].config)
+    others = [name for name in self.left if name != first.directory.name and together_key(self.runs[name][0].config) == shared]
     try:
       for other in others if shared is not None else ():
         if len(held) == self.launch.together:

@@ -33,6 +33,7 @@ def option(
   help: str = "",  # noqa: A002
   choices: tuple[str, ...] = (),
   words: bool = False,
+  affects: object = None,
 ) -> Any:
   """A dataclass field that is also a flag. Without a default the flag is required.
 
@@ -40,9 +41,10 @@ def option(
     default: the value when the flag is not given.
     help: one line for `--help`, with the unit where there is one.
     choices: the allowed values; for tuple fields, of each element.
-    words: not a flag: the field takes the words that stand beside the flags, such as names of files. One field of a program at most.
+    words: not a flag: the field takes the words between the flags, such as names of files. A program has one such field at most.
+    affects: what the field of a run's config affects (`config.Affects`).
   """
-  return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "words": words})
+  return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "words": words, "affects": affects})
 
 
 def check(ok: bool, config: Any, field: str, allowed: str) -> None:

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from dlrm_jax.batch import Batch
 from dlrm_jax.common import stopping
-from dlrm_jax.config import RunConfig, TrainConfig
+from dlrm_jax.config import RunConfig
 from dlrm_jax.data.planted.clicks import Planted
 from dlrm_jax.data.source import Source, one_pass
 from dlrm_jax.embedding.layout import MAX_TOTAL_ROWS, make_layout
@@ -36,20 +36,10 @@ Outcome = dict[str, Any] | Exception
 _AHEAD = 2  # calls whose batches go to the device before they are due
 
 
-def key(config: RunConfig) -> Hashable | None:
-  """Equal for runs that can be trained together; None for one that cannot: several devices or processes, pmap, the estimator, --restore."""
-  train, default = config.train, TrainConfig()
-  several = config.mesh.num_devices > 1 or config.num_processes > 1
-  if several or config.mesh.parallelism != "jit" or train.learner != "dlrm" or config.restore is not None:
-    return None
-  train = dataclasses.replace(train, seed=default.seed, table_lr=default.table_lr, dense_lr=default.dense_lr)
-  return dataclasses.replace(config, workdir="", train=train)
-
-
 def train(
   configs: Sequence[RunConfig], directories: Sequence[str | Path], source: Source, on_progress: Sequence[OnProgress | None] | None = None
 ) -> list[Outcome]:
-  """Trains runs of one `key` from their beginning, at once, or in several lots where the device has not room for all.
+  """Trains runs of one `config.together_key` from their beginning, at once, or in several lots where the device has not room for all.
 
   A run whose loss is not finite gets its record then; the others go on. Losses are those of the runs alone, but for the order of sums
   (and with bfloat16 rows for what is rounded otherwise because of it).

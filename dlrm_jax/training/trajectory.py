@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from dlrm_jax.common import record
-from dlrm_jax.config import RunConfig, config_id
+from dlrm_jax.config import RESUMABLE, Affects, RunConfig, config_id, fields_of
 from dlrm_jax.data.planted.clicks import Planted
 from dlrm_jax.data.planted.theory import ideal, theory
 from dlrm_jax.data.source import Source
@@ -23,7 +23,6 @@ from dlrm_jax.training import metrics
 from dlrm_jax.training.evaluation import Progressive
 
 METRICS = (*(f.name for f in dataclasses.fields(metrics.Metrics)), *Progressive.FIELDS)
-_MAY_DIFFER = {f"train.{name}" for name in ("num_examples", "eval_examples", "eval_split", "first_eval", "evals_per_octave")}
 _CHECK_EVERY = 512  # steps between looks at the loss when no evaluation is due
 
 OnProgress = Callable[[int, float], None]  # (examples, mean training log loss since the last look)
@@ -39,9 +38,11 @@ def eval_points(num_examples: int, batch_size: int, first: int, per_octave: int)
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
-  """Model and training settings by name, without those that may differ between what goes on and what was."""
-  settings = {f"{part}.{name}": value for part in ("model", "train") for name, value in dataclasses.asdict(getattr(config, part)).items()}
-  return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items() if name not in _MAY_DIFFER}
+  """Model and training settings by name, without those that may differ between a checkpoint and a run that goes on from it."""
+  parts = {"model": config.model, "train": config.train}
+  fixed = [affected for affected in Affects if affected not in RESUMABLE]
+  values = {f"{part}.{name}": getattr(of, name) for part, of in parts.items() for name in fields_of(type(of), fixed)}
+  return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def stream_of(config: RunConfig, source: Source) -> dict[str, Any]:

@@ -5,7 +5,23 @@ import dataclasses
 import pytest
 
 from dlrm_jax.common import flags
-from dlrm_jax.config import ModelConfig, PlantedConfig, RunConfig, TrainConfig, config_id
+from dlrm_jax.config import (
+  NUMBERS,
+  RATE,
+  SEED,
+  TOGETHER,
+  Affects,
+  MeshConfig,
+  ModelConfig,
+  PlantedConfig,
+  RunConfig,
+  StepSettings,
+  TrainConfig,
+  alike,
+  base_id,
+  config_id,
+  fields_of,
+)
 from dlrm_jax.presets import PRESETS
 
 
@@ -115,3 +131,43 @@ def test_config_id_follows_what_changes_the_numbers_only():
 def test_how_a_run_is_computed_does_not_name_it():
   """Kernels and steps a call change roundings, not what is trained."""
   assert config_id(RunConfig(kernels="xla", steps_per_call=8)) == config_id(RunConfig())
+
+
+@pytest.mark.parametrize("config", [ModelConfig, TrainConfig, PlantedConfig, MeshConfig, RunConfig])
+def test_every_field_states_what_it_affects(config: type):
+  """A TypeError names the field that does not, and says how to declare it."""
+  own = [field.name for field in dataclasses.fields(config) if not dataclasses.is_dataclass(field.type)]
+  assert fields_of(config, list(Affects)) == own
+
+
+def test_a_field_that_does_not_state_what_it_affects_is_named():
+  @dataclasses.dataclass(frozen=True)
+  class Longer(TrainConfig):
+    momentum: float = flags.option(0.0, "of the dense optimiser")
+
+  message = (
+    r"^Longer\.momentum does not state what it affects: declare it with NUMBERS\.option\(\.\.\.\), or with another of config\.Affects$"
+  )
+  with pytest.raises(TypeError, match=message):
+    fields_of(Longer, [NUMBERS])
+
+
+def test_lists_of_fields_follow_what_the_fields_affect():
+  assert fields_of(TrainConfig, TOGETHER) == ["seed", "table_lr", "dense_lr"]
+  train = TrainConfig(seed=3, table_lr=0.5, dense_lr=0.4, batch_size=7)
+  assert alike(train, RATE) == TrainConfig(seed=3, batch_size=7) and alike(train, SEED, RATE) == TrainConfig(batch_size=7)
+
+
+def test_the_name_of_a_base_is_golden_whatever_seed_and_length():
+  """sweep.json holds it: a change here keeps every sweep begun before from going on."""
+  run = RunConfig(train=TrainConfig(seed=5, num_examples=77, table_lr=0.5))
+  assert base_id(run) == base_id(RunConfig(train=TrainConfig(table_lr=0.5))) == "b2e9646167a25712"
+  assert base_id(run) != base_id(RunConfig()) != config_id(RunConfig())
+
+
+def test_the_settings_of_a_step_have_no_learning_rate_and_no_seed():
+  train = TrainConfig(seed=3, table_lr=0.5, batch_size=7, table_optimizer="sgd")
+  assert train.step_settings() == StepSettings(batch_size=7, table_optimizer="sgd")
+  for name in ("seed", "table_lr", "dense_lr", "num_examples", "order"):
+    with pytest.raises(AttributeError):
+      getattr(train.step_settings(), name)

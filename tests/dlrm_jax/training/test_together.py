@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dlrm_jax.common import record, stopping
-from dlrm_jax.config import MeshConfig, ModelConfig, PlantedConfig, RunConfig, TrainConfig
+from dlrm_jax.config import MeshConfig, ModelConfig, PlantedConfig, RunConfig, TrainConfig, together_key
 from dlrm_jax.data.planted.clicks import Planted
 from dlrm_jax.data.source import open_source
 from dlrm_jax.embedding.layout import make_layout
@@ -153,12 +153,12 @@ def test_runs_that_see_the_same_examples_share_them(monkeypatch: pytest.MonkeyPa
 
 def test_only_runs_alike_have_one_key():
   one, other = alike(BASE, (0, 0.1, 0.2), (7, 0.3, 0.4))
-  key = together.key(one)
-  assert key is not None and key == together.key(dataclasses.replace(other, workdir="elsewhere"))
+  key = together_key(one)
+  assert key is not None and key == together_key(dataclasses.replace(other, workdir="elsewhere"))
   for change in ({"model": dataclasses.replace(BASE.model, num_rows=151)}, {"planted": PlantedConfig(zipf_s=1.2)}, {"steps_per_call": 5}):
-    assert together.key(dataclasses.replace(one, **change)) != key
+    assert together_key(dataclasses.replace(one, **change)) != key
   for train in ({"num_examples": 1}, {"table_weight_decay": 0.1}, {"eval_examples": 7}):
-    assert together.key(dataclasses.replace(one, train=dataclasses.replace(one.train, **train))) != key
+    assert together_key(dataclasses.replace(one, train=dataclasses.replace(one.train, **train))) != key
   estimator = dataclasses.replace(one.train, learner="per_id")
   changes: list[dict[str, Any]] = [
     {"mesh": MeshConfig("2")},
@@ -166,7 +166,7 @@ def test_only_runs_alike_have_one_key():
     {"restore": "x"},
     {"train": estimator},
   ]
-  assert [together.key(dataclasses.replace(one, **change)) for change in changes] == [None] * 4
+  assert [together_key(dataclasses.replace(one, **change)) for change in changes] == [None] * 4
 
 
 @pytest.mark.parametrize("steps_per_call", [1, 4])
