@@ -22,7 +22,6 @@ from benchmarks import step
 from benchmarks.measure import table
 from benchmarks.measure.output import check_output
 from benchmarks.measure.table import number
-from dlrm_jax.batch import Batch
 from dlrm_jax.common import flags, record
 from dlrm_jax.common.flags import option
 from dlrm_jax.config import RunConfig
@@ -30,6 +29,7 @@ from dlrm_jax.data.source import open_source
 from dlrm_jax.machine import hardware
 from dlrm_jax.training.learner import Learner, make_learner
 from dlrm_jax.training.loop import batches_of
+from dlrm_jax.training.step import Batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +49,13 @@ class FedConfig:
 PRESETS = {name: FedConfig(run=config.run) for name, config in step.PRESETS.items()}
 
 
-def turn(learner: Learner, state: Any, batches: Iterator[Batch], steps: int, together: int) -> tuple[Any, list[Batch], float, float]:
+def turn(learner: Learner, state: Any, batches: Iterator[Batches], steps: int, together: int) -> tuple[Any, list[Batches], float, float]:
   """Takes so many steps; the state after them, their batches, seconds of the wall and of the CPU."""
-  used: list[Batch] = []
+  used: list[Batches] = []
   wall, cpu = time.perf_counter(), time.process_time()
   for _ in range(steps // together):
     taken = list(itertools.islice(batches, together))
-    state = learner.train(state, *taken)
+    state = learner.train(state, taken)
     used += taken
   jax.block_until_ready(state)
   return state, used, time.perf_counter() - wall, time.process_time() - cpu
@@ -67,9 +67,9 @@ def measure(config: FedConfig) -> list[dict[str, Any]]:
   size, together, needed = run.train.batch_size, run.steps_per_call, config.steps * (config.rounds + 1)
   have, examples = source.max_examples, 2 * needed * size  # so that reading never ends: blocks are decoded in all turns alike
   flags.check(have is None or have >= examples, config, "rounds", f"fewer: {source.name} has {have} examples, {examples} are needed")
-  learner = make_learner(run, source)
+  learner = make_learner([run], source)
   state = learner.start()
-  stream = batches_of(source, learner, dataclasses.replace(run, train=dataclasses.replace(run.train, num_examples=examples)), 0)
+  stream = batches_of([dataclasses.replace(run, train=dataclasses.replace(run.train, num_examples=examples))], source, learner)
   seen: dict[str, list[tuple[float, float]]] = {"disk": [], "memory": []}
   for round_ in range(config.rounds + 1):  # the first warms up
     state, used, *disk = turn(learner, state, stream, config.steps, together)

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import NamedSharding
 
 from benchmarks import step
@@ -33,8 +32,9 @@ from dlrm_jax.data.planted import clicks as planted
 from dlrm_jax.data.shapes import random_batch, shape_of
 from dlrm_jax.machine import hardware
 from dlrm_jax.machine.mesh import connect, split
+from dlrm_jax.training.build import Build
+from dlrm_jax.training.learner import Learner, dlrm_learner
 from dlrm_jax.training.state import TrainState
-from dlrm_jax.training.step import Programs, compile_programs
 
 _BATCHES = 8  # distinct random ones, used in turn
 NO_SCOPE, BEFORE, BETWEEN, AFTER = "(no scope)", "(before the first op)", "(between ops)", "(after the last op)"
@@ -73,27 +73,27 @@ def steps_of(config: ProfileConfig) -> int:
   return math.ceil(config.steps / together) * together
 
 
-def batches(config: ProfileConfig, shape: DataShape, programs: Programs, sharding: NamedSharding) -> Callable[[], Batch]:
+def batches(config: ProfileConfig, shape: DataShape, learner: Learner, sharding: NamedSharding) -> Callable[[], Batch]:
   """What gives the next batch: planted data draws it, anything else takes a random one that is on the devices already."""
   run = config.run
   if run.data == "planted":
     stream = planted.Planted(run.planted).train_batches(run.train.seed, run.train.batch_size, sys.maxsize)
-    return lambda: programs.put(next(stream))
-  made = [jax.device_put(programs.put(random_batch(run, shape, seed)), sharding) for seed in range(_BATCHES)]
+    return lambda: learner.put(next(stream))
+  made = [jax.device_put(learner.put(random_batch(run, shape, seed)), sharding) for seed in range(_BATCHES)]
   return itertools.cycle(jax.block_until_ready(made)).__next__
 
 
-def collect(config: ProfileConfig, programs: Programs, draw: Callable[[], Batch], steps: int) -> tuple[Path, float]:
+def collect(config: ProfileConfig, learner: Learner, draw: Callable[[], Batch], steps: int) -> tuple[Path, float]:
   """Runs the steps as they are, then under the profiler. Returns the directory of the trace and the mean step without profiler, ms."""
 
-  seed, together = np.uint32(config.run.train.seed), config.run.steps_per_call
+  together = config.run.steps_per_call
   warmup, calls = math.ceil(config.warmup / together), steps // together
 
   def one(state: TrainState, draw: Callable[[], Batch]) -> TrainState:
-    return jax.block_until_ready(programs.train(state, *(draw() for _ in range(together))))
+    return jax.block_until_ready(learner.train(state, [(draw(),) for _ in range(together)]))
 
-  unprofiled = 1e3 / time_steps(one, programs.init(seed), [draw], warmup, calls).per_second(together)
-  state = programs.init(seed)
+  unprofiled = 1e3 / time_steps(one, learner.start(), [draw], warmup, calls).per_second(together)
+  state = learner.start()
   for _ in range(warmup):
     state = one(state, draw)
   options = jax.profiler.ProfileOptions()
@@ -176,12 +176,12 @@ def main(config: ProfileConfig) -> None:
   if not config.output:
     raise UserError("--output=: must be a directory for the trace and profile.json")
   check_output(f"{config.output}/profile.json")
-  programs, steps = compile_programs(config.run, case.plan, shape.num_dense, case.mesh), steps_of(config)
+  learner, steps = dlrm_learner([config.run], Build.of(config.run, case.plan, shape.num_dense, case.mesh)), steps_of(config)
   print(f"{config.name}: {steps} steps, with and without the profiler", file=sys.stderr, flush=True)
-  made, unprofiled = collect(config, programs, batches(config, shape, programs, NamedSharding(case.mesh, split(case.mesh))), steps)
+  made, unprofiled = collect(config, learner, batches(config, shape, learner, NamedSharding(case.mesh, split(case.mesh))), steps)
   (events_file,) = (path for path in made.glob("*.trace.json.gz"))
   division = trace.divide(*trace.read(events_file))
-  text = programs.compiled.as_text() or ""
+  text = learner.program_text()
   rows, ops = rows_of(division, text, steps, "draws" if config.run.data == "planted" else NO_SCOPE)
   run = config.run
   about = {

@@ -16,7 +16,6 @@ import sys
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from benchmarks.compiled import hlo
@@ -40,8 +39,8 @@ from dlrm_jax.machine.mesh import connect, make_mesh, split
 from dlrm_jax.model.flops import Cost, cost
 from dlrm_jax.presets import DLRM_INPUTS
 from dlrm_jax.presets import PRESETS as RUN_PRESETS
-from dlrm_jax.training import pmap
-from dlrm_jax.training.step import compile_programs
+from dlrm_jax.training.build import Build
+from dlrm_jax.training.learner import dlrm_learner
 
 _BATCHES = 8  # distinct ones, used in turn
 _FLOOR_REPEATS = 9
@@ -131,16 +130,15 @@ def measure(config: StepConfig, case: Case, shape: DataShape) -> dict[str, Any]:
   """Compiles and times one case; its row without what depends on other rows."""
   run, plan = case.run, case.plan
   limits = ceilings.of(list(case.mesh.devices.flat), run.model.compute_dtype, run.model.matmul_precision)
-  make = compile_programs if run.mesh.parallelism == "jit" else pmap.compile_programs
-  programs = make(run, plan, shape.num_dense, case.mesh)
+  learner = dlrm_learner([run], Build.of(run, plan, shape.num_dense, case.mesh))
   there = NamedSharding(case.mesh, split(case.mesh))
-  batches = [jax.device_put(programs.put(random_batch(run, shape, seed)), there) for seed in range(_BATCHES)]
+  batches = [jax.device_put(learner.put(random_batch(run, shape, seed)), there) for seed in range(_BATCHES)]
   together = run.steps_per_call
-  calls = [tuple(batches[(i * together + j) % _BATCHES] for j in range(together)) for i in range(_BATCHES)]
+  calls = [[(batches[(i * together + j) % _BATCHES],) for j in range(together)] for i in range(_BATCHES)]
   warmup, steps = -(-config.warmup // together), -(-config.steps // together)
-  timed = time_steps(lambda state, call: programs.train(state, *call), programs.init(np.uint32(run.train.seed)), calls, warmup, steps)
+  timed = time_steps(learner.train, learner.start(), calls, warmup, steps)
   timing = timed.divided(together)
-  moved, planned = exchanged(hlo.collectives(programs.compiled.as_text() or "")), costs(plan, run, machine_of(case.mesh))
+  moved, planned = exchanged(hlo.collectives(learner.program_text())), costs(plan, run, machine_of(case.mesh))
   counts, examples_per_s = cost(run.model, run.train, plan.layout, shape.num_dense), timing.per_second(run.train.batch_size)
   flops = counts.flops_per_example["total"]
   return {

@@ -25,13 +25,9 @@ from dlrm_jax.common import flags, record
 from dlrm_jax.common.flags import option
 from dlrm_jax.config import RunConfig, together_key
 from dlrm_jax.data.source import Source, open_source
-from dlrm_jax.embedding.layout import make_layout
-from dlrm_jax.embedding.planner import machine_of, make_plan
 from dlrm_jax.machine import hardware
-from dlrm_jax.machine.mesh import make_mesh
-from dlrm_jax.training import loop, together
 from dlrm_jax.training.learner import make_learner
-from dlrm_jax.training.stacked_step import compile_programs
+from dlrm_jax.training.loop import batches_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +63,9 @@ def alike(config: TogetherConfig, differ: str) -> list[RunConfig]:
 
 def in_turn(configs: list[RunConfig], source: Source, steps: int) -> Turn:
   """A call trains every run for so many steps, one run after the other."""
-  learners = [make_learner(config, source) for config in configs]
+  learners = [make_learner([config], source) for config in configs]
   states = [learner.start() for learner in learners]
-  streams = [loop.batches_of(source, learner, config, 0) for learner, config in zip(learners, configs, strict=True)]
+  streams = [batches_of([config], source, learner) for learner, config in zip(learners, configs, strict=True)]
 
   def turn() -> None:
     for i, (learner, stream) in enumerate(zip(learners, streams, strict=True)):
@@ -80,20 +76,18 @@ def in_turn(configs: list[RunConfig], source: Source, steps: int) -> Turn:
 
 def at_once(configs: list[RunConfig], source: Source, steps: int) -> Turn:
   """A call trains all runs for so many steps together."""
-  mesh = make_mesh(configs[0])
-  plan = make_plan(configs[0], make_layout(configs[0].model, source.shape), machine_of(mesh))
-  programs = compile_programs(configs, plan, source.shape.num_dense, mesh)
-  state, stream = [programs.start()], together.batches_of(configs, source, programs.put)
+  learner = make_learner(configs, source)
+  state, stream = [learner.start()], batches_of(configs, source, learner)
 
   def turn() -> None:
-    state[0] = _calls(programs.train, state[0], stream, steps, configs[0].steps_per_call)
+    state[0] = _calls(learner.train, state[0], stream, steps, configs[0].steps_per_call)
 
   return turn
 
 
 def _calls(train: Callable[..., Any], state: Any, stream: Iterator[Any], steps: int, each: int) -> Any:
   for _ in range(steps // each):
-    state = train(state, *itertools.islice(stream, each))
+    state = train(state, list(itertools.islice(stream, each)))
   return jax.block_until_ready(state)
 
 

@@ -28,7 +28,8 @@ from dlrm_jax.embedding.print_plan import size_of
 from dlrm_jax.machine.mesh import make_mesh
 from dlrm_jax.model.flops import FLOAT_BYTES, cost
 from dlrm_jax.presets import PRESETS
-from dlrm_jax.training.step import lower
+from dlrm_jax.training.build import Build
+from dlrm_jax.training.step import OneRun, lower
 
 _GPU_SHARE = 0.75  # of a GPU's memory, what jax reserves unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise
 
@@ -57,7 +58,7 @@ def compile_for(config: RunConfig, target: targets.Target) -> dict[str, Any]:
   machine, layout = Machine(mesh.size, usable, LANES if target.platform == "tpu" else 0), make_layout(config.model, shape)
   plan = make_plan(config, layout, machine)
   started = time.perf_counter()
-  _, lowered, _ = lower(config, plan, shape.num_dense, mesh)
+  lowered, _ = lower(OneRun(Build.of(config, plan, shape.num_dense, mesh)))
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:

@@ -7,9 +7,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from dlrm_jax.data.source import Source
 from sweeps import store
-from sweeps.points import Point, SweepConfig, runs_of
+from sweeps.points import Run, SweepConfig, runs_of
 from sweeps.standing import told
 from sweeps.status import Runs, Totals
 
@@ -26,7 +25,7 @@ class Display:
     follow: print how a run ended when its files show it. Else the code that trains the runs in this process calls `say`.
   """
 
-  def __init__(self, sweep: SweepConfig, points: list[tuple[Point, Source]], follow: bool):
+  def __init__(self, sweep: SweepConfig, points: list[Run], follow: bool):
     self._follow = follow
     runs = runs_of(points)
     self.names = {config_id: point.name for config_id, (point, _) in runs.items()}

@@ -32,10 +32,9 @@ from dlrm_jax.training.evaluation import EvalSet, evaluate
 from dlrm_jax.training.learner import make_learner
 from dlrm_jax.training.trajectory import eval_points
 from sweeps import store
-from sweeps.points import Point
+from sweeps.points import Point, Run
 from sweeps.status import duration
 
-Run = tuple[Point, Source]
 _MEASURED_S, _MEASURED_CALLS = 0.5, 4  # a model is timed until both have passed
 _EVALUATED = 4  # batches of the timed evaluation
 _FLOPS_A_BYTE = 8.0  # about what a processor computes while a byte comes from memory: to order models by their step alone
@@ -158,9 +157,9 @@ def _from_record(entry: dict[str, Any]) -> Sample | None:
 
 def chosen(todo: Iterable[Run], devices: int) -> list[Run]:
   """What is measured: the smallest, the middle and the largest model that so many devices can run, and the per-id estimator."""
-  fitting = [run for run in todo if run[0].config.mesh.num_devices <= devices]
-  others = [run for run in fitting if run[0].learner != "dlrm"][:1]
-  models = sorted({_shape(p.config): (p, s) for p, s in fitting if p.learner == "dlrm"}.values(), key=_load)
+  fitting = [run for run in todo if run.point.config.mesh.num_devices <= devices]
+  others = [run for run in fitting if run.point.learner != "dlrm"][:1]
+  models = sorted({_shape(run.point.config): run for run in fitting if run.point.learner == "dlrm"}.values(), key=_load)
   return [models[i] for i in sorted({0, len(models) // 2, len(models) - 1})] + others if models else others
 
 
@@ -178,15 +177,14 @@ def measured(todo: Iterable[Run]) -> tuple[Sample, ...]:
 def _time(point: Point, source: Source) -> Sample:
   started, config = time.perf_counter(), point.config
   train, calls = config.train, config.steps_per_call
-  learner = make_learner(config, source)
+  learner = make_learner([config], source)
   examples = source.max_examples or train.batch_size * 2**40
-  batches = map(
-    learner.put_part, itertools.chain.from_iterable(source.train_batches(train.seed, train.batch_size, examples) for _ in itertools.count())
-  )
+  passes = (source.train_batches(train.seed, train.batch_size, examples) for _ in itertools.count())
+  batches = ((learner.put_part(batch),) for batch in itertools.chain.from_iterable(passes))
   evals = EvalSet(source, learner, dataclasses.replace(train, eval_examples=min(train.eval_examples, _EVALUATED * train.batch_size)))
 
   def call(state: Any) -> Any:
-    return jax.block_until_ready(learner.train(state, *itertools.islice(batches, calls)))
+    return jax.block_until_ready(learner.train(state, list(itertools.islice(batches, calls))))
 
   state = call(learner.start())
   evaluate(learner, state, evals)

@@ -19,9 +19,8 @@ import jax
 
 from dlrm_jax.common import flags, stopping
 from sweeps import claims, store
-from sweeps.estimate import Run
 from sweeps.launch_flags import extended
-from sweeps.points import SweepConfig
+from sweeps.points import Run, SweepConfig
 from sweeps.worker import WorkerConfig
 
 _POLL_S = 0.2

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from dlrm_jax.common import flags
 from dlrm_jax.common.axis_names import AXES, GRID, SCHEMES
@@ -124,6 +124,13 @@ class Point:
     return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "config"}
 
 
+class Run(NamedTuple):
+  """A point to train, and where its examples come from. Several points may be one run, with one config_id."""
+
+  point: Point
+  source: Source
+
+
 @dataclasses.dataclass(frozen=True)
 class _Cell:
   """A combination of sizes: one of an axis, or several of a grid; `config` before the learning rates are set."""
@@ -135,7 +142,7 @@ class _Cell:
   source: Source
 
 
-def expand(sweep: SweepConfig) -> list[tuple[Point, Source]]:
+def expand(sweep: SweepConfig) -> list[Run]:
   """Every point of a sweep with its source, each checked to be possible. Raises UserError before anything has run."""
   out = []
   for base in _workloads(sweep):
@@ -158,10 +165,10 @@ def expand(sweep: SweepConfig) -> list[tuple[Point, Source]]:
   return out
 
 
-def _point(workload: str, base: str, names: tuple[str, ...], cell: _Cell, config: RunConfig, factor: float = 1.0) -> tuple[Point, Source]:
+def _point(workload: str, base: str, names: tuple[str, ...], cell: _Cell, config: RunConfig, factor: float = 1.0) -> Run:
   train, name = config.train, config_id(config, cell.source.digest)
   place = (workload, GRID.join(names), cell.size, cell.label, cell.sizes, factor)
-  return Point(*place, train.seed, train.learner, train.num_examples, name, base, config), cell.source
+  return Run(Point(*place, train.seed, train.learner, train.num_examples, name, base, config), cell.source)
 
 
 def check(config: RunConfig, source: Source) -> None:
@@ -198,11 +205,11 @@ def _place(config: RunConfig, axis: str, size: Size, source: Source, sizes: tupl
   return float(sizes.index(size)) if isinstance(size, str) else real_size(config, axis, size, source)
 
 
-def runs_of(points: list[tuple[Point, Source]]) -> dict[str, tuple[Point, Source]]:
-  """Each run once, by config_id; one that is several points goes by the first."""
-  runs: dict[str, tuple[Point, Source]] = {}
-  for point, source in points:
-    runs.setdefault(point.config_id, (point, source))
+def runs_of(points: list[Run]) -> dict[str, Run]:
+  """Each run once, by config_id; of several points that are one run, the first."""
+  runs: dict[str, Run] = {}
+  for run in points:
+    runs.setdefault(run.point.config_id, run)
   return runs
 
 

@@ -23,7 +23,7 @@ from dlrm_jax.embedding.layout import make_layout
 from dlrm_jax.embedding.planner import Machine, make_plan, plan_bytes, working_bytes
 from sweeps import slurm_cluster, slurm_job, store
 from sweeps.launch_flags import extended
-from sweeps.points import Point, SweepConfig
+from sweeps.points import Point, Run, SweepConfig
 from sweeps.slurm_cluster import Needs
 from sweeps.worker import WorkerConfig
 
@@ -58,7 +58,7 @@ def check() -> None:
     raise UserError("--launcher=slurm: there is no sbatch here; start it where jobs are submitted, or choose --launcher=local")
 
 
-def launch(sweep: SweepConfig, todo: list[tuple[Point, Source]], tick: Callable[[], None]) -> None:
+def launch(sweep: SweepConfig, todo: list[Run], tick: Callable[[], None]) -> None:
   """Submits the runs that are in no job yet. With `--slurm_wait` it returns when every job has ended.
 
   Args:

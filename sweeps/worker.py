@@ -20,11 +20,10 @@ from jax.experimental import multihost_utils
 from dlrm_jax.common import flags, record, stopping
 from dlrm_jax.common.tasks import end_with
 from dlrm_jax.config import together_key
-from dlrm_jax.data.source import Source
 from dlrm_jax.machine import hardware, mesh
-from dlrm_jax.training import loop, together
+from dlrm_jax.training import loop
 from sweeps import claims, store
-from sweeps.points import Point, SweepConfig, expand, runs_of
+from sweeps.points import Run, SweepConfig, expand, runs_of
 from sweeps.standing import Standing, stand, told
 
 _LEAVE, _LATER = -1, -2  # what process 0 tells the others instead of the number of a run
@@ -56,7 +55,7 @@ def main(config: WorkerConfig) -> None:
 
 def work(
   sweep: SweepConfig,
-  points: list[tuple[Point, Source]],
+  points: list[Run],
   wait: bool,
   only: tuple[str, ...] = (),
   tick: Callable[[], None] = lambda: None,
@@ -117,7 +116,7 @@ class _Sweeper:
     tick, tell: as in `work`.
   """
 
-  def __init__(self, sweep: SweepConfig, runs: dict[str, tuple[Point, Source]], tick: Callable[[], None], tell: Callable[[str], None]):
+  def __init__(self, sweep: SweepConfig, runs: dict[str, Run], tick: Callable[[], None], tell: Callable[[str], None]):
     self.workdir, self.launch, self.runs, self.tick, self.tell = Path(sweep.run.workdir), sweep.launch, runs, tick, tell
     self.left = list(runs)
     self.observer = claims.Observer(sweep.launch.stale_after_s)
@@ -153,10 +152,10 @@ class _Sweeper:
 
   def _with_company(self, first: claims.Claim) -> list[claims.Claim]:
     """Claims runs that can be trained together with one, up to --together in all: new ones, that differ in seed or learning rates only."""
-    held, shared = [first], together_key(self.runs[first.directory.name][0].config)
-    others = [name for name in self.left if name != first.directory.name and together_key(self.runs[name][0].config) == shared]
+    held, keys = [first], {name: together_key(self.runs[name].point.config) for name in self.left}
+    shared = keys.pop(first.directory.name)
     try:
-      for other in others if shared is not None else ():
+      for other in (name for name, key in keys.items() if key is not None and key == shared):
         if len(held) == self.launch.together:
           break
         standing = stand(store.run_directory(self.workdir, other), self.observer)
@@ -171,7 +170,7 @@ class _Sweeper:
 
   def _take(self, config_id: str, standing: Standing) -> claims.Claim | None:
     """Claims a run, unless another is first, or has done it since it was looked at."""
-    directory, total = store.run_directory(self.workdir, config_id), self.runs[config_id][0].config.train.num_examples
+    directory, total = store.run_directory(self.workdir, config_id), self.runs[config_id].point.config.train.num_examples
     held = claims.claim(directory, standing.generation + 1, standing.examples, total, self.launch.stale_after_s)
     if held is None:
       return None
@@ -235,7 +234,7 @@ class _Sweeper:
           raise out
         if not isinstance(out, Exception):
           claim.end(out["status"])
-        self.tell(f"{self.runs[claim.directory.name][0].name}: {out if isinstance(out, Exception) else told(out)}")
+        self.tell(f"{self.runs[claim.directory.name].point.name}: {out if isinstance(out, Exception) else told(out)}")
 
   def _failed(self, claim: claims.Claim, error: Exception) -> None:
     """Notes that what was trained raised `error`, unless this run had come to its end before."""
@@ -256,10 +255,11 @@ class _Sweeper:
       claim.progress(examples, loss)
       self.tick()
 
-    configs, (_, source) = [self.runs[claim.directory.name][0].config for claim in held], self.runs[held[0].directory.name]
+    runs = [self.runs[claim.directory.name] for claim in held]
+    configs, source = [run.point.config for run in runs], runs[0].source
     callbacks = [functools.partial(progress, claim) for claim in held]
     if len(held) > 1:
-      return together.train(configs, [claim.directory for claim in held], source, callbacks)
+      return loop.train_runs(configs, [claim.directory for claim in held], source, quiet=True, on_progress=callbacks)
     try:
       return [loop.train(configs[0], held[0].directory, source, quiet=True, on_progress=callbacks[0])]
     except claims.Lost as lost:

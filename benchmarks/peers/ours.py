@@ -24,8 +24,9 @@ from dlrm_jax.embedding import storage
 from dlrm_jax.embedding.pool import lookups_of
 from dlrm_jax.machine import hardware
 from dlrm_jax.machine.mesh import split
+from dlrm_jax.training.build import Build
+from dlrm_jax.training.learner import dlrm_learner
 from dlrm_jax.training.state import TrainState
-from dlrm_jax.training.step import compile_programs
 
 
 def run_of(spec: Spec) -> RunConfig:
@@ -65,20 +66,20 @@ class StepTrainer:
   def __init__(self, spec: Spec):
     self.run = run_of(spec)
     self.shape, self.case = _case(self.run)
-    self.programs = compile_programs(self.run, self.case.plan, self.shape.num_dense, self.case.mesh)
+    self.learner = dlrm_learner([self.run], Build.of(self.run, self.case.plan, self.shape.num_dense, self.case.mesh))
     there = NamedSharding(self.case.mesh, split(self.case.mesh))
-    self.batches = [jax.device_put(self.programs.put(batch), there) for batch in _batches(spec)]
-    self.state: TrainState = jax.block_until_ready(self.programs.init(np.uint32(self.run.train.seed)))
+    self.batches = [jax.device_put(self.learner.put(batch), there) for batch in _batches(spec)]
+    self.state: TrainState = jax.block_until_ready(self.learner.start())
     self.seen = (0.0, 0.0)  # the state's loss_sum and weight_sum
 
   def step(self, number: int) -> float:
-    self.state = jax.block_until_ready(self.programs.train(self.state, self.batches[number % len(self.batches)]))
+    self.state = jax.block_until_ready(self.learner.train(self.state, [(self.batches[number % len(self.batches)],)]))
     before, self.seen = self.seen, (float(self.state.progress.loss_sum), float(self.state.progress.weight_sum))
     return (self.seen[0] - before[0]) / (self.seen[1] - before[1])
 
   def export(self, path: str) -> dict[str, Any]:
     """Writes the initial weights: rows_fvd [F, V, D], and of each linear layer such as `bottom.0.kernel` and `bottom.0.bias`."""
-    state, layout = self.programs.init(np.uint32(self.run.train.seed)), self.case.plan.layout
+    state, layout = self.learner.start(), self.case.plan.layout
     dim = layout.dims["rows"]
     rows_vd = np.zeros((layout.total_rows, dim), np.float32)
     for name, group in self.case.plan.by_name.items():

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int32, UInt32
 
 from dlrm_jax.common.arrays import ArrayLike
 from dlrm_jax.common.hashing import uniform, word
-from dlrm_jax.config import TrainConfig
+from dlrm_jax.config import StepSettings
 from dlrm_jax.embedding import storage
 from dlrm_jax.embedding.placement import Group, Plan
 from dlrm_jax.machine.mesh import REPLICATED, split
@@ -59,7 +59,7 @@ def specs(plan: Plan, mesh: Mesh) -> dict[str, PartitionSpec]:
   return {name: split(mesh) if group.sharded else REPLICATED for name, group in plan.by_name.items()}
 
 
-def init_group(group: Group, train: TrainConfig, seed: UInt32[ArrayLike, ""], device: ArrayLike) -> GroupState:
+def init_group(group: Group, settings: StepSettings, seed: UInt32[ArrayLike, ""], device: ArrayLike) -> GroupState:
   """A device's part of a group: rows uniform in +-table_init (first-order scalars 0), slots 0.
 
   A row's first value is a hash of (seed, row, component), so that it depends on no placement; elementwise, so that under jit no
@@ -68,7 +68,7 @@ def init_group(group: Group, train: TrainConfig, seed: UInt32[ArrayLike, ""], de
   stacks, places = {}, group.local_rows
   for name, dim in group.layout.dims.items():
     shape = group.local_shape(dim)
-    slots = {slot: jnp.zeros(shape if full else places) for slot, full in OPTIMIZER_SLOTS[train.table_optimizer].items()}
+    slots = {slot: jnp.zeros(shape if full else places) for slot, full in OPTIMIZER_SLOTS[settings.table_optimizer].items()}
     rows_vd = jnp.zeros(shape)
     if name == "rows":
       width = group.local_dim(dim)
@@ -77,17 +77,17 @@ def init_group(group: Group, train: TrainConfig, seed: UInt32[ArrayLike, ""], de
       row = group.layout_row(device, jnp.arange(places)).reshape(-1, k)[:, lane // width] if k > 1 else None
       row = group.layout_row(device, line[:, 0])[:, None] if row is None else row
       component = lane % width + (device * width if group.is_split(dim) else 0)
-      rows_vd = ((2 * uniform(word(seed, row, component)) - 1) * train.table_init).astype(group.layout.dtype)
+      rows_vd = ((2 * uniform(word(seed, row, component)) - 1) * settings.table_init).astype(group.layout.dtype)
     stacks[name] = Stack(rows_vd, slots)
-  return GroupState(stacks, jnp.zeros(group.scratch_rows(train.table_optimizer), jnp.int32))
+  return GroupState(stacks, jnp.zeros(group.scratch_rows(settings.table_optimizer), jnp.int32))
 
 
-def init_tables(plan: Plan, train: TrainConfig, seed: UInt32[ArrayLike, ""], mesh: Mesh) -> Tables:
+def init_tables(plan: Plan, settings: StepSettings, seed: UInt32[ArrayLike, ""], mesh: Mesh) -> Tables:
   """The tables before the first step. Jit it."""
 
   def local(seed: UInt32[ArrayLike, ""]) -> dict[str, GroupState]:
     device = jax.lax.axis_index(mesh.axis_names) if mesh.size > 1 else 0
-    return {name: init_group(group, train, seed, device) for name, group in plan.by_name.items()}
+    return {name: init_group(group, settings, seed, device) for name, group in plan.by_name.items()}
 
   if mesh.size == 1:
     return Tables(local(seed))

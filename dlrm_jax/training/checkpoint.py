@@ -19,17 +19,16 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental.multihost_utils import process_allgather
-from jax.sharding import Mesh, NamedSharding, Sharding
+from jax.sharding import NamedSharding, Sharding
 
 from dlrm_jax.common import record
 from dlrm_jax.common.flags import UserError
-from dlrm_jax.config import RunConfig
 from dlrm_jax.embedding import relayout
 from dlrm_jax.embedding.layout import Layout
-from dlrm_jax.embedding.placement import Plan
 from dlrm_jax.embedding.tables import OPTIMIZER_SLOTS, GroupState, Tables
 from dlrm_jax.machine import hardware
 from dlrm_jax.machine.mesh import REPLICATED
+from dlrm_jax.training.build import Build
 from dlrm_jax.training.state import TrainState, state_shapes
 
 MANIFEST, ARRAYS = "checkpoint.json", "arrays"
@@ -54,13 +53,13 @@ class Snapshot:
   facts: dict[str, Any]
 
 
-def snapshot(state: TrainState, plan: Plan, mesh: Mesh) -> Snapshot:
+def snapshot(state: TrainState, build: Build) -> Snapshot:
   """Copies a state. Call it in all processes; it returns when the copy is made."""
-  out = snapshot_dense(_dense(state), NamedSharding(mesh, REPLICATED))
-  arrays, facts = out.arrays, out.facts | _facts(plan.layout, state)
-  for name, group in plan.by_name.items():
+  out = snapshot_dense(_dense(state), NamedSharding(build.mesh, REPLICATED))
+  arrays, facts = out.arrays, out.facts | _facts(build.plan.layout, state)
+  for name, group in build.plan.by_name.items():
     for i, feature in enumerate(group.features):
-      part, facts["tables"][feature]["checksums"] = relayout.read(group, i, state.tables.groups[name], mesh)
+      part, facts["tables"][feature]["checksums"] = relayout.read(group, i, state.tables.groups[name], build.mesh)
       arrays[f"table_{feature}"] = {key: _to_host(x) for key, x in part.items()}
   return Snapshot(jax.block_until_ready(arrays), facts)
 
@@ -100,12 +99,12 @@ def read_run(path: Path) -> dict[str, Any]:
   return _manifest(path)["run"]
 
 
-def restore(path: Path, config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh) -> TrainState:
-  """The state that the checkpoint at `path` holds, on this mesh and plan. Call it in all processes.
+def restore(path: Path, build: Build) -> TrainState:
+  """The state that the checkpoint at `path` holds, on the build's mesh and plan. Call it in all processes.
 
   Raises Damaged where it is not whole, UserError, naming what differs, where it is of another model or optimiser.
   """
-  shapes = state_shapes(config, plan, num_dense, mesh)
+  plan, mesh, shapes = build.plan, build.mesh, state_shapes(build)
   wanted = _facts(plan.layout, shapes) | {"dense": [_fact(name, x) for name, x in _dense(shapes).items()]}
   with _all_or_none(path):
     manifest = _checked(path, wanted)

@@ -5,8 +5,8 @@ Called by the loop.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +23,6 @@ from dlrm_jax.training.learner import Learner
 from dlrm_jax.training.read_ahead import read_ahead
 
 KEPT_BYTES = 2**28  # of evaluation batches on the devices; a larger set is read anew for each evaluation
-
-
-@runtime_checkable
-class Puts(Protocol):
-  """What brings batches to the devices: a learner, or the programs of several runs."""
-
-  @property
-  def put(self) -> Callable[[Batch], Batch]: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +43,7 @@ class EvalSet:
     num_examples: how many there are.
   """
 
-  def __init__(self, source: Source, learner: Puts, settings: TrainConfig):
+  def __init__(self, source: Source, learner: Learner, settings: TrainConfig):
     wanted = settings.eval_examples
     self.source, self.num_examples = source, source.num_eval_examples(wanted)
     self._put, self._batch_size = learner.put, settings.batch_size
@@ -72,28 +64,22 @@ class EvalSet:
     return 4 * numbers * math.ceil(self.num_examples / self._batch_size) * self._batch_size
 
 
-def evaluate(learner: Learner, state: Any, batches: EvalSet) -> metrics.Metrics | None:
-  """Metrics of a state; the excess by part only where the tail is not all there is to learn. Memory does not grow with the examples.
+def evaluate(learner: Learner, state: Any, batches: EvalSet, runs: Sequence[int] = (0,)) -> list[metrics.Metrics] | None:
+  """Metrics of those runs of a state that `runs` names; the excess by part only where the tail is not all there is to learn.
 
-  None where the program was asked to stop meanwhile (`stopping`).
+  Memory does not grow with the examples. None where the program was asked to stop meanwhile (`stopping`).
   """
-  found = evaluate_all(learner.predict, state, batches, (0,))
-  return None if found is None else found[0]
-
-
-def evaluate_all(predict: Callable[..., Any], state: Any, batches: EvalSet, runs: Sequence[int]) -> list[metrics.Metrics] | None:
-  """`evaluate` for those of several runs that `runs` names; `predict` gives the logits of one run or of all, [B] or [S, B]."""
   source = batches.source
   several = isinstance(source, Planted) and len(source.parts) > 1
   sums = [metrics.Accumulator(source.base_rate()) for _ in runs]
   # The next batch is on its way through the model while the sums of this one are taken.
-  for batch, logits in read_ahead(((batch, predict(state, batch.placed)) for batch in batches), 1):
+  for batch, predicted in read_ahead(((batch, learner.predict(state, batch.placed)) for batch in batches), 1):
     if stopping.requested():
       return None
     keep = batch.keep_b
     true_logit_n = np.asarray(batch.truth.logit_b)[keep] if batch.truth else None
     parts = {name: np.asarray(x)[keep] for name, x in batch.truth.parts.items()} if batch.truth and several else None
-    logit_sb = np.asarray(logits).reshape(-1, len(keep))
+    logit_sb = np.asarray(predicted)
     for total, run in zip(sums, runs, strict=True):
       total.add(logit_sb[run][keep], batch.label_b[keep], true_logit_n, parts)
   return [total.metrics() for total in sums]

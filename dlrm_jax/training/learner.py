@@ -1,143 +1,153 @@
-"""`Learner`: what the loop trains. The DLRM, or the exact per-id estimator that judges it on planted data."""
+"""`Learner`: what the loop trains. The DLRM of one run or of several, or the exact per-id estimator that judges it on planted data."""
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import Array
 
 from dlrm_jax.batch import Batch
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data.source import Source
-from dlrm_jax.embedding.layout import make_layout
-from dlrm_jax.embedding.placement import Plan
-from dlrm_jax.embedding.planner import machine_of, make_plan
+from dlrm_jax.embedding.planner import machine_of
 from dlrm_jax.embedding.print_plan import print_plan
 from dlrm_jax.machine.host_memory import on_huge_pages
-from dlrm_jax.machine.mesh import make_mesh, put_part
+from dlrm_jax.machine.mesh import REPLICATED, put_part
 from dlrm_jax.model.flops import cost
 from dlrm_jax.training import checkpoint, per_id, pmap
-from dlrm_jax.training.state import Progress
-from dlrm_jax.training.step import compile_programs
+from dlrm_jax.training.build import Build, build_of
+from dlrm_jax.training.stacked_step import StackedRuns, stacked_state, state_of_run
+from dlrm_jax.training.state import Progress, Rates, TrainState
+from dlrm_jax.training.step import Batches, OneRun, compile_programs
 
 
 @dataclasses.dataclass(frozen=True)
 class Learner:
-  """A state and the compiled functions on it.
+  """The compiled functions that train S runs, one in the usual case, each with examples of its own.
 
   Attributes:
     start: makes the state before the first step.
     put: a batch that every process holds whole to where the functions want it.
     put_part: the same of a training batch, of which every process holds its part.
-    train: (state, batch, ...) -> state, a step for each of up to `steps_per_call` batches; the old state's buffers are given up.
-    predict: (state, batch) -> logits [B].
-    announce: shows a person where the tables lie.
-    snapshot: state -> a copy of it, for a checkpoint; None where there are none.
-    restore: path of a checkpoint -> state.
-    read_progress: state -> (state with counters at 0, mean training log loss since the last reading, first bad step or -1).
+    train: (state, up to `steps_per_call` tuples of S batches) -> state, after a step of every run on each tuple; the old state is donated.
+    predict: (state, batch) -> logits [S, B] of the same examples by every run.
+    read_progress: state -> (state with counters at 0, of each run: mean training log loss since the last reading, first bad step or -1).
     facts: params, FLOPs, bytes and kernels for the record.
+    announce: shows a person where the tables are placed.
+    snapshot: (state, run) -> a copy of the run's state, for a checkpoint; None where there are none.
+    restore: path of a checkpoint -> state of one run; None where there are none.
+    program_text: gives the DLRM's compiled train program, as XLA writes it.
   """
 
   start: Callable[[], Any]
   put: Callable[[Batch], Batch]
   put_part: Callable[[Batch], Batch]
-  train: Callable[..., Any]
+  train: Callable[[Any, Sequence[Batches]], Any]
   predict: Callable[[Any, Batch], Array]
-  read_progress: Callable[[Any], tuple[Any, float, int]]
+  read_progress: Callable[[Any], tuple[Any, list[float], list[int]]]
   facts: dict[str, Any]
   announce: Callable[[], None] = lambda: None
-  snapshot: Callable[[Any], checkpoint.Snapshot] | None = None
+  snapshot: Callable[[Any, int], checkpoint.Snapshot] | None = None
   restore: Callable[[Path], Any] | None = None
+  program_text: Callable[[], str] = lambda: ""
 
 
-def make_learner(config: RunConfig, source: Source) -> Learner:
-  """The learner that the config names, compiled for its batch size."""
-  return _per_id(config, source) if config.train.learner == "per_id" else _dlrm(config, source)
+def make_learner(configs: Sequence[RunConfig], source: Source) -> Learner:
+  """The learner of runs of one `config.together_key`, or of one run, compiled for its batch size."""
+  return per_id_learner(configs[0], source) if configs[0].train.learner == "per_id" else dlrm_learner(configs, build_of(configs[0], source))
 
 
-def _dlrm(config: RunConfig, source: Source) -> Learner:
-  layout, mesh = make_layout(config.model, source.shape), make_mesh(config)
+def dlrm_learner(configs: Sequence[RunConfig], build: Build) -> Learner:
+  """The DLRM of runs that share a build."""
+  config, runs, mesh = configs[0], len(configs), build.mesh
+  over = OneRun(build) if runs == 1 else StackedRuns(build, runs)
+  each_rates = [Rates.of(one.train) for one in configs]
+  pmapped = config.mesh.parallelism == "pmap"
+  programs = pmap.compile_programs(build, each_rates[0]) if pmapped else compile_programs(over)
   machine = machine_of(mesh)
-  plan = make_plan(config, layout, machine)
-  make = compile_programs if config.mesh.parallelism == "jit" else pmap.compile_programs
-  programs = make(config, plan, source.shape.num_dense, mesh)
 
-  def read_progress(state: Any) -> tuple[Any, float, int]:
-    progress = jax.tree.map(lambda x: np.asarray(x).reshape(-1)[0], state.progress)  # under pmap, one of each device, all the same
-    loss = float(progress.loss_sum) / max(float(progress.weight_sum), 1.0)
-    zero = dataclasses.replace(Progress.zero(), bad_step=progress.bad_step)
-    zero = jax.tree.map(lambda x, old: np.full(old.shape, x, old.dtype), zero, state.progress)
-    return dataclasses.replace(state, progress=zero), loss, int(progress.bad_step)
+  joined = each_rates[0] if runs == 1 else jax.tree.map(lambda *x: np.stack(x), *each_rates)
+  everywhere = NamedSharding(mesh, REPLICATED)
+  rates = jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, everywhere, x.__getitem__), joined)
+  # Simulated devices that run several steps ahead starve each other of threads, and XLA:CPU then gives up.
+  finished = jax.block_until_ready if mesh.size > 1 and mesh.devices.flat[0].platform == "cpu" else lambda x: x
 
-  start, train, predict = functools.partial(programs.init, np.uint32(config.train.seed)), programs.train, programs.predict
-  if mesh.size > 1 and mesh.devices.flat[0].platform == "cpu":
-    train, predict = _one_at_a_time(train), _one_at_a_time(predict)
-  part = functools.partial(put_part, mesh=mesh) if jax.process_count() > 1 else programs.put
-  facts = facts_of(config, plan, source.shape.num_dense, programs.xla_flops)
-  learner = Learner(start, programs.put, part, train, predict, read_progress, facts)
-  if config.mesh.parallelism == "pmap":
+  def start() -> TrainState:
+    seeds = [one.train.seed for one in configs]
+    return on_huge_pages(programs.init(np.uint32(seeds[0])) if runs == 1 else stacked_state(over, programs.init, seeds))
+
+  def train(state: TrainState, batches: Sequence[Batches]) -> TrainState:
+    filled = (*batches, *[batches[-1]] * (build.steps_per_call - len(batches)))
+    return finished(programs.train(state, filled, rates, np.int32(len(batches))))
+
+  def snapshot(state: TrainState, run: int) -> checkpoint.Snapshot:
+    return checkpoint.snapshot(state if runs == 1 else state_of_run(state, run, runs), build)
+
+  learner = Learner(
+    start,
+    programs.put,
+    functools.partial(put_part, mesh=mesh) if jax.process_count() > 1 else programs.put,
+    train,
+    lambda state, batch: finished(programs.predict(state, batch)),
+    functools.partial(read_progress, runs=runs),
+    facts_of(config, build, programs.xla_flops) | ({"trained_together": runs} if runs > 1 else {}),
+    program_text=lambda: programs.compiled.as_text() or "",
+  )
+  if pmapped:
     return learner
   return dataclasses.replace(
     learner,
-    announce=lambda: print_plan(plan, config, machine) if mesh.size > 1 else None,
-    snapshot=lambda state: checkpoint.snapshot(state, plan, mesh),
-    restore=lambda path: on_huge_pages(checkpoint.restore(path, config, plan, source.shape.num_dense, mesh)),
+    announce=lambda: print_plan(build.plan, config, machine) if mesh.size > 1 else None,
+    snapshot=snapshot,
+    restore=lambda path: on_huge_pages(checkpoint.restore(path, build)),
   )
 
 
-def facts_of(config: RunConfig, plan: Plan, num_dense: int, xla_flops: float) -> dict[str, Any]:
-  """What the record says of a model and its programs; `xla_flops` are those of a step on one device."""
-  layout = plan.layout
-  counted = cost(config.model, config.train, layout, num_dense)
-  return dataclasses.asdict(counted) | {
+def read_progress(state: TrainState, runs: int) -> tuple[TrainState, list[float], list[int]]:
+  """`Learner.read_progress` of so many runs; under pmap every device has the same counters."""
+  progress = jax.tree.map(np.array, state.progress)
+  loss_sum, weight_sum, bad_step = (x.reshape(-1)[:runs] for x in (progress.loss_sum, progress.weight_sum, progress.bad_step))
+  losses = [float(loss) / max(float(weight), 1.0) for loss, weight in zip(loss_sum, weight_sum, strict=True)]
+  zero = Progress(np.zeros_like(progress.loss_sum), np.zeros_like(progress.weight_sum), progress.bad_step)
+  return dataclasses.replace(state, progress=zero), losses, bad_step.tolist()
+
+
+def facts_of(config: RunConfig, build: Build, xla_flops: float) -> dict[str, Any]:
+  """What the record holds of a model and its programs; `xla_flops` are those of a step on one device."""
+  layout, plan = build.plan.layout, build.plan
+  return dataclasses.asdict(cost(build.model, config.train, layout, build.num_dense)) | {
     "kernels": "native" if plan.kernels else "xla",
-    "steps_per_call": config.steps_per_call,
-    "flops_per_example_xla": xla_flops * plan.num_devices / config.train.batch_size,
+    "steps_per_call": build.steps_per_call,
+    "flops_per_example_xla": xla_flops * plan.num_devices / build.settings.batch_size,
     "tables": [dataclasses.asdict(t) | {"placement": placement} for t, placement in zip(layout.tables, plan.placements, strict=True)],
   }
 
 
-def _one_at_a_time(program: Callable[..., Any]) -> Callable[..., Any]:
-  """Waits for each call: simulated devices that run several steps ahead starve each other of threads, and XLA:CPU then gives up."""
-
-  def waited(state: Any, *batches: Batch) -> Any:
-    return jax.block_until_ready(program(state, *batches))
-
-  return waited
-
-
-def _per_id(config: RunConfig, source: Source) -> Learner:
-  bias = config.planted.bias
+def per_id_learner(config: RunConfig, source: Source) -> Learner:
+  """The estimator, of one run."""
+  bias, one = config.planted.bias, jax.sharding.SingleDeviceSharding(jax.devices()[0])
   start = functools.partial(per_id.init, len(source.shape.field_names), config.planted.tail_sigma)
-
-  def train(state: Any, *batches: Batch) -> Any:
-    return functools.reduce(functools.partial(per_id.update, bias=bias), batches, state)
-
-  predict = functools.partial(per_id.predict, bias=bias)
-  facts: dict[str, Any] = {
-    "params": None,
-    "flops_per_example": None,
-    "bytes": None,
-    "flops_total": None,
-    "kernels": None,
-    "steps_per_call": None,
-    "tables": [],
-  }
-  one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   shape = jax.eval_shape(start)
   shapes = {"effects": jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=one)}
+
+  def train(state: Array, batches: Sequence[Batches]) -> Array:
+    for (batch,) in batches:
+      state = per_id.update(state, batch, bias)
+    return state
+
   return Learner(
     start,
-    lambda batch: batch,
-    lambda batch: batch,
-    train,
-    predict,
-    lambda state: (state, np.nan, -1),
-    facts,
-    snapshot=lambda state: checkpoint.snapshot_dense({"effects": state}, one),
+    put=lambda batch: batch,
+    put_part=lambda batch: batch,
+    train=train,
+    predict=lambda state, batch: per_id.predict(state, batch, bias)[None],
+    read_progress=lambda state: (state, [np.nan], [-1]),
+    facts=dict.fromkeys(("params", "flops_per_example", "bytes", "flops_total", "kernels", "steps_per_call")) | {"tables": []},
+    snapshot=lambda state, run: checkpoint.snapshot_dense({"effects": state}, one),
     restore=lambda path: checkpoint.restore_dense(path, shapes)["effects"],
   )

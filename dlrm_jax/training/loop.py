@@ -1,38 +1,32 @@
-"""One run, read top to bottom: one pass over the examples, evaluations and checkpoints on the way, a record at the end.
+"""Training, read top to bottom: one pass over the examples, evaluations and checkpoints on the way, a record at the end.
 
-Called by `train` (one run) and by `sweeps` (many).
+Called by `train` (one run) and by `sweeps` (many). Runs that differ in seed or learning rates only can be trained at once.
 """
 
-import functools
+import contextlib
 import itertools
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import jax
 
-from dlrm_jax.batch import Batch
 from dlrm_jax.common import stopping
-from dlrm_jax.common.flags import UserError
 from dlrm_jax.common.progress import Bar
 from dlrm_jax.config import RunConfig
+from dlrm_jax.data.planted.clicks import Planted
 from dlrm_jax.data.source import Source, one_pass, open_source
-from dlrm_jax.training import checkpoint
-from dlrm_jax.training.checkpoints import Checkpoints, found, restore_newest
+from dlrm_jax.training.build import runs_that_fit
+from dlrm_jax.training.checkpoints import Checkpoints
 from dlrm_jax.training.evaluation import EvalSet, evaluate
 from dlrm_jax.training.learner import Learner, make_learner
 from dlrm_jax.training.read_ahead import read_ahead
-from dlrm_jax.training.trajectory import OnProgress, Trajectory, settings_of, stream_of
+from dlrm_jax.training.resume import first_state
+from dlrm_jax.training.runs import Outcome, Runs, marked
+from dlrm_jax.training.step import Batches
+from dlrm_jax.training.trajectory import OnProgress, Trajectory
 
 _AHEAD = 2  # calls whose batches go to the devices before they are due
-
-
-def batches_of(source: Source, learner: Learner, config: RunConfig, start: int) -> Iterator[Batch]:
-  """The batches of a run from example `start` on, on the devices a few ahead of their use."""
-  settings = config.train
-  batches = source.train_batches(settings.seed, settings.batch_size, settings.num_examples, start)
-  return read_ahead(map(learner.put_part, batches), _AHEAD * config.steps_per_call)
 
 
 def train(
@@ -41,7 +35,7 @@ def train(
   """Trains one configuration and writes `curve.jsonl` (as it goes) and `record.json` (whole, at the end) into `directory`.
 
   Where `directory/checkpoint` holds checkpoints of this very run, it goes on from the newest sound one, to the same bits as without a
-  stop. A loss that is not finite ends the run: the record then says status "diverged" with the step. Returns the record.
+  stop. A loss that is not finite ends the run: the record then has status "diverged" and the step. Returns the record.
   Of several processes each calls it alike; the first writes.
 
   Args:
@@ -54,127 +48,101 @@ def train(
 
   Raises:
     UserError: bad input, before anything is written.
-    OSError: the directory cannot be written. (Checkpoints that cannot be written are said, and the run goes on.)
+    OSError: the directory cannot be written. (A checkpoint that cannot be written is reported, and the run goes on.)
     Stopped: a signal came (`stopping`); what there is to save is saved.
   """
-  source = source or open_source(config)
-  config = one_pass(config, source)
-  learner, primary = make_learner(config, source), jax.process_index() == 0
+  (outcome,) = train_runs([config], [directory], source, quiet, [on_progress])
+  if isinstance(outcome, Exception):
+    raise outcome
+  return outcome
+
+
+def train_runs(
+  configs: Sequence[RunConfig],
+  directories: Sequence[str | Path],
+  source: Source | None = None,
+  quiet: bool = False,
+  on_progress: Sequence[OnProgress | None] | None = None,
+) -> list[Outcome]:
+  """`train` for runs of one `config.together_key`: at once, or in several lots where the device has not room for all.
+
+  Several runs begin at the start, in directories without checkpoints; what was stopped here goes on alone. The losses are those of the runs
+  alone, but for the order of sums (with bfloat16 rows also for what is rounded otherwise because of it). A run whose loss is not finite
+  gets its record then, and the others go on.
+
+  Args:
+    configs, directories, on_progress: of each run, as in `train`. What an `on_progress` raises, unless it is an OSError, ends its own run,
+      without a record.
+    source: of all of them.
+    quiet: no progress on standard error.
+
+  Returns each run's record, or what its `on_progress` raised. Raises as `train` does.
+  """
+  source = source or open_source(configs[0])
+  configs = [one_pass(config, source) for config in configs]
+  callbacks: Sequence[OnProgress | None] = [None] * len(configs) if on_progress is None else on_progress
+  lot, outcomes = 1 if len(configs) == 1 else runs_that_fit(configs[0], source), list[Outcome]()
+  for first in range(0, len(configs), lot):
+    some = slice(first, first + lot)
+    outcomes += _train_at_once(configs[some], directories[some], source, quiet, callbacks[some])
+  return outcomes
+
+
+def _train_at_once(
+  configs: Sequence[RunConfig], directories: Sequence[str | Path], source: Source, quiet: bool, callbacks: Sequence[OnProgress | None]
+) -> list[Outcome]:
+  """Trains runs by one program, to the end of all; their outcomes, in order."""
+  config, primary = configs[0], jax.process_index() == 0
+  learner = make_learner(configs, source)
   stopping.check()
   evals = EvalSet(source, learner, config.train)
   stopping.check()
-  run = Trajectory(config, source, directory, evals.num_examples, on_progress)
-  with (
-    Checkpoints(run.directory / "checkpoint", config.keep_checkpoints, config.checkpoint_every_s) as checkpoints,
-    Bar("examples", config.train.num_examples, quiet=quiet or not primary) as bar,
-  ):
-    state = first_state(run, learner, checkpoints, quiet)
-    run.start()
+  each = zip(configs, directories, callbacks, strict=True)
+  trajectories = [Trajectory(config, source, path, evals.num_examples, marked(callback)) for config, path, callback in each]
+  with contextlib.ExitStack() as opened:
+    every_s, keep = config.checkpoint_every_s, config.keep_checkpoints
+    checkpoints = [opened.enter_context(Checkpoints(run.directory / "checkpoint", keep, every_s)) for run in trajectories]
+    bar = opened.enter_context(Bar("examples", config.train.num_examples, quiet=quiet or not primary))
+    alone = len(configs) == 1
+    state = first_state(trajectories[0], learner, checkpoints[0], quiet) if alone else learner.start()
+    runs = Runs(trajectories, checkpoints, learner)
+    runs.start()
     if primary and not quiet:
       learner.announce()
-    batches, began = batches_of(source, learner, config, run.examples), run.examples
-
-    def save() -> None:
-      if learner.snapshot is None or run.examples == began:
-        return
-      jax.block_until_ready(state)
-      run.pause()
-      run.confirm()
-      checkpoints.save(run.examples, functools.partial(learner.snapshot, state), run.facts())
-      run.go_on()
-
-    while not run.ended:
+    batches = batches_of(configs, source, learner, trajectories[0].examples)
+    runs.finish_ended(state)  # a checkpoint may hold a run that had ended
+    while runs.alive:
       if stopping.requested():
-        save()
-        stop(run, checkpoints)
-      if run.due:  # also first of all, where a stop came during this evaluation
+        runs.stop(state)
+      elif runs.first.due:  # also first of all, where a stop came during this evaluation
         jax.block_until_ready(state)
-        run.pause()
-        measured = evaluate(learner, state, evals)
+        runs.pause()
+        measured = evaluate(learner, state, evals, runs.alive)
         if measured is not None:
-          run.evaluated(measured)
+          runs.evaluated(measured)
       else:
-        call = list(itertools.islice(batches, run.steps_to_call))
-        state = learner.train(state, *call)
-        run.advance(len(call))
-        if run.looking:
-          state, loss, bad_step = learner.read_progress(state)
-          run.look(loss, bad_step)
-          bar.update(run.examples, loss)
-      if run.looking and not run.due and not run.ended and checkpoints.due():
-        save()
-    if config.checkpoint and not run.diverged:
-      save()
-    checkpoints.wait()
-    run.confirm()
-    out = run.finish(learner.facts)
-    checkpoints.clear(keep=int(config.checkpoint))
-  return out
+        call = list(itertools.islice(batches, runs.first.steps_to_call))
+        state = learner.train(state, call)
+        runs.advance(len(call))
+        if runs.first.looking:
+          state, losses, bad_steps = learner.read_progress(state)
+          bar.update(runs.first.examples, losses[0])
+          runs.look(losses, bad_steps)
+      runs.finish_ended(state)
+      runs.save_if_due(state)
+  return [outcome for _, outcome in sorted(runs.outcomes.items())]
 
 
-def first_state(run: Trajectory, learner: Learner, checkpoints: Checkpoints, quiet: bool = False) -> Any:
-  """Where a run begins: at its own newest checkpoint, at that of `--restore`, or at the learner's first state.
+def batches_of(configs: Sequence[RunConfig], source: Source, learner: Learner, start: int = 0) -> Iterator[Batches]:
+  """A batch for each run, step by step from example `start` on, on the devices a few ahead of their use.
 
-  Tells the trajectory. Raises UserError where the checkpoints are another run's, or cannot be gone on from.
+  Runs that see the same examples share them.
   """
-  config, restore = run.config, learner.restore
-  if restore is None and (config.checkpoint or config.restore):
-    flag = "--checkpoint" if config.checkpoint else f"--restore={config.restore}"
-    raise UserError(f"{flag}: there are no checkpoints under --parallelism=pmap")
-
-  def own(path: Path) -> tuple[dict[str, Any], Any]:
-    facts = checkpoint.read_run(path)
-    if facts.get("config_id") != run.id:
-      other = f"another run's checkpoints (config_id {facts.get('config_id')}, this one is {run.id})"
-      raise UserError(f"--workdir={run.directory}: holds {other}; choose another directory")
-    assert restore is not None
-    return facts, restore(path)
-
-  def others(path: Path) -> tuple[dict[str, Any], Any]:
-    assert restore is not None
-    return facts_to_branch_from(path, run), restore(path)
-
-  if restore is not None and (resumed := checkpoints.restore(own)):
-    (facts, state), path = resumed
-    run.resume(facts)
-    if not quiet and jax.process_index() == 0:
-      print(f"going on after {run.examples:,} examples, from {path}", file=sys.stderr, flush=True)
-    return state
-  if config.restore is None:
-    return learner.start()
-  there = Path(config.restore)
-  paths = [there] if (there / checkpoint.MANIFEST).exists() or (there / checkpoint.ARRAYS).exists() else found(there)
-  if not paths:
-    raise UserError(f"--restore={there}: there is no checkpoint; give WORKDIR/checkpoint, or one of the directories in it")
-  branched = restore_newest(paths, others)
-  if branched is None:
-    raise UserError(f"--restore={there}: no sound checkpoint is left")
-  (facts, state), _ = branched
-  run.branch(facts)
-  return state
-
-
-def facts_to_branch_from(path: Path, run: Trajectory) -> dict[str, Any]:
-  """What the checkpoint at `path` says of its run. Raises UserError where this run cannot be its continuation."""
-  config, flag = run.config, f"--restore={run.config.restore}"
-  facts = checkpoint.read_run(path)
-  there = settings_of(RunConfig()) | facts  # a setting that is newer than the checkpoint was at its default
-  for name, value in stream_of(config, run.source).items():
-    if there.get(name) != value:
-      raise UserError(f"{flag}: its {name} is {there.get(name)}, this run's is {value}; they must be the same")
-  if facts["examples"] % config.train.batch_size:
-    size, seen = config.train.batch_size, facts["examples"]
-    raise UserError(f"{flag}: it ended inside a batch of {size}, after {seen} examples; end it at a multiple of {size} to go on")
-  if facts["examples"] >= config.train.num_examples:
-    raise UserError(f"--num_examples={config.train.num_examples}: the checkpoint has seen {facts['examples']}: nothing is left to train on")
-  return facts
-
-
-def stop(run: Trajectory, checkpoints: Checkpoints) -> NoReturn:
-  """Raises Stopped once what was begun is on disk, saying what the same command will go on from."""
-  checkpoints.wait()
-  if checkpoints.saved is None:
-    then = "nothing is saved: the same command begins anew"
-  else:
-    then = f"saved after {checkpoints.saved:,} in {checkpoints.directory}: the same command goes on from there"
-  raise stopping.Stopped(f"{stopping.name()} after {run.examples:,} examples, {then}")
+  settings = configs[0].train
+  seeded = isinstance(source, Planted) or settings.order == "shuffled"
+  seeds = [config.train.seed if seeded else settings.seed for config in configs]
+  different = list(dict.fromkeys(seeds))
+  streams = [map(learner.put_part, source.train_batches(seed, settings.batch_size, settings.num_examples, start)) for seed in different]
+  positions = [different.index(seed) for seed in seeds]
+  steps = (tuple(batches[i] for i in positions) for batches in zip(*streams, strict=True))
+  return read_ahead(steps, _AHEAD * configs[0].steps_per_call)

@@ -10,16 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int32, UInt32
 
 from dlrm_jax.common.arrays import ArrayLike
-from dlrm_jax.config import ModelConfig, RunConfig, TrainConfig
-from dlrm_jax.embedding.placement import Plan
+from dlrm_jax.config import StepSettings, TrainConfig
 from dlrm_jax.embedding.tables import Tables, init_tables, specs
 from dlrm_jax.embedding.update import Rule
 from dlrm_jax.machine.mesh import REPLICATED, placed
 from dlrm_jax.model.dlrm import Dlrm
+from dlrm_jax.training.build import Build
 
 
 @jax.tree_util.register_dataclass
@@ -50,7 +49,10 @@ class Progress:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-  """Tables with their optimiser slots, dense parameters with theirs, the step counter. Under pmap all have an axis of devices in front."""
+  """Tables with their optimiser slots, dense parameters with theirs, the step counter.
+
+  Under pmap every array has an axis of devices in front. Of several runs see `stacked_step`.
+  """
 
   tables: Tables
   dense: nnx.State
@@ -73,9 +75,9 @@ class Rates:
     return cls(np.float32(train.dense_lr), np.float32(train.table_lr))
 
 
-def learning_rate(train: TrainConfig, peak: ArrayLike, warmup_examples: int) -> Any:
+def learning_rate(settings: StepSettings, peak: ArrayLike, warmup_examples: int) -> Any:
   """A learning rate by step: a linear warm-up, then `lr_schedule`; `peak` itself where nothing changes. As optax takes it."""
-  warmup, decay = (-(-examples // train.batch_size) for examples in (warmup_examples, train.decay_examples))
+  warmup, decay = (-(-examples // settings.batch_size) for examples in (warmup_examples, settings.decay_examples))
   schedules: dict[str, Callable[[], optax.Schedule]] = {
     "constant": lambda: optax.constant_schedule(peak),
     "inverse_sqrt": lambda: lambda step: peak * (1 + step / decay) ** -0.5,
@@ -83,44 +85,49 @@ def learning_rate(train: TrainConfig, peak: ArrayLike, warmup_examples: int) -> 
     "quadratic": lambda: optax.polynomial_schedule(peak, 0.0, 2, decay),
     "cosine": lambda: optax.cosine_decay_schedule(peak, decay),
   }
-  after = schedules[train.lr_schedule]()
+  after = schedules[settings.lr_schedule]()
   if warmup:
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
-  return peak if train.lr_schedule == "constant" else after
+  return peak if settings.lr_schedule == "constant" else after
 
 
-def dense_optimizer(train: TrainConfig, rates: Rates) -> optax.GradientTransformation:
+def dense_optimizer(settings: StepSettings, rates: Rates) -> optax.GradientTransformation:
   """The optax optimiser of the MLPs."""
   makers = {"sgd": optax.sgd, "adagrad": optax.adagrad, "adam": optax.adam}
-  return makers[train.dense_optimizer](learning_rate(train, rates.dense, train.warmup_examples))
+  return makers[settings.dense_optimizer](learning_rate(settings, rates.dense, settings.warmup_examples))
 
 
-def table_rule(train: TrainConfig, rates: Rates, step: Int32[ArrayLike, ""]) -> Rule:
+def table_rule(settings: StepSettings, rates: Rates, step: Int32[ArrayLike, ""]) -> Rule:
   """The tables' optimiser at a step."""
-  lr = learning_rate(train, rates.table, train.table_warmup_examples)
-  return Rule(train.table_optimizer, lr(step) if callable(lr) else lr, train.table_weight_decay, step)
+  lr = learning_rate(settings, rates.table, settings.table_warmup_examples)
+  return Rule(settings.table_optimizer, lr(step) if callable(lr) else lr, settings.table_weight_decay, step)
 
 
-def dense_kernels(model: ModelConfig, plan: Plan) -> bool:
-  """Whether the CPU kernels work in the dense part: in float32, on one device, since XLA cannot split their calls over a mesh."""
-  return plan.kernels and plan.num_devices == 1 and model.compute_dtype == "float32"
+def dense_kernels(build: Build) -> bool:
+  """Whether CPU kernels compute the dense part: in float32, on one device, since XLA cannot split their calls over a mesh."""
+  return build.plan.kernels and build.plan.num_devices == 1 and build.model.compute_dtype == "float32"
 
 
-def make_model(config: RunConfig, plan: Plan, num_dense: int, key: Array) -> Dlrm:
+def make_model(build: Build, key: Array) -> Dlrm:
   """The dense model with weights drawn from `key`."""
-  return Dlrm(config.model, num_dense, len(plan.layout.tables), rngs=nnx.Rngs(key), kernels=dense_kernels(config.model, plan))
+  return Dlrm(build.model, build.num_dense, len(build.plan.layout.tables), rngs=nnx.Rngs(key), kernels=dense_kernels(build))
 
 
-def init_state(config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh, seed: UInt32[ArrayLike, ""]) -> TrainState:
-  """The state before the first step; a function of the config and the seed (uint32) alone. Jit it."""
-  dense = nnx.state(make_model(config, plan, num_dense, jax.random.key(seed)), nnx.Param)
-  tables = init_tables(plan, config.train, seed, mesh)
-  slots = dense_optimizer(config.train, Rates.of(config.train)).init(dense)  # the same at all rates
+def graphdef_of(build: Build) -> nnx.GraphDef:
+  """The dense model without its weights."""
+  return nnx.split(nnx.eval_shape(lambda: make_model(build, jax.random.key(0))), nnx.Param)[0]
+
+
+def init_state(build: Build, seed: UInt32[ArrayLike, ""]) -> TrainState:
+  """The state before the first step; a function of the build and the seed (uint32) alone. Jit it."""
+  dense = nnx.state(make_model(build, jax.random.key(seed)), nnx.Param)
+  tables = init_tables(build.plan, build.settings, seed, build.mesh)
+  slots = dense_optimizer(build.settings, Rates(np.float32(1), np.float32(1))).init(dense)  # the same at all rates
   return TrainState(tables, dense, slots, jnp.zeros((), jnp.int32), Progress.zero())
 
 
-def state_shapes(config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh) -> TrainState:
+def state_shapes(build: Build) -> TrainState:
   """Shape, dtype and place of every array of a state: tables as planned, all else on every device."""
-  shapes = jax.eval_shape(functools.partial(init_state, config, plan, num_dense, mesh), np.uint32(0))
-  groups = {name: placed(shapes.tables.groups[name], mesh, spec) for name, spec in specs(plan, mesh).items()}
-  return dataclasses.replace(placed(shapes, mesh, REPLICATED), tables=Tables(groups))
+  shapes = jax.eval_shape(functools.partial(init_state, build), np.uint32(0))
+  groups = {name: placed(shapes.tables.groups[name], build.mesh, spec) for name, spec in specs(build.plan, build.mesh).items()}
+  return dataclasses.replace(placed(shapes, build.mesh, REPLICATED), tables=Tables(groups))

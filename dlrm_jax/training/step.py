@@ -1,32 +1,91 @@
-"""The compiled functions of a run: the first state, one training step, the logits of a batch."""
+"""The compiled functions of a run: the first state, training steps, the logits of a batch.
+
+`train_step` and `predict` are written once. `OneRun` says how they go over the devices of a mesh. Its subclasses say it for several runs at
+once (`stacked_step.py`) and for one device under pmap (`pmap.py`).
+"""
 
 import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float
 
-from dlrm_jax.batch import Batch, empty_batch
+from dlrm_jax.batch import Batch
 from dlrm_jax.common.arrays import ArrayLike
-from dlrm_jax.config import RunConfig, TrainConfig
-from dlrm_jax.embedding.engine import lookup, update
-from dlrm_jax.embedding.placement import Plan
-from dlrm_jax.embedding.pool import lookups_of
+from dlrm_jax.embedding import engine
+from dlrm_jax.embedding.pool import Lookups, lookups_of
+from dlrm_jax.embedding.tables import Tables
+from dlrm_jax.embedding.update import Rule
 from dlrm_jax.machine.hardware import compiler_options
-from dlrm_jax.machine.host_memory import on_huge_pages
 from dlrm_jax.machine.mesh import REPLICATED, constrain, placed, put_batch, split
 from dlrm_jax.model.flops import interaction_cost
-from dlrm_jax.training.state import Rates, TrainState, dense_kernels, dense_optimizer, init_state, make_model, state_shapes, table_rule
+from dlrm_jax.training.build import Build
+from dlrm_jax.training.state import (
+  Progress,
+  Rates,
+  TrainState,
+  dense_kernels,
+  dense_optimizer,
+  graphdef_of,
+  init_state,
+  state_shapes,
+  table_rule,
+)
 
-# Settings of a run that its programs do not depend on, or take as arguments.
-_NOT_COMPILED = ("seed", "num_examples", "order", "table_lr", "dense_lr", "eval_examples", "eval_split", "first_eval", "evals_per_octave")
+Batches = tuple[Batch, ...]  # of one step: a batch for each run
+
+
+@dataclasses.dataclass(frozen=True)
+class OneRun:
+  """How the steps of a run go over the devices of its mesh, and how those of several runs go over the runs.
+
+  Attributes:
+    build: the build of the run, or of all of them.
+    runs: how many there are.
+  """
+
+  build: Build
+  runs: int = 1
+
+  def lookup(self, tables: Tables, lookups: Lookups) -> tuple[dict[str, Array], Any]:
+    """The pooled vectors, and what `update` needs to send their gradients back."""
+    return engine.lookup(self.build.plan, self.build.mesh, tables, lookups)
+
+  def update(self, tables: Tables, routes: Any, grads: dict[str, Array], rule: Rule) -> Tables:
+    """The tables after one step of the rule."""
+    return engine.update(self.build.plan, self.build.mesh, tables, routes, grads, rule)
+
+  def each(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of one run as one of every run."""
+    return function
+
+  def dense_part(self, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for functions that call the dense model."""
+    return function
+
+  def for_all(self, lookups: Lookups) -> Lookups:
+    """The lookups of one batch, for every run."""
+    return lookups
+
+  def total(self, x: Any) -> Any:
+    """The sum over the devices that hold shares of a batch, where XLA does not make it by itself."""
+    return x
+
+  def join(self, batches: Batches) -> Batch:
+    """The batches of one step as one tree."""
+    return batches[0]
+
+  def state_shapes(self) -> TrainState:
+    """Shape, dtype and place of every array of the state."""
+    return state_shapes(self.build)
 
 
 def loss_and_grads(
@@ -44,115 +103,98 @@ def loss_and_grads(
   return jax.value_and_grad(loss_fn, argnums=(0, 1))(dense, embedded)
 
 
-def train_step(
-  config: RunConfig, plan: Plan, mesh: Mesh, graphdef: nnx.GraphDef, state: TrainState, batch: Batch, rates: Rates
-) -> TrainState:
+def train_step(over: OneRun, graphdef: nnx.GraphDef, state: TrainState, batch: Batch, rates: Rates) -> TrainState:
   """One step on one batch: lookup, loss, gradients, dense update, sparse update."""
-  examples = batch.weight_b.sum()
+  settings, layout = over.build.settings, over.build.plan.layout
+  examples = over.total(over.each(jnp.sum)(batch.weight_b))
   with jax.named_scope("lookup"):  # the names that benchmarks.profile reports
-    embedded, routes = lookup(plan, mesh, state.tables, lookups_of(plan.layout, batch))
-  loss, (dense_grads, row_grads) = loss_and_grads(graphdef, state.dense, embedded, batch, examples)
+    embedded, routes = over.lookup(state.tables, over.each(functools.partial(lookups_of, layout))(batch))
+  loss, (dense_grads, row_grads) = over.dense_part(functools.partial(loss_and_grads, graphdef))(state.dense, embedded, batch, examples)
+  loss, dense_grads = over.total((loss, dense_grads))
+
+  def dense_step(grads: nnx.State, slots: optax.OptState, dense: nnx.State, rates: Rates) -> tuple[nnx.State, optax.OptState]:
+    changes, slots = dense_optimizer(settings, rates).update(grads, slots, dense)
+    return optax.apply_updates(dense, changes), slots
+
   with jax.named_scope("dense_update"):
-    changes, dense_slots = dense_optimizer(config.train, rates).update(dense_grads, state.dense_slots, state.dense)
-    dense = optax.apply_updates(state.dense, changes)
+    dense, dense_slots = over.each(dense_step)(dense_grads, state.dense_slots, state.dense, rates)
   with jax.named_scope("update"):
-    tables = update(plan, mesh, state.tables, routes, row_grads, table_rule(config.train, rates, state.step))
-  return TrainState(tables, dense, dense_slots, state.step + 1, state.progress.after(state.step, loss, examples))
+    step = state.step if state.step.ndim == 0 else state.step[0]  # all runs are at the same step
+    tables = over.update(state.tables, routes, row_grads, table_rule(settings, rates, step))
+  progress = over.each(Progress.after)(state.progress, state.step, loss, examples)
+  return TrainState(tables, dense, dense_slots, state.step + 1, progress)
 
 
-def predict(plan: Plan, mesh: Mesh, graphdef: nnx.GraphDef, state: TrainState, batch: Batch) -> Float[Array, " B"]:
-  """Logits of a batch."""
-  embedded, _ = lookup(plan, mesh, state.tables, lookups_of(plan.layout, batch))
-  return nnx.merge(graphdef, state.dense)(batch.dense_bm, embedded)
+def predict(over: OneRun, graphdef: nnx.GraphDef, state: TrainState, batch: Batch) -> Float[Array, "S B"]:
+  """Logits of one batch by every run."""
+  embedded, _ = over.lookup(state.tables, over.for_all(lookups_of(over.build.plan.layout, batch)))
+  logits = over.dense_part(lambda dense, rows: nnx.merge(graphdef, dense)(batch.dense_bm, rows))(state.dense, embedded)
+  return jnp.atleast_2d(logits)
 
 
 @dataclasses.dataclass(frozen=True)
 class Programs:
-  """The compiled functions of one configuration.
+  """The compiled functions of S runs of one build.
 
   Attributes:
-    init: seed (uint32) -> state.
+    init: seed (uint32) -> state of one run.
     put: a batch of the host to the devices.
-    train: (state, batch, ...) -> state, a step for each of up to `steps_per_call` batches at the run's rates; the state is donated.
-    predict: (state, batch) -> logits [B], on every device.
-    compiled: the training program: one step, or the loop over `steps_per_call` of them.
-    xla_flops: FLOPs of one training step as XLA counts them, of one device, and those of CPU kernels; NaN where it does not say.
+    train: (state, K tuples of S batches, rates, count) -> state after a step on each of the first `count` tuples, K `steps_per_call`; the
+      old state is donated.
+    predict: (state, batch) -> logits [S, B], on every device.
+    compiled: the train program.
+    xla_flops: FLOPs of one training step of one run as XLA counts them, of one device, and those of CPU kernels; NaN where it does not say.
   """
 
   init: Callable[[np.uint32], TrainState]
   put: Callable[[Batch], Batch]
-  train: Callable[..., TrainState]
+  train: Callable[[TrainState, tuple[Batches, ...], Rates, np.int32], TrainState]
   predict: Callable[[TrainState, Batch], Array]
   compiled: jax.stages.Compiled
   xla_flops: float
 
 
-def lower(config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh) -> tuple[jax.stages.Wrapped, jax.stages.Lowered, jax.stages.Lowered]:
-  """(init, the lowered training step, the lowered prediction) of a config on a mesh, whose devices may be absent."""
-  graphdef, _ = nnx.split(nnx.eval_shape(lambda: make_model(config, plan, num_dense, jax.random.key(0))), nnx.Param)
-  layout, state = plan.layout, state_shapes(config, plan, num_dense, mesh)
-  empty = jax.eval_shape(lambda: empty_batch(config.train.batch_size, num_dense, layout.num_lookups, layout.weighted))
-  batch = placed(empty, mesh, split(mesh))
-
-  def start(seed: ArrayLike) -> TrainState:
-    return constrain(init_state(config, plan, num_dense, mesh, seed), state)
+def lower(over: OneRun) -> tuple[jax.stages.Lowered, jax.stages.Lowered]:
+  """(the lowered train program, the lowered prediction); the devices of the mesh may be absent."""
+  build, graphdef, state = over.build, graphdef_of(over.build), over.state_shapes()
 
   def step(old: TrainState, batch: Batch, rates: Rates) -> TrainState:
-    return constrain(train_step(config, plan, mesh, graphdef, old, batch, rates), state)
+    return constrain(train_step(over, graphdef, old, batch, rates), state)
 
-  def steps(old: TrainState, batches: tuple[Batch, ...], rates: Rates, count: ArrayLike) -> TrainState:
-    """`count` steps, on the first of the batches."""
-    stacked = jax.tree.map(lambda *x: jnp.stack(x), *batches)
+  def train(old: TrainState, batches: tuple[Batches, ...], rates: Rates, count: ArrayLike) -> TrainState:
+    joined = [over.join(each) for each in batches]
+    if len(joined) == 1:  # a loop would copy the batch
+      return step(old, joined[0], rates)
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *joined)
     return jax.lax.fori_loop(0, count, lambda i, now: step(now, jax.tree.map(lambda x: x[i], stacked), rates), old)
 
-  def logits(state: TrainState, batch: Batch) -> Array:
-    return predict(plan, mesh, graphdef, state, batch)
-
-  rates = placed(jax.eval_shape(lambda: jax.tree.map(jnp.asarray, Rates.of(config.train))), mesh, REPLICATED)
-  with jax.default_matmul_precision(config.model.matmul_precision):
-    if config.steps_per_call == 1:
-      train = jax.jit(step, donate_argnums=0).lower(state, batch, rates)
-    else:
-      train = jax.jit(steps, donate_argnums=0).lower(state, (batch,) * config.steps_per_call, rates, np.int32(1))
-    everywhere = NamedSharding(mesh, REPLICATED)
-    return jax.jit(start), train, jax.jit(logits, out_shardings=everywhere).lower(state, batch)
-
-
-def alike(config: RunConfig) -> RunConfig:
-  """What the programs of a run depend on: equal for runs that differ in seed, learning rates, or in which examples they see, only."""
-  default = TrainConfig()
-  train = dataclasses.replace(config.train, **{name: getattr(default, name) for name in _NOT_COMPILED})
-  return RunConfig(model=config.model, train=train, mesh=config.mesh, steps_per_call=config.steps_per_call)
-
-
-def compile_programs(config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh) -> Programs:
-  """Compiles the programs of a config, once for all runs whose configs are `alike`, and binds the run's learning rates."""
-  shared, everywhere = _compile(alike(config), plan, num_dense, mesh), NamedSharding(mesh, REPLICATED)
-  rates = jax.tree.map(lambda x: jax.make_array_from_callback((), everywhere, x.__getitem__), Rates.of(config.train))
-  return dataclasses.replace(shared, train=functools.partial(shared.train, rates))
-
-
-def kernel_flops(config: RunConfig, plan: Plan, num_dense: int) -> int:
-  """FLOPs of a step that XLA does not see, since a CPU kernel does them: the dot interaction, as flops.py counts it."""
-  if not dense_kernels(config.model, plan) or config.model.interaction != "dot":
-    return 0
-  return config.train.batch_size * interaction_cost(config.model, len(plan.layout.tables) + (num_dense > 0))[0]
+  batch = placed(build.batch_shapes(), build.mesh, split(build.mesh))
+  rate = jax.ShapeDtypeStruct((over.runs,) if over.runs > 1 else (), jnp.float32)
+  rates = placed(Rates(rate, rate), build.mesh, REPLICATED)
+  with jax.default_matmul_precision(build.model.matmul_precision):
+    lowered = jax.jit(train, donate_argnums=0).lower(state, ((batch,) * over.runs,) * build.steps_per_call, rates, np.int32(1))
+    everywhere = NamedSharding(build.mesh, REPLICATED)
+    logits = jax.jit(functools.partial(predict, over, graphdef), out_shardings=everywhere)
+    return lowered, logits.lower(state, batch)
 
 
 @functools.lru_cache(maxsize=32)
-def _compile(config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh) -> Programs:
-  init, train, logits = lower(config, plan, num_dense, mesh)
-  options = compiler_options(mesh.devices.flat[0].platform)
-  compiled = train.compile(options)  # ahead of time: it can never be compiled again unseen
-  analysis = compiled.cost_analysis() or {}  # of a loop, its body counts once
+def compile_programs(over: OneRun) -> Programs:
+  """Compiles the programs once for all runs of a build: they can never be compiled again unseen."""
+  build = over.build
+  options = compiler_options(build.mesh.devices.flat[0].platform)
+  train, logits = (lowered.compile(options) for lowered in lower(over))
+  flops = float((train.cost_analysis() or {}).get("flops", math.nan)) / over.runs  # of a loop, its body counts once
 
-  def step(rates: Rates, state: TrainState, batch: Batch) -> TrainState:
-    return compiled(state, batch, rates)
+  def start(seed: ArrayLike) -> TrainState:
+    return constrain(init_state(build, seed), state_shapes(build))
 
-  def steps(rates: Rates, state: TrainState, *batches: Batch) -> TrainState:
-    filled = batches + batches[-1:] * (config.steps_per_call - len(batches))
-    return compiled(state, filled, rates, np.int32(len(batches)))
+  put = functools.partial(put_batch, mesh=build.mesh)
+  return Programs(jax.jit(start), put, train, logits, train, flops + kernel_flops(build))
 
-  put, train_program = functools.partial(put_batch, mesh=mesh), step if config.steps_per_call == 1 else steps
-  xla_flops = float(analysis.get("flops", math.nan)) + kernel_flops(config, plan, num_dense)
-  return Programs(lambda seed: on_huge_pages(init(seed)), put, train_program, logits.compile(options), compiled, xla_flops)
+
+def kernel_flops(build: Build) -> int:
+  """FLOPs of a step that XLA does not see, since a CPU kernel does them: the dot interaction, as flops.py counts it."""
+  if not dense_kernels(build) or build.model.interaction != "dot":
+    return 0
+  return build.settings.batch_size * interaction_cost(build.model, len(build.plan.layout.tables) + (build.num_dense > 0))[0]

@@ -87,12 +87,12 @@ def test_both_ways_take_the_same_batches(prepared, monkeypatch):
   seen: list[list[float]] = []
   real = fed.make_learner
 
-  def make_learner(run, source):
-    learner = real(run, source)
+  def make_learner(runs, source):
+    learner = real(runs, source)
 
-    def train(state, *batches):
-      seen.extend(np.asarray(batch.dense_bm)[:, 0].tolist() for batch in batches)
-      return learner.train(state, *batches)
+    def train(state, batches):
+      seen.extend(np.asarray(batch.dense_bm)[:, 0].tolist() for (batch,) in batches)
+      return learner.train(state, batches)
 
     return dataclasses.replace(learner, train=train)
 

@@ -15,11 +15,11 @@ from dlrm_jax.common import flags
 from dlrm_jax.config import MeshConfig, ModelConfig, RunConfig, TrainConfig
 from dlrm_jax.data.shapes import SHAPES
 from dlrm_jax.embedding.exchange.row import capacity
-from dlrm_jax.embedding.layout import make_layout
 from dlrm_jax.embedding.planner import Machine, make_plan
 from dlrm_jax.embedding.tables import OPTIMIZER_SLOTS
 from dlrm_jax.machine.mesh import make_mesh
-from dlrm_jax.training.step import lower
+from dlrm_jax.training.build import Build
+from dlrm_jax.training.step import OneRun, lower
 
 BATCH, DIM, ROWS = 1024, 64, 1_000_000  # tables beyond what the compiler may keep in a TPU's fast memory
 SMALL = RunConfig(
@@ -103,8 +103,8 @@ def test_no_table_is_copied_on_the_cpu_either(optimizer: str):
   train = TrainConfig(batch_size=64, table_optimizer=optimizer)
   model = dataclasses.replace(SMALL.model, embed_dim=8, bottom=(8,), num_rows=100_000)
   config, shape = dataclasses.replace(SMALL, model=model, train=train), SHAPES["criteo_like"]
-  plan = make_plan(config, make_layout(config.model, shape), Machine(1))
-  compiled = lower(config, plan, shape.num_dense, make_mesh(config))[1].compile()
+  plan = make_plan(config, layout_of(config, shape), Machine(1))
+  compiled = lower(OneRun(Build.of(config, plan, shape.num_dense, make_mesh(config))))[0].compile()
   slots = 2_600_000 * 4  # one value a row: the smallest array that must not be copied
   assert hlo.largest_arrays(compiled.as_text() or "", slots // 2) == []
   assert compiled.memory_analysis().temp_size_in_bytes < slots / 4

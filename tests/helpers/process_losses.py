@@ -23,10 +23,10 @@ def part_of(config: RunConfig, source: Source) -> list[Batch]:
 
 def losses(config: RunConfig, source: Source, batches: Iterable[Batch]) -> list[float]:
   """Mean log loss of each step."""
-  learner, out = make_learner(config, source), []
+  learner, out = make_learner([config], source), []
   state = learner.start()
   for batch in batches:
-    state, loss, _ = learner.read_progress(learner.train(state, learner.put_part(batch)))
+    state, (loss,), _ = learner.read_progress(learner.train(state, [(learner.put_part(batch),)]))
     out.append(loss)
   return out
 

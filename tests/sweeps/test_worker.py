@@ -132,20 +132,20 @@ def test_a_run_whose_process_dies_every_time_gets_a_record_that_says_so(tmp_path
 
 @pytest.fixture
 def groups(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[int, int]]]:
-  """(rows, seed) of the runs of each call of `together.train`, which here trains one after the other."""
+  """(rows, seed) of the runs of each call of `loop.train_runs`, which here trains one after the other."""
   calls: list[list[tuple[int, int]]] = []
 
-  def train(configs: list[RunConfig], directories: list[Path], source: Any, callbacks: list[Any]) -> list[Any]:
+  def train(configs: list[RunConfig], directories: list[Path], source: Any, quiet: bool, on_progress: list[Any]) -> list[Any]:
     calls.append([(config.model.num_rows, config.train.seed) for config in configs])
     results: list[Any] = []
-    for config, directory, callback in zip(configs, directories, callbacks):
+    for config, directory, callback in zip(configs, directories, on_progress):
       try:
-        results.append(trainer(config, directory, source, True, callback))
+        results.append(trainer(config, directory, source, quiet, callback))
       except claims.Lost as lost:
         results.append(lost)
     return results
 
-  monkeypatch.setattr(worker.together, "train", train)
+  monkeypatch.setattr(worker.loop, "train_runs", train)
   return calls
 
 

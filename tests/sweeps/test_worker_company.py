@@ -29,11 +29,11 @@ def two_together(workdir: Path) -> SweepConfig:
 
 
 def test_a_run_that_had_ended_keeps_its_result_when_the_others_fail(tmp_path: Path, trainer: Trainer, monkeypatch: pytest.MonkeyPatch):
-  def train(configs: list, directories: list, source: Any, callbacks: list) -> list:
-    trainer(configs[0], directories[0], source, True, callbacks[0])
+  def train(configs: list, directories: list, source: Any, quiet: bool, on_progress: list) -> list:
+    trainer(configs[0], directories[0], source, quiet, on_progress[0])
     raise RuntimeError("out of memory in the second lot")
 
-  monkeypatch.setattr(worker.together, "train", train)
+  monkeypatch.setattr(worker.loop, "train_runs", train)
   sweep = two_together(tmp_path)
   worker.work(sweep, expand(sweep), wait=False)
   assert [(outcomes(sweep, 30, seed), store.records(tmp_path)[run_id(sweep, 30, seed)]["status"]) for seed in (0, 1)] == [
@@ -185,10 +185,10 @@ def test_a_model_that_cannot_be_measured_does_not_end_the_sweep(
 ):
   real = estimate.make_learner
 
-  def make(config: Any, source: Any) -> Any:
-    if config.model.num_rows == 90:
+  def make(configs: Any, source: Any) -> Any:
+    if configs[0].model.num_rows == 90:
       raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
-    return real(config, source)
+    return real(configs, source)
 
   monkeypatch.setattr(estimate, "make_learner", make)
   run.main(dataclasses.replace(sweep_of(tmp_path), measure=True))

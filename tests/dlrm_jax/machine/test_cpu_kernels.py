@@ -12,14 +12,10 @@ import pytest
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import ModelConfig, PlantedConfig, RunConfig, TrainConfig
 from dlrm_jax.data.planted.clicks import Planted
-from dlrm_jax.embedding.layout import make_layout
-from dlrm_jax.embedding.planner import machine_of, make_plan
 from dlrm_jax.machine import cpu_kernels, native
 from dlrm_jax.machine.cpu_kernels import build
-from dlrm_jax.machine.mesh import make_mesh
 from dlrm_jax.model.interaction import interact
 from dlrm_jax.training.learner import make_learner
-from dlrm_jax.training.step import compile_programs
 
 RNG = np.random.default_rng(0)
 
@@ -123,10 +119,10 @@ def test_every_row_twice_needs_half_as_many_sums():
 
 def losses(config: RunConfig, steps: int) -> list[float]:
   source = Planted(config.planted)
-  learner, out = make_learner(config, source), []
+  learner, out = make_learner([config], source), []
   state = learner.start()
   for batch in source.train_batches(0, config.train.batch_size, steps * config.train.batch_size):
-    state, loss, _ = learner.read_progress(learner.train(state, learner.put(batch)))
+    state, (loss,), _ = learner.read_progress(learner.train(state, [(learner.put(batch),)]))
     out.append(loss)
   return out
 
@@ -148,8 +144,7 @@ def test_a_table_is_updated_where_it_lies():
   """No copy of the table in the compiled step."""
   config = RunConfig(model=ModelConfig(num_rows=1234), kernels="native")
   source = Planted(config.planted)
-  plan = make_plan(config, make_layout(config.model, source.shape), machine_of(make_mesh(config)))
-  text = compile_programs(config, plan, source.shape.num_dense, make_mesh(config)).compiled.as_text()
+  text = make_learner([config], source).program_text()
   assert "f32[9872,8]" in text
   for name in ("dlrm_take", "dlrm_adagrad", "dlrm_interact", "dlrm_interact_backward", "dlrm_bias_relu", "dlrm_bias_relu_backward"):
     assert name in text

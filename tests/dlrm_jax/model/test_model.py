@@ -17,7 +17,9 @@ from dlrm_jax.machine.mesh import make_mesh
 from dlrm_jax.model.dlrm import Dlrm, overarch_width_in
 from dlrm_jax.model.flops import cost
 from dlrm_jax.model.interaction import dot_interaction
-from dlrm_jax.training.step import compile_programs
+from dlrm_jax.training.build import Build
+from dlrm_jax.training.state import state_shapes
+from dlrm_jax.training.step import OneRun, compile_programs
 
 DLRM = ("dense", "dots")
 CRITEO = DataShape(13, tuple(f"c{i}" for i in range(26)), (1000,) * 26, (1,) * 26)
@@ -127,8 +129,8 @@ def test_flops_are_within_half_a_percent_of_xla(model: ModelConfig, platform: st
   config = RunConfig(model=model, train=TrainConfig(batch_size=2048))
   layout = make_layout(model, CRITEO)
   counted = cost(model, config.train, layout, num_dense=13)
-  mesh = make_mesh(config)
-  xla = compile_programs(config, make_plan(config, layout, Machine(1, platform=platform)), 13, mesh).xla_flops / 2048
+  build = Build.of(config, make_plan(config, layout, Machine(1, platform=platform)), 13, make_mesh(config))
+  xla = compile_programs(OneRun(build)).xla_flops / 2048
   assert counted.flops_per_example["total"] == pytest.approx(xla, rel=0.005)
 
 
@@ -154,7 +156,7 @@ def test_params_counted_are_params_made(interaction: str):
   model = ModelConfig(embed_dim=4, num_rows=10, overarch=(6, 1), overarch_inputs=inputs, interaction=interaction, cross_rank=5)
   layout = make_layout(model, DataShape(3, ("a", "b"), (10, 7), (1, 1)))
   config = RunConfig(model=model)
-  state = compile_programs(config, make_plan(config, layout, Machine(1)), 3, make_mesh(config)).init(np.uint32(0))
+  state = state_shapes(Build.of(config, make_plan(config, layout, Machine(1)), 3, make_mesh(config)))
   counted = cost(model, TrainConfig(), layout, num_dense=3)
   assert sum(x.size for x in jax.tree.leaves(state.dense)) == counted.params["dense"]
   assert sum(stack.rows_vd.size for stack in state.tables.groups["replicated"].stacks.values()) == counted.params["embedding"] == 17 * 5

@@ -19,12 +19,11 @@ from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import MeshConfig, ModelConfig, PlantedConfig, RunConfig, TrainConfig
 from dlrm_jax.data.planted.clicks import Planted
 from dlrm_jax.embedding import relayout
-from dlrm_jax.embedding.layout import make_layout
 from dlrm_jax.embedding.placement import Plan
-from dlrm_jax.embedding.planner import LANES, machine_of, make_plan
+from dlrm_jax.embedding.planner import LANES
 from dlrm_jax.embedding.tables import OPTIMIZER_SLOTS
-from dlrm_jax.machine.mesh import make_mesh
 from dlrm_jax.training import checkpoint
+from dlrm_jax.training.build import Build, build_of
 from dlrm_jax.training.checkpoint import Damaged
 from dlrm_jax.training.learner import make_learner
 from dlrm_jax.training.state import Progress, TrainState, state_shapes
@@ -77,10 +76,14 @@ def put(plan: Plan, shapes: TrainState, rows: dict[tuple[str, str | None], np.nd
   return dataclasses.replace(shapes.tables, groups=groups)
 
 
+def build_of_case(case: Case) -> Build:
+  return Build.of(config_of(case), case.plan(), 0, case.devices)
+
+
 def state_of(case: Case, seed: int = 0) -> TrainState:
   """A state full of random values; its table arrays are `rows_of(case, seed)`."""
   plan = case.plan()
-  shapes = state_shapes(config_of(case), plan, 0, case.devices)
+  shapes = state_shapes(build_of_case(case))
   rng = np.random.default_rng(seed + 1)
   dense, slots = jax.tree.map(
     lambda x: jax.device_put(np.asarray(rng.normal(size=x.shape) * 9, x.dtype), x.sharding), (shapes.dense, shapes.dense_slots)
@@ -97,11 +100,11 @@ def write(path: Path, taken: checkpoint.Snapshot):
 
 
 def save(path: Path, case: Case, seed: int = 0):
-  write(path, checkpoint.snapshot(state_of(case, seed), case.plan(), case.devices))
+  write(path, checkpoint.snapshot(state_of(case, seed), build_of_case(case)))
 
 
 def restore(path: Path, case: Case) -> TrainState:
-  return checkpoint.restore(path, config_of(case), case.plan(), 0, case.devices)
+  return checkpoint.restore(path, build_of_case(case))
 
 
 def check(state: TrainState, case: Case, seed: int = 0):
@@ -116,7 +119,7 @@ def check(state: TrainState, case: Case, seed: int = 0):
     assert jax.tree.structure(found) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
       np.testing.assert_array_equal(a, b, err_msg=name)
-  shapes = state_shapes(config_of(case), case.plan(), 0, case.devices)
+  shapes = state_shapes(build_of_case(case))
   for a, shape in zip(jax.tree.leaves(state), jax.tree.leaves(shapes), strict=True):
     assert (a.shape, a.dtype) == (shape.shape, shape.dtype)
     assert a.sharding.is_equivalent_to(shape.sharding, a.ndim)
@@ -156,23 +159,18 @@ def test_training_continues_elsewhere_with_the_same_losses(tmp_path: Path):
 
   def at(mesh: str, placement: str) -> tuple:
     config = dataclasses.replace(base, mesh=MeshConfig(mesh=mesh, placement=(placement,)))
-    devices = make_mesh(config)
-    plan = make_plan(config, make_layout(config.model, source.shape), machine_of(devices))
-    return (
-      make_learner(config, source),
-      functools.partial(checkpoint.restore, tmp_path / "c", config, plan, source.shape.num_dense, devices),
-    )
+    return make_learner([config], source), functools.partial(checkpoint.restore, tmp_path / "c", build_of(config, source))
 
   def losses(learner: Any, state: TrainState, batches: list) -> tuple[TrainState, list[float]]:
     out = []
     for batch in batches:
-      state, loss, _ = learner.read_progress(learner.train(state, learner.put(batch)))
+      state, (loss,), _ = learner.read_progress(learner.train(state, [(learner.put(batch),)]))
       out.append(loss)
     return state, out
 
   learner, _ = at("8", "row")
   state, _ = losses(learner, learner.start(), batches[:5])
-  write(tmp_path / "c", learner.snapshot(state))
+  write(tmp_path / "c", learner.snapshot(state, 0))
   assert checkpoint.read_run(tmp_path / "c") == {"examples": 7}
   _, expected = losses(learner, state, batches[5:])
   for mesh, placement in (("2", "table"), ("1", "auto"), ("2x4", "column")):
@@ -199,13 +197,13 @@ def test_steps_after_a_snapshot_do_not_change_it(tmp_path: Path):
     model=ModelConfig(num_rows=90, overarch=(8, 1)), train=TrainConfig(batch_size=64), planted=PlantedConfig(tail_fields=2)
   )
   source = Planted(config.planted)
-  learner, batches = make_learner(config, source), list(source.train_batches(0, 64, 64 * 6))
+  learner, batches = make_learner([config], source), list(source.train_batches(0, 64, 64 * 6))
   assert learner.snapshot is not None and learner.restore is not None
-  state = learner.train(learner.start(), learner.put(batches[0]))
+  state = learner.train(learner.start(), [(learner.put(batches[0]),)])
   expected = jax.tree.map(np.array, (state.dense, state.dense_slots, [group.stacks for group in state.tables.groups.values()]))
-  taken = learner.snapshot(state)
+  taken = learner.snapshot(state, 0)
   for batch in batches[1:]:
-    state = learner.train(state, learner.put(batch))
+    state = learner.train(state, [(learner.put(batch),)])
   assert not np.array_equal(state.dense["overarch"]["layers"][0]["kernel"][...], expected[0]["overarch"]["layers"][0]["kernel"][...])
   write(tmp_path / "c", taken)
   back = learner.restore(tmp_path / "c")
@@ -222,7 +220,7 @@ def test_what_is_copied_to_pinned_memory_is_written_too(tmp_path: Path, monkeypa
 
   case = Case(placement="row", mesh="8")
   monkeypatch.setattr(checkpoint, "_to_host", pinned)
-  taken = checkpoint.snapshot(state_of(case), case.plan(), case.devices)
+  taken = checkpoint.snapshot(state_of(case), build_of_case(case))
   assert {x.sharding.memory_kind for x in jax.tree.leaves(taken.arrays)} == {"pinned_host"}
   write(tmp_path / "c", taken)
   check(restore(tmp_path / "c", case), case)
@@ -343,7 +341,7 @@ TABLES = ONE.layout.tables
 def test_another_model_or_optimiser_is_refused_by_name(change: Callable, message: str, intact: Path):
   config, plan = change(config_of(ONE), ONE.plan())
   with pytest.raises(UserError, match=f"/c: {message}; they must be the same$"):
-    checkpoint.restore(intact, config, plan, 0, ONE.devices)
+    checkpoint.restore(intact, Build.of(config, plan, 0, ONE.devices))
 
 
 @pytest.mark.parametrize("placement", ["row", "column"])
@@ -357,7 +355,7 @@ def test_no_second_copy_of_the_tables_is_made(placement: str, monkeypatch: pytes
     layout = dataclasses.replace(case.layout, tables=tables, cardinalities=tuple(t.num_rows for t in tables))
     plan = Plan(layout, 4, tuple(dataclasses.replace(g, layout=layout) for g in case.plan().groups))
     ((name, group),) = plan.by_name.items()
-    arrays = relayout.arrays_of(state_shapes(config_of(case), plan, 0, case.devices).tables.groups[name])
+    arrays = relayout.arrays_of(state_shapes(Build.of(config_of(case), plan, 0, case.devices)).tables.groups[name])
     view = relayout._view(group, 2, relayout.widths_of(layout, arrays))
     sums, sizes = dict.fromkeys(arrays, np.uint32(0)), (np.int32(0),) * 5
     chunk = jax.eval_shape(relayout._fetch(view, case.devices, 256), arrays, sums, *sizes)[0]

@@ -84,14 +84,16 @@ def known(row: dict) -> dict:
 
 def test_an_evaluation_equals_the_metrics_of_all_its_predictions_at_once(tmp_path: Path):
   source = Planted(TINY.planted)
-  learner = make_learner(TINY, source)
+  learner = make_learner([TINY], source)
   state = learner.start()
-  got = evaluate(learner, state, EvalSet(source, learner, TINY.train))
+  found = evaluate(learner, state, EvalSet(source, learner, TINY.train))
+  assert found is not None and len(found) == 1
+  got = found[0]
   batch, truth = source.batch(0, 0, 1536)
-  logit = np.concatenate([learner.predict(state, jax.tree.map(lambda x: x[i : i + 256], batch)) for i in range(0, 1536, 256)])  # noqa: B023
+  logit = np.concatenate([learner.predict(state, jax.tree.map(lambda x: x[i : i + 256], batch))[0] for i in range(0, 1536, 256)])  # noqa: B023
   label, true, *parts = (np.asarray(x)[:1500] for x in (batch.label_b, truth.logit_b, truth.parts["tail"], truth.parts["pairs"]))
   expected = metrics.evaluate(logit[:1500], label, source.base_rate(), true, dict(zip(("tail", "pairs"), parts, strict=True)))
-  assert got is not None and known(dataclasses.asdict(got)) == pytest.approx(known(dataclasses.asdict(expected)), rel=1e-6)
+  assert known(dataclasses.asdict(got)) == pytest.approx(known(dataclasses.asdict(expected)), rel=1e-6)
   assert got.excess_tail is not None and got.excess_pairs is not None and got.excess_dense is None
 
 
@@ -101,7 +103,7 @@ def test_what_is_read_anew_is_let_go_of(kind: str, data: Path, monkeypatch: pyte
   monkeypatch.setattr(evaluation, "KEPT_BYTES", 0)
   config = with_train(TINY if kind == "planted" else dataclasses.replace(TINY, data=str(data / kind)), batch_size=4)
   source = open_source(config)
-  learner = make_learner(config, source)
+  learner = make_learner([config], source)
   state, most = learner.start(), []
   for examples in (200, 600):
     alive: list[weakref.ref[Any]] = []
@@ -121,7 +123,7 @@ def test_what_is_read_anew_is_let_go_of(kind: str, data: Path, monkeypatch: pyte
 
 def test_the_set_is_kept_up_to_the_budget(monkeypatch: pytest.MonkeyPatch):
   source = Planted(TINY.planted)
-  learner = make_learner(TINY, source)
+  learner = make_learner([TINY], source)
   total = 6 * 256 * 4 * (3 + 4 + 5)  # 3 tail ids and 4 of pairs; label, weight, and the logit of the teacher and its two parts
   for budget, kept in ((total, True), (total - 1, False)):
     monkeypatch.setattr(evaluation, "KEPT_BYTES", budget)
@@ -155,13 +157,13 @@ def test_a_split_that_is_not_there_is_refused(data: Path, tmp_path: Path, refusa
 def losses_before_training(config: RunConfig) -> np.ndarray:
   """The log loss of each training example, predicted before its batch is trained on: one batch after the other, float64."""
   source = open_source(config)
-  learner = make_learner(dataclasses.replace(config, steps_per_call=1), source)
+  learner = make_learner([dataclasses.replace(config, steps_per_call=1)], source)
   state, out = learner.start(), []
   for batch in source.train_batches(config.train.seed, config.train.batch_size, config.train.num_examples):
-    prob = special.expit(np.asarray(learner.predict(state, learner.put(batch)), np.float64))
+    prob = special.expit(np.asarray(learner.predict(state, learner.put(batch))[0], np.float64))
     label, weight = np.asarray(batch.label_b), np.asarray(batch.weight_b)
     out.append(-np.where(label > 0, np.log(prob), np.log1p(-prob))[weight > 0])
-    state = learner.train(state, learner.put(batch))
+    state = learner.train(state, [(learner.put(batch),)])
   return np.concatenate(out)
 
 

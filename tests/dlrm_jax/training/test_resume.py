@@ -71,8 +71,8 @@ class Watched:
   state: Any = None
   called: dict[str, int] = dataclasses.field(default_factory=lambda: {"train": 0, "predict": 0})
 
-  def make_learner(self, config: RunConfig, source: Source) -> Learner:
-    learner = make_learner(config, source)
+  def make_learner(self, configs: list[RunConfig], source: Source) -> Learner:
+    learner = make_learner(configs, source)
     assert learner.snapshot is not None
     take = learner.snapshot
 
@@ -81,13 +81,13 @@ class Watched:
       if self.stop_at == (program, self.called[program]):
         os.kill(os.getpid(), signal.SIGUSR2 if self.called[program] % 2 else signal.SIGTERM)
 
-    def train(state: Any, *batches: Any) -> Any:
+    def train(state: Any, batches: Any) -> Any:
       if self.step_by_step:
         for batch in batches:
-          state, loss, _ = learner.read_progress(learner.train(state, batch))
+          state, (loss,), _ = learner.read_progress(learner.train(state, [batch]))
           self.losses.append(loss)
       else:
-        state = learner.train(state, *batches)
+        state = learner.train(state, batches)
       count("train")
       return state
 
@@ -95,8 +95,8 @@ class Watched:
       count("predict")
       return learner.predict(state, batch)
 
-    def snapshot(state: Any) -> Snapshot:
-      out = take(state)
+    def snapshot(state: Any, run: int) -> Snapshot:
+      out = take(state, run)
       self.state = jax.tree.map(np.array, out.arrays)
       return out
 

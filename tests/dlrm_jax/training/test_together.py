@@ -13,11 +13,11 @@ from dlrm_jax.config import MeshConfig, ModelConfig, PlantedConfig, RunConfig, T
 from dlrm_jax.data.planted.clicks import Planted
 from dlrm_jax.data.source import open_source
 from dlrm_jax.embedding.layout import make_layout
-from dlrm_jax.embedding.planner import machine_of, make_plan, working_bytes
-from dlrm_jax.machine.mesh import make_mesh
-from dlrm_jax.training import loop, together
+from dlrm_jax.embedding.planner import working_bytes
+from dlrm_jax.training import loop
+from dlrm_jax.training.build import Build, build_of, runs_that_fit
 from dlrm_jax.training.learner import make_learner
-from dlrm_jax.training.step import compile_programs
+from dlrm_jax.training.step import OneRun, compile_programs
 
 BATCH, STEPS = 64, 100
 BASE = RunConfig(
@@ -73,7 +73,7 @@ def test_losses_are_those_of_the_runs_alone(tmp_path: Path, case: str):
   base = dataclasses.replace(BASE, **CASES[case])
   configs = alike(base, (0, 0.05, 0.02), (3, 0.05, 0.02), (0, 0.2, 0.01))
   source = open_source(base)
-  outs = together.train(configs, [tmp_path / str(i) for i in range(3)], source)
+  outs = loop.train_runs(configs, [tmp_path / str(i) for i in range(3)], source, quiet=True)
   for i, (config, out) in enumerate(zip(configs, outs, strict=True)):
     loop.train(config, tmp_path / f"alone{i}", source, quiet=True)
     check_same(out, tmp_path / str(i), tmp_path / f"alone{i}")
@@ -91,7 +91,7 @@ def test_one_that_diverges_and_one_that_is_lost_leave_the_others_alone(tmp_path:
       raise LookupError("somebody else has it")
 
   directories = [tmp_path / str(i) for i in range(3)]
-  done, diverged, lost = together.train(configs, directories, source, [None, None, taken_over])
+  done, diverged, lost = loop.train_runs(configs, directories, source, quiet=True, on_progress=[None, None, taken_over])
   assert isinstance(diverged, dict) and (diverged["status"], diverged["diverged_metric"]) == ("diverged", "train log_loss")
   assert 0 < diverged["diverged_step"] < 10 and record.read_json(directories[1] / "record.json")["status"] == "diverged"
   assert isinstance(lost, LookupError) and not (directories[2] / "record.json").exists()
@@ -107,7 +107,7 @@ def test_stopped_runs_go_on_by_themselves(tmp_path: Path, monkeypatch: pytest.Mo
   with monkeypatch.context() as patch:
     patch.setattr(stopping, "requested", lambda: next(asked))
     with pytest.raises(stopping.Stopped, match="examples of 3 runs, 3 saved: the same command goes on"):
-      together.train(configs, directories, source)
+      loop.train_runs(configs, directories, source, quiet=True)
   for i, config in enumerate(configs[:2]):
     (saved,) = (directories[i] / "checkpoint").iterdir()
     assert 0 < int(saved.name) < BASE.train.num_examples
@@ -123,18 +123,15 @@ def test_what_the_device_has_no_room_for_is_trained_in_lots(monkeypatch: pytest.
   needed = (held + working_bytes(config, layout, 1)) / 2**30
   for gib, fitting in ((1.01 * needed, 1), (2.99 * needed, 2), (3.01 * needed, 3)):
     room = dataclasses.replace(config, kernels="xla", mesh=MeshConfig(device_memory_gib=gib))
-    assert together._fitting(room, source) == fitting
+    assert runs_that_fit(room, source) == fitting
 
-  class Lot:
-    def __init__(self, configs: list[RunConfig], directories: list[str], source: Planted, callbacks: list[Any]):
-      self.lot = [(c.train.seed, d) for c, d in zip(configs, directories, strict=True)]
+  def train(configs: list[RunConfig], directories: list[str], source: Planted, quiet: bool, callbacks: list[None]) -> list[Any]:
+    assert quiet and callbacks == [None] * len(configs)
+    return [{"seed": c.train.seed, "directory": d, "of": len(configs)} for c, d in zip(configs, directories, strict=True)]
 
-    def train(self) -> list[Any]:
-      return [{"seed": seed, "directory": directory, "of": len(self.lot)} for seed, directory in self.lot]
-
-  monkeypatch.setattr(together, "_fitting", lambda config, source: 2)
-  monkeypatch.setattr(together, "_Lot", Lot)
-  outs = together.train(alike(BASE, (0, 0.2, 0.02), (1, 0.2, 0.02), (2, 0.2, 0.02)), ["a", "b", "c"], source)
+  monkeypatch.setattr(loop, "runs_that_fit", lambda config, source: 2)
+  monkeypatch.setattr(loop, "_train_at_once", train)
+  outs = loop.train_runs(alike(BASE, (0, 0.2, 0.02), (1, 0.2, 0.02), (2, 0.2, 0.02)), ["a", "b", "c"], source, quiet=True)
   assert [(*out.values(),) for out in outs if isinstance(out, dict)] == [(0, "a", 2), (1, "b", 2), (2, "c", 1)]
 
 
@@ -143,7 +140,7 @@ def test_runs_that_see_the_same_examples_share_them(monkeypatch: pytest.MonkeyPa
   real = Planted.train_batches
   monkeypatch.setattr(Planted, "train_batches", lambda self, seed, *rest: (seeds.append(seed), real(self, seed, *rest))[1])
   configs = alike(BASE, (5, 0.1, 0.1), (2, 0.1, 0.1), (5, 0.2, 0.1), (2, 0.3, 0.1))
-  first = next(together.batches_of(configs, source, lambda batch: batch))
+  first = next(loop.batches_of(configs, source, make_learner(configs, source)))
   assert seeds == [5, 2]
   assert first[0] is first[2] and first[1] is first[3]
   expected = [next(real(source, seed, BATCH, 1000)).ids_bl for seed in (5, 2)]
@@ -177,16 +174,22 @@ def test_learning_rates_are_no_part_of_a_program(steps_per_call: int):
   source, moved, programs = Planted(base.planted), [], set()
   (batch,) = source.train_batches(0, BATCH, BATCH)
   for config in alike(base, (0, 10.0, 4.0), (0, 30.0, 2.0)):
-    learner = make_learner(config, source)
+    learner = make_learner([config], source)
     before = jax.device_get(learner.start())
-    after = jax.device_get(learner.train(learner.start(), learner.put(batch)))
+    after = jax.device_get(learner.train(learner.start(), [(learner.put(batch),)]))
     moved.append([jax.tree.map(lambda a, b: b - a, getattr(before, part), getattr(after, part)) for part in ("tables", "dense")])
-    mesh = make_mesh(config)
-    plan = make_plan(config, make_layout(config.model, source.shape), machine_of(mesh))
-    programs.add(id(compile_programs(config, plan, source.shape.num_dense, mesh).compiled))
+    programs.add(id(compile_programs(OneRun(build_of(config, source))).compiled))
   assert len(programs) == 1
   for part, ratio in ((0, 3.0), (1, 0.5)):
     for a, b in zip(jax.tree.leaves(moved[0][part]), jax.tree.leaves(moved[1][part]), strict=True):
       if a.dtype == np.float32:
         np.testing.assert_allclose(b, ratio * a, rtol=1e-4, atol=1e-6)
         assert np.abs(a).max() > 1e-4
+
+
+def test_the_settings_of_a_run_do_not_get_into_a_program():
+  """They hold seed and learning rates."""
+  build = build_of(BASE, Planted(BASE.planted))
+  with pytest.raises(TypeError, match=r"^Build\.settings is a TrainConfig: give StepSettings, such as TrainConfig\.step_settings\(\)$"):
+    dataclasses.replace(build, settings=BASE.train)
+  assert isinstance(build, Build) and not hasattr(build.settings, "table_lr")

@@ -87,8 +87,8 @@ def test_padding_does_not_count():
   states = []
   for size, batch in ((256, padded), (100, jax.tree.map(lambda x: x[:100], padded))):
     config = dataclasses.replace(TINY, train=dataclasses.replace(TINY.train, batch_size=size))
-    learner = make_learner(config, source)
-    states.append(jax.device_get(learner.train(learner.start(), batch)))
+    learner = make_learner([config], source)
+    states.append(jax.device_get(learner.train(learner.start(), [(batch,)])))
   assert states[0].progress.loss_sum == pytest.approx(states[1].progress.loss_sum, rel=1e-5)
   for a, b in zip(jax.tree.leaves(states[0].dense), jax.tree.leaves(states[1].dense), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
