@@ -1,4 +1,4 @@
-"""Shows where the tables of a run would lie on a machine, without one: bytes per device, bytes exchanged per step. Touches no device.
+"""Shows how the tables of a run would be placed on a machine that may be absent: bytes per device, bytes exchanged per step.
 
 python -m dlrm_jax.plan --preset=mlperf_v1 --mesh=8 --device_memory_gib=80
 """

@@ -1,4 +1,4 @@
-"""Named starting points for `--preset`; every other flag overrides."""
+"""Named starting points for `--preset`; every other flag overrides one of its values."""
 
 import dataclasses
 

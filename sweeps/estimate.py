@@ -1,4 +1,4 @@
-"""How long the runs of a sweep take: from a few steps of some of its models, timed here, or from its finished runs.
+"""Estimates how long the runs of a sweep take: from a few timed steps of some of its models, or from its finished runs.
 
 A run takes `start + steps * step + evaluations * evaluated examples * e`. The seconds of a step are a sum of a constant, the examples of
 a device, their FLOPs and the table bytes that they move, each times a number found by non-negative least squares on relative errors.
@@ -42,14 +42,14 @@ _FLOPS_A_BYTE = 8.0  # about what a processor computes while a byte comes from m
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-  """What one configuration took.
+  """The times of one configuration.
 
   Attributes:
     learner: as in its config.
     work: what its step does (`work_of`).
     step_s: seconds of a training step.
     evaluation: seconds of an evaluated example over those of a trained one.
-    start_s: seconds until the first step and the first evaluation are over, less what those take later; NaN where it was not seen.
+    start_s: seconds to start: until the first step and the first evaluation are over, less their later times; NaN where it is not known.
   """
 
   learner: str
@@ -67,7 +67,7 @@ def point_cost(point: Point, source: Source) -> Cost | None:
 
 
 def work_of(point: Point, source: Source) -> Float[np.ndarray, " 4"]:
-  """What a step does: 1, and of a device: examples, FLOPs, table bytes moved."""
+  """The work of a step: 1, and of each device the examples, FLOPs and table bytes moved."""
   counted, examples = point_cost(point, source), point.config.train.batch_size / point.config.mesh.num_devices
   each = (counted.flops_per_example["total"], counted.bytes["tables_moved_per_example"]) if counted else (0, 0)
   return np.array([1.0, examples, examples * each[0], examples * each[1]])
@@ -79,14 +79,14 @@ class Speed:
 
   Attributes:
     samples: what was measured.
-    basis: where they come from, for people.
+    basis: how they were obtained, for people.
   """
 
   samples: tuple[Sample, ...]
   basis: str
 
   def seconds(self, point: Point, source: Source) -> float:
-    """Of one run, without the time to compile its programs."""
+    """Seconds of one run, without the time to compile its programs."""
     train = point.config.train
     step_s = self._step_s(point.learner, work_of(point, source))
     evaluation = statistics.median(s.evaluation for s in self._of(point.learner))
@@ -94,20 +94,20 @@ class Speed:
     return step_s / train.batch_size * (train.num_examples + evaluation * held_out * len(_evaluations(point.config)))
 
   def total_s(self, todo: Sequence[Run], workers: int = 1) -> float:
-    """Of all runs by so many workers: each shape of model is compiled once, and no run is divided."""
+    """Seconds of all runs by so many workers: each shape of model is compiled once, and no run is divided."""
     each = [self.seconds(point, source) for point, source in todo]
     starts = [s.start_s for s in self.samples if math.isfinite(s.start_s)]
     shapes = {_shape(point.config) for point, _ in todo}
     return max([*each, (sum(each) + len(shapes) * (statistics.median(starts) if starts else 0.0)) / workers])
 
   def total_line(self, todo: Sequence[Run], workers: int = 1) -> str:
-    """Such as `about 12 min with 2 workers (3 models measured)`."""
+    """The total for people, such as `about 12 min with 2 workers (3 models measured)`."""
     if not todo:
       return "nothing to do"
     return f"about {duration(self.total_s(todo, workers))}{f' with {workers} workers' if workers > 1 else ''} ({self.basis})"
 
   def _of(self, learner: str) -> list[Sample]:
-    """Samples of a learner; of any where it has none."""
+    """The samples of a learner, or all samples where it has none."""
     return [s for s in self.samples if s.learner == learner] or list(self.samples)
 
   def _step_s(self, learner: str, work: Float[np.ndarray, " 4"]) -> float:
@@ -156,7 +156,7 @@ def _from_record(entry: dict[str, Any]) -> Sample | None:
 
 
 def chosen(todo: Iterable[Run], devices: int) -> list[Run]:
-  """What is measured: the smallest, the middle and the largest model that so many devices can run, and the per-id estimator."""
+  """The runs to measure: the smallest, the middle and the largest model that so many devices can run, and the per-id estimator."""
   fitting = [run for run in todo if run.point.config.mesh.num_devices <= devices]
   others = [run for run in fitting if run.point.learner != "dlrm"][:1]
   models = sorted({_shape(run.point.config): run for run in fitting if run.point.learner == "dlrm"}.values(), key=_load)
@@ -169,7 +169,7 @@ def measured(todo: Iterable[Run]) -> tuple[Sample, ...]:
   for point, source in chosen(todo, jax.device_count()):
     try:
       samples.append(_time(point, source))
-    except Exception as error:  # the sweep will say so of that run, and do the others
+    except Exception as error:  # the sweep will report it for that run, and do the others
       store.say(f"{point.name}: not measured, {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
   return tuple(samples)
 
@@ -200,7 +200,7 @@ def _time(point: Point, source: Source) -> Sample:
 
 
 def _measured_apart(todo: Sequence[Run], cores: int, cache: Path | None) -> tuple[Sample, ...]:
-  """`measured` in a process of its own; empty where that is killed, perhaps for its memory: the sweep will say so of its runs."""
+  """`measured` in a process of its own; empty where that is killed, perhaps for its memory: the sweep will report it for its runs."""
   context = multiprocessing.get_context("spawn")
   with concurrent.futures.ProcessPoolExecutor(1, context, end_with, (os.getpid(),)) as process:
     try:
@@ -223,7 +223,7 @@ def _evaluations(config: RunConfig) -> list[int]:
 
 
 def _shape(config: RunConfig) -> RunConfig:
-  """What runs that share their programs have in common."""
+  """Equal for runs that share their programs."""
   return dataclasses.replace(config, train=alike(config.train, *TOGETHER, LENGTH))
 
 

@@ -1,4 +1,4 @@
-"""One sweeper: claims a run, trains it, says how it ended, takes the next. Any number work one directory, on any machines.
+"""One sweeper: claims a run, trains it, reports how it ended, takes the next. Any number can work on one directory, on any machines.
 
 python -m sweeps.worker --workdir=DIR ...the flags of sweeps.run...
 
@@ -26,23 +26,21 @@ from sweeps import claims, store
 from sweeps.points import Run, SweepConfig, expand, runs_of
 from sweeps.standing import Standing, stand, told
 
-_LEAVE, _LATER = -1, -2  # what process 0 tells the others instead of the number of a run
+_LEAVE, _LATER = -1, -2  # what process 0 sends the others instead of the number of a run
 _LOOK_EVERY_S = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class WorkerConfig(SweepConfig):
-  """A sweep, and one sweeper's part in it."""
+  """A sweep, and what one sweeper does of it."""
 
   only: tuple[str, ...] = flags.option((), "config ids of the runs to do; none: all of the sweep")
-  wait: bool = flags.option(
-    False, "stay until every run has ended, to take over those whose sweepers die; else leave when none is to be had"
-  )
+  wait: bool = flags.option(False, "stay until every run has ended, to take over those whose sweepers die; else leave when no run is free")
   parent: int = flags.option(0, "the process that this one must not outlive; 0: none")
 
 
 def main(config: WorkerConfig) -> None:
-  """Works until nothing is left to do. Runs that fail are told by their records, not by the exit code."""
+  """Works until nothing is left to do. The records show which runs failed, not the exit code."""
   flags.check(bool(config.run.workdir), config.run, "workdir", "a directory for sweep.json and runs/")
   if config.parent:
     end_with(config.parent)
@@ -69,7 +67,7 @@ def work(
     wait: stay until every run has ended; else leave when every run left has an owner that lives.
     only: config ids to do; none: all.
     tick: called now and then, to show progress.
-    tell: told how each run ended, in one line.
+    tell: called with one line on how each run ended.
 
   Raises OSError where the directory cannot be written (nothing is counted against a run then), UserError where a run needs more devices
   than there are, Stopped when the process was asked to stop, and whatever a run raises in one of several processes.
@@ -77,7 +75,7 @@ def work(
   runs = {config_id: run for config_id, run in runs_of(points).items() if not only or config_id in only}
   for config_id, (point, _) in runs.items():
     if not (store.run_directory(sweep.run.workdir, config_id) / "record.json").exists():
-      mesh.make_mesh(point.config)  # too few devices: better said now than after hours
+      mesh.make_mesh(point.config)  # too few devices: reported now, not after hours
   sweeper = _Sweeper(sweep, runs, tick, tell) if jax.process_index() == 0 else None
   while True:
     if stopping.requested():
@@ -100,7 +98,7 @@ def work(
 
 
 def _agreed(choice: int | None) -> int:
-  """What process 0 has chosen, in every process; the others give None."""
+  """The choice of process 0, in every process; the others give None."""
   if jax.process_count() == 1:
     assert choice is not None
     return choice
@@ -108,7 +106,7 @@ def _agreed(choice: int | None) -> int:
 
 
 class _Sweeper:
-  """The claiming side of `work`: process 0's.
+  """The part of `work` that claims, in process 0.
 
   Args:
     sweep: the sweep.
@@ -122,9 +120,9 @@ class _Sweeper:
     self.observer = claims.Observer(sweep.launch.stale_after_s)
 
   def claim(self, wait: bool) -> list[claims.Claim] | int:
-    """A run to do, with those that can be trained together with it; _LATER, or _LEAVE when there is no more to come.
+    """Claims a run, with those that can be trained together with it. Returns _LATER, or _LEAVE when no more will be free.
 
-    Runs that never failed come first, and those that did alone: what fails in company would count against all.
+    Runs that never failed come first. A run that failed is trained alone: a failure would count against all that are trained with it.
     """
     self.tick()
     tried: list[tuple[int, str, Standing]] = []
@@ -151,7 +149,7 @@ class _Sweeper:
     return _LEAVE
 
   def _with_company(self, first: claims.Claim) -> list[claims.Claim]:
-    """Claims runs that can be trained together with one, up to --together in all: new ones, that differ in seed or learning rates only."""
+    """Adds claims of runs that can be trained together with one, up to --together in all: new runs of the same `together_key`."""
     held, keys = [first], {name: together_key(self.runs[name].point.config) for name in self.left}
     shared = keys.pop(first.directory.name)
     try:
@@ -169,7 +167,7 @@ class _Sweeper:
     return held
 
   def _take(self, config_id: str, standing: Standing) -> claims.Claim | None:
-    """Claims a run, unless another is first, or has done it since it was looked at."""
+    """Claims a run, unless another sweeper is first, or has done it meanwhile."""
     directory, total = store.run_directory(self.workdir, config_id), self.runs[config_id].point.config.train.num_examples
     held = claims.claim(directory, standing.generation + 1, standing.examples, total, self.launch.stale_after_s)
     if held is None:
@@ -185,7 +183,7 @@ class _Sweeper:
     return held
 
   def _give_up(self, config_id: str, standing: Standing) -> None:
-    """Leaves a run alone that was tried too often; where no record says so yet, writes one."""
+    """Drops a run that was tried too often; writes a record of that, where there is none yet."""
     if (standing.lost or standing.out is None) and (held := self._take(config_id, standing)):
       self._fail(held, standing.counted, ChildProcessError(claims.LOST_WORDS))
       held.end("given_up")
@@ -200,7 +198,7 @@ class _Sweeper:
     self.tell(f"{point.name}: {told(out)} (attempt {count} of {self.launch.max_attempts})")
 
   def train(self, held: list[claims.Claim]) -> None:
-    """Trains claimed runs and says how they ended: by what they left, where they came to an end before another of them was disturbed.
+    """Trains claimed runs and reports how they ended. A run that ended before another one failed keeps its result.
 
     Raises what is not a run's own fault.
     """
@@ -230,14 +228,14 @@ class _Sweeper:
     else:
       for claim, out in sorted(zip(held, results), key=lambda pair: isinstance(pair[1], Exception)):
         if isinstance(out, Exception) and not isinstance(out, claims.Lost):
-          claim.withdraw()  # of one in company, what its own callback met: the store's fault
+          claim.withdraw()  # raised by the callback of one of several: the store's fault
           raise out
         if not isinstance(out, Exception):
           claim.end(out["status"])
         self.tell(f"{self.runs[claim.directory.name].point.name}: {out if isinstance(out, Exception) else told(out)}")
 
   def _failed(self, claim: claims.Claim, error: Exception) -> None:
-    """Notes that what was trained raised `error`, unless this run had come to its end before."""
+    """Records that the training raised `error`, unless this run had ended before."""
     try:
       if done := store.result(claim.directory):
         claim.end(done["status"])
@@ -249,7 +247,7 @@ class _Sweeper:
       raise
 
   def _results(self, held: list[claims.Claim]) -> list[dict[str, Any] | Exception]:
-    """The record of each run, or Lost where another sweeper has it by now."""
+    """The record of each run, or Lost where another sweeper owns it by now."""
 
     def progress(claim: claims.Claim, examples: int, loss: float) -> None:
       claim.progress(examples, loss)

@@ -1,11 +1,12 @@
 """One checkpoint: a state copied into host memory, written by Orbax, restored onto any mesh and placement.
 
     PATH/arrays             by Orbax, one tree: dense, and table_NAME for each table, whose arrays are in the order of its rows
-    PATH/checkpoint.json    written last, so that a directory that has it is whole: tables, dense arrays, checksums, sizes of files, the run
+    PATH/checkpoint.json    the manifest: tables, dense arrays, checksums, sizes of files, the run; written last
 
-`snapshot` converts and copies tables one by one: an accelerator needs room for its share of one table beside its tables, the host for all
-of them once more until they are on disk. With several processes all call, PATH is seen by all, and each writes and reads what its devices
-have. TensorStore tells of most damage by itself, but not of changed values: so every array carries a checksum. `checkpoints.py` calls this.
+`snapshot` converts and copies tables one by one. An accelerator needs room for its share of one table besides its tables. The host needs
+room for all of them once more until they are on disk. Of several processes all call these functions, PATH is visible to all, and each
+writes and reads what its devices hold. TensorStore detects most damage, but no changed values: so every array carries a checksum.
+`checkpoints.py` calls this.
 """
 
 import contextlib
@@ -37,16 +38,16 @@ _CHUNK_BYTES = 2**25  # of a file that is read or written at once; a share of an
 
 
 class Damaged(UserError):
-  """A checkpoint that is not as it was written; the one before it may be whole."""
+  """A checkpoint differs from what was written; the one before it may be whole."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-  """A state as a checkpoint holds it; no step changes it any more.
+  """A copy of a state as a checkpoint holds it; later steps do not change it.
 
   Attributes:
     arrays: by part (dense, table_NAME) and name, in host memory.
-    facts: what the manifest says of them.
+    facts: what the manifest holds about them.
   """
 
   arrays: dict[str, dict[str, jax.Array]]
@@ -89,20 +90,20 @@ def start_writing(checkpointer: ocp.AsyncCheckpointer, path: Path, arrays: dict[
 
 
 def seal(path: Path, facts: dict[str, Any], run: dict[str, Any]) -> None:
-  """Makes the checkpoint whole, once its arrays are on disk, by its manifest. `run` is what `read_run` is to tell. One process calls it."""
+  """Makes the checkpoint whole by its manifest, once its arrays are on disk. `read_run` returns `run`. One process calls it."""
   files = {str(file.relative_to(path)): file.stat().st_size for file in sorted((path / ARRAYS).rglob("*")) if file.is_file()}
   record.write_json(path / MANIFEST, hardware.header() | {"format": FORMAT} | facts | {"files": files, "run": run})
 
 
 def read_run(path: Path) -> dict[str, Any]:
-  """What `seal` was told of the run. Raises Damaged where the manifest is absent or none."""
+  """The `run` that `seal` was given. Raises Damaged where the manifest is absent or is none."""
   return _manifest(path)["run"]
 
 
 def restore(path: Path, build: Build) -> TrainState:
   """The state that the checkpoint at `path` holds, on the build's mesh and plan. Call it in all processes.
 
-  Raises Damaged where it is not whole, UserError, naming what differs, where it is of another model or optimiser.
+  Raises Damaged where it is not whole. Raises UserError, naming what differs, where it is of another model or optimiser.
   """
   plan, mesh, shapes = build.plan, build.mesh, state_shapes(build)
   wanted = _facts(plan.layout, shapes) | {"dense": [_fact(name, x) for name, x in _dense(shapes).items()]}
@@ -138,7 +139,7 @@ def _dense(state: TrainState) -> dict[str, Any]:
 
 
 def _to_host(x: jax.Array) -> jax.Array:
-  """An array of its own, in host memory. On the CPU it is there."""
+  """An array of its own, in host memory. On the CPU it is there already."""
   device: jax.Device = next(iter(x.sharding.device_set))
   if device.platform == "cpu":
     return x
@@ -150,7 +151,7 @@ def _fact(name: str, x: Any) -> dict[str, Any]:
 
 
 def _facts(layout: Layout, state: TrainState) -> dict[str, Any]:
-  """What the tables of the checkpoint and of the run that continues it must agree on."""
+  """The facts about tables that a checkpoint and the run that goes on from it must share."""
   group: GroupState = next(iter(state.tables.groups.values()))
   slots = {name: array.ndim == 2 for name, array in group.stacks["rows"].slots.items()}
   return {
@@ -195,7 +196,7 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 
 def _checked(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
-  """The manifest, which says what is wanted, and whose files are there."""
+  """The manifest. It holds what is wanted, and its files are there; else it raises UserError or Damaged."""
   manifest = _manifest(path)
   found, needed = _flat(manifest), _flat(wanted)
   for name in (*needed, *found):
@@ -227,7 +228,7 @@ def _read_dense(path: Path, manifest: dict[str, Any], shapes: dict[str, Any]) ->
 
 
 def _read(path: Path, part: str, shapes: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-  """Arrays of these shapes. Padding after the last row depends on the mesh: it is cut off, or zeros are added."""
+  """Reads arrays of these shapes. Padding after the last row depends on the mesh: it is cut off, or zeros are added."""
   args = {name: ocp.ArrayRestoreArgs(sharding=x.sharding, global_shape=x.shape, dtype=x.dtype, strict=False) for name, x in shapes.items()}
   tree = ocp.args.PyTreeRestore(item={part: shapes}, restore_args={part: args}, partial_restore=True)
   try:
@@ -239,7 +240,7 @@ def _read(path: Path, part: str, shapes: dict[str, jax.ShapeDtypeStruct]) -> dic
 
 @contextlib.contextmanager
 def _all_or_none(path: Path) -> Iterator[None]:
-  """What one process finds damaged, all do: they go on together, or to the checkpoint before."""
+  """What one process finds damaged, all do: all use this checkpoint, or all use the one before."""
   damage = None
   try:
     yield

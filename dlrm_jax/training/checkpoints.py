@@ -1,8 +1,8 @@
-"""The checkpoints of one run: when they are written, how many are kept, which one is gone on from. Called by the loop.
+"""The checkpoints of one run: when they are written, how many are kept, which one a run goes on from. Called by the loop.
 
     DIRECTORY/000000123456/    a checkpoint (checkpoint.py) after that many examples; without its manifest, one that was not finished
 
-Arrays are written beside the training. A checkpoint that cannot be written costs a line, not the run: those before it stay.
+Arrays are written while training goes on. A checkpoint that cannot be written costs a line, not the run: earlier ones are kept.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ _MOST = 64  # checkpoints that several processes consider
 
 
 def found(directory: Path) -> list[Path]:
-  """Checkpoints below a directory, whole or not, the newest first: what the first process sees, in all."""
+  """Checkpoints below a directory, whole or not, the newest first. All processes get what the first one sees."""
   names = sorted((int(path.name) for path in directory.glob("[0-9]" * _DIGITS) if path.is_dir()), reverse=True)
   if jax.process_count() > 1:
     names = _of_the_first((names + [0] * _MOST)[:_MOST])
@@ -40,13 +40,13 @@ def found(directory: Path) -> list[Path]:
 
 
 def _of_the_first(counts: list[int]) -> list[int]:
-  """The first process's numbers of examples, in all. As many in each, since they travel as an array."""
+  """The first process's numbers of examples, in every process. All must give equally many, since they travel as an array."""
   halves = broadcast_one_to_all(np.array([divmod(count, _LOW) for count in counts], np.int32))
   return [int(high) * _LOW + int(low) for high, low in halves]
 
 
 def restore_newest(paths: list[Path], restore: Callable[[Path], T]) -> tuple[T, Path] | None:
-  """(what `restore` gives for the first of `paths` that is sound, its path), saying which were passed over; None where none is sound."""
+  """(what `restore` gives for the first of `paths` that is sound, its path); None where none is sound. Damaged ones are reported."""
   damage: list[str] = []
   for path in paths:
     try:
@@ -66,11 +66,11 @@ def _say(damage: list[str], then: str) -> None:
 
 
 class Checkpoints:
-  """The checkpoints of a run in a directory, of which one at a time is on its way to the disk.
+  """The checkpoints of a run in a directory. One at a time is being written.
 
   Attributes:
-    directory: where they lie.
-    saved: examples of the newest that is whole; None without any. Of several processes the first knows, after `wait` all.
+    directory: their directory.
+    saved: examples of the newest that is whole; None without any. Of several processes the first knows it, after `wait` all do.
   """
 
   def __init__(self, directory: Path, keep: int, every_s: float):
@@ -85,14 +85,14 @@ class Checkpoints:
     return self
 
   def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
-    """Whatever ended the run, what was begun is finished; Ctrl-C does not wait."""
+    """Finishes what was begun, whatever ended the run; Ctrl-C does not wait."""
     if kind is not KeyboardInterrupt and self._thread is not None:
       self._thread.join()
     if self._writer is not None and kind is not KeyboardInterrupt:
       self._writer.close()
 
   def restore(self, restore: Callable[[Path], T]) -> tuple[T, Path] | None:
-    """As `restore_newest`. What is newer than the one that is gone on from is of no use to anybody, and is removed."""
+    """As `restore_newest`. Checkpoints newer than the one restored are damaged, and are removed."""
     paths = found(self.directory)
     out = restore_newest(paths, restore)
     if out is not None:
@@ -101,14 +101,14 @@ class Checkpoints:
     return out
 
   def due(self) -> bool:
-    """Whether it is time for one. The first process decides: all call it in the same places."""
+    """Whether it is time for one. The first process decides, so all must call it in the same places."""
     late = self._every_s > 0 and time.monotonic() - self._last >= self._every_s
     return bool(broadcast_one_to_all(np.int32(late))) if jax.process_count() > 1 else late
 
   def save(self, examples: int, take: Callable[[], Snapshot], run: dict[str, Any]) -> None:
-    """Copies the state by `take` and starts to write it, `run` with it, unless there is one of so many examples already.
+    """Copies the state by `take` and starts to write it together with `run`, unless there is one of so many examples already.
 
-    Never raises for a disk that is full or not to be written to: it says so.
+    A disk that is full or cannot be written to is reported, and raises nothing.
     """
     self.wait()
     self._last = time.monotonic()
@@ -130,7 +130,7 @@ class Checkpoints:
       self._thread.start()
 
   def _make(self, path: Path) -> bool:
-    """Whether the first process could make the directory, in every process: those that go on without it would wait for one another."""
+    """Whether the first process could make the directory. Every process learns it: else some would wait for the others for ever."""
     made = True
     if jax.process_index() == 0:
       try:
@@ -141,7 +141,7 @@ class Checkpoints:
     return bool(broadcast_one_to_all(np.int32(made))) if jax.process_count() > 1 else made
 
   def _finish(self, path: Path, writer: ocp.AsyncCheckpointer, facts: dict[str, Any], run: dict[str, Any]) -> None:
-    """In a thread: waits for the arrays, makes the checkpoint whole, removes those that are no longer to be kept."""
+    """Runs in a thread: waits for the arrays, makes the checkpoint whole, removes those beyond the number to keep."""
     try:
       writer.wait_until_finished()
       if jax.process_index() == 0:
@@ -152,7 +152,7 @@ class Checkpoints:
       self._give_up(path, error)
 
   def _give_up(self, path: Path, error: Exception) -> None:
-    """OSError where there is no room or permission, ValueError and others from TensorStore: whatever it is, the run can go on."""
+    """Reports an error, whatever it is: OSError without room or permission, ValueError and others from TensorStore. The run goes on."""
     if jax.process_index() == 0:
       with contextlib.suppress(OSError):
         _remove([path])
@@ -160,7 +160,7 @@ class Checkpoints:
       print(f"{path}: this checkpoint could not be written ({text}); the run goes on", file=sys.stderr, flush=True)
 
   def wait(self) -> None:
-    """Until what was begun is on disk, or has been given up."""
+    """Waits until what was begun is on disk, or has been given up."""
     if self._thread is not None:
       self._thread.join()
       self._thread = None
@@ -181,7 +181,7 @@ class Checkpoints:
 
 
 def _remove(paths: Any) -> None:
-  """The manifest first: what is half removed is not whole."""
+  """Removes each manifest first, so that what is half removed is not whole."""
   for path in paths if jax.process_index() == 0 else []:
     (path / MANIFEST).unlink(missing_ok=True)
     shutil.rmtree(path, ignore_errors=True)
@@ -189,8 +189,11 @@ def _remove(paths: Any) -> None:
 
 @functools.cache
 def _leave_errors_to_us() -> None:
-  """What goes wrong is said in one line. Where one array cannot be written, Orbax, asyncio and TensorStore show a traceback for each other
-  one that was on its way: Orbax closes their event loop at the first error."""
+  """Silences what libraries print about an error that we report in one line.
+
+  Where one array cannot be written, Orbax closes the event loop. Orbax, asyncio and TensorStore then print a traceback for each other array
+  that was being written.
+  """
   logging.getLogger("absl").addFilter(lambda entry: "orbax" not in entry.pathname)
   logging.getLogger("asyncio").addFilter(lambda entry: not re.search("never retrieved.*Error writing", entry.getMessage(), re.DOTALL))
   before = sys.unraisablehook

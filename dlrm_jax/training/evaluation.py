@@ -1,4 +1,4 @@
-"""How good a state is: held-out examples, kept on the devices or read anew for each evaluation, and the losses before each training step.
+"""How good a state is: by held-out examples, and by the losses of training examples before each step.
 
 Called by the loop.
 """
@@ -22,7 +22,7 @@ from dlrm_jax.training import metrics
 from dlrm_jax.training.learner import Learner
 from dlrm_jax.training.read_ahead import read_ahead
 
-KEPT_BYTES = 2**28  # of evaluation batches on the devices; a larger set is read anew for each evaluation
+KEPT_BYTES = 2**28  # of evaluation batches that stay on the devices; a larger set is read anew for each evaluation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class EvalSet:
   """The evaluation examples of a run, batch by batch, as often as asked for; the same ones in the same order each time.
 
   Attributes:
-    source: where they come from.
+    source: gives the examples.
     num_examples: how many there are.
   """
 
@@ -58,7 +58,7 @@ class EvalSet:
       yield EvalBatch(placed, np.asarray(batch.label_b), np.asarray(batch.weight_b) > 0, truth)
 
   def _bytes(self) -> int:
-    """Of all batches: dense inputs, ids, bag weights, labels, weights, a teacher's logit and its parts, 4 bytes each."""
+    """The bytes of all batches: dense inputs, ids, bag weights, labels, weights, a teacher's logit and its parts, 4 bytes each."""
     shape, truth = self.source.shape, 1 + len(self.source.parts) if isinstance(self.source, Planted) else 0
     numbers = shape.num_dense + shape.num_lookups * (1 + shape.weighted) + 2 + truth
     return 4 * numbers * math.ceil(self.num_examples / self._batch_size) * self._batch_size
@@ -86,13 +86,13 @@ def evaluate(learner: Learner, state: Any, batches: EvalSet, runs: Sequence[int]
 
 
 class Progressive:
-  """Progressive validation: each training example is predicted before it is trained on, so that its loss is that of an unseen one
-  (Blum, Kalai and Langford 1999). The steps sum these losses on the device; here what is read of them is summed in float64.
+  """Progressive validation: each training example is predicted before the model is trained on it, so that its loss is that of an unseen
+  one (Blum, Kalai and Langford 1999). The steps sum these losses on the device. Here the sums that are read are added in float64.
 
   Attributes:
     FIELDS: what curve and record hold: mean log loss over all examples since the run's start, its NE, and the mean since the row before.
-    loss_sum: of all examples; NaN where some were not counted.
-    examples: how many.
+    loss_sum: the sum over all examples; NaN where some were not counted.
+    examples: how many there are.
   """
 
   FIELDS = ("progressive_log_loss", "progressive_ne", "progressive_log_loss_recent")
@@ -102,7 +102,7 @@ class Progressive:
     self._entropy, self._recent_sum, self._row_examples = metrics.entropy(train_rate), 0.0, 0
 
   def add(self, loss: float, examples: int) -> None:
-    """The mean log loss (nats) of the examples after the last reading up to this many."""
+    """Adds the mean log loss (nats) of the examples from the last reading up to this many."""
     self.loss_sum += loss * (examples - self.examples)
     self._recent_sum += loss * (examples - self.examples)
     self.examples = examples

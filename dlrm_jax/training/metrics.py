@@ -1,6 +1,6 @@
-"""Metrics of a set of predictions, on the host in float64, in memory that does not grow with the set. What is not defined is NaN.
+"""Metrics of a set of predictions, on the host in float64, in memory that does not grow with the set. An undefined metric is NaN.
 
-Called by `evaluation`, batch after batch, and by whoever has all predictions at once (`evaluate`).
+`evaluation` adds batch after batch. `evaluate` is for predictions that are all there at once.
 """
 
 import dataclasses
@@ -13,18 +13,18 @@ from jaxtyping import Float, Num
 from dlrm_jax.common.arrays import sigmoid, softplus
 from dlrm_jax.training.roc_auc import MAX_BINS, RocAuc
 
-_TOGETHER = 2**14  # predictions
+_BLOCK = 2**14  # predictions that are summed at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Metrics:
-  """One evaluation. Excess is None where the true probability is not known, that of a part also where it is all there is.
+  """One evaluation. Excess is None where the true probability is not known. That of a part is also None where it is the only part.
 
   Attributes:
     log_loss: mean binary cross-entropy, nats.
     ne: log loss over the entropy of the training split's click rate (He et al. 2014).
     roc_auc: area under the ROC curve, ties counted half; NaN with one class only.
-    roc_auc_error: how far off `roc_auc` may be at most: 0 up to 2^22 different logits (see `RocAuc`).
+    roc_auc_error: the largest error that `roc_auc` may have: 0 up to 2^22 different logits (see `RocAuc`).
     calibration: mean predicted probability over observed click rate; NaN without clicks.
     excess: mean KL divergence from the true click probability, nats.
     excess_tail, excess_pairs, excess_dense, excess_scores: what a part of the planted logit costs (see `PartsExcess`), nats.
@@ -50,17 +50,19 @@ def entropy(rate: float) -> float:
 
 
 class PartsExcess:
-  """What is not learned of each part of the logit: `-c/2 * E[error * part]`, c = E p(1-p), the logit error projected on the centred part.
+  """The excess that each part of the logit costs: `-c/2 * E[error * part]`, c = E p(1-p), the logit error projected on the centred part.
 
-  Errors of the other parts are uncorrelated with it and drop out. For an ideal learner's posterior mean `-E[error * part]` is the
-  variance of the part that is not learned (orthogonality of estimate and error). The logit is first brought to the scale at which its
-  errors are least: the logit of a mean probability is smaller than the mean logit, so that whatever is unknown of one part shrinks what
-  is known of all, and would be charged to them. With that the parts sum to c/2 * variance of the true logit * (1 - correlation^2).
+  Errors of the other parts are uncorrelated with it and drop out. For an ideal learner's posterior mean, `-E[error * part]` is the
+  variance of the part that is not learned (orthogonality of estimate and error).
+
+  The logit is first brought to the scale at which its errors are least. The logit of a mean probability is smaller than the mean logit. So
+  what is unknown of one part shrinks what is known of all, and would be charged to them. After that the parts sum to
+  c/2 * variance of the true logit * (1 - correlation^2).
 
   Means and products about them are merged batch by batch (Chan, Golub and LeVeque 1979): a large mean costs no digits.
 
   Args:
-    names: of the parts.
+    names: the names of the parts.
   """
 
   def __init__(self, names: Sequence[str]):
@@ -70,7 +72,7 @@ class PartsExcess:
     self._products = np.zeros((len(self._mean), len(self._mean)))
 
   def add(self, logit_n: Float[np.ndarray, " n"], true_logit_n: Float[np.ndarray, " n"], *part_n: Float[np.ndarray, " n"]) -> None:
-    """Predicted and true click logits, and the parts of the true one; n > 0."""
+    """Adds predicted and true click logits, and the parts of the true one; n > 0."""
     prob_n, before, n = sigmoid(true_logit_n), self._count, len(logit_n)
     all_kn = np.stack([logit_n, true_logit_n, *part_n])
     mean = all_kn.mean(axis=1)
@@ -81,7 +83,7 @@ class PartsExcess:
     self._mean += (mean - self._mean) * n / self._count
 
   def values(self) -> dict[str, float]:
-    """By name, in nats; NaN before there are predictions."""
+    """The excess by part, in nats; NaN before there are predictions."""
     if not self._count:
       return dict.fromkeys(self.names, math.nan)
     (spread, shared), known_k, true_k = self._products[0, :2], self._products[0, 2:], self._products[1, 2:]
@@ -101,7 +103,7 @@ class Accumulator:
 
   Args:
     train_rate: click rate of the training split, for NE.
-    max_bins: of the ROC AUC's table.
+    max_bins: most rows of the ROC AUC's table.
   """
 
   def __init__(self, train_rate: float, max_bins: int = MAX_BINS):
@@ -120,13 +122,13 @@ class Accumulator:
     true_logit_n: Num[np.ndarray, " n"] | None = None,
     parts: dict[str, np.ndarray] | None = None,
   ) -> None:
-    """Some more predictions.
+    """Adds predictions.
 
     Args:
       logit_n: predicted logits; ranked as float32.
       label_n: 0 or 1.
       true_logit_n: true click logits on planted data.
-      parts: parts of the true logit by name, each [n]; None where there is one alone. As `true_logit_n`, given always or never.
+      parts: parts of the true logit by name, each [n]; None where there is only one. Give it always or never, as `true_logit_n`.
     """
     truths = {} if true_logit_n is None else {"": true_logit_n} | (parts or {})
     if self._names not in (None, tuple(truths)):
@@ -136,7 +138,7 @@ class Accumulator:
     self._finite &= bool(np.isfinite(logit_n).all())
     self._waiting.append((logit_n, label_n, *truths.values()))
     self._num_waiting += len(logit_n)
-    if self._num_waiting >= _TOGETHER:
+    if self._num_waiting >= _BLOCK:
       self._sum_up()
 
   def _sum_up(self) -> None:
@@ -155,7 +157,7 @@ class Accumulator:
         self._parts.add(logit_n, *truth)
 
   def metrics(self) -> Metrics:
-    """Of all predictions so far."""
+    """The metrics of all predictions so far."""
     if self._waiting:
       self._sum_up()
     if not self._finite or not self._count or self._names is None:
@@ -179,7 +181,7 @@ def evaluate(
   true_logit_n: Num[np.ndarray, " n"] | None = None,
   parts: dict[str, np.ndarray] | None = None,
 ) -> Metrics:
-  """All metrics of n predictions at hand; arguments as those of `Accumulator`."""
+  """All metrics of n predictions; the arguments are those of `Accumulator`."""
   accumulator = Accumulator(train_rate)
   accumulator.add(logit_n, label_n, true_logit_n, parts)
   return accumulator.metrics()

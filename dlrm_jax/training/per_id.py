@@ -1,4 +1,4 @@
-"""The exact per-id estimator: what an ideal online learner gets out of planted tail data. The judge between theory and training.
+"""The exact per-id estimator: what an ideal online learner gets out of planted tail data. Theory and training are compared with it.
 
 Diagonal online Bayesian logistic regression (adPredictor; Graepel et al. 2010, in the Laplace form): every (field, id) has a
 mean w and a precision; after each single example, with q the predicted probability, `prec += q(1-q)` and `w += (y-q)/prec`.
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int32
 from dlrm_jax.batch import Batch
 from dlrm_jax.common.arrays import ArrayLike
 
-ROWS = 2**20  # ids beyond are seen too rarely to learn: they keep their prior mean, 0
+ROWS = 2**20  # larger ids are seen too rarely to learn: they keep their prior mean, 0
 
 
 def init(num_fields: int, sigma: float) -> Float[Array, "V 2"]:

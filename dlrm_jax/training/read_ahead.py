@@ -1,4 +1,4 @@
-"""Taking a few items of a stream before they are asked for. Called where batches go to the devices: by the loop and by evaluations."""
+"""Takes a few items of a stream before they are needed. The loop and evaluations use it where batches go to the devices."""
 
 import collections
 from collections.abc import Iterable, Iterator
@@ -8,10 +8,10 @@ T = TypeVar("T")
 
 
 def read_ahead(items: Iterable[T], depth: int) -> Iterator[T]:
-  """The items, each given out when the `depth` after it have been taken; copies and computations that making one starts so run ahead.
+  """The items of a stream. Each is yielded once the `depth` after it have been taken: copies and computations that they start run ahead.
 
-  No thread: what runs beside the caller are jax's own copies and computations and, on a data set, Grain's threads. What the stream
-  raises comes out as it is, up to `depth` items before its turn.
+  It starts no thread: jax's own copies and computations run concurrently and, on a data set, Grain's threads. What the stream raises is
+  raised up to `depth` items early.
   """
   taken: collections.deque[T] = collections.deque()
   for item in items:

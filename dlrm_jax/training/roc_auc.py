@@ -5,11 +5,14 @@ import math
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64, Num, UInt32
 
-MAX_BINS = 2**22  # of the table behind the ROC AUC: 0.1 GB, 0.4 GB while it is merged
+MAX_BINS = 2**22  # most rows of the table behind the ROC AUC: 0.1 GB, 0.4 GB while it is merged
 
 
 def sort_keys(score_n: Float32[np.ndarray, " n"]) -> UInt32[np.ndarray, " n"]:
-  """Unsigned numbers in the order of the scores, equal where these are (-0.0 is 0.0): the bits, all flipped where the sign is set."""
+  """Unsigned numbers in the order of the scores, equal where scores are equal (-0.0 is 0.0).
+
+  They are the bits of positive scores with the sign set, and all bits of negative ones flipped.
+  """
   bits_n = (score_n + np.float32(0)).view(np.uint32)
   return np.where(bits_n >> 31, ~bits_n, bits_n | np.uint32(1 << 31))
 
@@ -17,10 +20,11 @@ def sort_keys(score_n: Float32[np.ndarray, " n"]) -> UInt32[np.ndarray, " n"]:
 class RocAuc:
   """Probability that a click is scored above a non-click, ties half (Mann-Whitney), of a stream of scores taken as float32.
 
-  A table counts the clicks and non-clicks of every score seen: exact while it has at most `max_bins` rows. Beyond that scores share a
-  row, a bin, if they are equal but for their lowest mantissa bits, as few as need be; pairs inside a bin count half. `error` bounds
-  what that changes: half the pairs of click and non-click in bins of several scores, over all pairs. It is attained where all clicks of
-  each bin are above its non-clicks; where a bin's clicks and non-clicks lie alike, errors are far smaller.
+  A table counts the clicks and non-clicks of every score seen. It is exact while it has at most `max_bins` rows. Beyond that, scores that
+  are equal but for their lowest mantissa bits share a row, a bin; as few bits are dropped as need be. Pairs inside a bin count half.
+
+  `error` bounds what that changes: half the pairs of click and non-click in bins of several scores, over all pairs. It is attained where
+  all clicks of each bin are above its non-clicks. Errors are far smaller where clicks and non-clicks of a bin are spread alike.
   """
 
   def __init__(self, max_bins: int = MAX_BINS):
@@ -34,7 +38,7 @@ class RocAuc:
     self._num_waiting = 0
 
   def add(self, score_n: Num[np.ndarray, " n"], label_n: Num[np.ndarray, " n"]) -> None:
-    """Scores and their labels, 0 or 1."""
+    """Adds scores and their labels, 0 or 1."""
     self._any_nan |= bool(np.isnan(score_n).any())
     with np.errstate(over="ignore"):  # beyond float32 there is infinity, and it sorts right
       self._waiting.append((sort_keys(score_n.astype(np.float32)), label_n > 0.5))
@@ -49,7 +53,7 @@ class RocAuc:
     return self._over_all_pairs(click_k * (lower_k + non_k / 2))
 
   def error(self) -> float:
-    """The most that `value` is off by; 0 while it is exact."""
+    """The largest error that `value` may have; 0 while it is exact."""
     non_k, click_k = self._counts()
     return self._over_all_pairs(np.where(self._low_k < self._high_k, click_k * non_k / 2, 0))
 
@@ -63,7 +67,7 @@ class RocAuc:
     return math.nan if self._any_nan or non * click == 0 else float(pairs_k.sum() / (non * click))
 
   def _merge(self) -> None:
-    """Brings what waits into the table, which is coarsened until it fits."""
+    """Merges the scores that wait into the table, and drops mantissa bits until it fits."""
     key_n, clicked_n = (np.concatenate(arrays) for arrays in zip(*self._waiting, strict=True))
     self._waiting, self._num_waiting = [], 0
     lows, highs, counts = [self._low_k], [self._high_k], [self._count_k2]
@@ -83,5 +87,5 @@ class RocAuc:
 
 
 def _firsts(sorted_n: UInt32[np.ndarray, " n"]) -> Int64[np.ndarray, " k"]:
-  """Where each different value begins."""
+  """The position where each different value begins."""
   return np.flatnonzero(np.concatenate([[True], sorted_n[1:] != sorted_n[:-1]]))

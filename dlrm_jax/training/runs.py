@@ -79,7 +79,7 @@ class Runs:
       run.start()
 
   def pause(self) -> None:
-    """What comes now is not training."""
+    """Stops the clocks of training."""
     self._each(lambda i, run: run.pause())
 
   def evaluated(self, measured: Sequence[metrics.Metrics]) -> None:
@@ -88,12 +88,12 @@ class Runs:
     self._each(lambda i, run: run.evaluated(of_run[i]))
 
   def advance(self, steps: int) -> None:
-    """Every run was trained for so many more steps."""
+    """Counts so many more steps of every run."""
     for run in self.trajectories:
       run.advance(steps)
 
   def look(self, losses: Sequence[float], bad_steps: Sequence[int]) -> None:
-    """Of each run, the mean training loss since the last look, and the first step whose loss was not finite, or -1."""
+    """Takes each run's mean training loss since the last look, and its first step whose loss was not finite, or -1."""
     self._each(lambda i, run: run.look(losses[i], bad_steps[i]))
 
   def save(self, state: Any) -> None:

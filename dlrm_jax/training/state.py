@@ -37,7 +37,7 @@ class Progress:
 
   @classmethod
   def zero(cls) -> "Progress":
-    """On the host, so that it goes to whatever devices a run has."""
+    """Counters at 0, on the host, so that they go to whatever devices a run has."""
     return cls(np.zeros((), np.float32), np.zeros((), np.float32), np.full((), -1, np.int32))
 
   def after(self, step: Int32[ArrayLike, ""], loss: Float[ArrayLike, ""], examples: Float[ArrayLike, ""]) -> "Progress":
@@ -71,7 +71,7 @@ class Rates:
 
   @classmethod
   def of(cls, train: TrainConfig) -> "Rates":
-    """On the host, as float32."""
+    """The rates of a config, on the host, as float32."""
     return cls(np.float32(train.dense_lr), np.float32(train.table_lr))
 
 

@@ -1,6 +1,6 @@
-"""`Trajectory`: what one run has done so far, and the files that say so. The loop has one, or one for each of the runs it trains together.
+"""`Trajectory`: what one run has done so far, its curve and its record. The loop has one for each run that it trains.
 
-It computes nothing on devices: the loop tells it what was trained on and what was measured.
+It computes nothing on devices: the loop reports to it what was trained on and what was measured.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ def settings_of(config: RunConfig) -> dict[str, Any]:
 
 
 def stream_of(config: RunConfig, source: Source) -> dict[str, Any]:
-  """What another run that goes on from a checkpoint of this one must share with it: the data, the model, how it is trained."""
+  """What a run must share with another whose checkpoint it goes on from: the data, the model, how it is trained."""
   planted = dataclasses.asdict(config.planted) if isinstance(source, Planted) else None
   processes = jax.process_count() if planted is None else None  # the order of a data set depends on it (data/order.py)
   stream = {"data": source.name, "data_digest": source.digest, "planted": planted, "processes": processes}
@@ -54,7 +54,7 @@ def stream_of(config: RunConfig, source: Source) -> dict[str, Any]:
 
 
 def describe(config: RunConfig, source: Source) -> dict[str, Any]:
-  """The config as the record keeps it: without where things lie, and without planted settings on real data."""
+  """The config as the record keeps it: without paths, and without planted settings on real data."""
   planted = isinstance(source, Planted)
   return {
     "model": dataclasses.asdict(config.model),
@@ -94,7 +94,7 @@ class Trajectory:
     self._resumed: float | None = None
 
   def resume(self, facts: dict[str, Any]) -> None:
-    """Goes on where `facts()` was taken: the same run, to the same bits. Call it before `start`."""
+    """Goes on where `facts()` was taken: the same run, with the same bits from there. Call it before `start`."""
     self.examples, self._first, self.rows = facts["examples"], facts["first_example"], facts["rows"]
     self.progressive.resume(facts["progressive"])
     self._wall_s, self._training_s = facts["wall_s"], facts["training_s"]
@@ -114,12 +114,15 @@ class Trajectory:
 
   @property
   def steps(self) -> int:
-    """Steps up to here; the last batch of a run may be short."""
+    """Steps taken so far; the last batch of a run may be short."""
     return -(-self.examples // self.config.train.batch_size)
 
   @property
   def steps_to_call(self) -> int:
-    """Batches of the next call of the compiled program: never past the next look at the loss, whatever was saved or resumed on the way."""
+    """Batches of the next call of the compiled program. It never goes past the next look at the loss.
+
+    It follows from the step count alone, so that a save or a resume on the way changes no look.
+    """
     point = self._points[len(self.rows)]
     to_point = -(-point // self.config.train.batch_size) - self.steps
     return min(self.config.steps_per_call, to_point, _CHECK_EVERY - self.steps % _CHECK_EVERY)
@@ -140,7 +143,7 @@ class Trajectory:
     return bool(self.diverged) or len(self.rows) == len(self._points)
 
   def advance(self, batches: int) -> None:
-    """So many more batches were trained on."""
+    """Counts so many more batches as trained on."""
     self.examples = min(self.examples + batches * self.config.train.batch_size, self.config.train.num_examples)
 
   def look(self, loss: float, bad_step: int) -> None:
@@ -153,18 +156,18 @@ class Trajectory:
     self.confirm()
 
   def confirm(self) -> None:
-    """Tells `on_progress` how far the run is: at every look, and before the curve, a checkpoint or the record is written."""
+    """Calls `on_progress`: at every look, and before the curve, a checkpoint or the record is written."""
     if self._on_progress is not None:
       self._on_progress(self.examples, self._loss)
 
   def pause(self) -> None:
-    """What comes now is not training. The devices have done what was asked of them."""
+    """Stops the clock of training. The devices must have finished."""
     if self._resumed is not None:
       self._training_s += time.perf_counter() - self._resumed
     self._resumed = None
 
   def go_on(self) -> None:
-    """What comes now is training, after a `pause`."""
+    """Starts the clock of training again, after a `pause`."""
     self._resumed = time.perf_counter()
 
   def evaluated(self, measured: metrics.Metrics) -> None:
@@ -184,7 +187,7 @@ class Trajectory:
     self.go_on()
 
   def facts(self) -> dict[str, Any]:
-    """What a checkpoint keeps of the run, beside the state: all that `resume` and `branch` need."""
+    """What a checkpoint keeps of the run, besides the state: all that `resume` and `branch` need."""
     return stream_of(self.config, self.source) | {
       "config_id": self.id,
       "examples": self.examples,
@@ -196,7 +199,7 @@ class Trajectory:
     }
 
   def finish(self, facts: dict[str, Any]) -> dict[str, Any]:
-    """Writes the record, which it returns; `facts` are those of the learner."""
+    """Writes the record and returns it; `facts` are those of the learner."""
     status = (
       {"status": "diverged", "diverged_metric": self.diverged, "diverged_step": self._bad_step} if self.diverged else {"status": "done"}
     )
@@ -208,7 +211,7 @@ class Trajectory:
       "config_id": self.id,
       "config": describe(self.config, self.source),
       "examples": self.examples,
-      "restored_examples": self._first,  # seen before, by another run whose checkpoint this one went on from; times are without them
+      "restored_examples": self._first,  # trained on by the run whose checkpoint this one went on from; times are without them
       "base_rate": self.source.base_rate(),
       "eval_examples": self._num_eval_examples,
       "seed": self.config.train.seed,
