@@ -1,4 +1,4 @@
-"""The embedding engine: `lookup` and `update` over all tables of a mesh. The exchange runs under `jax.shard_map`."""
+"""Looks up and updates all tables of a mesh: `lookup` and `update`. The exchange between devices runs under `jax.shard_map`."""
 
 import functools
 from typing import Any
@@ -18,19 +18,19 @@ from dlrm_jax.machine.mesh import split
 
 EXCHANGES: dict[str, Any] = {"replicated": replicated, "row": row, "table": table, "column": column}
 
-Routes = dict[str, Any]  # by group: what `update` needs to know of a `lookup`
+Routes = dict[str, Any]  # by group: what a `lookup` leaves for `update`
 
 
 def lookup_local(
   plan: Plan, axes: Axes, groups: dict[str, GroupState], lookups: Lookups
 ) -> tuple[dict[str, Float[Array, "B F _"]], Routes]:
-  """`lookup` on one device of several, inside shard_map or pmap."""
+  """Does `lookup` on one device of several, inside shard_map or pmap."""
   found, routes = [], {}
   for name, group in plan.by_name.items():
     mine = lookups if len(plan.groups) == 1 else jax.tree.map(lambda x, group=group: x[:, group.columns], lookups)
     arrays = {stack: state.rows_vd for stack, state in groups[name].stacks.items()}
     vectors, routes[name] = EXCHANGES[group.placement].fetch(group, arrays, mine, axes)
-    found.append({stack: x.astype(jnp.float32) for stack, x in vectors.items()})  # so that gradients are float32 whatever the rows are
+    found.append({stack: x.astype(jnp.float32) for stack, x in vectors.items()})  # then gradients are float32 for rows of any dtype
   if len(found) == 1 and plan.order is None:
     return found[0], routes
   side_by_side = {name: jnp.concatenate([vectors[name] for vectors in found], axis=1) for name in plan.layout.dims}
@@ -40,7 +40,7 @@ def lookup_local(
 def update_local(
   plan: Plan, axes: Axes, groups: dict[str, GroupState], routes: Routes, grads: dict[str, Float[Array, "B F _"]], rule: Rule
 ) -> dict[str, GroupState]:
-  """`update` on one device of several, inside shard_map or pmap."""
+  """Does `update` on one device of several, inside shard_map or pmap."""
   out = {}
   for name, group in plan.by_name.items():
     mine = grads if len(plan.groups) == 1 and plan.order is None else {k: g[:, list(group.features)] for k, g in grads.items()}
@@ -51,16 +51,16 @@ def update_local(
 
 
 def _mean_square(group: Group, dim: int, axes: Axes) -> MeanSquare:
-  """The mean of squares over whole rows, from the slice that this device has."""
+  """Returns the function that takes the mean of squares over whole rows, of which this device may have a slice."""
   if not (axes and group.is_split(dim)):
     return mean_square
   return lambda grad_nd: psum((grad_nd**2).sum(axis=1), axes, "squares") / dim
 
 
 def lookup(plan: Plan, mesh: Mesh, tables: Tables, lookups: Lookups) -> tuple[dict[str, Float[Array, "B F _"]], Routes]:
-  """The pooled vectors of a batch, split over the mesh by example: {"rows": [B, F, D], "first_order": [B, F, 1] where kept}.
+  """Looks up a batch. Returns its pooled vectors, and the routes by which `update` sends their gradients back.
 
-  Returns them and the routes by which `update` sends the gradients with respect to them back.
+  The vectors are {"rows": [B, F, D], "first_order": [B, F, 1] where kept}, split over the mesh by example.
   """
   if mesh.size == 1:
     return lookup_local(plan, (), tables.groups, lookups)
@@ -71,7 +71,7 @@ def lookup(plan: Plan, mesh: Mesh, tables: Tables, lookups: Lookups) -> tuple[di
 
 
 def update(plan: Plan, mesh: Mesh, tables: Tables, routes: Routes, grads: dict[str, Float[Array, "B F _"]], rule: Rule) -> Tables:
-  """One step of the rule on the rows that were looked up, from gradients with respect to what `lookup` returned. Donate the tables."""
+  """Takes one step of the rule on the rows that were looked up. `grads` are with respect to the vectors of `lookup`. Donate the tables."""
   if mesh.size == 1:
     return Tables(update_local(plan, (), tables.groups, routes, grads, rule))
   there, groups = split(mesh), specs(plan, mesh)

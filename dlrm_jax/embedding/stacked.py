@@ -1,7 +1,7 @@
-"""The engine for several runs at once, on one device: the same lookups and updates as `engine.py`, one gather and one scatter for all runs.
+"""The engine for several runs at once on one device. It does what `engine.py` does, with one gather and one scatter for all runs.
 
-Every array of a group holds the runs' arrays under each other. Lookups of an example lie side by side, run by run: columns of different
-runs have no row in common, as those of different tables. Called by `together.py`.
+Every array of a group is the concatenation of the runs' arrays along the first axis. The lookups of an example are concatenated run by run.
+Columns of different runs then have no row in common, like those of different tables.
 """
 
 import jax
@@ -17,24 +17,24 @@ from dlrm_jax.embedding.update import MeanSquare, Rule, apply, mean_square
 
 
 def stacked_rows(group: Group, row_sbl: Int32[Array, "S B L"]) -> Int32[Array, "B SL"]:
-  """Places in the runs' stacked arrays of rows of the group's tables."""
+  """Returns the places, in the stacked arrays of the runs, of rows of the group's tables."""
   first_s = np.arange(len(row_sbl), dtype=np.int32) * group.local_rows
   return side_by_side(row_sbl + group.offsets[group.segments] + first_s[:, None, None])
 
 
 def side_by_side(x_sbl: Array) -> Array:
-  """[S, B, L, ...] as [B, S*L, ...]."""
+  """Reshapes [S, B, L, ...] to [B, S*L, ...]."""
   runs, batch, length, *rest = x_sbl.shape
   return jnp.moveaxis(x_sbl, 0, 1).reshape(batch, runs * length, *rest)
 
 
 def by_run(x_bl: Array, runs: int) -> Array:
-  """[B, S*L, ...] as [S, B, L, ...]."""
+  """Reshapes [B, S*L, ...] to [S, B, L, ...]."""
   return jnp.moveaxis(x_bl.reshape(len(x_bl), runs, x_bl.shape[1] // runs, *x_bl.shape[2:]), 1, 0)
 
 
 def lookup(plan: Plan, tables: Tables, lookups: Lookups) -> dict[str, Float[Array, "S B F _"]]:
-  """The pooled vectors of each run's batch, by stack. `lookups` have an axis of runs in front."""
+  """Returns the pooled vectors of each run's batch, by stack. `lookups` have a leading axis of runs."""
   found = []
   for name, group in plan.by_name.items():
     mine = jax.tree.map(lambda x, group=group: x[..., group.columns], lookups)
@@ -50,7 +50,7 @@ def lookup(plan: Plan, tables: Tables, lookups: Lookups) -> dict[str, Float[Arra
 
 
 def update(plan: Plan, tables: Tables, lookups: Lookups, grads: dict[str, Float[Array, "S B F _"]], rule: Rule) -> Tables:
-  """One step of the rule, whose learning rate is one a run [S], on the rows that were looked up. Donate the tables."""
+  """Takes one step of the rule on the rows that were looked up. Its learning rate is an array [S], one for each run. Donate the tables."""
   out = {}
   for name, group in plan.by_name.items():
     mine = jax.tree.map(lambda x, group=group: x[..., group.columns], lookups)
@@ -64,10 +64,10 @@ def update(plan: Plan, tables: Tables, lookups: Lookups, grads: dict[str, Float[
 def _apply(
   group: Group, rule: Rule, state: GroupState, row_n: Array, valid_n: Array, grads: dict[str, Array], lr_s: Float[Array, " S"]
 ) -> GroupState:
-  """The step of one group, from lookups [B, S*L], flattened."""
+  """Takes the step of one group, from flattened lookups [B, S*L]."""
   lengths, kernels = group.lengths * len(lr_s), group.kernel_steps(rule.optimizer)
   bounds = (0, *np.cumsum(lengths).tolist())
-  lr = jnp.repeat(lr_s, len(group.lengths))  # of each feature of each run: the pieces that the kernels step
+  lr = jnp.repeat(lr_s, len(group.lengths))  # for each feature of each run, which are the pieces of the kernels
   if not kernels:
     of_column = np.repeat(np.arange(len(lengths)), lengths)
     lr = jnp.tile(lr[of_column], len(row_n) // bounds[-1])[:, None]

@@ -1,8 +1,8 @@
-"""Rows in memory: how `take` and `add` find row r of an array.
+"""Stores rows in arrays: `take` reads rows, `add` and `replace` change them.
 
-Arrays are [V, D], or [V] for one value a row. On a TPU an array of D < 128 is stored as [V*D/128, 128]: k = 128/D rows a line. A [V, 64]
-array would be copied whole in every step there, since the compiler turns its layout round and pads it (seen for 13M rows: 6.6 GB of
-temporaries against 0). Lines are gathered and added to whole, which the TPU does natively; windows inside a line became a loop.
+Arrays are [V, D], or [V] for one value a row. On a TPU an array of D < 128 is stored as [V*D/128, 128], with k = 128/D rows in a line.
+There a [V, 64] array would be copied whole in every step, since the compiler transposes its layout and pads it (at 13M rows: 6.6 GB of
+temporaries against 0). Whole lines are gathered and added to, which the TPU does natively. Windows inside a line became a loop.
 """
 
 import jax.numpy as jnp
@@ -12,18 +12,18 @@ from dlrm_jax.common.arrays import ArrayLike
 
 
 def rows_per_line(dim: int, lanes: int) -> int:
-  """Rows stored side by side; 1 where `lanes` is 0 (no packing) or not a multiple of `dim`."""
+  """Returns how many rows a line holds: 1 where `lanes` is 0 (no packing) or not a multiple of `dim`."""
   return lanes // dim if lanes and lanes % dim == 0 else 1
 
 
 def shape(num_rows: int, dim: int, lanes: int) -> tuple[int, int]:
-  """Shape that `num_rows` rows are stored in; with lanes, `num_rows` is a multiple of them."""
+  """Returns the shape of the array that stores `num_rows` rows. With lanes, `num_rows` is a multiple of them."""
   k = rows_per_line(dim, lanes)
   return num_rows // k, k * dim
 
 
 def take(array: Float[ArrayLike, "V ..."], row_n: Int32[ArrayLike, "*n"], dim: int) -> Float[Array, "..."]:
-  """Rows `row_n` (in bounds), [*n, dim]; of an array with one value a row, [*n]."""
+  """Returns the rows `row_n` (in bounds), [*n, dim], or [*n] from an array with one value a row."""
   if array.ndim == 1 or (k := array.shape[1] // dim) == 1:
     return array.at[row_n].get(mode="promise_in_bounds")
   line_nkd = array.at[row_n // k].get(mode="promise_in_bounds").reshape(*row_n.shape, k, dim)
@@ -32,7 +32,7 @@ def take(array: Float[ArrayLike, "V ..."], row_n: Int32[ArrayLike, "*n"], dim: i
 
 
 def add(array: Float[ArrayLike, "V ..."], row_n: Int32[ArrayLike, " n"], change_nd: Float[ArrayLike, "n ..."]) -> Float[Array, "V ..."]:
-  """Adds to rows `row_n`, all different; those out of bounds are left out. Other rows keep their values."""
+  """Adds to the rows `row_n`, which are all different. Rows out of bounds are ignored. Other rows keep their values."""
   if array.ndim == 1 or (k := array.shape[1] // change_nd.shape[1]) == 1:
     return array.at[row_n].add(change_nd, mode="drop", unique_indices=True)
   here_nk = jnp.arange(k) == (row_n % k)[:, None]
@@ -43,8 +43,10 @@ def add(array: Float[ArrayLike, "V ..."], row_n: Int32[ArrayLike, " n"], change_
 def replace(
   array: Float[ArrayLike, "V L"], row_n: Int32[ArrayLike, " n"], old_nd: Float[ArrayLike, "n D"], new_nd: Float[ArrayLike, "n D"]
 ) -> Float[Array, "V L"]:
-  """Sets rows `row_n`, all different, to new values; those out of bounds are left out. In packed lines by adding what is missing, which
-  bfloat16 holds exactly unless a value shrinks to less than half."""
+  """Sets the rows `row_n`, which are all different, to new values. Rows out of bounds are ignored.
+
+  In packed lines it adds the difference. bfloat16 represents that exactly unless a value shrinks to less than half.
+  """
   if array.shape[1] == new_nd.shape[1]:
     return array.at[row_n].set(new_nd, mode="drop", unique_indices=True)
   return add(array, row_n, (new_nd.astype(jnp.float32) - old_nd).astype(array.dtype))

@@ -1,4 +1,4 @@
-"""The state of the embedding tables: `Tables`, a pytree, and how it starts."""
+"""The state of the embedding tables: `Tables`, a pytree, and its initial values."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ from dlrm_jax.embedding import storage
 from dlrm_jax.embedding.placement import Group, Plan
 from dlrm_jax.machine.mesh import REPLICATED, split
 
-# Slots an optimiser keeps beside the rows: name -> whether it has one value per element (else one per row).
+# Slots that an optimiser keeps for the rows: name -> whether it has one value per element (else one per row).
 OPTIMIZER_SLOTS: dict[str, dict[str, bool]] = {
   "sgd": {},
   "adagrad": {"squares": True},
@@ -26,7 +26,7 @@ OPTIMIZER_SLOTS: dict[str, dict[str, bool]] = {
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Stack:
-  """Tables under each other: rows [V, D] and float32 optimiser slots [V, D] or [V], stored as `storage.py` says."""
+  """Concatenated tables: rows [V, D] and float32 optimiser slots [V, D] or [V], in the format of `storage.py`."""
 
   rows_vd: Float[ArrayLike, "*n V D"]
   slots: dict[str, Float[ArrayLike, "..."]]
@@ -39,7 +39,8 @@ class GroupState:
 
   Attributes:
     stacks: "rows" (dim D) and, where the model reads them, "first_order" (dim 1), both with the same V places.
-    election_v: scratch of the update (`update.py`), one int32 a place, or one in all with the CPU kernels; its content never matters.
+    election_v: scratch of the update (`update.py`), one int32 for each place, or a single one with the CPU kernels. Its content is unused
+      between steps.
   """
 
   stacks: dict[str, Stack]
@@ -49,21 +50,21 @@ class GroupState:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Tables:
-  """The state of all embedding tables, by group (`Plan.by_name`). On a mesh, devices' parts lie under each other in every array."""
+  """The state of all embedding tables, by group (`Plan.by_name`). On a mesh each array is the concatenation of the devices' parts."""
 
   groups: dict[str, GroupState]
 
 
 def specs(plan: Plan, mesh: Mesh) -> dict[str, PartitionSpec]:
-  """How the arrays of each group lie on the mesh."""
+  """Returns how the arrays of each group are placed on the mesh."""
   return {name: split(mesh) if group.sharded else REPLICATED for name, group in plan.by_name.items()}
 
 
 def init_group(group: Group, settings: StepSettings, seed: UInt32[ArrayLike, ""], device: ArrayLike) -> GroupState:
-  """A device's part of a group: rows uniform in +-table_init (first-order scalars 0), slots 0.
+  """Makes a device's part of a group: rows uniform in +-table_init (first-order scalars 0), slots 0.
 
-  A row's first value is a hash of (seed, row, component), so that it depends on no placement; elementwise, so that under jit no
-  second copy of a table is made.
+  An initial value is a hash of (seed, row, component), so that it depends on no placement. The hash is elementwise, so that jit makes no
+  second copy of a table.
   """
   stacks, places = {}, group.local_rows
   for name, dim in group.layout.dims.items():
@@ -83,7 +84,7 @@ def init_group(group: Group, settings: StepSettings, seed: UInt32[ArrayLike, ""]
 
 
 def init_tables(plan: Plan, settings: StepSettings, seed: UInt32[ArrayLike, ""], mesh: Mesh) -> Tables:
-  """The tables before the first step. Jit it."""
+  """Makes the tables before the first step. Call it inside jit."""
 
   def local(seed: UInt32[ArrayLike, ""]) -> dict[str, GroupState]:
     device = jax.lax.axis_index(mesh.axis_names) if mesh.size > 1 else 0

@@ -1,8 +1,8 @@
-"""Sparse optimisers: one update of the rows that a batch looked up; every other row keeps its bits.
+"""Sparse optimisers: they update the rows that a batch looked up, and every other row keeps its bits.
 
-A row looked up several times in a batch gets the sum of its gradients before the optimiser sees it (Adagrad squares the sum).
-Duplicates are found without sorting: every lookup writes its position into the row's place of a scratch array, and the position
-found there afterwards is the row's representative; all gradients of the row are added at it.
+The gradients of a row that a batch looks up several times are summed before the optimiser's step (Adagrad squares the sum). Repeats are
+found without sorting. Every lookup writes its position to the row's place in a scratch array. The position found there afterwards is the
+row's representative, at which all gradients of the row are added.
 """
 
 import dataclasses
@@ -19,21 +19,21 @@ from dlrm_jax.embedding import storage
 from dlrm_jax.embedding.tables import GroupState, Stack
 from dlrm_jax.machine import cpu_kernels
 
-EPS = 1e-8  # added to the root, outside it; accumulators and moments start at 0
+EPS = 1e-8  # added outside the square root; accumulators and moments start at 0
 ADAM_FIRST, ADAM_SECOND = 0.9, 0.999  # decay of the moments
 
-# The mean of squares over a whole row, [n], of gradients [n, D], of which a device may hold a slice only.
+# Maps gradients [n, D] to the mean of squares over each whole row, [n]. A device may hold only a slice of the rows.
 MeanSquare = Callable[[Float[Array, "n D"]], Float[Array, " n"]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-  """How rows move in one step.
+  """The rule by which rows change in one step.
 
   Attributes:
     optimizer: sgd, adagrad, rowwise_adagrad or adam.
     lr: learning rate.
-    weight_decay: rows also move by -lr * weight_decay * row.
+    weight_decay: rows also change by -lr * weight_decay * row.
     step: steps taken before this one.
   """
 
@@ -44,14 +44,14 @@ class Rule:
 
 
 def mean_square(grad_nd: Float[Array, "n D"]) -> Float[Array, " n"]:
-  """The mean of squares of rows that are whole."""
+  """Returns the mean of squares of each row, for whole rows."""
   return jnp.mean(grad_nd**2, axis=1)
 
 
 def round_at_random(x: Float[Array, "*n"], dtype: jnp.dtype, step: ArrayLike) -> Float[Array, "*n"]:
-  """float32 to bfloat16, up or down with the chances that keep the mean; the draw is a hash of the step and of the value's own bits.
+  """Rounds float32 to bfloat16, up or down with the probabilities that keep the mean. The draw is a hash of the step and the value's bits.
 
-  The error is below one unit of bfloat16, 2^-7 of the value. Rounding to nearest would stop rows whose steps are below half of that.
+  The error is below one unit of bfloat16, 2^-7 of the value. With rounding to nearest, rows whose steps are below half of that would stop.
   """
   if dtype != jnp.bfloat16:
     return x.astype(dtype)
@@ -64,7 +64,7 @@ def round_at_random(x: Float[Array, "*n"], dtype: jnp.dtype, step: ArrayLike) ->
 def _elect(
   election_v: Int32[ArrayLike, " V"], row_n: Int32[Array, " n"], valid_n: Bool[Array, " n"]
 ) -> tuple[Int32[Array, " n"], Int32[Array, " n"], Int32[Array, " V"]]:
-  """(representative position of each lookup, its row where it is one itself and else a place out of bounds, scratch)."""
+  """Returns (representative position of each lookup, its row if it is one itself, else a place out of bounds; scratch)."""
   position_n = jnp.arange(row_n.shape[0], dtype=jnp.int32)
   out_of_bounds = election_v.shape[0] + position_n  # all different, so that scatters may assume unique places
   scratch = election_v.at[jnp.where(valid_n, row_n, out_of_bounds)].set(position_n, mode="drop")
@@ -75,11 +75,11 @@ def _elect(
 def _step(
   stack: Stack, rule: Rule, row_n: Int32[Array, " n"], target_n: Int32[Array, " n"], grad_nd: Float[Array, "n D"], squared: MeanSquare
 ) -> Stack:
-  """One optimiser step of a stack from summed gradients; `target_n` is out of bounds where a position has nothing to write."""
+  """Takes one optimiser step of a stack from summed gradients. `target_n` is out of bounds where a position has nothing to write."""
   dim, slots = grad_nd.shape[1], {}
 
   def advance(name: str, change: Array) -> Array:
-    """Adds to a slot at the targets; returns the new values, read back: what was read before the write would keep a copy of the array."""
+    """Adds to a slot at the targets and reads the new values back. Values read before the write would keep a copy of the array."""
     slots[name] = storage.add(stack.slots[name], target_n, change)
     return storage.take(slots[name], row_n, dim)
 
@@ -96,7 +96,7 @@ def _step(
     first_nd = advance("first_moment", (1 - ADAM_FIRST) * (grad_nd - old("first_moment")))
     second_nd = advance("second_moment", (1 - ADAM_SECOND) * (grad_nd**2 - old("second_moment")))
     count = jnp.asarray(rule.step + 1, jnp.float32)
-    first_nd, second_nd = (  # 1 - b^t, without the cancellation that costs float32 five digits at b = .999, t = 1
+    first_nd, second_nd = (  # 1 - b^t without cancellation, in which float32 loses five digits at b = .999, t = 1
       moment_nd / -jnp.expm1(count * np.float32(np.log(b))) for moment_nd, b in ((first_nd, ADAM_FIRST), (second_nd, ADAM_SECOND))
     )
     direction_nd = first_nd / (jnp.sqrt(second_nd) + EPS)
@@ -113,7 +113,7 @@ def _step(
 def _kernel_step(
   stack: Stack, rule: Rule, row_bl: Int32[Array, "B L"], valid_bl: Bool[Array, "B L"], grad_nd: Float[Array, "n D"], bounds: tuple[int, ...]
 ) -> Stack:
-  """`_step` by the CPU kernels, which sum repeated rows themselves."""
+  """Does `_step` with the CPU kernels, which sum the gradients of repeated rows themselves."""
   grad_bld = grad_nd.reshape(*row_bl.shape, -1)
   squares = stack.slots.get("squares")
   rows_vd, squares = cpu_kernels.update(stack.rows_vd, squares, row_bl, valid_bl, grad_bld, bounds, rule.lr, rule.weight_decay, EPS)
@@ -132,21 +132,25 @@ def apply(
 ) -> GroupState:
   """Applies one step of the rule to rows on this device.
 
-  With g the sum of a row's gradients: sgd `w -= lr g`. adagrad (Duchi et al. 2011): `h += g^2; w -= lr g / (sqrt(h) + eps)`.
-  rowwise_adagrad: the same with one h a row, the mean of squares over the row (FBGEMM's EXACT_ROWWISE_ADAGRAD). adam, lazy:
-  `m += (1-b1)(g-m); v += (1-b2)(g^2-v); w -= lr m/(1-b1^t) / (sqrt(v/(1-b2^t)) + eps)` with t the steps of the run so far and
-  the moments of rows outside the batch frozen. Weight decay is decoupled. Slots start at 0, eps = 1e-8, b1 = .9, b2 = .999.
+  g is the sum of a row's gradients. The optimisers are:
+  - sgd: `w -= lr g`.
+  - adagrad (Duchi et al. 2011): `h += g^2; w -= lr g / (sqrt(h) + eps)`.
+  - rowwise_adagrad: the same with one h for each row, which adds the mean of g^2 over the row (FBGEMM's EXACT_ROWWISE_ADAGRAD).
+  - adam, lazy: `m += (1-b1)(g-m); v += (1-b2)(g^2-v); w -= lr m/(1-b1^t) / (sqrt(v/(1-b2^t)) + eps)`. t counts the steps of the run so far.
+    The moments of rows outside the batch are frozen.
+
+  Weight decay is decoupled. Slots start at 0, eps = 1e-8, b1 = .9, b2 = .999.
 
   Args:
-    rule: what to do.
-    squared: of each stack, the mean of squares over whole rows.
-    state: the device's part of a group; donate it.
-    row_n: place of each gradient's row, in bounds; repeats allowed.
+    rule: the optimiser and its settings.
+    squared: for each stack, the function that takes the mean of squares over whole rows.
+    state: the device's part of a group. Donate it.
+    row_n: place of each gradient's row, in bounds. Repeats are allowed.
     valid_n: whether the gradient counts at all.
-    grads: of each stack.
-    bounds: the gradients are those of lookups [B, L], flattened, and columns of different pieces bounds[i] .. bounds[i+1] of 0 .. L
-      have no row in common.
-    kernels: whether the CPU kernels do it (`Group.kernel_steps`).
+    grads: the gradients of each stack.
+    bounds: cuts the columns 0 .. L of lookups [B, L], to which the flattened gradients belong. Columns of different pieces
+      bounds[i] .. bounds[i+1] have no row in common.
+    kernels: whether the CPU kernels take the step (`Group.kernel_steps`).
   """
   if kernels:
     shape = len(row_n) // bounds[-1], bounds[-1]

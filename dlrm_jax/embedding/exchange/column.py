@@ -1,4 +1,4 @@
-"""Every device holds a slice of every row: ids go to everyone, slices of pooled vectors come home. Balanced whatever the ids."""
+"""Every device holds a slice of every row. Ids go to all devices, and slices of pooled vectors come back. Any ids give equal loads."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from dlrm_jax.embedding.pool import Lookups, pool, unpool
 
 
 def fetch(group: Group, arrays: Arrays, lookups: Lookups, axes: Axes) -> tuple[Arrays, Lookups]:
-  """Pools slices for all devices' examples, then sends each its own. The route is all devices' lookups."""
+  """Pools slices for the examples of all devices, then sends each device its own. The route is the lookups of all devices."""
   row_bl = lookups.row_bl + group.offsets[group.segments]
   weight_bl = lookups.weight_bl
   everyones = jax.tree.map(lambda x: all_gather(x, axes, "ids"), Lookups(row_bl, lookups.valid_bl, weight_bl))
@@ -20,13 +20,13 @@ def fetch(group: Group, arrays: Arrays, lookups: Lookups, axes: Axes) -> tuple[A
     if group.is_split(dim):
       slices_bfd = pool(take(group, array, everyones.row_bl, group.local_dim(dim)), everyones.weight_bl, group.lengths)
       out[name] = all_to_all(slices_bfd, axes, "values", split_axis=0, concat_axis=2)
-    else:  # every device has it whole
+    else:  # every device has whole rows
       out[name] = pool(take(group, array, row_bl, dim), weight_bl, group.lengths)
   return out, everyones
 
 
 def deliver(group: Group, route: Lookups, grads: Arrays, take_step: TakeStep, state: Any, axes: Axes) -> Any:
-  """Each device takes the step of its slice of all examples' rows."""
+  """Each device updates its slice of the rows of all examples."""
   every = {}
   for name, grad_bfd in grads.items():
     if group.is_split(grad_bfd.shape[2]):

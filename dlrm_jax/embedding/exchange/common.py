@@ -1,4 +1,4 @@
-"""What the placements share: types, and collectives over all devices with the names they are counted by."""
+"""Types that all placements share, and collectives over all devices in named scopes."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,16 +17,16 @@ Arrays = dict[str, Float[Array, "..."]]  # by stack
 
 @runtime_checkable
 class TakeStep(Protocol):
-  """`update.apply` of a rule."""
+  """`update.apply` with its rule filled in."""
 
   def __call__(self, state: Any, row_n: Array, valid_n: Array, grads: Arrays, bounds: tuple[int, ...] = (0, 1), /) -> Any: ...
 
 
 def take(group: Group, array: Array, row_n: Int32[ArrayLike, "*n"], dim: int) -> Array:
-  """Rows of a stack on this device, [*n, dim].
+  """Returns rows of a stack on this device, [*n, dim].
 
-  On TPU float32 rows pass a barrier as integers: matrix products of default precision want bfloat16, and without it the compiler turns
-  the whole table into bfloat16 before each step's lookups (seen at 3M rows of 128: 0.8 GB; a barrier of floats does not stop it).
+  On TPU float32 rows pass an optimization barrier as integers. Matrix products of default precision read bfloat16. Without the barrier the
+  compiler converts the whole table to bfloat16 before each step's lookups (0.8 GB at 3M rows of 128). A barrier of floats does not stop it.
   """
   rows = cpu_kernels.take(array, row_n) if group.kernels else storage.take(array, row_n, dim)
   if not group.lanes or rows.dtype != jnp.float32:
@@ -35,7 +35,7 @@ def take(group: Group, array: Array, row_n: Int32[ArrayLike, "*n"], dim: int) ->
 
 
 def all_gather(x: Array, axes: Axes, scope: str) -> Array:
-  """The parts of all devices under each other."""
+  """Concatenates the parts of all devices along the first axis."""
   if not axes:
     return x
   with jax.named_scope(f"exchange_{scope}"):
@@ -43,13 +43,13 @@ def all_gather(x: Array, axes: Axes, scope: str) -> Array:
 
 
 def all_to_all(x: Array, axes: Axes, scope: str, split_axis: int = 0, concat_axis: int = 0) -> Array:
-  """Cuts `split_axis` into a piece for each device and joins the pieces that arrive along `concat_axis`, in order of devices."""
+  """Cuts `split_axis` into one piece for each device. Joins the pieces that arrive along `concat_axis`, in order of devices."""
   with jax.named_scope(f"exchange_{scope}"):
     return jax.lax.all_to_all(x, axes, split_axis=split_axis, concat_axis=concat_axis, tiled=True)
 
 
 def psum(x: Array, axes: Axes, scope: str) -> Array:
-  """The sum over all devices."""
+  """Sums over all devices."""
   if not axes:
     return x
   with jax.named_scope(f"exchange_{scope}"):
@@ -57,5 +57,5 @@ def psum(x: Array, axes: Axes, scope: str) -> Array:
 
 
 def flat(x: Array) -> Array:
-  """[B, L, ...] as [B*L, ...]."""
+  """Reshapes [B, L, ...] to [B*L, ...]."""
   return jnp.reshape(x, (-1, *x.shape[2:]))

@@ -1,4 +1,4 @@
-"""Every device holds all rows: lookups stay at home, gradients go to everyone."""
+"""Every device holds all rows. Lookups are local, and gradients go to all devices."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from dlrm_jax.embedding.pool import Lookups, pool, unpool
 
 
 def fetch(group: Group, arrays: Arrays, lookups: Lookups, axes: Axes) -> tuple[Arrays, Lookups]:
-  """Gathers and pools on the device. The route is the lookups, with rows of the stack."""
+  """Gathers and pools on the device. The route is the lookups, with rows numbered in the stack."""
   del axes
   row_bl = lookups.row_bl + group.offsets[group.segments]
   dims = group.layout.dims
@@ -21,7 +21,7 @@ def fetch(group: Group, arrays: Arrays, lookups: Lookups, axes: Axes) -> tuple[A
 
 
 def deliver(group: Group, route: Lookups, grads: Arrays, take_step: TakeStep, state: Any, axes: Axes) -> Any:
-  """Every device takes the same step: from all devices' pooled gradients, or where tables are small from the sum over whole tables."""
+  """Every device takes the same step, from the pooled gradients of all devices. Small tables sum their whole gradients instead."""
   if group.dense_gradient and axes:
     row_n, valid_n, weight_bl = route.row_bl.reshape(-1), route.valid_bl.reshape(-1), route.weight_bl
     rows_v = jnp.arange(group.local_rows, dtype=jnp.int32)

@@ -1,4 +1,4 @@
-"""Whole tables on one device each: ids go to the owner, pooled vectors come back. All devices' parts are padded to the fullest."""
+"""Each table is whole on one device. Ids go to the owner, and pooled vectors come back. Parts are padded to that of the fullest device."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ _NONE = -1
 
 
 def _owned(group: Group) -> tuple[Int32[np.ndarray, "n F"], Int32[np.ndarray, "n L"], Int32[np.ndarray, "n L"]]:
-  """For each device: its features, its lookups, and which of its features each of those belongs to; -1 pads to the fullest."""
+  """Returns for each device its features, its lookups, and the index of each lookup's feature among them. -1 pads to the fullest."""
 
   def padded(lists: list[np.ndarray]) -> np.ndarray:
     most = max(len(x) for x in lists)
@@ -29,14 +29,14 @@ def _owned(group: Group) -> tuple[Int32[np.ndarray, "n F"], Int32[np.ndarray, "n
 
 
 def _by_owner(x: Array, index_nk: Int32[np.ndarray, "n k"], fill: Any) -> Array:
-  """[B, K, ...] to [n, B, k, ...]: what each owner is to get, `fill` where it has fewer."""
+  """Selects from [B, K, ...] what each owner gets, [n, B, k, ...], and pads with `fill`."""
   picked = jnp.moveaxis(x[:, np.maximum(index_nk, 0)], 1, 0)
   there = (index_nk >= 0)[:, None, :].reshape(len(index_nk), 1, -1, *(1,) * (x.ndim - 2))
   return jnp.where(there, picked, fill)
 
 
 def fetch(group: Group, arrays: Arrays, lookups: Lookups, axes: Axes) -> tuple[Arrays, Lookups]:
-  """Owners pool for all devices' examples. The route is the lookups that this device serves, of all examples."""
+  """Owners pool for the examples of all devices. The route is the lookups of all examples that this device serves."""
   features_nf, lookups_nl, slots_nl = _owned(group)
   row_bl = jnp.where(lookups.valid_bl, lookups.row_bl + group.offsets[group.segments], _NONE)
   row_bl = flat(all_to_all(_by_owner(row_bl, lookups_nl, _NONE), axes, "ids"))
@@ -56,7 +56,7 @@ def fetch(group: Group, arrays: Arrays, lookups: Lookups, axes: Axes) -> tuple[A
 
 
 def _pool(rows_bld: Array, served: Lookups, slot_l: Array, num_features: int, bags: bool) -> Float[Array, "B F D"]:
-  """Bags differ between devices, so that slots are data here, not shapes."""
+  """Sums rows into bags. The bags differ between devices, so that slots are data here and not shapes."""
   if served.weight_bl is not None:
     rows_bld = rows_bld.astype(jnp.float32) * served.weight_bl[..., None]
   if not bags:
@@ -67,7 +67,7 @@ def _pool(rows_bld: Array, served: Lookups, slot_l: Array, num_features: int, ba
 
 
 def deliver(group: Group, route: Lookups, grads: Arrays, take_step: TakeStep, state: Any, axes: Axes) -> Any:
-  """Owners take the step from all devices' gradients."""
+  """Owners take the step from the gradients of all devices."""
   features_nf, _, slots_nl = _owned(group)
   slot_l = jnp.maximum(jnp.asarray(slots_nl)[jax.lax.axis_index(axes)], 0)
   every = {}
