@@ -1,4 +1,4 @@
-"""Which tables there are (`Layout`, static), and which of a table's rows an id uses."""
+"""Describes the tables of a model (`Layout`, static), and maps ids to their rows."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from dlrm_jax.common.flags import UserError
 from dlrm_jax.common.hashing import mix32, word
 from dlrm_jax.config import ModelConfig, TableConfig
 
-MAX_TOTAL_ROWS = 2**31 - 2**24  # row numbers are int32, and positions just above are used for "no row"
+MAX_TOTAL_ROWS = 2**31 - 2**24  # row numbers are int32, and numbers just above mean "no row"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +22,11 @@ class Layout:
   Attributes:
     tables: one per categorical feature, in order.
     rows_by: "top" or "hash", for features with more ids than rows.
-    cardinalities: ids of each feature; None: without end.
-    first_order: whether a scalar per id is kept too.
-    weighted: whether batches carry bag weights.
+    cardinalities: number of ids of each feature, or None if it is unlimited.
+    first_order: whether there is also a scalar for each id.
+    weighted: whether batches have bag weights.
     pooling: "sum" or "mean" of the rows of a bag.
-    dtype: of the rows, "float32" or "bfloat16"; first-order scalars are float32.
+    dtype: dtype of the rows, "float32" or "bfloat16". First-order scalars are float32.
   """
 
   tables: tuple[TableConfig, ...]
@@ -39,7 +39,7 @@ class Layout:
 
   @property
   def offsets(self) -> np.ndarray:
-    """First row of each table where all are under each other, int32 [F]."""
+    """First row of each table in the concatenation of all, int32 [F]."""
     return np.concatenate([[0], np.cumsum([t.num_rows for t in self.tables])[:-1]]).astype(np.int32)
 
   @property
@@ -56,12 +56,12 @@ class Layout:
 
   @property
   def num_lookups(self) -> int:
-    """L: rows an example looks up."""
+    """L, the number of rows that an example looks up."""
     return sum(self.bag_lengths)
 
   @property
   def feature_of_lookup(self) -> np.ndarray:
-    """The feature that each of an example's lookups belongs to, [L]."""
+    """The feature of each of an example's lookups, [L]."""
     return np.repeat(np.arange(len(self.tables)), self.bag_lengths)
 
   @property
@@ -83,10 +83,10 @@ def make_layout(model: ModelConfig, shape: DataShape) -> Layout:
 
 
 def row_of(layout: Layout, ids_bl: Int32[ArrayLike, "B L"]) -> Int32[Array, "B L"]:
-  """The row of its feature's table that each id uses.
+  """Returns the row of each id in the table of its feature.
 
-  A feature with no more ids than rows: a row for each id. Else `top`: ids below num_rows-1 have their own row and all
-  others share the last (ids are frequency ranks on prepared and planted data); `hash`: a fixed hash of (feature, id).
+  A feature with no more ids than rows has a row for each id. Otherwise it depends on `rows_by`. With `top`, ids below num_rows-1 have their
+  own row and all others share the last (ids are frequency ranks on prepared and planted data). `hash` is a fixed hash of (feature, id).
   """
   feature_l = layout.feature_of_lookup
   rows_l = np.array([t.num_rows for t in layout.tables], np.uint32)[feature_l]

@@ -1,8 +1,9 @@
-"""The planner: where each table lies, from table sizes, mesh and memory per device; bytes held and exchanged.
+"""Chooses the placement of each table from table sizes, mesh and memory per device, and counts the bytes held and exchanged.
 
-A table's cost is the bytes a device exchanges for it in a step, and an eighth of the bytes of memory it touches: links move about an
-eighth of what memory does (H100: 450 GB/s each way by NVLink, 3.35 TB/s of HBM). Small tables come out replicated, one-hot tables dealt by
-rows, bags split by columns. Where that does not fit, the tables that gain most go to rows. `table` is chosen by hand only.
+The cost of a table is the bytes that a device exchanges for it in a step, plus an eighth of the bytes of memory that it touches. Links are
+about eight times slower than memory (H100: 450 GB/s each way by NVLink, 3.35 TB/s of HBM). By this cost small tables are replicated,
+one-hot tables are dealt by rows, and bags are split by columns. Where that does not fit, the tables that save most memory are dealt by
+rows. `table` is never chosen automatically.
 """
 
 import dataclasses
@@ -24,21 +25,21 @@ from dlrm_jax.embedding.tables import OPTIMIZER_SLOTS
 from dlrm_jax.machine import cpu_kernels
 
 MEMORY_OVER_LINK = 8  # bytes of memory a device moves while it exchanges one
-LANES = 128  # values a line of a TPU's memory holds
-_LINE_BYTES = {0: 32, LANES: 512}  # least that one lookup moves: a sector of a GPU, a line of a TPU
+LANES = 128  # values in a line of a TPU's memory
+_LINE_BYTES = {0: 32, LANES: 512}  # by lanes: the least that one lookup moves, a sector of a GPU or a line of a TPU
 _WORD = 4  # bytes of a gradient, slot, id or count
-_ID_BYTES = {False: 5, True: 9}  # a row, whether it counts, and where bags are weighted its weight
+_ID_BYTES = {False: 5, True: 9}  # by whether bags are weighted: row and validity, or row, validity and weight
 
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-  """What the plan is for.
+  """The devices that a plan is made for.
 
   Attributes:
     num_devices: n.
-    memory_bytes: of one device; None: not known, so that nothing is refused.
-    lanes: 128 on TPU, whose arrays are stored in lines of 128 values; else 0.
-    platform: as jax calls it; on "cpu" the kernels of cpu_kernels may be used.
+    memory_bytes: memory of one device. None if it is unknown; then no plan is refused.
+    lanes: 128 on TPU, whose arrays are stored in lines of 128 values, else 0.
+    platform: jax's name of it. On "cpu" the kernels of cpu_kernels may be used.
   """
 
   num_devices: int
@@ -48,28 +49,28 @@ class Machine:
 
 
 def machine_of(mesh: Mesh) -> Machine:
-  """The machine at hand; of several processes' memories the least. On the CPU, devices share the host's memory."""
+  """Describes the devices of a mesh. The memory is the least of all processes. On the CPU, devices share the host's memory."""
   local = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
   device, memory = local[0], (local[0].memory_stats() or {}).get("bytes_limit")
   if memory is None and device.platform == "cpu":
     memory = record.hardware()["memory_bytes"] // len(local)
-  if memory is not None and jax.process_count() > 1:  # all must plan alike
+  if memory is not None and jax.process_count() > 1:  # all processes must make the same plan
     memory = int(process_allgather(np.int32(memory >> 20)).min()) << 20
   return Machine(mesh.size, memory, LANES if device.platform == "tpu" else 0, device.platform)
 
 
 @dataclasses.dataclass(frozen=True)
 class TableCost:
-  """One table under one placement: bytes per device, of exchanges in one step, where a device's part of what it sends to itself counts.
+  """Costs of one table under one placement, in bytes per device and step. What a device sends to itself counts as exchanged.
 
   Attributes:
-    placement: where the table lies.
-    held_bytes: rows, slots and scratch; of a whole table, on the device that has it.
-    value_bytes: rows and gradients exchanged, both ways.
+    placement: the placement of the table.
+    held_bytes: rows, slots and scratch. With the table placement, on the device that has the table.
+    value_bytes: rows and gradients exchanged, in both directions.
     least_bytes: the least of these that any exchange of this placement can move.
     id_bytes: ids and bag weights exchanged.
     sum_bytes: squares and counts that are summed over devices.
-    touched_bytes: memory read and written by lookups and updates.
+    touched_bytes: memory that lookups and updates read and write.
   """
 
   placement: str
@@ -90,13 +91,13 @@ class TableCost:
 
 
 def dense_gradient(layout: Layout, feature: int, batch_size: int, num_devices: int) -> bool:
-  """Whether a replicated table is so small that its whole gradient and counts are less than the examples' gradients and ids."""
+  """Whether the whole gradient and counts of a replicated table are smaller than the examples' gradients and ids."""
   table, dim = layout.tables[feature], sum(layout.dims.values())
   return num_devices > 1 and table.num_rows * (dim + 1) * _WORD < batch_size * (dim * _WORD + table.bag_length * _ID_BYTES[layout.weighted])
 
 
 def _padded(dim: int, lanes: int) -> int:
-  """Values that a row of `dim` takes: where a line of a TPU holds no whole number of rows, each may fill lines of its own."""
+  """Returns how many values a row of `dim` takes. Where a TPU's line holds no whole number of rows, each row may fill lines of its own."""
   return dim if storage.rows_per_line(dim, lanes) > 1 or not lanes else -(-dim // lanes) * lanes
 
 
@@ -105,7 +106,7 @@ def _value_bytes(layout: Layout, stack: str) -> int:
 
 
 def table_cost(layout: Layout, optimizer: str, feature: int, placement: str, batch_size: int, machine: Machine) -> TableCost:
-  """What a table costs under a placement."""
+  """Returns the costs of a table under a placement."""
   table, n, dims = layout.tables[feature], machine.num_devices, layout.dims
   examples, value = batch_size / n, _value_bytes(layout, "rows")
   alone = Group(layout, (feature,), placement, n, owners=(0,) if placement == "table" else (), lanes=machine.lanes)
@@ -126,7 +127,7 @@ def table_cost(layout: Layout, optimizer: str, feature: int, placement: str, bat
   else:  # one pooled vector of an example
     pooled = _WORD if bag > 1 or layout.weighted else value
     split = sum(d for d in dims.values() if placement == "table" or alone.is_split(d))
-    least = sent = examples * (split * (pooled + _WORD) + n * (dim - split) * _WORD)  # what is not split: gradients to everyone
+    least = sent = examples * (split * (pooled + _WORD) + n * (dim - split) * _WORD)  # gradients of unsplit rows go to all devices
     ids = examples * bag * _ID_BYTES[layout.weighted] * (n if placement == "column" else 1)
     if placement == "column" and optimizer == "rowwise_adagrad":
       sums = n * examples * bag * float(_WORD)
@@ -137,7 +138,7 @@ def table_cost(layout: Layout, optimizer: str, feature: int, placement: str, bat
 
 
 def _choices(layout: Layout, machine: Machine, words: tuple[str, ...]) -> list[tuple[str, ...]]:
-  """The placements to choose from for each table, from `--placement`. Raises UserError for a feature there is none of."""
+  """Returns the placements that `--placement` allows for each table. Raises UserError for an unknown feature or an impossible split."""
   names = [t.name for t in layout.tables]
   default = next((word for word in words if ":" not in word), "auto")
   asked = dict(word.rsplit(":", 1) for word in words if ":" in word)
@@ -158,7 +159,7 @@ def _choices(layout: Layout, machine: Machine, words: tuple[str, ...]) -> list[t
 
 
 def _owners(layout: Layout, features: list[int], num_devices: int) -> tuple[int, ...]:
-  """Deals whole tables: largest first, to the device with the fewest, then the least full."""
+  """Deals whole tables, the largest first, to the device with the fewest tables, then the fewest rows."""
   counts, rows, owner = [0] * num_devices, [0] * num_devices, {}
   for f in sorted(features, key=lambda f: -layout.tables[f].num_rows):
     d = min(range(num_devices), key=lambda d: (counts[d], rows[d]))
@@ -167,7 +168,7 @@ def _owners(layout: Layout, features: list[int], num_devices: int) -> tuple[int,
 
 
 def held_bytes(group: Group, optimizer: str) -> int:
-  """Bytes that each device sets aside for a group: of whole tables, as many as the fullest device needs."""
+  """Returns the bytes that each device allocates for a group. With the table placement, it is what the fullest device needs."""
   slots, layout = OPTIMIZER_SLOTS[optimizer].values(), group.layout
   widths = {name: _padded(group.local_dim(dim), group.lanes) for name, dim in layout.dims.items()}
   places = sum(width * (_value_bytes(layout, name) + _WORD * sum(slots)) for name, width in widths.items())
@@ -176,25 +177,25 @@ def held_bytes(group: Group, optimizer: str) -> int:
 
 
 def plan_bytes(plan: Plan, optimizer: str) -> int:
-  """Bytes of tables, slots and scratch that each device sets aside."""
+  """Returns the bytes of tables, slots and scratch that each device allocates."""
   return sum(held_bytes(group, optimizer) for group in plan.groups)
 
 
 def memory_limit(config: RunConfig, machine: Machine) -> int | None:
-  """Bytes of a device that a plan may fill: as `--device_memory_gib` says, else what the machine has."""
+  """Returns the bytes of a device that a plan may fill: `--device_memory_gib`, or else the memory of the machine."""
   asked = config.mesh.device_memory_gib
   return machine.memory_bytes if asked is None else int(asked * 2**30)
 
 
 def make_plan(config: RunConfig, layout: Layout, machine: Machine) -> Plan:
-  """Places every table. Raises UserError, saying by how much, where memory does not suffice."""
+  """Places every table. Raises UserError with the missing bytes if memory does not suffice."""
   n, batch_size, optimizer = machine.num_devices, config.train.batch_size, config.train.table_optimizer
   words = ("replicated",) if config.mesh.parallelism == "pmap" or n == 1 else config.mesh.placement
   cost = functools.partial(table_cost, layout, optimizer, batch_size=batch_size, machine=machine)
   choices = [[cost(f, placement) for placement in options] for f, options in enumerate(_choices(layout, machine, words))]
   chosen = [min(options, key=lambda c: c.cost) for options in choices]
   kernels = machine.platform == "cpu" and cpu_kernels.ready(config.kernels)
-  if machine.platform == "cpu" and jax.process_count() > 1:  # all must plan alike
+  if machine.platform == "cpu" and jax.process_count() > 1:  # all processes must make the same plan
     kernels = bool(process_allgather(np.int32(kernels)).min())
   plan = _grouped(layout, [c.placement for c in chosen], batch_size, machine, kernels)
   memory = memory_limit(config, machine)
@@ -218,7 +219,7 @@ def make_plan(config: RunConfig, layout: Layout, machine: Machine) -> Plan:
 
 
 def _grouped(layout: Layout, placements: list[str], batch_size: int, machine: Machine, kernels: bool) -> Plan:
-  """Tables of one placement together; replicated ones by how their gradients are exchanged."""
+  """Groups the tables by placement, and replicated tables by how their gradients are exchanged."""
   n, groups = machine.num_devices, []
   for placement in PLACEMENTS:
     for small in (False, True):
@@ -234,10 +235,10 @@ def _grouped(layout: Layout, placements: list[str], batch_size: int, machine: Ma
 
 
 def working_bytes(config: RunConfig, layout: Layout, num_devices: int) -> int:
-  """Rough bytes that a step needs beside the tables: looked-up rows and their gradients, activations and half of them again.
+  """Estimates the bytes that a step needs in addition to the tables: looked-up rows and their gradients, and 1.5 times the activations.
 
-  Against compiled steps of MLPerf's models on 8 devices, GiB: v1 at batch 65,536 .57 (TPU v5e .78, H100 .50), v2 at 8,192 .43 (v5e .39),
-  v2 at 65,536 3.4 (H100 2.1). What a compiler really needs is told by benchmarks.topology.
+  Estimates for MLPerf's models on 8 devices, and compiled steps in brackets, GiB: v1 at batch 65,536 .57 (TPU v5e .78, H100 .50), v2 at
+  8,192 .43 (v5e .39), v2 at 65,536 3.4 (H100 2.1). benchmarks.topology reports what a compiler really needs.
   """
   examples, model = config.train.batch_size / num_devices, config.model
   rows = examples * layout.num_lookups * sum(layout.dims.values())
@@ -248,9 +249,6 @@ def working_bytes(config: RunConfig, layout: Layout, num_devices: int) -> int:
 
 
 def costs(plan: Plan, config: RunConfig, machine: Machine) -> list[TableCost]:
-  """What each table of a plan costs, in order of features."""
-  out = {}
-  for group in plan.groups:
-    for f in group.features:
-      out[f] = table_cost(plan.layout, config.train.table_optimizer, f, group.placement, config.train.batch_size, machine)
-  return [out[f] for f in range(len(plan.layout.tables))]
+  """Returns the costs of each table of a plan, in order of features."""
+  optimizer, batch_size = config.train.table_optimizer, config.train.batch_size
+  return [table_cost(plan.layout, optimizer, f, placement, batch_size, machine) for f, placement in enumerate(plan.placements)]

@@ -29,7 +29,7 @@ class Lookups:
 
 
 def lookups_of(layout: Layout, batch: Batch) -> Lookups:
-  """The lookups of a batch; for mean pooling, weights are divided by their sum over the bag (0 for an empty bag)."""
+  """Returns the lookups of a batch. For mean pooling, weights are divided by their sum over the bag. They are 0 for an empty bag."""
   valid_bl = jnp.broadcast_to((batch.weight_b > 0)[:, None], batch.ids_bl.shape)
   weight_bl, lengths = batch.bag_weight_bl, layout.bag_lengths
   if weight_bl is not None:
@@ -42,7 +42,7 @@ def lookups_of(layout: Layout, batch: Batch) -> Lookups:
 
 
 def pool(rows_bld: Float[Array, "B L D"], weight_bl: Float[ArrayLike, "B L"] | None, lengths: tuple[int, ...]) -> Float[Array, "B F D"]:
-  """Weighted sums over each bag, float32 where there are bags or weights."""
+  """Returns weighted sums over each bag. They are float32 if there are bags or weights."""
   if weight_bl is not None:
     rows_bld = rows_bld.astype(jnp.float32) * weight_bl[..., None]
   if max(lengths) == 1:
@@ -55,7 +55,7 @@ def pool(rows_bld: Float[Array, "B L D"], weight_bl: Float[ArrayLike, "B L"] | N
 def unpool(
   grad_bfd: Float[ArrayLike, "B F D"], weight_bl: Float[ArrayLike, "B L"] | None, segments: Int[ArrayLike, " L"]
 ) -> Float[Array, "B L D"]:
-  """The gradient with respect to each looked-up row, from that of the pooled vectors."""
+  """Returns the gradient with respect to each looked-up row, from the gradient of the pooled vectors."""
   same = isinstance(segments, np.ndarray) and np.array_equal(segments, np.arange(grad_bfd.shape[1]))
   grad_bld = grad_bfd if same else grad_bfd[:, segments]
   return grad_bld if weight_bl is None else grad_bld * weight_bl[..., None]

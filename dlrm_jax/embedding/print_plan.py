@@ -1,4 +1,4 @@
-"""The plan as a table, on standard error: where each table lies, what a device holds of it, and the bytes exchanged for it in a step."""
+"""Prints a plan as a table on standard error: the placement of each table, the bytes a device holds, and the bytes exchanged in a step."""
 
 import rich.box
 import rich.console
@@ -10,9 +10,9 @@ from dlrm_jax.embedding.planner import Machine, costs, memory_limit, plan_bytes,
 
 
 def print_plan(plan: Plan, config: RunConfig, machine: Machine) -> None:
-  """Prints it; the last line sums up, with the memory there is."""
+  """Prints the table, and a last line with the totals and the available memory."""
   console, planned = rich.console.Console(stderr=True), costs(plan, config, machine)
-  console.width = max(console.width, 100)  # whole numbers of rows even where the width is not known
+  console.width = max(console.width, 100)  # keeps numbers whole where the width is unknown
   table = rich.table.Table(
     box=rich.box.SIMPLE, title=f"tables on {machine.num_devices} devices, batch {config.train.batch_size:,}: per device and step"
   )
@@ -31,7 +31,7 @@ def print_plan(plan: Plan, config: RunConfig, machine: Machine) -> None:
 
 
 def size_of(count: float) -> str:
-  """Bytes for people."""
+  """Formats bytes with a unit, for people."""
   for unit in ("B", "KiB", "MiB"):
     if count < 1024:
       return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"

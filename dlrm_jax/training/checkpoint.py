@@ -113,7 +113,7 @@ def restore(path: Path, build: Build) -> TrainState:
   groups = {name: relayout.zeros(group) for name, group in shapes.tables.groups.items()}
   for name, group in plan.by_name.items():
     for i, feature in enumerate(group.features):
-      part_shapes = relayout.part_shapes(relayout.arrays_of(groups[name]), plan.layout, int(group.rows[i]), mesh)
+      part_shapes = relayout.ordered_shapes(relayout.arrays_of(groups[name]), plan.layout, int(group.rows[i]), mesh)
       with _all_or_none(path):
         part = _read(path, f"table_{feature}", part_shapes)
       groups[name], sums = relayout.write(group, i, groups[name], part, mesh)
