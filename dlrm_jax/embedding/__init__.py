@@ -1,1 +1,1 @@
-"""The embedding engine: tables outside nnx and optax, gradients at the gathered rows, sparse updates."""
+"""The embedding engine: tables outside nnx and optax, their placement on devices, lookups, and sparse updates."""

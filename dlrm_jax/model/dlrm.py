@@ -1,4 +1,4 @@
-"""The DLRM click model (Naumov et al. 2019, arXiv 1906.00091): everything but the tables."""
+"""The DLRM click model (Naumov et al. 2019, arXiv 1906.00091) without its tables."""
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,12 @@ from dlrm_jax.model.mlp import Mlp
 
 
 def interaction_width(model: ModelConfig, vectors: int) -> int:
-  """P: what the interaction of so many vectors gives."""
+  """Returns P, the number of outputs of the interaction of so many vectors."""
   return vectors * (vectors - 1) // 2 if model.interaction == "dot" else vectors * model.embed_dim
 
 
 def overarch_width_in(model: ModelConfig, num_dense: int, num_features: int) -> int:
-  """Inputs of the overarch: the dense vector, the interaction, the gathered rows, as `overarch_inputs` says; UserError if none."""
+  """Returns the width of the overarch's inputs, which `overarch_inputs` selects. Raises UserError if it is 0."""
   inputs, vectors = model.overarch_inputs, num_features + (num_dense > 0)
   width = model.embed_dim if "dense" in inputs and num_dense else 0
   width += interaction_width(model, vectors) if "dots" in inputs else 0
@@ -29,14 +29,14 @@ def overarch_width_in(model: ModelConfig, num_dense: int, num_features: int) -> 
 
 
 class Dlrm(nnx.Module):
-  """Bottom MLP over dense inputs (none where there are none), interactions, overarch, one logit.
+  """A bottom MLP over dense inputs, if there are any, then the interaction and the overarch, which gives one logit.
 
   Args:
     model: the configuration.
-    num_dense: M.
-    num_features: F, categorical.
-    rngs: for the initial weights.
-    kernels: whether the CPU kernels make the pairwise dots, biases and ReLUs (float32, one device).
+    num_dense: M, the number of dense inputs.
+    num_features: F, the number of categorical features.
+    rngs: random numbers of the initial weights.
+    kernels: whether the CPU kernels compute the pairwise dots, biases and ReLUs (float32, one device).
   """
 
   def __init__(self, model: ModelConfig, num_dense: int, num_features: int, *, rngs: nnx.Rngs, kernels: bool = False):
@@ -55,11 +55,11 @@ class Dlrm(nnx.Module):
     self.overarch = Mlp(width, model.overarch, final_relu=False, dtype=model.compute_dtype, rngs=rngs, kernels=self.kernels)
 
   def __call__(self, dense_bm: Float[Array, "B M"], embedded: dict[str, Float[Array, "B F _"]]) -> Float[Array, " B"]:
-    """Logits, float32.
+    """Returns the logits, float32.
 
     Args:
       dense_bm: dense inputs.
-      embedded: what `lookup` returned: "rows" [B, F, D] and, if the model reads it, "first_order" [B, F, 1].
+      embedded: the vectors of `lookup`: "rows" [B, F, D] and, if the model reads it, "first_order" [B, F, 1].
     """
     rows_bfd = embedded["rows"].astype(self.dtype)
     batch, parts = len(rows_bfd), []

@@ -1,9 +1,9 @@
-"""FLOPs and bytes of a model from its structure, by group. No device is touched.
+"""Counts FLOPs, parameters and bytes of a model from its structure. It uses no device.
 
-Convention: a multiply-add is 2 FLOPs. A layer's product has two of its size in the backward pass (3x forward); the whole Gram
-matrix of the dot interaction is counted, and has one in the backward pass, since its gradient is symmetric (2x); cross layers are
-products like an MLP's (3x). Lookups, biases, activations and optimisers count 0: below 0.5% of the step at widths of hundreds, up to
-13% in models of the demo's size.
+A multiply-add is 2 FLOPs. The product of a layer has two products of its size in the backward pass (3x forward). Cross layers count the
+same (3x). The whole Gram matrix of the dot interaction is counted. It has one product in the backward pass, since its gradient is
+symmetric (2x). Lookups, biases, activations and optimisers count 0. They are below 0.5% of the step at widths of hundreds, and up to 13%
+in models of the demo's size.
 """
 
 import dataclasses
@@ -18,19 +18,19 @@ _DENSE_SLOTS = {"sgd": 0, "adagrad": 1, "adam": 2}  # values an optax optimiser 
 
 
 def mlp_flops(num_inputs: int, widths: tuple[int, ...]) -> int:
-  """Forward FLOPs of an MLP's matrix products per example; biases and activations are not counted (below 0.5% at widths of 256)."""
+  """Returns the forward FLOPs of an MLP's matrix products per example. Biases and activations are not counted (below 0.5% at width 256)."""
   sizes = (num_inputs, *widths)
   return sum(2 * a * b for a, b in zip(sizes[:-1], sizes[1:], strict=True))
 
 
 def mlp_params(num_inputs: int, widths: tuple[int, ...]) -> int:
-  """Weights and biases of an MLP."""
+  """Returns the number of weights and biases of an MLP."""
   sizes = (num_inputs, *widths)
   return sum((a + 1) * b for a, b in zip(sizes[:-1], sizes[1:], strict=True))
 
 
 def interaction_cost(model: ModelConfig, vectors: int) -> tuple[int, int]:
-  """(training FLOPs per example, parameters) of the interaction of so many vectors."""
+  """Returns (training FLOPs per example, parameters) of the interaction of so many vectors."""
   if "dots" not in model.overarch_inputs:
     return 0, 0
   if model.interaction == "dot":
@@ -41,12 +41,12 @@ def interaction_cost(model: ModelConfig, vectors: int) -> tuple[int, int]:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """What a model costs.
+  """The size of a model and the cost of its training.
 
   Attributes:
-    params: numbers trained, by group: embedding, dense, and their total.
+    params: trained parameters by group: embedding, dense, and their total.
     flops_per_example: training FLOPs of one example by group: bottom, interaction, overarch, total.
-    bytes: embedding and dense parameters and optimiser slots held, and table bytes moved per training example.
+    bytes: bytes held by embedding and dense parameters and by optimiser slots, and table bytes moved per training example.
   """
 
   params: dict[str, int]
@@ -79,7 +79,7 @@ def cost(model: ModelConfig, train: TrainConfig, layout: Layout, num_dense: int)
       "embedding_slots": FLOAT_BYTES * layout.total_rows * (slot_values + 1),  # + the election scratch, int32
       "dense": FLOAT_BYTES * dense,
       "dense_slots": FLOAT_BYTES * dense * _DENSE_SLOTS[train.dense_optimizer],
-      # read at lookup; read and written by the update, slots too
+      # lookups read rows; the update reads and writes rows and slots
       "tables_moved_per_example": layout.num_lookups * (3 * row_bytes + 2 * FLOAT_BYTES * slot_values),
     },
   )

@@ -1,4 +1,4 @@
-"""How feature vectors meet: pairwise dot products (Naumov et al. 2019) or the cross network of DCN v2 (Wang et al. 2021)."""
+"""Interactions of feature vectors: pairwise dot products (Naumov et al. 2019), or the cross network of DCN v2 (Wang et al. 2021)."""
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +9,11 @@ from jaxtyping import Array, Float
 
 @jax.custom_vjp
 def dot_interaction(vectors_bfd: Float[Array, "B F D"]) -> Float[Array, "B P"]:
-  """Dot products of every pair f < g, P = F(F-1)/2, in row-major order of the upper triangle.
+  """Returns the dot products of every pair f < g, P = F(F-1)/2, in row-major order of the upper triangle.
 
-  The gradient is written out: with G the gradients placed symmetrically (0 on the diagonal), it is the one product G Z. What
-  autodiff derives (a scatter of the pairs, then two products) took 3.9 ms against 0.9 at B=1024, F=8, D=4 on one CPU core, and
-  42 against 35 at B=2048, F=27, D=16; multiplying elementwise and summing took 2.3 to 11 ms and 190 to 540.
+  The gradient is written out as one product G Z, where G is the symmetric matrix of the gradients with 0 on the diagonal. Autodiff
+  derives a scatter of the pairs and two products. That took 3.9 ms against 0.9 at B=1024, F=8, D=4 on one CPU core, and 42 against 35 at B=2048,
+  F=27, D=16. Elementwise products and sums took 2.3 to 11 ms and 190 to 540.
   """
   gram_bff = jnp.einsum("bfd,bgd->bfg", vectors_bfd, vectors_bfd)
   num = vectors_bfd.shape[1]
@@ -27,7 +27,7 @@ def _forward(vectors_bfd: Float[Array, "B F D"]) -> tuple[Float[Array, "B P"], F
 
 def _backward(vectors_bfd: Float[Array, "B F D"], grad_bp: Float[Array, "B P"]) -> tuple[Float[Array, "B F D"]]:
   num = vectors_bfd.shape[1]
-  pair_ff = np.full((num, num), grad_bp.shape[1])  # the diagonal finds the 0 that is appended
+  pair_ff = np.full((num, num), grad_bp.shape[1])  # the diagonal gets the 0 that is appended
   first, second = np.triu_indices(num, k=1)
   pair_ff[first, second] = pair_ff[second, first] = np.arange(grad_bp.shape[1])
   grad_bff = jnp.pad(grad_bp, ((0, 0), (0, 1)))[:, pair_ff]
@@ -38,7 +38,7 @@ dot_interaction.defvjp(_forward, _backward)
 
 
 def interact(dense_bd: Float[Array, "B d"], rows_bfd: Float[Array, "B F D"], lead: bool) -> Float[Array, "B P"]:
-  """The pairwise dots of an example's vectors, the dense one first (none: d = 0); with `lead` the dense vector itself before them."""
+  """Returns the pairwise dots of an example's vectors, the dense one first (none: d = 0). `lead` puts the dense vector before them."""
   vectors_bfd = jnp.concatenate([dense_bd[:, None], rows_bfd], axis=1) if dense_bd.shape[1] else rows_bfd
   dots_bp = dot_interaction(vectors_bfd)
   return jnp.concatenate([dense_bd, dots_bp], axis=1) if lead else dots_bp
@@ -48,8 +48,8 @@ class CrossNetwork(nnx.Module):
   """Low-rank cross layers, x_{l+1} = x_0 * (W_l V_l x_l + b_l) + x_l, * elementwise (Wang et al. 2021, arXiv 2008.13535, section 3.3).
 
   Args:
-    width: of x, here all feature vectors side by side.
-    layers, rank: how many, and the rank of each W V. Weights are Glorot normal, biases 0, as in MLPerf's DLRM-DCNv2.
+    width: width of x, which is the concatenation of all feature vectors.
+    layers, rank: number of layers, and the rank of each W V. Weights are Glorot normal, biases 0, as in MLPerf's DLRM-DCNv2.
   """
 
   def __init__(self, width: int, layers: int, rank: int, *, dtype: str, rngs: nnx.Rngs):

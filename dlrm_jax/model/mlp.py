@@ -11,9 +11,16 @@ from dlrm_jax.machine.cpu_kernels import bias_relu
 
 
 class Mlp(nnx.Module):
-  """Linear layers with ReLU between them; `final_relu` adds one after the last. `kernels`: bias and ReLU by the CPU kernels (float32).
+  """Linear layers with ReLU between them.
 
   Weights are Glorot normal, biases normal with deviation sqrt(1/width), as in facebookresearch/dlrm.
+
+  Args:
+    num_inputs, widths: number of inputs, and the outputs of each layer.
+    final_relu: whether a ReLU follows the last layer too.
+    dtype: dtype of the products. Parameters are float32.
+    rngs: random numbers of the initial weights.
+    kernels: whether the CPU kernels compute biases and ReLUs (float32).
   """
 
   def __init__(self, num_inputs: int, widths: tuple[int, ...], *, final_relu: bool, dtype: str, rngs: nnx.Rngs, kernels: bool = False):
