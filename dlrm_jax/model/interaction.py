@@ -12,8 +12,8 @@ def dot_interaction(vectors_bfd: Float[Array, "B F D"]) -> Float[Array, "B P"]:
   """Returns the dot products of every pair f < g, P = F(F-1)/2, in row-major order of the upper triangle.
 
   The gradient is written out as one product G Z, where G is the symmetric matrix of the gradients with 0 on the diagonal. Autodiff
-  derives a scatter of the pairs and two products. That took 3.9 ms against 0.9 at B=1024, F=8, D=4 on one CPU core, and 42 against 35 at B=2048,
-  F=27, D=16. Elementwise products and sums took 2.3 to 11 ms and 190 to 540.
+  derives a scatter of the pairs and two products. That took 3.9 ms against 0.9 at B=1024, F=8, D=4 on one CPU core, and 42 against 35 at
+  B=2048, F=27, D=16. Elementwise products and sums took 2.3 to 11 ms and 190 to 540.
   """
   gram_bff = jnp.einsum("bfd,bgd->bfg", vectors_bfd, vectors_bfd)
   num = vectors_bfd.shape[1]
