@@ -161,13 +161,6 @@ def _help(cls: type, presets: Mapping[str, Any] | None, base: Any) -> str:
   return "\n".join([*lines, "  --flagfile: read flags from this file, one a line", "  --help: print this"])
 
 
-def replace_path(config: Any, path: tuple[str, ...], value: Any) -> Any:
-  """Returns a copy of nested frozen dataclasses with one leaf replaced. Each dataclass on the path is made and checked again."""
-  if len(path) > 1:
-    value = replace_path(getattr(config, path[0]), path[1:], value)
-  return dataclasses.replace(config, **{path[0]: value})
-
-
 def _build(cls: type, given: dict[tuple[str, ...], Any], base: Any) -> Any:
   """Makes `cls` from the given leaves. The other fields come from `base`, or are the defaults."""
   hints = typing.get_type_hints(cls)

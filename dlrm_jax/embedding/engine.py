@@ -27,7 +27,7 @@ def lookup_local(
   """Does `lookup` on one device of several, inside shard_map or pmap."""
   found, routes = [], {}
   for name, group in plan.by_name.items():
-    mine = lookups if len(plan.groups) == 1 else jax.tree.map(lambda x, group=group: x[:, group.columns], lookups)
+    mine = lookups if len(plan.groups) == 1 else lookups.at(group.columns)
     arrays = {stack: state.rows_vd for stack, state in groups[name].stacks.items()}
     vectors, routes[name] = EXCHANGES[group.placement].fetch(group, arrays, mine, axes)
     found.append({stack: x.astype(jnp.float32) for stack, x in vectors.items()})  # then gradients are float32 for rows of any dtype

@@ -27,6 +27,10 @@ class Lookups:
   valid_bl: Bool[ArrayLike, "*n B L"]
   weight_bl: Float[ArrayLike, "*n B L"] | None
 
+  def at(self, columns: np.ndarray) -> "Lookups":
+    """Returns those of some columns of 0 .. L."""
+    return jax.tree.map(lambda x: x[..., columns], self)
+
 
 def lookups_of(layout: Layout, batch: Batch) -> Lookups:
   """Returns the lookups of a batch. For mean pooling, weights are divided by their sum over the bag. They are 0 for an empty bag."""

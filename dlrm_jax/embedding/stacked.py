@@ -37,7 +37,7 @@ def lookup(plan: Plan, tables: Tables, lookups: Lookups) -> dict[str, Float[Arra
   """Returns the pooled vectors of each run's batch, by stack. `lookups` have a leading axis of runs."""
   found = []
   for name, group in plan.by_name.items():
-    mine = jax.tree.map(lambda x, group=group: x[..., group.columns], lookups)
+    mine = lookups.at(group.columns)
     row_bl = stacked_rows(group, mine.row_bl)
     vectors = {}
     for stack, state in tables.groups[name].stacks.items():
@@ -53,7 +53,7 @@ def update(plan: Plan, tables: Tables, lookups: Lookups, grads: dict[str, Float[
   """Takes one step of the rule on the rows that were looked up. Its learning rate is an array [S], one for each run. Donate the tables."""
   out = {}
   for name, group in plan.by_name.items():
-    mine = jax.tree.map(lambda x, group=group: x[..., group.columns], lookups)
+    mine = lookups.at(group.columns)
     spread = jax.vmap(lambda grad, weight, group=group: unpool(grad, weight, group.segments))
     every = {stack: flat(side_by_side(spread(grad[:, :, list(group.features)], mine.weight_bl))) for stack, grad in grads.items()}
     row_n, valid_n = stacked_rows(group, mine.row_bl).reshape(-1), side_by_side(mine.valid_bl).reshape(-1)
