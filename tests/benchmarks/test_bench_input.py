@@ -13,7 +13,7 @@ from benchmarks import input as bench
 from benchmarks.input import InputConfig, batch_bytes, consume, runs, taker
 from dlrm_jax.batch import Batch
 from dlrm_jax.common import flags
-from dlrm_jax.data.prepare.prepare import PrepareConfig, prepare
+from dlrm_jax.data.prepare.program import PrepareConfig, prepare
 from dlrm_jax.data.source import open_source
 from dlrm_jax.machine.mesh import make_mesh
 

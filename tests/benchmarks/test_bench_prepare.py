@@ -12,7 +12,7 @@ from benchmarks import prepare as bench
 from benchmarks.measure import criteo_like
 from dlrm_jax.common import flags, markdown
 from dlrm_jax.common.flags import UserError
-from dlrm_jax.data.prepare.prepare import PrepareConfig, prepare
+from dlrm_jax.data.prepare.program import PrepareConfig, prepare
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from dlrm_jax.data.prepare import read
 
 # Also in spawned workers, which run this file's top level.
 shard_format.ROWS_PER_GROUP, shard_format.GROUPS_PER_SHARD = 512, 4
-from dlrm_jax.data.prepare import prepare  # noqa: E402
+from dlrm_jax.data.prepare import program  # noqa: E402
 
 _pieces_of = read.pieces_of
 read.pieces_of = lambda source, path, log_format, piece_bytes: _pieces_of(
@@ -65,27 +65,27 @@ def in_a_child(run: Callable[[], object]) -> int:
 def main() -> None:
   words = sys.argv[1:]
   if words[0] == "count":
-    config = flags.parse(["prepare", *words[1:]], prepare.PrepareConfig)
+    config = flags.parse(["prepare", *words[1:]], program.PrepareConfig)
     count = hooked(-1)
-    prepare.prepare(config)
+    program.prepare(config)
     print(count[0])
   elif words[0] == "each":
-    config = flags.parse(["prepare", *words[3:]], prepare.PrepareConfig)
+    config = flags.parse(["prepare", *words[3:]], program.PrepareConfig)
     here = Path.cwd()
     for at in range(int(words[1]), int(words[2])):
       (here / str(at)).mkdir()
       os.chdir(here / str(at))
       if (here / "before").exists():
         shutil.copytree(here / "before", config.output)
-      code = in_a_child(lambda: (hooked(at), prepare.prepare(config)))  # noqa: B023
+      code = in_a_child(lambda: (hooked(at), program.prepare(config)))  # noqa: B023
       if code != -signal.SIGKILL:
         print(f"step {at}: ended with {code}, not killed")
       if Path(config.output).exists():
         shutil.copytree(config.output, "seen")
-      if code := in_a_child(lambda: prepare.prepare(config)):
+      if code := in_a_child(lambda: program.prepare(config)):
         print(f"step {at}: the second run ended with {code}")
   else:
-    flags.run(prepare.main, prepare.PrepareConfig)
+    flags.run(program.main, program.PrepareConfig)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Describes a prepared data set: its numbers (inventory, frequency), tables, figures and page."""

@@ -7,7 +7,7 @@ that exist are replaced. Ids and dense values are those of the first rows of the
 """
 
 from dlrm_jax.common import flags
-from dlrm_jax.data.describe.describe import DescribeConfig, main
+from dlrm_jax.data.describe.program import DescribeConfig, main
 
 if __name__ == "__main__":
   flags.run(main, DescribeConfig)

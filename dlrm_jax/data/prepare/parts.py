@@ -1,8 +1,9 @@
-"""The first pass over a log: each piece of the input to files of rows whose categories are numbered, and what is known of the piece.
+"""The first pass over a log: it turns each piece of the input into parts, files of rows whose categories are numbered.
 
 A part holds up to a piece's worth of rows. `PART.arrow` has the label, the dense values and, for each id of a row, the index of its value
-among the distinct values of its feature in this part; `PART.values.arrow` has their hashes, ascending, and counts. Nothing later
-looks at a cell again: ids are given to distinct values, not to rows. `PIECE.json` comes last and says that a piece is done.
+among the distinct values of its feature in this part. `PART.values.arrow` has the hashes of these values, ascending, and their counts.
+Nothing later looks at a cell again, because ids are given to distinct values, not to rows. `PIECE.json` is written last: it marks a
+piece as done.
 """
 
 import dataclasses
@@ -25,21 +26,44 @@ from dlrm_jax.data.prepare.schema import Bag, CategoricalColumn, Schema
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-  """A file of rows: its path without endings, and how many there are."""
+  """A file of rows: its path without endings, and the number of rows."""
 
   path: Path
   rows: int
 
 
+@dataclasses.dataclass(frozen=True)
+class PieceResult:
+  """The result of the first pass for a piece of the input, as `PIECE.json` holds it.
+
+  Attributes:
+    lines: number of lines that begin in it, a header included.
+    parts: rows of each of its parts.
+    rejects: from `Tally.as_json`.
+    missing_dense: missing cells of each dense column.
+    missing: missing cells of each feature.
+    truncated: for each bag of a list column, the number of rows with a longer list.
+    xxh3_128: digest of its bytes.
+  """
+
+  lines: int
+  parts: list[int]
+  rejects: dict[str, Any]
+  missing_dense: list[int]
+  missing: dict[str, int]
+  truncated: dict[str, int]
+  xxh3_128: str
+
+
 def missing_hash(feature: CategoricalColumn | Bag) -> np.uint64:
-  """The hash that an empty cell of this column or bag gets."""
+  """The hash of an empty cell of this column or bag."""
   if isinstance(feature, CategoricalColumn) and feature.hexadecimal:
     return vocabulary.hash_uint32(feature.name, np.array([1 << 32], np.uint64))[0]  # outside of the 32-bit values
   return vocabulary.hash_text(feature.name, [b""])[0]
 
 
 def hash_values(feature: CategoricalColumn | Bag, values: pa.Array) -> UInt64[np.ndarray, " n"]:
-  """The hash of every value; those of integers and of booleans are the hashes of their text, nulls get `missing_hash`."""
+  """The hash of every value. Integers and booleans are hashed as text; nulls get `missing_hash`."""
   if isinstance(feature, CategoricalColumn) and feature.hexadecimal:
     number_n = values.fill_null(0).to_numpy().astype(np.uint64)
     hash_n = vocabulary.hash_uint32(feature.name, number_n)
@@ -50,7 +74,7 @@ def hash_values(feature: CategoricalColumn | Bag, values: pa.Array) -> UInt64[np
 
 
 def _encode(feature: CategoricalColumn | Bag, cells: Sequence[pa.Array]) -> tuple[np.ndarray, vocabulary.Counts]:
-  """The index of every cell's value, in as few bytes as do, and the hashes of the distinct values, ascending, with their counts."""
+  """The index of every cell's value, in the smallest integer type, and the hashes of the distinct values, ascending, with their counts."""
   number_n, values, count_d = distinct.number(cells)
   hash_d = hash_values(feature, values)
   order_d = np.argsort(hash_d)
@@ -60,14 +84,14 @@ def _encode(feature: CategoricalColumn | Bag, cells: Sequence[pa.Array]) -> tupl
 
 
 def _write(path: Path, names: Sequence[str], columns: Sequence[Any]) -> None:
-  """Columns as an Arrow file that can be mapped into memory; whole or absent, even where two runs write the same."""
+  """Writes columns as an Arrow file that can be mapped into memory. It is whole or absent, even if two runs write the same file."""
   batch = pa.record_batch([pa.array(column) if isinstance(column, list) else arrow(column) for column in columns], list(names))
   with record.written_whole(path) as file, pa.ipc.new_file(file, batch.schema) as writer:
     writer.write_batch(batch)
 
 
 def columns_of(path: Path, names: Sequence[str] | None = None) -> list[pa.Array]:
-  """Columns of a file of `_write`, mapped into memory; by default all."""
+  """The named columns of a file that `_write` wrote, mapped into memory; by default all."""
   with pa.memory_map(str(path)) as file:
     batch = pa.ipc.open_file(file).get_batch(0)
   return [batch.column(name) for name in (batch.schema.names if names is None else names)]
@@ -80,7 +104,7 @@ def values_of(part: Part, feature: int) -> vocabulary.Counts:
 
 
 def counts(schema: Schema, parts: Sequence[Part], rows: int, feature: int) -> list[vocabulary.Counts]:
-  """A feature's values in the first `rows` rows of the log: of each part their hashes and counts; of a bag without padding."""
+  """The hashes and counts of a feature's values in the first `rows` rows of the log, part by part. Padding of a bag is left out."""
   runs, first = [], sum(other.length for other in schema.features[:feature])
   of, before = schema.features[feature], 0
   for part in parts:
@@ -136,8 +160,8 @@ class _PartWriter:
     self.rows.append(len(label_n))
 
 
-def done_path(directory: Path, piece: int) -> Path:
-  """The file that says that a piece is done."""
+def result_path(directory: Path, piece: int) -> Path:
+  """The `PieceResult` of a piece, which exists once the piece is done."""
   return directory / f"{piece:06d}.json"
 
 
@@ -147,16 +171,16 @@ def rejects_path(directory: Path, piece: int) -> Path:
 
 
 def part_path(directory: Path, piece: int, part: int) -> Path:
-  """Where a part lies, without its ending."""
+  """The path of a part, without its ending."""
   return directory / f"{piece:06d}-{part:04d}"
 
 
 def read_and_write(
   directory: Path, index: int, path: Path, piece: Piece, log_format: str, schema: Schema, part_bytes: int, on_bytes: Callable[[int], None]
-) -> dict[str, Any]:
-  """Reads a piece, writes its parts, its rejects (`PIECE.rejects`) and last `PIECE.json`, which is returned.
+) -> None:
+  """Reads a piece and writes its parts, its rejects (`PIECE.rejects`) and last `PIECE.json`.
 
-  Raises UserError naming the file when it cannot be used or is hopeless.
+  Raises UserError naming the file if it cannot be used or most of its lines are rejected.
   """
   writer, tally = _PartWriter(directory, index, schema), Tally()
   lines, digest = int(log_format == "csv" and piece.start == 0), ""  # the header is one
@@ -174,14 +198,5 @@ def read_and_write(
       truncated.update(read.rows.truncated)
       tally.refuse_hopeless(path, piece.start)
     writer.flush()
-  done = {
-    "lines": lines,
-    "parts": writer.rows,
-    "rejects": tally.as_json(),
-    "missing_dense": missing.tolist(),
-    "missing": dict(writer.missing),
-    "truncated": dict(truncated),
-    "xxh3_128": digest,
-  }
-  record.write_json(done_path(directory, index), done)
-  return done
+  result = PieceResult(lines, writer.rows, tally.as_json(), missing.tolist(), dict(writer.missing), dict(truncated), digest)
+  record.write_json(result_path(directory, index), dataclasses.asdict(result))

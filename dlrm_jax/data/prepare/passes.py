@@ -9,12 +9,12 @@ from dlrm_jax.data.prepare import parts, shards, vocabulary
 from dlrm_jax.data.prepare.parts import Part
 from dlrm_jax.data.prepare.read import Piece
 from dlrm_jax.data.prepare.schema import Schema
-from dlrm_jax.data.prepare.workplace import Workplace
+from dlrm_jax.data.prepare.staging import Staging
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-  """The first pass: a task is a piece of the input."""
+  """The first pass. A task is to read a piece of the input."""
 
   directory: Path
   sources: tuple[Path, ...]
@@ -30,7 +30,7 @@ class Reading:
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-  """The vocabularies: a task is a feature."""
+  """The vocabularies. A task is to rank the values of a feature."""
 
   directory: Path
   schema: Schema
@@ -46,12 +46,12 @@ class Ranking:
 
 @dataclasses.dataclass(frozen=True)
 class Writing:
-  """The second pass: a task is a shard."""
+  """The second pass. A task is to write a shard."""
 
-  place: Workplace
+  place: Staging
   schema: Schema
   parts: tuple[Part, ...]
-  wanted: tuple[shards.Shard, ...]
+  wanted: tuple[shards.ShardPlan, ...]
   ranked: bool
 
   def do(self, index: int, advance: Callable[[int], None]) -> None:

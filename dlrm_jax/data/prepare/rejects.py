@@ -1,4 +1,4 @@
-"""Rejected lines: counted by reason, kept in `rejects.tsv`, and too many of them are an error. Used by `prepare` and its readers."""
+"""Rejected lines: they are counted by reason and kept in `rejects.tsv`. Too many of them are an error. Used by readers and `contents`."""
 
 import dataclasses
 from collections import Counter
@@ -8,7 +8,7 @@ from typing import Any
 
 from dlrm_jax.common.flags import UserError
 
-HOPELESS_LINES = 10_000  # once this many are rejected, and most of what was read, the rest of the log is not read
+HOPELESS_LINES = 10_000  # a log is not read to its end once this many lines, and most lines, were rejected
 HEADER = b"source\tline\treason\tdetail\ttext\n"
 
 
@@ -18,8 +18,8 @@ class Reject:
 
   Attributes:
     line: its number; the first line is 1.
-    reason: why, one of a few.
-    detail: what exactly, such as the column and its cell; may be empty.
+    reason: one of a few reasons.
+    detail: more about the reason, such as the column and its cell; may be empty.
     text: the line's bytes, without the newline.
   """
 
@@ -30,12 +30,12 @@ class Reject:
 
 
 def text_of(reject: Reject) -> bytes:
-  """Line number, reason, detail and the line itself, byte for byte (it may hold more tabs), with tabs between: a line of a piece's file."""
+  """A line of a piece's file: line number, reason, detail and the line itself, byte for byte (it may hold more tabs), separated by tabs."""
   return f"{reject.line}\t{reject.reason}\t{reject.detail}\t".encode() + reject.text + b"\n"
 
 
 def of_log(piece_lines: bytes, source: str, lines_before: int) -> bytes:
-  """A line of a piece's file as `rejects.tsv` has it: after the name of its file, and numbered from the file's first line."""
+  """A line of a piece's file as a line of `rejects.tsv`: with the name of its file, and numbered from the file's first line."""
   number, _, rest = piece_lines.partition(b"\t")
   return f"{source}\t{int(number) + lines_before}\t".encode() + rest
 
@@ -46,7 +46,7 @@ class Tally:
   def __init__(self) -> None:
     self.good = 0
     self.by_reason: Counter[str] = Counter()
-    self.first: tuple[int, str] | None = None  # line, why
+    self.first: tuple[int, str] | None = None  # line, reason
 
   def add(self, rejects: Sequence[Reject], num_good: int) -> None:
     self.good += num_good
@@ -59,7 +59,7 @@ class Tally:
     return {"good": self.good, "by_reason": dict(self.by_reason), "first": self.first}
 
   def refuse_hopeless(self, path: Path, start: int) -> None:
-    """Raises UserError when most lines are rejected, and many are: a wrong format, most likely. `start`: where the piece starts."""
+    """Raises UserError if many lines and most lines are rejected: the format is probably wrong. `start`: first byte of the piece."""
     total = self.by_reason.total()
     if total >= HOPELESS_LINES and total > self.good and self.first is not None:
       where = f"line {self.first[0]}" + (f" after byte {start}" if start else "")
@@ -70,10 +70,10 @@ def entry(pieces: Sequence[dict[str, Any]], paths: Sequence[Path], lines_before:
   """The entry in `dataset.json`: total, share, by_reason.
 
   Args:
-    pieces: what `Tally.as_json` gave of each piece, in order.
-    paths: the file of each.
-    lines_before: how many lines its file has before it.
-    allowed: the largest share that may be rejected; UserError, naming the first reject, where there are more.
+    pieces: `Tally.as_json` of each piece, in order.
+    paths: the file of each piece.
+    lines_before: the number of lines of its file before each piece.
+    allowed: the largest share that may be rejected; a larger one is a UserError that names the first reject.
   """
   by_reason = sum((Counter(piece["by_reason"]) for piece in pieces), Counter[str]())
   total, good = by_reason.total(), sum(piece["good"] for piece in pieces)

@@ -1,12 +1,12 @@
-"""The second pass over a log: parts to Parquet shards (`shard_format.py`) with ids, each from its place in the split alone, whatever
-wrote the parts.
+"""The second pass over a log: it turns parts into Parquet shards with ids (`shard_format.py`).
+
+A shard depends on its position in the split alone, not on how the log was cut into parts.
 """
 
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,8 +24,8 @@ from dlrm_jax.data.shard_format import PADDING, digest, lookup_names, shard_colu
 
 
 @dataclasses.dataclass(frozen=True)
-class Shard:
-  """What a shard is to hold: rows `first` to `first + rows` of the log, all splits together, in row groups of `group_rows`."""
+class ShardPlan:
+  """A shard to write: rows `first` .. `first + rows - 1` of the log, counted over all splits, in row groups of `group_rows`."""
 
   split: str
   number: int
@@ -38,27 +38,27 @@ class Shard:
     return f"{self.split}-{self.number:05d}.parquet"
 
 
-def shards_of(splits: dict[str, int]) -> list[Shard]:
-  """The shards of splits of so many rows that follow each other in the log."""
+def plan_shards(splits: dict[str, int]) -> list[ShardPlan]:
+  """The shards of consecutive splits of the log with these numbers of rows."""
   group = shard_format.ROWS_PER_GROUP
   out, first, most = [], 0, group * shard_format.GROUPS_PER_SHARD
   for split, rows in splits.items():
-    out += [Shard(split, i, first + start, min(most, rows - start), group) for i, start in enumerate(range(0, rows, most))]
+    out += [ShardPlan(split, i, first + start, min(most, rows - start), group) for i, start in enumerate(range(0, rows, most))]
     first += rows
   return out
 
 
 class Ids:
-  """The ids of the values of a part: those of the vocabularies in `directory`, by feature, or of the hashes where it is None."""
+  """The ids of the values of a part, by the vocabularies in `directory`, or by hashes if it is None."""
 
   def __init__(self, schema: Schema, directory: Path | None):
     self._features = schema.features
     tables = [None if directory is None else vocabulary.load(vocabulary_path(directory, f)) for f in range(len(schema.features))]
     self._lookups = [vocabulary.hash_ids if table is None else table.lookup for table in tables]
-    self.of = functools.lru_cache(maxsize=2)(self._of)  # a part may go into two shards
+    self.of = functools.lru_cache(maxsize=2)(self._of)  # a part may belong to two shards
 
   def _of(self, part: Part) -> list[Int32[np.ndarray, " d"]]:
-    """For each feature the id of every distinct value of the part."""
+    """The id of every distinct value of the part, for each feature."""
     out = []
     for f, (feature, lookup) in enumerate(zip(self._features, self._lookups)):
       hash_d, _ = values_of(part, f)
@@ -68,12 +68,12 @@ class Ids:
 
 
 def vocabulary_path(directory: Path, feature: int) -> Path:
-  """Where the vocabulary of a feature lies, without its endings."""
+  """The path of a feature's vocabulary, without its endings."""
   return directory / f"{feature:04d}"
 
 
-def _slices(parts: Sequence[Part], shard: Shard) -> Iterator[tuple[Part, int, int]]:
-  """The parts that a shard is made of, with the first and last rows of each."""
+def _slices(parts: Sequence[Part], shard: ShardPlan) -> Iterator[tuple[Part, int, int]]:
+  """The parts that a shard is made of, and for each the range of rows that belongs to the shard."""
   before = 0
   for part in parts:
     low, high = max(shard.first - before, 0), min(shard.first + shard.rows - before, part.rows)
@@ -90,14 +90,14 @@ def _columns(schema: Schema, part: Part, ids: Ids, low: int, high: int) -> list[
   return columns[:first] + [tables[f].take(index_n) for f, index_n in zip(of_feature, columns[first:], strict=True)]
 
 
-def write(directory: Path, done: Path, schema: Schema, parts: Sequence[Part], ids: Ids, shard: Shard) -> dict[str, Any]:
-  """Writes a shard and last `DONE/SHARD.json`, which is returned: file, rows, bytes, clicks, the digests of file and content."""
+def write(directory: Path, done: Path, schema: Schema, parts: Sequence[Part], ids: Ids, shard: ShardPlan) -> None:
+  """Writes a shard and last `DONE/SHARD.json`: file, rows, bytes, clicks, the digests of file and content."""
   names = shard_columns(schema.dense_names, lookup_names([f.name for f in schema.features], [f.length for f in schema.features]))
   kinds = [pa.uint8()] + [pa.float32()] * len(schema.dense) + [pa.int32()] * len(schema.lookups)
   content, clicks = xxhash.xxh3_128(), 0
   encodings = dict.fromkeys(names[1:], "BYTE_STREAM_SPLIT")
   options = {"compression": "lz4", "use_dictionary": False, "column_encoding": encodings, "write_statistics": False}
-  fields = [pa.field(name, kind, nullable=False) for name, kind in zip(names, kinds, strict=True)]  # no levels to write and to read
+  fields = [pa.field(name, kind, nullable=False) for name, kind in zip(names, kinds, strict=True)]  # so that no levels are written
   path = directory / shard.name
   with record.written_whole(path) as file, pq.ParquetWriter(file, pa.schema(fields), **options) as writer:
     for group in _groups(schema, parts, ids, shard):
@@ -105,7 +105,7 @@ def write(directory: Path, done: Path, schema: Schema, parts: Sequence[Part], id
       for column in group:
         content.update(column.astype(column.dtype.newbyteorder("<"), copy=False).data)
       writer.write_batch(pa.record_batch([arrow(column) for column in group], schema=writer.schema), row_group_size=shard.group_rows)
-  facts = {
+  written = {
     "file": shard.name,
     "rows": shard.rows,
     "bytes": path.stat().st_size,
@@ -113,11 +113,10 @@ def write(directory: Path, done: Path, schema: Schema, parts: Sequence[Part], id
     "clicks": clicks,
     "content": content.hexdigest(),
   }
-  record.write_json(done / f"{shard.name}.json", facts)
-  return facts
+  record.write_json(done / f"{shard.name}.json", written)
 
 
-def _groups(schema: Schema, parts: Sequence[Part], ids: Ids, shard: Shard) -> Iterator[list[np.ndarray]]:
+def _groups(schema: Schema, parts: Sequence[Part], ids: Ids, shard: ShardPlan) -> Iterator[list[np.ndarray]]:
   """The columns of each row group of a shard."""
   waiting: list[list[np.ndarray]] = []
   missing = shard.group_rows  # rows of the next group

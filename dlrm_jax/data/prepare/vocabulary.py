@@ -1,7 +1,7 @@
 """Values to ids: the stable 64-bit hash of a categorical value, and the frequency vocabulary over the training rows.
 
-The hash is the same in every process, on every platform and with every version of the libraries (golden values are tested);
-Parquet, CSV and gzipped copies of a log give the same ids. Nothing here is ever a float. Used by `parts` and `prepare`.
+The hash is the same in every process, on every platform and with every version of the libraries; golden values are tested. Parquet, CSV
+and gzipped copies of a log give the same ids. No value is ever converted to float. Used by `parts` and `shards`.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ _MERGE_ENTRIES = 1 << 22
 
 
 def hash_text(column: str, values: Iterable[bytes]) -> UInt64[np.ndarray, " n"]:
-  """BLAKE2b of each value, 8 bytes little-endian, keyed by the column's name. The empty value stands for a missing one."""
+  """BLAKE2b of each value, 8 bytes little-endian, keyed by the column's name. A missing value is hashed as an empty one."""
   keyed = hashlib.blake2b(digest_size=8, key=hashlib.blake2b(column.encode()).digest())
   out = bytearray()
   for value in values:
@@ -33,11 +33,11 @@ def hash_text(column: str, values: Iterable[bytes]) -> UInt64[np.ndarray, " n"]:
 
 
 def hash_uint32(column: str, value_n: UInt64[np.ndarray, " n"]) -> UInt64[np.ndarray, " n"]:
-  """SplitMix64's finaliser of value + a seed from the column's name: a bijection, so no two values of a column meet.
+  """SplitMix64's finaliser of value + a seed from the column's name. It is a bijection: no two values of a column get the same hash.
 
   Args:
     column: the column's name.
-    value_n: 32-bit values; a missing one is 2**32.
+    value_n: 32-bit values; 2**32 is a missing one.
   """
   x = value_n + hash_text(column, [b"seed"])[0]  # uint64 arrays wrap around
   x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -55,7 +55,7 @@ class Vocabulary:
   """The ids of one feature by frequency: id 1 is the most frequent value of the training rows, 0 an unseen or rare one.
 
   Attributes:
-    hash_v: the hashes that have an id, ascending; mapped into memory where they come from a file.
+    hash_v: the hashes that have an id, ascending; mapped into memory if they come from a file.
     id_v: their ids, 1 to v.
   """
 
@@ -68,19 +68,19 @@ class Vocabulary:
     return len(self.hash_v) + 1
 
   def lookup(self, hash_n: UInt64[np.ndarray, " n"]) -> Int32[np.ndarray, " n"]:
-    """The id of each hash, 0 where it has none. Ascending hashes are found fastest."""
+    """The id of each hash, or 0 if it has none. The search is fastest if hashes ascend."""
     if not len(self.hash_v):
       return np.zeros(len(hash_n), np.int32)
     place_n = np.minimum(np.searchsorted(self.hash_v, hash_n), len(self.hash_v) - 1)
     return np.where(self.hash_v[place_n] == hash_n, self.id_v[place_n], np.int32(0))
 
 
-# The hashes of distinct values, ascending, and how often each occurs.
+# The hashes of distinct values, ascending, and the count of each.
 Counts = tuple[UInt64[np.ndarray, "_"], Int64[np.ndarray, "_"]]
 
 
 def _merged(runs: Sequence[Counts], low: int, high: int) -> Counts:
-  """The sum of one or more counts, over the hashes from `low` up to but without `high`."""
+  """The sum of one or more counts, for the hashes from `low` to below `high`."""
   cuts = [slice(np.searchsorted(hash_d, np.uint64(low)), np.searchsorted(hash_d, np.uint64(high - 1), "right")) for hash_d, _ in runs]
   hash_n = np.concatenate([hash_d[cut] for cut, (hash_d, _) in zip(cuts, runs)])
   count_n = np.concatenate([count_d[cut] for cut, (_, count_d) in zip(cuts, runs)])
@@ -91,14 +91,14 @@ def _merged(runs: Sequence[Counts], low: int, high: int) -> Counts:
 
 
 def rank(runs: Sequence[Counts], min_count: int, path: Path) -> None:
-  """Ranks the values seen at least `min_count` times by descending count, then ascending hash: the order of the log plays no part.
+  """Ranks the values seen at least `min_count` times by descending count, then ascending hash, so that the order of the log has no effect.
 
-  Writes `PATH.hash.npy` and then `PATH.id.npy`, each whole. Hashes are spread evenly, so the runs are merged by ranges of them: memory
-  holds `_MERGE_ENTRIES` entries at a time beside the runs, which may be mapped from files.
+  Writes `PATH.hash.npy` and then `PATH.id.npy`, each whole. Hashes are evenly distributed, so the runs are merged by ranges of hashes:
+  memory holds about `_MERGE_ENTRIES` entries in addition to the runs, which may be mapped from files.
   """
   num_ranges = -(-max(sum(len(hash_d) for hash_d, _ in runs), 1) // _MERGE_ENTRIES)
   edges = [(i << 64) // num_ranges for i in range(num_ranges + 1)]
-  having = Counter[int]()  # count -> how many values have it
+  having = Counter[int]()  # count -> number of values with it
   with tempfile.TemporaryFile(dir=path.parent) as kept:
     for low, high in zip(edges, edges[1:]):
       hash_d, count_d = _merged(runs, low, high)
@@ -118,16 +118,16 @@ def rank(runs: Sequence[Counts], min_count: int, path: Path) -> None:
         values, starts, lengths = np.unique(-count_d[order], return_index=True, return_counts=True)
         for value, start, length in zip((-values).tolist(), starts.tolist(), lengths.tolist()):
           id_d[order[start : start + length]] = np.arange(more[value], more[value] + length)
-          more[value] += length  # `more`: the next id of a value that is seen so often
+          more[value] += length  # `more` is the next id for values with this count
         hashes.write(hash_d.astype("<u8", copy=False).tobytes())
         ids.write(id_d.astype("<i4", copy=False).tobytes())
 
 
 def saved(path: Path) -> bool:
-  """Whether there is a vocabulary at `path`."""
+  """Whether `rank` has written a vocabulary at `path`."""
   return Path(f"{path}.id.npy").exists()
 
 
 def load(path: Path) -> Vocabulary:
-  """What `rank` wrote, mapped into memory."""
+  """The vocabulary that `rank` wrote, mapped into memory."""
   return Vocabulary(*(np.load(f"{path}.{name}.npy", mmap_mode="r", allow_pickle=False) for name in ("hash", "id")))

@@ -18,9 +18,9 @@ from dlrm_jax.common import flags, record
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.common.progress import Bar
 from dlrm_jax.data import dataset
-from dlrm_jax.data.describe import describe, frequency, inventory
-from dlrm_jax.data.describe.describe import DescribeConfig
-from dlrm_jax.data.prepare.prepare import PrepareConfig, prepare
+from dlrm_jax.data.describe import frequency, inventory, program
+from dlrm_jax.data.describe.program import DescribeConfig
+from dlrm_jax.data.prepare.program import PrepareConfig, prepare
 
 ROWS, EVAL, TEST = 120_000, 8_000, 4_000
 SLOPES = {"c0": (1.1, 100_000), "c1": (1.4, 20_000), "c2": (0.8, 2_000)}  # exponent, values
@@ -69,7 +69,7 @@ def log(tmp_path_factory):
 def planted(log, tmp_path_factory):
   words = (f"--eval_rows={EVAL + TEST}", f"--test_fraction={TEST / (EVAL + TEST)}")
   out = make(tmp_path_factory.mktemp("planted"), log, SCHEMA, *words)
-  describe.main(DescribeConfig((str(out),)))
+  program.main(DescribeConfig((str(out),)))
   return out
 
 
@@ -84,7 +84,7 @@ def told(path: Path) -> dict:
 def numbers(out: Path) -> dict:
   """What describe.json would hold, nothing drawn."""
   opened = dataset.open_dataset(out)
-  return json.loads(record.dumps(describe.as_json(opened, record.read_json(out / "dataset.json"), inventory.take(opened, 0))))
+  return json.loads(record.dumps(program.as_json(opened, record.read_json(out / "dataset.json"), inventory.take(opened, 0))))
 
 
 def check_counts(entry: dict, ids: list[int], ranked: bool):
@@ -192,7 +192,7 @@ def test_hashed_ids(log, planted, tmp_path):
 def test_only_the_first_rows_are_looked_at(planted, tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(inventory, "_ROWS_AT_ONCE", 1)  # a row group at a time
   assert 32_000 < dataset.open_dataset(planted).rows_per_group < 40_000
-  describe.main(DescribeConfig((str(planted),), output=str(tmp_path / "page"), max_rows=40_001))
+  program.main(DescribeConfig((str(planted),), output=str(tmp_path / "page"), max_rows=40_001))
   assert not (tmp_path / "describe").exists()
   made, train = told(tmp_path / "page"), shards(planted, "train")[:40_001]
   for entry in made["categorical"]:
@@ -283,7 +283,7 @@ def test_page_and_files(planted):
 
 def test_tables_on_the_terminal(planted, capsys):
   opened = dataset.open_dataset(planted)
-  describe.print_tables(opened, record.read_json(planted / "dataset.json"), inventory.take(opened, 0))
+  program.print_tables(opened, record.read_json(planted / "dataset.json"), inventory.take(opened, 0))
   out, made = capsys.readouterr().out, told(planted / "describe")
   c0, wide = made["categorical"][0], made["dense"][0]
   line = next(line for line in out.splitlines() if line.startswith("│ c0 "))
@@ -302,7 +302,7 @@ def test_rejected_lines_by_reason(tmp_path, capsys):
   (tmp_path / "schema.toml").write_text('label = "y"\ncategorical = ["c"]\n')
   words = ("--format=csv", f"--input={tmp_path / 'log.csv'}", f"--schema={tmp_path / 'schema.toml'}", f"--output={tmp_path / 'set'}")
   known = prepare(flags.parse(["prepare", *words, "--max_reject_fraction=0.1"], PrepareConfig))
-  describe.main(DescribeConfig((str(tmp_path / "set"),)))
+  program.main(DescribeConfig((str(tmp_path / "set"),)))
   made, out = told(tmp_path / "set" / "describe"), capsys.readouterr().out
   assert made["rejects"]["by_reason"] == known["rejects"]["by_reason"] and made["dense"] == []
   assert sorted(known["rejects"]["by_reason"].values()) == [1, 3]
@@ -327,7 +327,7 @@ def test_bad_input(planted, tmp_path, words, message):
   (tmp_path / "file").write_text("")
   here = {"set": planted, "tmp": tmp_path}
   with pytest.raises(UserError) as error:
-    describe.main(flags.parse(["describe", *(word.format(**here) for word in words)], DescribeConfig))
+    program.main(flags.parse(["describe", *(word.format(**here) for word in words)], DescribeConfig))
   assert str(error.value).startswith(message.format(**here)) and "\n" not in str(error.value)
   assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -346,11 +346,11 @@ def test_broken_shards_leave_nothing(log, tmp_path, monkeypatch):
   for message, content in broken.items():
     shard.write_bytes(content)
     with pytest.raises(UserError, match=f"{shard.name}: changed since it was prepared"):
-      describe.main(DescribeConfig((str(out),)))
+      program.main(DescribeConfig((str(out),)))
     with monkeypatch.context() as patch:
       patch.setattr(dataset.Dataset, "verify", lambda *args: None)
       with pytest.raises(UserError, match=message) as error:
-        describe.main(DescribeConfig((str(out),)))
+        program.main(DescribeConfig((str(out),)))
     assert str(shard) in str(error.value) and "\n" not in str(error.value)
     assert not (out / "describe").exists()
   monkeypatch.undo()
@@ -359,7 +359,7 @@ def test_broken_shards_leave_nothing(log, tmp_path, monkeypatch):
   contents["columns"]["categorical"][0]["cardinality"] = 5
   (out / "dataset.json").write_text(json.dumps(contents))
   with pytest.raises(UserError, match=r"feature c0 has id \d+; ids are from 0 to 4"):
-    describe.main(DescribeConfig((str(out),)))
+    program.main(DescribeConfig((str(out),)))
 
 
 def test_as_a_program(planted, tmp_path):

@@ -10,7 +10,7 @@ from dlrm_jax.common import flags, record
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import ModelConfig, PlantedConfig, RunConfig, TrainConfig, config_id
 from dlrm_jax.data.planted.theory import ideal, theory
-from dlrm_jax.data.prepare import prepare
+from dlrm_jax.data.prepare import program
 from dlrm_jax.data.shapes import SHAPES, shape_of
 from dlrm_jax.data.source import open_source
 from dlrm_jax.training import loop
@@ -28,7 +28,7 @@ def prepared(root: Path, name: str, features: str) -> str:
   (root / "log.csv").write_text("\n".join(lines) + "\n")
   (root / f"{name}.toml").write_text(f'name = "{name}"\nlabel = "y"\ncategorical = {features}\n[dense]\na = {{}}\nb = {{}}\n')
   words = [f"--input={root}/log.csv", f"--schema={root}/{name}.toml", f"--output={root}/{name}", "--eval_rows=128", "--workers=1"]
-  prepare.main(flags.parse(["prepare", "--format=csv", *words], prepare.PrepareConfig))
+  program.main(flags.parse(["prepare", "--format=csv", *words], program.PrepareConfig))
   return str(root / name)
 
 

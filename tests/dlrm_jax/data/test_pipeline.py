@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from test_order import reference
 
-from dlrm_jax.batch import Batch, check_ids
+from dlrm_jax.batch import Batch, DataShape, check_ids
 from dlrm_jax.common import flags
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.data import pipeline, shard_format
 from dlrm_jax.data.dataset import Dataset, Shard, open_dataset
 from dlrm_jax.data.order import local_count
 from dlrm_jax.data.pipeline import batches
-from dlrm_jax.data.prepare.prepare import PrepareConfig, prepare
+from dlrm_jax.data.prepare.program import PrepareConfig, prepare
 
 ROWS, EVAL_ROWS = 523, 60
 SCHEMA = 'name = "toy"\nlabel = "y"\ncategorical = ["user", "item"]\n[dense]\na = { transform = "none" }\nb = {}\n'
@@ -59,8 +59,8 @@ def numbered(directory: Path, rows: int, per_group: int, groups: int) -> Dataset
     paths.append(directory / f"train-{len(paths):05d}.parquet")
     pq.write_table(pa.table(columns), paths[-1], row_group_size=per_group)
   files = tuple(Shard(path, pq.ParquetFile(path).metadata.num_rows, 0, "") for path in paths)
-  sizes = {"train": rows}
-  return Dataset(directory, "numbered", "", ("a",), ("u",), (3 * rows + 1,), (1,), False, sizes, {}, {"train": files}, per_group, "hash")
+  shape = DataShape(1, ("u",), (3 * rows + 1,), (1,))
+  return Dataset(directory, "numbered", "", ("a",), shape, {"train": rows}, {}, {"train": files}, per_group, "hash")
 
 
 def rows_in(given: list[Batch]) -> list[int]:
@@ -216,7 +216,7 @@ def test_a_shard_unlike_its_description_is_refused(tmp_path):
   dataset = numbered(tmp_path, 64, 8, groups=2)
   path = dataset.shards("train")[2].path
   for table, message in (
-    (pq.read_table(path).slice(0, 15), "block 1 has 7 rows, not 8 as dataset.json has it"),
+    (pq.read_table(path).slice(0, 15), "block 1 has 7 rows, not 8 as dataset.json states"),
     (pq.read_table(path).rename_columns(["label", "dense.a", "id.v"]), "has the columns label, dense.a, not label, dense.a, id.u"),
     (pq.read_table(path).set_column(2, "id.u", pa.array(np.zeros(16))), "column id.u is double with 0 nulls, not int32 with none"),
     (

@@ -20,9 +20,8 @@ from places import REAL
 from dlrm_jax.common import flags
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.data import criteo, shard_format
-from dlrm_jax.data.prepare import delimited, distinct, parse, parts, rows, vocabulary
-from dlrm_jax.data.prepare import prepare as prepare_module
-from dlrm_jax.data.prepare.prepare import PrepareConfig, prepare
+from dlrm_jax.data.prepare import delimited, distinct, parse, parts, program, rows, vocabulary
+from dlrm_jax.data.prepare.program import PrepareConfig, prepare
 from dlrm_jax.data.prepare.schema import CategoricalColumn, load_schema
 
 SCHEMA = 'label = "y"\ncategorical = ["c", "age"]\n[dense]\nage = { transform = "none", missing = 40 }\nviews = {}\n'
@@ -256,7 +255,7 @@ def test_pieces_and_workers_change_nothing(tmp_path, monkeypatch, kind):
   _, out = run(tmp_path, *words, "--workers=1")
   assert len(list(out.glob("train-*"))) >= 5
   expected = files_of(out)
-  monkeypatch.setattr(prepare_module, "_MIB", 1)
+  monkeypatch.setattr(program, "_MIB", 1)
   total = sum(path.stat().st_size for path in tmp_path.glob("log_*"))
   for size, workers in ((total // 5, 1), (total // 23, 2)):
     _, out = run(tmp_path, *words, f"--workers={workers}", f"--piece_mib={size}", output=f"out{size}")
@@ -364,7 +363,7 @@ def test_files_are_told_apart_by_their_directories(tmp_path):
   (tmp_path / "a" / "log.tsv.gz").write_bytes(gzip.compress((tmp_path / "a" / "log.tsv").read_bytes()))
   with pytest.raises(UserError, match=r"a/log\.tsv\.gz and .*a/log\.tsv both match: are they not the same log\?"):
     run(tmp_path, "--format=criteo_tsv", f"--input={tmp_path}/a/*", output="none")
-  with pytest.raises(UserError, match=r"--output=.*: holds .*a/log\.tsv, which is to be read"):
+  with pytest.raises(UserError, match=r"--output=.*: holds .*a/log\.tsv, which is an input"):
     run(tmp_path, "--format=criteo_tsv", f"--input={tmp_path}/a/log.tsv", output="a")
 
 

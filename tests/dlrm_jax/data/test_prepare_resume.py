@@ -17,9 +17,8 @@ from dlrm_jax.common import flags
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.data.dataset import open_dataset
 from dlrm_jax.data.pipeline import batches
-from dlrm_jax.data.prepare import parts
-from dlrm_jax.data.prepare import prepare as prepare_module
-from dlrm_jax.data.prepare.prepare import PrepareConfig, prepare
+from dlrm_jax.data.prepare import parts, program
+from dlrm_jax.data.prepare.program import PrepareConfig, prepare
 
 PIECE = 4000  # bytes
 
@@ -27,7 +26,7 @@ PIECE = 4000  # bytes
 @pytest.fixture
 def log(tmp_path, monkeypatch) -> Path:
   """Three days of 60 lines, read in pieces of `PIECE` bytes: a dozen."""
-  monkeypatch.setattr(prepare_module, "_MIB", 1)
+  monkeypatch.setattr(program, "_MIB", 1)
   lines = criteo_lines(180, seed=4)
   lines[70] = "x" + lines[70]
   for day in range(3):
@@ -191,7 +190,7 @@ def test_killed_right_before_the_rename(log, monkeypatch, more):
 
 
 def test_bad_flags_do_not_cost_what_was_read_of_a_large_log(log, monkeypatch):
-  monkeypatch.setattr("dlrm_jax.data.prepare.workplace.WORTH_KEEPING", 1000)
+  monkeypatch.setattr("dlrm_jax.data.prepare.staging.WORTH_KEEPING", 1000)
   with pytest.raises(
     UserError, match=r"^--eval_rows=999 of 179 rows .* may be empty; what is done so far is in .* a command with other flags"
   ):
@@ -220,7 +219,7 @@ def test_a_log_that_changes_while_it_is_read(log, monkeypatch):
 def test_overwriting_is_whole_too(log, monkeypatch):
   first = files_of(run(log))
   with monkeypatch.context() as patch:
-    patch.setattr(prepare_module.contents, "write_rejects", lambda *args: (_ for _ in ()).throw(Stopped()))
+    patch.setattr(program.contents, "write_rejects", lambda *args: (_ for _ in ()).throw(Stopped()))
     with pytest.raises(Stopped):
       run(log, "--overwrite", "--min_count=1")
   assert files_of(log / "out") == first
@@ -229,7 +228,7 @@ def test_overwriting_is_whole_too(log, monkeypatch):
 
 def test_shares_of_the_work_make_the_same_data_set(log):
   """Two processes at once; a third of them alone could not end."""
-  code = "from dlrm_jax.data import prepare as p; p._MIB = 1; from dlrm_jax import flags; flags.run(p.main, p.PrepareConfig)"
+  code = "from dlrm_jax.data.prepare import program as p; p._MIB = 1; from dlrm_jax.common import flags; flags.run(p.main, p.PrepareConfig)"
   environment = os.environ | {"PYTHONPATH": str(ROOT)}
 
   def start(share: str) -> subprocess.Popen:
@@ -285,9 +284,9 @@ def test_missing_shares_of_dense_columns(log):
 def test_a_killed_worker_is_told(log):
   """The pool notices, and the run ends in one line."""
   code = (
-    "import os, signal; from dlrm_jax.data import prepare as p, parts; p._MIB = 1\n"
-    "from dlrm_jax import flags\n"
-    "from dlrm_jax.data import passes\n"
+    "import os, signal; from dlrm_jax.data.prepare import program as p, parts; p._MIB = 1\n"
+    "from dlrm_jax.common import flags\n"
+    "from dlrm_jax.data.prepare import passes\n"
     "if __name__ == '__main__':\n"
     "  flags.run(p.main, p.PrepareConfig)\n"
     "else:\n"

@@ -15,7 +15,7 @@ import pytest
 from criteo_case import NAMES, PIECES, log1p, meaning, mutated_lines
 
 from dlrm_jax.data.prepare import delimited, read
-from dlrm_jax.data.prepare.prepare import PrepareConfig, prepare
+from dlrm_jax.data.prepare.program import PrepareConfig, prepare
 from dlrm_jax.data.prepare.vocabulary import hash_ids, hash_text, hash_uint32
 
 pytestmark = pytest.mark.slow

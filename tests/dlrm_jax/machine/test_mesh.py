@@ -21,7 +21,7 @@ from dlrm_jax.common import flags, record
 from dlrm_jax.config import MeshConfig, RunConfig, TrainConfig, config_id
 from dlrm_jax.data import pipeline, shard_format
 from dlrm_jax.data.dataset import open_dataset
-from dlrm_jax.data.prepare.prepare import PrepareConfig, prepare
+from dlrm_jax.data.prepare.program import PrepareConfig, prepare
 from dlrm_jax.data.source import open_source
 from dlrm_jax.machine import mesh
 from dlrm_jax.presets import PRESETS

@@ -18,7 +18,7 @@ from dlrm_jax.common import flags, record
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import ModelConfig, PlantedConfig, RunConfig, TrainConfig, config_id
 from dlrm_jax.data.planted.clicks import Planted
-from dlrm_jax.data.prepare import prepare
+from dlrm_jax.data.prepare import program
 from dlrm_jax.data.source import PreparedSource, open_source
 from dlrm_jax.presets import PRESETS
 from dlrm_jax.training import evaluation, loop, metrics, trajectory
@@ -46,7 +46,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
   (directory / "log.toml").write_text('label = "clicked"\ncategorical = ["item", "user"]\n')
   for name, words in (("set", ["--eval_fraction=0.3", f"--test_fraction={1 / 3}"]), ("no_test", ["--eval_rows=900"])):
     words += [f"--input={directory}/log.csv", f"--schema={directory}/log.toml", f"--output={directory}/{name}", "--workers=1"]
-    prepare.main(flags.parse(["prepare", "--format=csv", *words], prepare.PrepareConfig))
+    program.main(flags.parse(["prepare", "--format=csv", *words], program.PrepareConfig))
   return directory
 
 

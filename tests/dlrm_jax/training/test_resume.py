@@ -16,7 +16,7 @@ import pytest
 from dlrm_jax.common import flags, record, stopping
 from dlrm_jax.config import ModelConfig, PlantedConfig, RunConfig, TrainConfig
 from dlrm_jax.data import shard_format
-from dlrm_jax.data.prepare import prepare
+from dlrm_jax.data.prepare import program
 from dlrm_jax.data.source import Source
 from dlrm_jax.training import loop, per_id, trajectory
 from dlrm_jax.training.checkpoint import Snapshot
@@ -44,7 +44,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
   words = [f"--input={directory}/log.csv", f"--schema={directory}/log.toml", f"--output={directory}/set", "--eval_rows=300"]
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(shard_format, "ROWS_PER_GROUP", 100)
-    prepare.main(flags.parse(["prepare", "--format=csv", "--workers=1", *words], prepare.PrepareConfig))
+    program.main(flags.parse(["prepare", "--format=csv", "--workers=1", *words], program.PrepareConfig))
   assert record.read_json(directory / "set" / "dataset.json")["rows_per_group"] == 100
   return directory / "set"
 

@@ -17,7 +17,7 @@ from dlrm_jax.common import flags, record
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import ModelConfig, PlantedConfig, RunConfig, TrainConfig, config_id
 from dlrm_jax.data.planted.clicks import Planted
-from dlrm_jax.data.prepare import prepare
+from dlrm_jax.data.prepare.program import PrepareConfig, prepare
 from dlrm_jax.presets import PRESETS
 from dlrm_jax.training import evaluation, loop, trajectory
 from dlrm_jax.training.learner import make_learner
@@ -129,7 +129,7 @@ def write_log(directory: Path, *prepare_words: str) -> Path:
   (directory / "log.csv").write_text("clicked,item,user,age\n" + "\n".join(lines) + "\n")
   (directory / "log.toml").write_text('label = "clicked"\ncategorical = ["item", "user"]\n[dense]\nage = {}\n')
   words = ["--format=csv", f"--input={directory}/log.csv", f"--schema={directory}/log.toml", f"--output={directory}/set", *prepare_words]
-  prepare.main(flags.parse(["prepare", *words], prepare.PrepareConfig))
+  prepare(flags.parse(["prepare", *words], PrepareConfig))
   return directory / "set"
 
 

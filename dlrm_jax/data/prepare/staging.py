@@ -1,11 +1,11 @@
-"""Where `prepare` works: a directory beside the output that survives a kill, so that the same command goes on where it was.
+"""`Staging`: the directory next to the output in which `prepare` works. It survives a kill, so that the same command goes on.
 
-    .NAME.partial/plan.json   settings and files: what the rest is worth depends on them
+    .NAME.partial/plan.json   settings and files, on which all other files here depend
                  /rows        parts and PIECE.json of each piece that is done            (parts.py)
                  /ids         vocabularies                                               (vocabulary.py)
                  /done        SHARD.json of each shard that is done                      (shards.py)
-                 /out         what becomes the output, by a rename at the end
-    .NAME.finished            plan.json, from just before that rename until the rest is removed
+                 /out         becomes the output, by a rename at the end
+    .NAME.finished            plan.json, from just before that rename until .NAME.partial is removed
 
 The output is absent or whole, whatever happens.
 """
@@ -22,12 +22,12 @@ from typing import Any
 from dlrm_jax.common import record
 from dlrm_jax.common.flags import UserError
 
-WORTH_KEEPING = 10**9  # bytes of a log: of a larger one, bad input leaves what was read, so that another flag does not cost hours
+WORTH_KEEPING = 10**9  # bytes. On bad input the rows that were read of a larger log are kept, so that another flag does not cost hours
 
 
 @dataclasses.dataclass(frozen=True)
-class Workplace:
-  """The directories of one run. `finished`: the output is there already, and only what is left behind was to be removed."""
+class Staging:
+  """The directories of one run. `finished`: the output is there already, and only remains of the run had to be removed."""
 
   path: Path
   output: Path
@@ -58,10 +58,10 @@ class Workplace:
     return self.output.parent / f".{self.output.name}.finished"
 
   def publish(self, files: set[str]) -> None:
-    """Makes `out` the output, in place of a data set that is there; of its files only these are kept."""
+    """Makes `out` with these files the output; replaces a data set that is there."""
     for file in self.out.iterdir():
       if file.name not in files:
-        file.unlink()  # of a run that was killed while it wrote
+        file.unlink()  # it is left from a run that was killed while it wrote
     record.sync(self.out)
     self.plan.rename(self.marker)
     if self.output.exists():
@@ -73,10 +73,10 @@ class Workplace:
     self.marker.unlink(missing_ok=True)
 
   def ended(self, plan: dict[str, Any]) -> bool:
-    """Whether a run of this plan was killed after it had made the output; removes what it left behind."""
+    """Whether a run of this plan was killed after it had made the output. Removes what it left behind."""
     if not self.marker.exists():
       return False
-    if self.out.exists():  # it had only been about to
+    if self.out.exists():  # it was killed just before
       self.marker.rename(self.plan)
       return False
     same = record.read_json(self.marker) == plan and (self.output / "dataset.json").exists()
@@ -86,50 +86,50 @@ class Workplace:
 
 
 def refuse_occupied(output: Path, overwrite: bool) -> None:
-  """Raises UserError when `output` is there already, unless it is an empty directory, or a data set and `overwrite` is set."""
+  """Raises UserError if `output` exists, unless it is an empty directory, or a data set and `overwrite` is set."""
   if not output.exists() or (output.is_dir() and not any(output.iterdir())):
     return
   if not (output / "dataset.json").is_file():
-    raise UserError(f"--output={output}: there is something else there already; choose a new directory")
+    raise UserError(f"--output={output}: is there already and is no data set; choose a new directory")
   if not overwrite:
     raise UserError(f"--output={output}: holds a data set already; choose a new directory, or replace it with --overwrite")
 
 
 @contextlib.contextmanager
-def opened(output: Path, plan: dict[str, Any], overwrite: bool, shard: int | None) -> Iterator[Workplace]:
-  """The workplace of `output`, as a run with the same plan left it, or new. Bad input (UserError) leaves nothing behind.
+def opened(output: Path, plan: dict[str, Any], overwrite: bool, share: int | None) -> Iterator[Staging]:
+  """The staging directory of `output`, as a run with the same plan left it, or a new one. Bad input (UserError) leaves nothing behind.
 
   Args:
     output: the directory to make.
-    plan: JSON that is equal where work can go on; `reading` in it is what the first pass depends on.
-    overwrite: whether a data set there may be replaced.
-    shard: which of several runs this is that share the work; None: the only one.
+    plan: JSON. Runs with equal plans can go on with each other's work; the first pass depends on its `reading` alone.
+    overwrite: whether a data set at `output` may be replaced.
+    share: the number of this run among several that share the work; None: the only one.
 
   Raises:
-    UserError: the output is occupied, or another run is at work on it. An OSError says what is kept.
+    UserError: the output is occupied, or another run is at work on it. The message for an OSError names what is kept.
   """
   output = output.absolute()
   path = output.parent / f".{output.name}.partial"
-  place = Workplace(path, output)
+  place = Staging(path, output)
   if place.ended(plan):
     yield dataclasses.replace(place, finished=True)
     return
   refuse_occupied(output, overwrite)
   made = [p for p in (output.parent, *output.parent.parents) if not p.exists()]  # innermost first
   path.mkdir(parents=True, exist_ok=True)
-  with (path / "lock").open("w") as lock, (path / f"lock-{shard}").open("w") as share:
-    try:  # any number of shares at once, each by one run; or one run of all
-      fcntl.flock(lock, (fcntl.LOCK_EX if shard is None else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-      fcntl.flock(share, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  with (path / "lock").open("w") as lock, (path / f"lock-{share}").open("w") as share_lock:
+    try:  # several runs at once, each with its own share, or a single run
+      fcntl.flock(lock, (fcntl.LOCK_EX if share is None else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+      fcntl.flock(share_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
       raise UserError(f"--output={output}: another run is at work on it ({path} is locked)") from None
     try:
-      _resume(place, plan, shard)
+      _resume(place, plan, share)
       yield place
     except UserError as error:
       if sum(file["bytes"] for file in plan["reading"]["files"]) >= WORTH_KEEPING and any(place.rows.glob("*.json")):
         raise UserError(f"{error}; {_kept(path, 'a command with other flags')}") from None
-      if shard is None:
+      if share is None:
         shutil.rmtree(path, ignore_errors=True)
         for directory in made:
           with contextlib.suppress(OSError):
@@ -147,12 +147,12 @@ def _kept(path: Path, command: str = "the same command") -> str:
   return f"what is done so far is in {path}: {command} goes on from there, or delete it"
 
 
-def _resume(place: Workplace, plan: dict[str, Any], shard: int | None) -> None:
-  """Makes the directories; throws away what another plan left, but for what was read where that part of the plan is the same."""
+def _resume(place: Staging, plan: dict[str, Any], share: int | None) -> None:
+  """Makes the directories. Removes the work of another plan, but keeps the rows that were read if `reading` is equal."""
   there = record.read_json(place.plan) if place.plan.exists() else plan
   if there != plan:
-    if shard is not None:
-      raise UserError(f"{place.plan}: another shard has other settings or other files; all must have the same, or delete {place.path}")
+    if share is not None:
+      raise UserError(f"{place.plan}: another share has other settings or other files; all must have the same, or delete {place.path}")
     same = there.get("reading") == plan["reading"]
     print(f"{place.path}: of other settings; " + ("what was read is kept" if same else "starting anew"), file=sys.stderr, flush=True)
     for directory in (place.ids, place.done, place.out, *([] if same else [place.rows])):

@@ -1,13 +1,4 @@
-"""Turns a click log (Criteo TSV, CSV or Parquet) into a data set: Parquet shards, dataset.json and rejects.tsv.
-
-Files are read in the order of their names (numbers by value: day_2 before day_10), rows keep their order, and the last rows are
-held out for evaluation. A first pass cuts the log into pieces, which workers read and number the values of; a second gives ids, by
-rank of frequency in the training rows, and writes the shards. Memory is a piece's rows for each worker, whatever the size of the log;
-until the end it takes about as much disk as the log has bytes of text, beside the output.
-
-The output directory appears whole, by a rename, or not at all. A run that was killed goes on where it was when it is started again,
-and the result is the same to the byte. Several machines that see the same directories share the work with --shard=0/2, --shard=1/2.
-"""
+"""`python -m dlrm_jax.data.prepare`: its flags, and the order of the work."""
 
 import dataclasses
 import functools
@@ -22,35 +13,36 @@ from dlrm_jax.common import flags, record, tasks
 from dlrm_jax.common.progress import Bar
 from dlrm_jax.data import criteo, shard_format
 from dlrm_jax.data.prepare import contents, parts, read, shards, vocabulary
-from dlrm_jax.data.prepare.contents import Done
+from dlrm_jax.data.prepare.contents import ReadLog
+from dlrm_jax.data.prepare.parts import Part, PieceResult
 from dlrm_jax.data.prepare.passes import Ranking, Reading, Writing
 from dlrm_jax.data.prepare.schema import Schema, load_schema
-from dlrm_jax.data.prepare.workplace import opened
+from dlrm_jax.data.prepare.staging import opened
 
 VOCABULARIES = ("frequency", "hash")
 _MIB = 1 << 20
-_MOST_PIECES = 25_000  # each has files that are mapped into memory together; Linux allows 65,530 maps
-_LOOK_S, _SAY_S = 1.0, 30.0  # between looks at what other shards have done, and lines about it
+_MOST_PIECES = 25_000  # the files of all pieces are mapped into memory together, and Linux allows 65,530 maps
+_LOOK_S, _SAY_S = 1.0, 30.0  # between looks at the work of other shares, and between lines about it
 
 
 @dataclasses.dataclass(frozen=True)
 class PrepareConfig:
   """What to read, where to write, and how values become ids."""
 
-  format: str = flags.option(help="of the input", choices=("criteo_tsv", "csv", "parquet"))
+  format: str = flags.option(help="format of the input", choices=("criteo_tsv", "csv", "parquet"))
   input: str = flags.option(help="the files to read: a path or a pattern such as 'logs/day_*.gz' (** matches any depth)")
   output: str = flags.option(help="the directory to make")
   schema: str | None = flags.option(None, "TOML file that names the label, dense and categorical columns of a csv or parquet log")
   eval_rows: int | None = flags.option(None, "hold out this many rows, the last ones")
   eval_files: int | None = flags.option(None, "hold out the rows of this many files, the last ones")
-  eval_fraction: float = flags.option(0.1, "hold out this share of the rows, the last ones, where neither of the two is given")
-  test_fraction: float = flags.option(0.0, "of the rows held out, this share, the last ones, is a split of its own: test, not eval")
+  eval_fraction: float = flags.option(0.1, "hold out this share of the rows, the last ones, if neither of the two is given")
+  test_fraction: float = flags.option(0.0, "this share of the rows held out, the last ones, becomes the split test instead of eval")
   vocabulary: str = flags.option("frequency", "ids by rank of frequency in the training rows, or by a 31-bit hash", VOCABULARIES)
-  min_count: int = flags.option(2, "values seen fewer times in the training rows share id 0 with unseen ones (frequency vocabulary)")
-  max_reject_fraction: float = flags.option(0.001, "fail when a larger share of the lines is rejected")
-  workers: int = flags.option(0, "processes that work side by side; 0: one for each core")
-  piece_mib: int = flags.option(128, "MiB of input that a worker takes at a time: it needs about three times as much memory")
-  shard: str | None = flags.option(None, "i/n: do share i (from 0) of the work of n runs that see the same directories; 0/n ends it")
+  min_count: int = flags.option(2, "values seen fewer times in the training rows get id 0, as unseen ones do (frequency vocabulary)")
+  max_reject_fraction: float = flags.option(0.001, "fail if a larger share of the lines is rejected")
+  workers: int = flags.option(0, "number of worker processes; 0: one for each core")
+  piece_mib: int = flags.option(128, "MiB of input that a worker reads at a time; it needs about three times as much memory")
+  shard: str | None = flags.option(None, "i/n: do share i (from 0) of the work of n runs that see the same directories; share 0 ends it")
   overwrite: bool = flags.option(False, "replace the data set that is in the output directory")
 
   def __post_init__(self) -> None:
@@ -73,7 +65,7 @@ class PrepareConfig:
 
   @property
   def share(self) -> tuple[int, int]:
-    """Which share of the work is to be done, of how many; (-1, 0) where `shard` is malformed."""
+    """(i, n): this run does share i of n of the work; (-1, 0) if `shard` is malformed."""
     if self.shard is None:
       return 0, 1
     words = self.shard.split("/")
@@ -81,7 +73,7 @@ class PrepareConfig:
 
 
 def _splits(config: PrepareConfig, rows_of_file: Sequence[int]) -> dict[str, int]:
-  """The rows of each split, in the order of the log. Raises UserError when one would be empty."""
+  """The rows of each split, in the order of the log. Raises UserError if one would be empty."""
   rows = sum(rows_of_file)
   if config.eval_files is not None:
     flag, held_out = "eval_files", sum(rows_of_file[-config.eval_files :])
@@ -100,12 +92,12 @@ def _inputs(config: PrepareConfig) -> tuple[Schema, list[Path], list[read.Piece]
   schema = criteo.SCHEMA if config.schema is None else load_schema(config.schema)
   if schema.list_columns and config.format != "parquet":
     raise flags.UserError(
-      f"{config.schema}: column '{schema.list_columns[0]}' of lists: only --format=parquet has them; name one column for each value"
+      f"{config.schema}: column '{schema.list_columns[0]}' of lists: only --format=parquet has lists; name one column for each value"
     )
   sources = read.find_inputs(config.input)
   inside = [source for source in sources if Path(config.output).resolve() in source.resolve().parents]
   if inside:
-    raise flags.UserError(f"--output={config.output}: holds {inside[0]}, which is to be read")
+    raise flags.UserError(f"--output={config.output}: holds {inside[0]}, which is an input")
   cut = [read.pieces_of(i, source, config.format, config.piece_mib * _MIB) for i, source in enumerate(sources)]
   pieces = [piece for of_file in cut for piece in of_file]
   flags.check(len(pieces) <= _MOST_PIECES, config, "piece_mib", f"larger: {len(pieces):,} pieces are more than {_MOST_PIECES:,}")
@@ -113,7 +105,7 @@ def _inputs(config: PrepareConfig) -> tuple[Schema, list[Path], list[read.Piece]
 
 
 def _plan(config: PrepareConfig, schema: Schema, sources: Sequence[Path]) -> dict[str, Any]:
-  """What the work depends on: where it is equal, work that was done is not done again. The first pass depends on `reading` alone."""
+  """All that the work depends on. A run with an equal plan does no work twice. The first pass depends on `reading` alone."""
   stats = [(str(source), source.stat()) for source in sources]
   reading = {
     "format": config.format,
@@ -121,17 +113,17 @@ def _plan(config: PrepareConfig, schema: Schema, sources: Sequence[Path]) -> dic
     "schema": contents.schema_as_json(schema),
     "files": [{"path": path, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns} for path, stat in stats],
   }
-  rest = ("eval_rows", "eval_files", "eval_fraction", "test_fraction", "vocabulary", "min_count", "max_reject_fraction")
+  settings = ("eval_rows", "eval_files", "eval_fraction", "test_fraction", "vocabulary", "min_count", "max_reject_fraction")
   return {
     "format": shard_format.FORMAT,
     "reading": reading,
     "rows_per_shard": shard_format.ROWS_PER_GROUP * shard_format.GROUPS_PER_SHARD,
-    "settings": {name: getattr(config, name) for name in rest},
+    "settings": {name: getattr(config, name) for name in settings},
   }
 
 
 def _run(what: str, job: tasks.Job, is_done: Sequence[Callable[[], bool]], sizes: Sequence[int], config: PrepareConfig) -> None:
-  """Does the tasks of a job that are not done, of this run's share."""
+  """Does the tasks of this run's share that are not done yet."""
   workers = config.workers or len(os.sched_getaffinity(0))
   share, shares = config.share
   todo = [i for i in range(share, len(sizes), shares) if not is_done[i]()]
@@ -140,19 +132,19 @@ def _run(what: str, job: tasks.Job, is_done: Sequence[Callable[[], bool]], sizes
 
 
 def _wait(what: str, is_done: Sequence[Callable[[], bool]]) -> None:
-  """Waits for the tasks of the other shares."""
+  """Waits until the other shares have done their tasks."""
   said = time.monotonic()
   while missing := sum(not done() for done in is_done):
     if time.monotonic() > said + _SAY_S:
-      print(f"{what}: waiting for {missing} of {len(is_done)} tasks of the other shards", file=sys.stderr, flush=True)
+      print(f"{what}: waiting for {missing} of {len(is_done)} tasks of the other shares", file=sys.stderr, flush=True)
       said = time.monotonic()
     time.sleep(_LOOK_S)
 
 
 def prepare(config: PrepareConfig) -> dict[str, Any] | None:
-  """Makes the data set and returns what `dataset.json` holds; None where another run of several ends the work.
+  """Makes the data set and returns the contents of `dataset.json`; None if another of several runs finishes the work.
 
-  Raises UserError, leaving nothing behind (but what was read of a large log), on bad input.
+  Raises UserError on bad input, and then leaves nothing behind, except the rows that were read of a large log.
   """
   schema, sources, cut = _inputs(config)
   plan = _plan(config, schema, sources)
@@ -160,34 +152,32 @@ def prepare(config: PrepareConfig) -> dict[str, Any] | None:
     if place.finished:
       return record.read_json(place.output / "dataset.json")
     reading = Reading(place.rows, tuple(sources), tuple(cut), config.format, schema, config.piece_mib * _MIB)
-    read_ = [parts.done_path(place.rows, i).exists for i in range(len(cut))]
-    _run("reading", reading, read_, [piece.size for piece in cut], config)
-    _wait("reading", read_)
+    results = [parts.result_path(place.rows, i) for i in range(len(cut))]
+    is_read = [path.exists for path in results]
+    _run("reading", reading, is_read, [piece.size for piece in cut], config)
+    _wait("reading", is_read)
     if _plan(config, schema, sources) != plan:
       raise flags.UserError(f"--input={config.input}: a file changed while it was read")
-    pieces = [Done(**record.read_json(parts.done_path(place.rows, i))) for i in range(len(cut))]
-    rejected = contents.rejected(sources, cut, pieces, config.max_reject_fraction)
-    rows = tuple(parts.Part(parts.part_path(place.rows, i, j), n) for i, piece in enumerate(pieces) for j, n in enumerate(piece.parts))
-    rows_of_file = [0] * len(sources)
-    for piece, done in zip(cut, pieces):
-      rows_of_file[piece.source] += sum(done.parts)
-    splits = _splits(config, rows_of_file)
+    log = ReadLog(tuple(sources), tuple(cut), tuple(PieceResult(**record.read_json(path)) for path in results))
+    rejected = contents.rejected(log, config.max_reject_fraction)
+    rows = tuple(Part(parts.part_path(place.rows, i, j), n) for i, result in enumerate(log.results) for j, n in enumerate(result.parts))
+    splits = _splits(config, log.rows_of_file())
     ranked = config.vocabulary == "frequency"
     ids = [shards.vocabulary_path(place.ids, f) for f in range(len(schema.features) * ranked)]
     counted = [functools.partial(vocabulary.saved, path) for path in ids]
     _run("counting", Ranking(place.ids, schema, rows, splits["train"], config.min_count), counted, [1] * len(ids), config)
     _wait("counting", counted)
-    wanted = shards.shards_of(splits)
+    wanted = shards.plan_shards(splits)
     written = [place.done / f"{shard.name}.json" for shard in wanted]
     _run("writing", Writing(place, schema, rows, tuple(wanted), ranked), [p.exists for p in written], [s.rows for s in wanted], config)
     if config.share[0]:
-      return None  # nor wait: the first share removes the place that would tell
+      return None  # without waiting: the first share removes the directory that would show the end
     _wait("writing", [path.exists for path in written])
     tables = [vocabulary.load(path).cardinality for path in ids] if ranked else [vocabulary.HASH_CARDINALITY] * len(schema.features)
     facts = {split: [record.read_json(p) for p, s in zip(written, wanted) if s.split == split] for split in splits}
     name, vocabulary_entry = place.output.name, {"mode": config.vocabulary, "min_count": config.min_count if ranked else None}
-    made = contents.describe(name, vocabulary_entry, schema, sources, cut, pieces, facts, tables, rejected)
-    contents.write_rejects(place.out / "rejects.tsv", place.rows, sources, cut, pieces)
+    made = contents.describe(name, vocabulary_entry, schema, log, facts, tables, rejected)
+    contents.write_rejects(place.out / "rejects.tsv", place.rows, log)
     record.write_json(place.out / "dataset.json", made)
     place.publish({"dataset.json", "rejects.tsv", *(shard.name for shard in wanted)})
   return made
@@ -197,7 +187,7 @@ def main(config: PrepareConfig) -> None:
   try:
     made = prepare(config)
   except KeyboardInterrupt:
-    sys.exit(130)  # what is kept has been said
+    sys.exit(130)  # `opened` has printed what is kept
   if made is None:
     print(f"share {config.shard} is done; the run with --shard=0/{config.share[1]} writes {config.output}")
   else:
