@@ -1,19 +1,20 @@
-"""How fast a Criteo log is prepared, in how much memory, beside what polars takes to parse, hash and write the same file.
+"""Measures how fast a Criteo log is prepared, and in how much memory, compared with polars, which parses, hashes and writes the same file.
 
-  python -m benchmarks.prepare --output=prepare.json --gb=1,4                # files made for it, beside the output, and removed
-  python -m benchmarks.prepare --output=prepare.json --gb=4 --head=head.txt  # from the lines of a real one
+  python -m benchmarks.prepare --output=prepare.json --gb=1,4                # made-up files, removed at the end
+  python -m benchmarks.prepare --output=prepare.json --gb=4 --head=head.txt  # files of the lines of a real log
   python -m benchmarks.prepare --output=prepare.json --input=train.txt       # a log of your own
 
-Each runs as a process of its own on one core, in turn, `--rounds` times: `polars` scans the file with the columns' types, hashes the
-categories to 31 bits and writes Parquet, without a look at whether a line is right and without a vocabulary; `prepare` is
-`python -m dlrm_jax.data.prepare`, everything included, with ids by hash and by frequency. MB/s are per second of the wall; the CPU's
-are beside them, as other programs may take turns on the core. Disk: as much as the file has, beside it. An output file that exists is
+Each way runs `--rounds` times in turn, as a process of its own on one core. `polars` scans the file with the columns' types, hashes the
+categories to 31 bits and writes Parquet. It neither checks lines nor has a vocabulary. `prepare` is `python -m dlrm_jax.data.prepare`,
+everything included, with ids by hash and by frequency. MB/s are per second of the wall. MB per CPU second are given as well, since other
+programs may take turns on the core. The work takes as much disk as the file has, in addition to it. An output file that exists is
 replaced.
 """
 
 import dataclasses
 import datetime
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,7 @@ from dlrm_jax.common import flags, markdown, record
 from dlrm_jax.common.flags import option
 from dlrm_jax.machine import hardware
 
-# What a library does with the file where nothing is checked: no reject, no missing value told from a bad one, no vocabulary.
+# The same work by a library without checks: it rejects no line, takes a bad value for a missing one, and has no vocabulary.
 _POLARS = """
 import sys
 import polars as pl
@@ -50,11 +51,11 @@ class PrepareConfig:
 
   output: str = option("", "JSON file to write; required")
   input: str = option("", "a Criteo log to read; otherwise files are made")
-  head: str = option("", "a piece of a Criteo log whose lines are repeated, with varied categories; none: made-up lines")
-  gb: tuple[float, ...] = option((1.0,), "sizes of the files that are made, 10^9 bytes, a list")
-  rounds: int = option(3, "how often each is run; medians are given")
+  head: str = option("", "the beginning of a Criteo log, whose lines are repeated with varied categories; none: made-up lines")
+  gb: tuple[float, ...] = option((1.0,), "sizes of the files that are made, in 10^9 bytes, a list")
+  rounds: int = option(3, "how often each way runs; medians are reported")
   markdown: str = option("", "put the table between <!-- prepare --> and <!-- /prepare --> of this file")
-  core: int = option(min(os.sched_getaffinity(0)), "the core that all run on")
+  core: int = option(min(os.sched_getaffinity(0)), "the core on which all run")
 
   def __post_init__(self) -> None:
     flags.check(not self.input or Path(self.input).is_file(), self, "input", "a file")
@@ -73,7 +74,7 @@ def command(way: str, source: Path, target: Path) -> list[str]:
 
 
 def run(config: PrepareConfig, way: str, source: Path, target: Path) -> tuple[float, float, int]:
-  """Runs one; (seconds of the wall, of the CPU, peak memory in bytes). RuntimeError where it fails."""
+  """Runs one way: seconds of the wall, seconds of the CPU, peak memory in bytes. Raises RuntimeError if it fails."""
   environment, peak = os.environ | {"POLARS_MAX_THREADS": "1"}, 0
   pinned = ["taskset", "-c", str(config.core), *command(way, source, target)]
   with tempfile.TemporaryFile() as said:
@@ -94,18 +95,13 @@ def run(config: PrepareConfig, way: str, source: Path, target: Path) -> tuple[fl
 
 
 def _peak_bytes(process: int) -> int:
-  """The most memory that a process has had since its program began. (What wait4 says of it counts the memory of this one, too.)"""
+  """The peak memory of a process since its program began. (The figure of wait4 includes memory of this process.)"""
   lines = Path(f"/proc/{process}/status").read_text().splitlines()
   return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), 0)
 
 
-def median(values: list[float]) -> float:
-  """The middle one, the lower of two."""
-  return sorted(values)[(len(values) - 1) // 2]
-
-
 def measure(config: PrepareConfig, source: Path, directory: Path) -> list[dict[str, Any]]:
-  """All ways in turn on a file; a row for each."""
+  """Runs all ways in turn on a file. Returns a row for each."""
   size = source.stat().st_size
   seen: dict[str, list[tuple[float, float, int]]] = {way: [] for way in _WAYS}
   for round_ in range(config.rounds):
@@ -115,11 +111,11 @@ def measure(config: PrepareConfig, source: Path, directory: Path) -> list[dict[s
       print(f"{size / 1e9:.3g} GB, round {round_ + 1} of {config.rounds}, {way}: {speed}", file=sys.stderr, flush=True)
   rows = []
   for way, runs in seen.items():
-    wall_s, cpu_s = median([run[0] for run in runs]), median([run[1] for run in runs])
-    beside = zip(seen["polars"], runs, strict=True)
+    wall_s, cpu_s = (statistics.median_low([run[place] for run in runs]) for place in (0, 1))
+    pairs = zip(seen["polars"], runs, strict=True)
     row = {"name": way, "input_bytes": size, "wall_s": wall_s, "cpu_s": cpu_s}
     row |= {"bytes_per_s": size / wall_s, "bytes_per_cpu_s": size / cpu_s, "peak_rss_bytes": max(run[2] for run in runs)}
-    rows.append(row | {"speed_over_polars": median([polars[1] / run[1] for polars, run in beside])})
+    rows.append(row | {"speed_over_polars": statistics.median_low([polars[1] / run[1] for polars, run in pairs])})
   return rows
 
 
@@ -138,7 +134,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def section(rows: list[dict[str, Any]], header: dict[str, Any], date: datetime.date) -> str:
-  """The table with what a reader must know of it."""
+  """The table, with a note that explains it."""
   lines = [["on one core", "GB", "MB/s", "MB a CPU second", "times polars", "peak GiB"]]
   for row in rows:
     name = "polars: parse, hash, write" if row["name"] == "polars" else f"**prepare**, ids by {row['name']}"

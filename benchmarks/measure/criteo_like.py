@@ -1,4 +1,4 @@
-"""A file of lines as in Criteo's Kaggle log, of any size: what `benchmarks.prepare` reads where no real log is at hand."""
+"""Writes files of lines like those of Criteo's Kaggle log, of any size, for `benchmarks.prepare`."""
 
 from pathlib import Path
 
@@ -8,14 +8,14 @@ from jaxtyping import Int64, UInt8
 from dlrm_jax.common import record
 from dlrm_jax.data.criteo import KAGGLE_CARDINALITIES, NUM_CATEGORICAL, NUM_DENSE
 
-_ROWS = 20_000  # of the made-up block that is repeated, with other categories each time
-_MISSING_DENSE, _MISSING_CATEGORICAL = 0.2, 0.12  # together 15% of the cells, as in the first 10,000 lines of the real one
-_MANY = 10_000  # values from which on a column's digits are varied
+_ROWS = 20_000  # rows of the made-up block, which is repeated with other categories each time
+_MISSING_DENSE, _MISSING_CATEGORICAL = 0.2, 0.12  # together 15% of the cells, as in the first 10,000 lines of the real log
+_MANY = 10_000  # the digits of columns with more values are varied
 _HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
 
 
 def _block(rng: np.random.Generator) -> bytes:
-  """Lines with skewed values: integers log-uniform up to 10^5, categories x^3 of as many values as the real columns have."""
+  """Lines with skewed values: log-uniform integers up to 10^5, and categories by x^3 among as many values as the real columns have."""
   cells = [np.where(rng.random(_ROWS) < 0.22, "1", "0")]
   for _ in range(NUM_DENSE):
     values = np.exp(rng.random(_ROWS) ** 2 * np.log(1e5)).astype(np.int64) - 1
@@ -29,7 +29,7 @@ def _block(rng: np.random.Generator) -> bytes:
 
 
 def _varied_places(block: UInt8[np.ndarray, " n"]) -> Int64[np.ndarray, " k"]:
-  """Where the categories begin whose columns have many values."""
+  """The positions of the first digits of categories in columns with many values."""
   end = np.flatnonzero((block == ord("\t")) | (block == ord("\n"))).reshape(-1, 1 + NUM_DENSE + NUM_CATEGORICAL)
   start, stop = end[:, NUM_DENSE:-1] + 1, end[:, NUM_DENSE + 1 :]
   many = np.array(KAGGLE_CARDINALITIES) > _MANY
@@ -37,8 +37,10 @@ def _varied_places(block: UInt8[np.ndarray, " n"]) -> Int64[np.ndarray, " k"]:
 
 
 def write(path: Path, num_bytes: int, head: Path | None = None, seed: int = 0) -> None:
-  """Writes whole lines, about `num_bytes` in all: those of `head`, which must all be good, or made-up ones, again and again. In columns
-  of many values half of the cells get other digits each time, by a Zipf law."""
+  """Writes whole lines, about `num_bytes` in all: the lines of `head`, which must all be good, or made-up ones, again and again.
+
+  In columns with many values half of the cells get other digits each time, by a Zipf law.
+  """
   rng = np.random.default_rng(seed)
   block = np.frombuffer(_block(rng) if head is None else head.read_bytes().rstrip(b"\n") + b"\n", np.uint8)
   places, written = _varied_places(block), 0

@@ -14,10 +14,10 @@ _POLL_S = 0.1
 
 @runtime_checkable
 class Job(Protocol):
-  """Tasks that are numbered; each can be done by any process, and done again with the same result."""
+  """Numbered tasks. Any process can do each of them, and can do it again with the same result."""
 
   def do(self, index: int, advance: Callable[[int], None]) -> None:
-    """Does a task, leaving its result on disk; `advance` is told what progress is counted in, as it goes."""
+    """Does a task and writes its result to disk. Calls `advance` as it goes, with the progress made since the last call."""
 
 
 _job: Job
@@ -25,7 +25,7 @@ _counter: Any
 
 
 def _start(job: Job, counter: Any, parent: int) -> None:
-  """Prepares a worker."""
+  """Sets up a worker."""
   global _job, _counter
   _job, _counter = job, counter
   end_with(parent)
@@ -54,7 +54,7 @@ def _do(index: int) -> None:
 
 
 def run(job: Job, todo: Sequence[int], workers: int, advance: Callable[[int], None]) -> None:
-  """Does the tasks `todo`, up to `workers` at a time. What a task raises ends the run; ChildProcessError where a worker is killed."""
+  """Does the tasks `todo`, up to `workers` at a time. Raises what a task raises, and ChildProcessError if a worker is killed."""
   workers = min(workers, len(todo))
   if workers <= 1:
     for index in todo:
@@ -64,11 +64,11 @@ def run(job: Job, todo: Sequence[int], workers: int, advance: Callable[[int], No
   counter, shown = context.Value("q", 0), 0
   pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start, (job, counter, os.getpid()))
   try:
-    answer = signal.signal(signal.SIGINT, signal.SIG_IGN)  # workers inherit it: Ctrl-C is for this process alone, which then ends them
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # workers inherit it. Ctrl-C reaches this process alone, which then ends them
     try:
       waiting = {pool.submit(_do, index) for index in todo}
     finally:
-      signal.signal(signal.SIGINT, answer)
+      signal.signal(signal.SIGINT, handler)
     while waiting:
       done, waiting = concurrent.futures.wait(waiting, _POLL_S, concurrent.futures.FIRST_EXCEPTION)
       now = counter.value
@@ -77,6 +77,6 @@ def run(job: Job, todo: Sequence[int], workers: int, advance: Callable[[int], No
       for task in done:
         task.result()
   except concurrent.futures.process.BrokenProcessPool:
-    raise ChildProcessError("a worker was killed, by want of memory most likely: use fewer --workers or a smaller --piece_mib") from None
+    raise ChildProcessError("a worker was killed, probably because memory ran out: use fewer --workers or a smaller --piece_mib") from None
   finally:
     pool.shutdown(cancel_futures=True)

@@ -1,8 +1,8 @@
-"""Criteo's click logs: the only copy of their facts. Used by `prepare` and by presets.
+"""The facts of Criteo's click logs. Used by `prepare` and by presets.
 
 Both logs are lines of a label, 13 integers (I2 may be negative) and 26 categories of 8 hexadecimal digits, separated by tabs,
-without a header; an empty cell is a missing value. The Kaggle log is 45,840,617 lines of 7 days in order of time; the 1TB logs
-are 24 files of a day each, about 4.37e9 lines: the last day is held out.
+without a header. An empty cell is a missing value. The Kaggle log has 45,840,617 lines of 7 days in the order of time. The 1TB logs
+are 24 files of a day each, about 4.37e9 lines; the last day is held out.
 """
 
 from dlrm_jax.data.prepare.schema import CategoricalColumn, DenseColumn, Schema

@@ -1,4 +1,4 @@
-"""A prepared data set: what its `dataset.json` says, checked against its shards. Opened by sources; read by `pipeline.py`."""
+"""`Dataset`: the contents of a data set's `dataset.json`, checked against its shards. Sources open it, `pipeline` reads it."""
 
 import dataclasses
 from pathlib import Path
@@ -10,12 +10,12 @@ from dlrm_jax.common.flags import UserError
 from dlrm_jax.data.shard_format import FORMAT, digest
 
 SPLITS = ("train", "eval", "test")
-VERIFY_BYTES = 1 << 30  # smaller data sets have their digests checked when they are opened, larger ones shard by shard as they are read
+VERIFY_BYTES = 1 << 30  # digests of smaller data sets are checked when they are opened, those of larger ones as shards are read
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-  """One Parquet file and what `dataset.json` says of it."""
+  """One Parquet file with its rows, bytes and digest as `dataset.json` states them."""
 
   path: Path
   rows: int
@@ -29,16 +29,16 @@ class Dataset:
 
   Attributes:
     path: its directory.
-    name: its name, for reports.
-    digest: stands for the content, wherever it lies.
+    name: its name in reports.
+    digest: identifies the content, whatever its path.
     dense: names of the M dense columns.
     shape: the columns. Cardinalities count id 0 (unseen or rare). Batches have bag weights if there are bags, which have empty places.
-    rows_of: rows of each split there is: train, eval, perhaps test.
-    base_rates: share of label 1 of each.
-    shards_of: the files of each, in order.
+    rows_of: number of rows of each split: train, eval, perhaps test.
+    base_rates: click rate of each split.
+    shards_of: the files of each split, in order.
     rows_per_group: rows of every block of a split but its last.
     vocabulary: "frequency" (ids are ranks) or "hash".
-    unverified: the shards whose digests are still to be checked, when they are first read (`verify`).
+    unverified: the shards whose digests `verify` must still check, when they are first read.
   """
 
   path: Path
@@ -54,7 +54,7 @@ class Dataset:
   unverified: set[Shard] = dataclasses.field(default_factory=set, compare=False)
 
   def rows(self, split: str) -> int:
-    """The number of rows of a split; 0 where there is none of that name."""
+    """The number of rows of a split; 0 if there is no such split."""
     return self.rows_of.get(split, 0)
 
   def shards(self, split: str) -> tuple[Shard, ...]:
@@ -62,11 +62,11 @@ class Dataset:
     return self.shards_of.get(split, ())
 
   def verify(self, shard: Shard) -> None:
-    """Reads a shard unless it was checked before. Raises UserError where its digest is another than dataset.json says."""
+    """Checks the digest of a shard that was not checked before. Raises UserError if it is not the one in dataset.json."""
     if shard in self.unverified:
       if digest(shard.path) != shard.digest:
         raise UserError(f"{shard.path}: changed since it was prepared (its xxh3_128 is not the one in dataset.json)")
-      self.unverified.discard(shard)  # two threads may both have looked at it: no harm
+      self.unverified.discard(shard)  # if two threads have checked it, no harm is done
 
 
 def open_dataset(path: str | Path, verify: bool = False) -> Dataset:
@@ -74,7 +74,7 @@ def open_dataset(path: str | Path, verify: bool = False) -> Dataset:
 
   Args:
     path: the directory.
-    verify: read every shard to check its digest now; otherwise only where all have less than 1 GiB.
+    verify: check the digests of all shards now; otherwise only if they have less than 1 GiB together.
 
   Raises:
     UserError: the directory or `dataset.json` is missing or broken, or a shard is missing or not as stated.
@@ -99,7 +99,7 @@ def open_dataset(path: str | Path, verify: bool = False) -> Dataset:
   for shard in shards:
     size = shard.path.stat().st_size if shard.path.is_file() else None
     if size != shard.size:
-      raise UserError(f"{shard.path}: " + ("missing" if size is None else f"{size} bytes, but dataset.json says {shard.size}"))
+      raise UserError(f"{shard.path}: " + ("missing" if size is None else f"{size} bytes, but dataset.json states {shard.size}"))
   dataset.unverified.update(shards)
   if verify or sum(shard.size for shard in shards) < VERIFY_BYTES:
     for shard in shards:

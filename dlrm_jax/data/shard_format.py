@@ -1,8 +1,8 @@
-"""What the shards of a data set look like. Written by `prepare`, read by `pipeline` and `describe`.
+"""The format of a data set's shards. `prepare` writes them, `pipeline` and `describe` read them.
 
-Columns of a shard: `label` uint8, `dense.NAME` float32 (transformed), `id.NAME` int32. The ids of a bag of several are `id.NAME.0`,
-`id.NAME.1`, ..., where -1 is padding. Every shard of a split but the last has `ROWS_PER_GROUP * GROUPS_PER_SHARD` rows, in row groups
-of `ROWS_PER_GROUP`: the blocks that the pipeline reads.
+A shard has the columns `label` uint8, `dense.NAME` float32 (transformed) and `id.NAME` int32. A bag of several ids has the columns
+`id.NAME.0`, `id.NAME.1`, ..., where -1 is padding. Every shard of a split but the last has `ROWS_PER_GROUP * GROUPS_PER_SHARD` rows, in
+row groups of `ROWS_PER_GROUP` rows. The pipeline reads these row groups as blocks.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import xxhash
 
-FORMAT = 2  # of a data set's files; the first had no number and sha256 digests
+FORMAT = 2  # of a data set's files. The first format had no number, and sha256 digests
 MAX_IDS = 2**31  # of a feature: ids are int32
 PADDING = -1  # the id of an empty place in a bag
 ROWS_PER_GROUP = 1 << 15
@@ -32,6 +32,6 @@ def shard_columns(dense: Sequence[str], lookups: Sequence[str]) -> list[str]:
 
 
 def lookup_names(features: Sequence[str], bag_lengths: Sequence[int]) -> tuple[str, ...]:
-  """The names of the L ids of a row: a feature of one id has the feature's name, a longer bag NAME.0, NAME.1, ..."""
+  """The names of the L ids of a row: the feature's name if it has one id, else NAME.0, NAME.1, ..."""
   pairs = zip(features, bag_lengths, strict=True)
   return tuple(f"{name}.{i}" if length > 1 else name for name, length in pairs for i in range(length))

@@ -1,6 +1,6 @@
-"""The numbers of a prepared data set, column by column in bounded memory. Called by `describe`.
+"""Computes the numbers of a prepared data set, column by column in bounded memory. Called by `describe`.
 
-Ids and dense values are looked at in the first rows of the training split, labels in every row of every split.
+Ids and dense values are read in the first rows of the training split, labels in all rows of all splits.
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Int32, Int64
 
+from dlrm_jax.batch import check_ids
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.common.progress import Bar
 from dlrm_jax.data.dataset import SPLITS, Dataset
@@ -19,9 +20,9 @@ from dlrm_jax.data.shard_format import MAX_IDS, PADDING, lookup_names
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 TIME_BINS = 100
-_LEAST_ROWS = 250  # of a bin
+_LEAST_ROWS = 250  # of a time bin
 _HISTOGRAM_BINS = 40
-_OUTER = (0.001, 0.999)  # quantiles between which a histogram is drawn where the extremes lie far out
+_OUTER = (0.001, 0.999)  # a histogram with far extremes is drawn between these quantiles
 _BUCKET_BITS = 20
 _ROWS_AT_ONCE = 1 << 20
 _Z = 1.959963984540054  # 97.5% quantile of the normal distribution
@@ -29,16 +30,16 @@ _Z = 1.959963984540054  # 97.5% quantile of the normal distribution
 
 @dataclasses.dataclass(frozen=True)
 class Feature:
-  """One categorical feature in the rows looked at. Shares are of its ids; empty places of bags are not ids.
+  """One categorical feature in the rows that were read. Shares are of its ids; empty places of bags are not ids.
 
   Attributes:
     name, cardinality, bag_length: from the data set.
-    lookups: ids looked at.
-    padding_share: empty places of its bags.
-    zero_share: of id 0, which stands for all rare and unseen values; None with hashed ids, where it is an id like others.
-    top_share: of the most frequent id, 0 left out where it stands for many.
-    spectrum: of all ids, 0 left out where it stands for many.
-    zipf: the fitted law; None where too few ids were seen often enough.
+    lookups: number of ids.
+    padding_share: share of empty places in its bags.
+    zero_share: share of id 0, which all rare and unseen values have; None with hashed ids, where id 0 is a usual id.
+    top_share: share of the most frequent id; without id 0 if many values have it.
+    spectrum: counts of all ids; without id 0 if many values have it.
+    zipf: the fitted law; None if too few ids were seen often enough.
   """
 
   name: str
@@ -54,14 +55,14 @@ class Feature:
 
 @dataclasses.dataclass(frozen=True)
 class DenseColumn:
-  """One dense column in the rows looked at, as the model sees it: after its transform, with missing cells filled.
+  """One dense column in the rows that were read, as the model sees it: after its transform, with missing cells filled.
 
   Attributes:
     name: from the data set.
     low, mean, high: smallest value, mean, largest.
     zero_share: share of values that are 0.
-    quantiles: the QUANTILES, exact, or too low by at most one part in 2,000 where a column spans very different magnitudes.
-    edges, counts: a histogram of bins of even width; rows outside of it lie beyond the _OUTER quantiles.
+    quantiles: the QUANTILES. They are exact, or too low by at most one part in 2,000 if a column spans very different magnitudes.
+    edges, counts: a histogram with bins of equal width. Values outside of it are beyond the _OUTER quantiles.
   """
 
   name: str
@@ -80,7 +81,7 @@ class DenseColumn:
 
 @dataclasses.dataclass(frozen=True)
 class RateBin:
-  """Consecutive rows of the log: the first one's index (over all splits), their number, clicks, click rate, 95% Wilson interval."""
+  """Consecutive rows of the log: index of the first (over all splits), number, clicks, click rate, 95% Wilson interval."""
 
   first_row: int
   rows: int
@@ -92,7 +93,7 @@ class RateBin:
 
 @dataclasses.dataclass(frozen=True)
 class Inventory:
-  """What `take` finds; `rows` is the number of training rows whose ids and dense values were looked at."""
+  """The result of `take`. `rows` is the number of training rows whose ids and dense values were read."""
 
   rows: int
   features: tuple[Feature, ...]
@@ -101,11 +102,11 @@ class Inventory:
 
 
 def take(dataset: Dataset, max_rows: int) -> Inventory:
-  """Reads the shards. Raises UserError where they are not what dataset.json says.
+  """Reads the shards. Raises UserError if they differ from dataset.json.
 
   Args:
     dataset: from `open_dataset`.
-    max_rows: rows of the training split whose ids and dense values are looked at; 0: all.
+    max_rows: number of training rows whose ids and dense values are read; 0: all.
   """
   train = dataset.rows("train")
   rows = min(max_rows or train, train)
@@ -118,7 +119,7 @@ def take(dataset: Dataset, max_rows: int) -> Inventory:
 
 
 def _read(dataset: Dataset, split: str, column: str, rows: int, bar: Bar) -> Iterator[np.ndarray]:
-  """The first rows of a column, in pieces."""
+  """The first rows of a column, chunk by chunk."""
   for shard in dataset.shards(split):
     if rows <= 0:
       return
@@ -126,7 +127,7 @@ def _read(dataset: Dataset, split: str, column: str, rows: int, bar: Bar) -> Ite
     try:
       with pq.ParquetFile(shard.path) as file:
         if file.metadata.num_rows != shard.rows:
-          raise UserError(f"{shard.path}: {file.metadata.num_rows} rows, but dataset.json says {shard.rows}")
+          raise UserError(f"{shard.path}: {file.metadata.num_rows} rows, but dataset.json states {shard.rows}")
         step = max(1, _ROWS_AT_ONCE // dataset.rows_per_group)
         for first in range(0, file.num_row_groups, step):
           groups = list(range(first, min(first + step, file.num_row_groups)))
@@ -145,7 +146,7 @@ def _feature(dataset: Dataset, place: int, rows: int, bar: Bar) -> Feature:
   name, limit, length = shape.field_names[place], shape.num_ids(MAX_IDS)[place], shape.bag_lengths[place]
   ranked = dataset.vocabulary == "frequency"
   columns = [f"id.{lookup}" for lookup in lookup_names([name], [length])]
-  passes, padding, zeros, parts = 0, 0, 0, []
+  passes, padding, zeros, lookups = 0, 0, 0, 0
 
   def read() -> Iterator[Int32[np.ndarray, " n"]]:
     nonlocal passes
@@ -156,19 +157,15 @@ def _feature(dataset: Dataset, place: int, rows: int, bar: Bar) -> Feature:
       yield from _read(dataset, "train", column, rows, bar)
 
   def counts() -> Iterator[np.ndarray]:
-    nonlocal padding, zeros
+    nonlocal padding, zeros, lookups
     for ids, seen in frequency.counted(read):
-      lowest = PADDING if shape.weighted else 0
-      if len(ids) and (ids[0] < lowest or ids[-1] >= limit):
-        value = ids[0] if ids[0] < lowest else ids[-1]
-        raise UserError(f"{dataset.path}: feature {name} has id {value}; ids are from 0 to {limit - 1}")
+      check_ids([ids], [name], [limit], str(dataset.path), PADDING if shape.weighted else 0)
       padding += int(seen[ids == PADDING].sum())
       zeros += int(seen[ids == 0].sum())
-      parts.append(seen[ids >= 0].sum())
+      lookups += int(seen[ids >= 0].sum())
       yield seen[ids >= (1 if ranked else 0)]
 
   spectrum = frequency.spectrum(counts())
-  lookups = int(sum(parts))
   return Feature(
     name=name,
     cardinality=limit,
@@ -183,17 +180,17 @@ def _feature(dataset: Dataset, place: int, rows: int, bar: Bar) -> Feature:
 
 
 def _ordered(bits_n: Int32[np.ndarray, " n"]) -> Int32[np.ndarray, " n"]:
-  """The bits of float32 to integers in the order of the values; its own inverse."""
+  """Maps the bits of float32 to integers in the order of the values. It is its own inverse."""
   return bits_n ^ ((bits_n >> 31) & np.int32(0x7FFFFFFF))
 
 
 def _keys(value_n: Float32[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-  """Integers in the order of the values, next to each other for neighbours among floats."""
+  """Integers in the order of the values. Neighbouring floats get consecutive integers."""
   return _ordered((value_n + np.float32(0)).view(np.int32)).astype(np.int64)  # + 0 makes -0 0
 
 
 def _dense(dataset: Dataset, name: str, rows: int, bar: Bar) -> DenseColumn:
-  """Two passes: the extremes, then a count of 2**20 buckets between them, as fine as float32 itself where they lie close together."""
+  """Two passes: the extremes, then counts in 2**20 buckets between them, which are single float32 values if the extremes are close."""
   column, low, high, total, zeros = f"dense.{name}", np.inf, -np.inf, 0.0, 0
   for value_n in _read(dataset, "train", column, rows, bar):
     low, high = min(low, float(value_n.min())), max(high, float(value_n.max()))
@@ -206,8 +203,8 @@ def _dense(dataset: Dataset, name: str, rows: int, bar: Bar) -> DenseColumn:
     count_k += np.bincount((_keys(value_n) - first) >> shift, minlength=len(count_k))
   kept_k = np.flatnonzero(count_k)
   key_k = (kept_k << shift) + first
-  key_k[(key_k < 0) & (key_k + (1 << shift) > 0)] = 0  # 0 stands for itself, and for what float32 can just tell from it
-  value_k = _ordered(key_k.astype(np.int32)).view(np.float32)  # the least value of each bucket
+  key_k[(key_k < 0) & (key_k + (1 << shift) > 0)] = 0  # the bucket of 0 holds 0 and its nearest values
+  value_k = _ordered(key_k.astype(np.int32)).view(np.float32)  # the smallest value of each bucket
   count_k = count_k[kept_k]
   below_k = np.cumsum(count_k)
 
@@ -230,7 +227,7 @@ def _dense(dataset: Dataset, name: str, rows: int, bar: Bar) -> DenseColumn:
 
 
 def _base_rate(dataset: Dataset, bar: Bar) -> tuple[RateBin, ...]:
-  """Clicks of even parts of the log, all splits in order; the first row of bin b is ceil(b * rows / bins)."""
+  """Clicks in bins of equal size of the log, all splits in order. The first row of bin b is ceil(b * rows / bins)."""
   rows = sum(dataset.rows(split) for split in SPLITS)
   bins = min(TIME_BINS, max(1, rows // _LEAST_ROWS))
   first_b = -(-np.arange(bins + 1) * rows // bins)

@@ -1,4 +1,4 @@
-"""The figures of `describe`: one Altair spec each. Importing this module loads Altair, which is slow."""
+"""The figures of `describe`, one Altair spec each. Importing this module loads Altair, which is slow."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,19 +10,19 @@ from dlrm_jax.common.figures import chart
 from dlrm_jax.common.figures.render import Figure
 from dlrm_jax.data.describe.frequency import FIRST_RANK, LEAST_IDS, SEEN_ENOUGH
 from dlrm_jax.data.describe.inventory import DenseColumn, Feature, Inventory, RateBin
-from dlrm_jax.data.describe.tables import number, share
+from dlrm_jax.data.describe.tables import number, percent
 
 MOST_PANELS = 60  # of a figure with a panel for each column
 _MOST_IN_LEGEND = 40
-_MOST_COLOURS = 5  # that the theme tells apart; more features are shaded by their place in the legend
+_MOST_COLOURS = 5  # that the theme has; more features are shaded by their position in the legend
 _COLUMNS = 4  # of panels
 _BENDS = 0.2  # root mean square residual of log p
-_CLOSE = 0.12  # splits that start closer than this share of the axis are named above each other
+_CLOSE = 0.12  # names of splits that start closer than this share of the axis are stacked
 
 
 @debug_mode(False)  # the checks of Altair's constructors take most of the time; the tests draw every figure
 def figures(found: Inventory, missing: Sequence[tuple[str, str, float]], starts: dict[str, int]) -> list[Figure]:
-  """Every figure that the data set allows.
+  """All figures that the data set allows.
 
   Args:
     found: the numbers.
@@ -50,14 +50,14 @@ def _curve(feature: Feature) -> list[dict[str, Any]]:
 
 
 def _line(feature: Feature) -> list[dict[str, Any]]:
-  """The two ends of the fitted law."""
+  """The two end points of the fitted law."""
   fit = feature.zipf
   ends = () if fit is None else (fit.first_rank, fit.last_rank)
   return [{"rank": rank, "share": fit.seen(rank) / feature.lookups, "what": "law"} for rank in ends if fit is not None]
 
 
 def _rank_axes(features: Sequence[Feature]) -> tuple[Any, Any]:
-  """Axes that hold all curves: rank, share of the ids."""
+  """The axes that contain all curves: rank, share of the ids."""
   most = max(feature.spectrum.distinct for feature in features)
   shares = [s for f in features for s in (f.top_share, int(f.spectrum.seen_c[-1]) / f.lookups)]
   x = chart.log_axis(alt.X, "rank", "rank of the id", [1, max(most, 2)])
@@ -65,7 +65,7 @@ def _rank_axes(features: Sequence[Feature]) -> tuple[Any, Any]:
 
 
 def _together(features: Sequence[Feature]) -> Figure:
-  """All curves in one panel; a click in the legend picks one."""
+  """All curves in one panel. A click in the legend selects one."""
   x, y = _rank_axes(features)
   names = [feature.name for feature in sorted(features, key=lambda f: f.spectrum.distinct)]
   picked = alt.selection_point(name="picked", fields=["feature"], bind="legend")
@@ -85,12 +85,12 @@ def _together(features: Sequence[Feature]) -> Figure:
     ],
   )
   spec = chart.finish([lines.add_params(picked).properties(width=620, height=400)], 1)
-  caption = "How often ids occur, by rank of frequency, a line for each feature. Click a name in the legend to see it alone."
+  caption = "How often ids occur, by rank of frequency, with a line for each feature. Click a name in the legend to see it alone."
   return Figure("id_frequency", "Id frequency by rank", caption, spec)
 
 
 def _one_by_one(features: Sequence[Feature]) -> Figure:
-  """A panel a feature, with its fitted law, all on the same axes."""
+  """A panel for each feature, with its fitted law. All panels have the same axes."""
   shown = features[:MOST_PANELS]
   x, y = _rank_axes(shown)
   color = alt.Color("what:N", scale=alt.Scale(domain=["ids", "law"]), legend=None)
@@ -114,10 +114,10 @@ def _one_by_one(features: Sequence[Feature]) -> Figure:
       layers.append(alt.Chart(chart.data(_line(feature))).mark_line(strokeWidth=1.5).encode(**axes))
     panels.append(alt.layer(*layers).properties(width=200, height=140, title=_panel_title(feature.name, law)))
   caption = (
-    "The same, each feature with the fitted Zipf law p ~ rank^-slope as a line over the ranks that it was fitted on: from rank "
+    "The same for each feature, with the fitted Zipf law p ~ rank^-slope as a line. It is fitted to the ranks from "
     f"{FIRST_RANK} to the last id that was seen {SEEN_ENOUGH} times. A feature with fewer than {LEAST_IDS} such ids gets no slope. "
-    f"Bends: the points lie {_BENDS:.0%} off the line (root mean square), so that one slope does not describe them. "
-    "Steps at the right are ids seen a few times: where they lie is chance." + _shown(len(features), "features")
+    f"Bends: the points are {_BENDS:.0%} off the line (root mean square), so that one slope does not describe them. "
+    "Steps at the right are ids that were seen a few times; their order is chance." + _shown(len(features), "features")
   )
   return Figure("id_frequency_by_feature", "Zipf slopes", caption, chart.small_multiples(panels, _COLUMNS))
 
@@ -127,8 +127,8 @@ def _panel_title(name: str, subtitle: str) -> alt.TitleParams:
 
 
 def _missing(missing: Sequence[tuple[str, str, float]]) -> Figure:
-  rows = [  # a column may be dense and categorical at once: its place makes the label distinct
-    {"column": f"{place:04d}{name}", "kind": kind, "share": value, "text": share(value)}
+  rows = [  # a column may be both dense and categorical: its position makes the label distinct
+    {"column": f"{place:04d}{name}", "kind": kind, "share": value, "text": percent(value)}
     for place, (kind, name, value) in enumerate(missing)
   ]
   end = min(1.12 * max(0.01, *(value for _, _, value in missing)), 1.12)
@@ -188,14 +188,14 @@ def _base_rate(bins: Sequence[RateBin], starts: dict[str, int]) -> Figure:
     ),
   ]
   caption = (
-    f"Share of label 1 in {len(bins)} even parts of the log, in its order (time, where the log is sorted by time), "
-    "with a 95% interval for each part (Wilson). Dashed: where a split starts."
+    f"Share of label 1 in {len(bins)} equal bins of the log, in its order (time, if the log is sorted by time), "
+    "with a 95% interval for each bin (Wilson). Dashed lines: starts of splits."
   )
   return Figure("base_rate", "Base rate over the log", caption, chart.finish([alt.layer(*layers).properties(width=620, height=260)], 1))
 
 
 def _borders(starts: dict[str, int], end: int) -> list[dict[str, Any]]:
-  """Where splits start; `above` is a height in points, so that names close to each other do not meet."""
+  """The starts of splits. `above` is a height in points, so that names close to each other do not overlap."""
   rows: list[dict[str, Any]] = []
   for name, row in starts.items():
     close = rows and row - rows[-1]["row"] < _CLOSE * end
@@ -230,7 +230,7 @@ def _dense(columns: Sequence[DenseColumn]) -> Figure:
     subtitle = f"median {number(column.median)}, mean {number(column.mean)}"
     panels.append(plot.properties(width=180, height=120, title=_panel_title(column.name, subtitle)))
   caption = (
-    "Share of the rows looked at by value, after the transform; missing cells stand at the value that fills them. Where the extremes lie "
-    "far out, the lowest and the highest thousandth are not drawn: the table has them." + _shown(len(columns), "columns")
+    "Share of the rows that were read, by value after the transform. Missing cells have the value that fills them. If the extremes are "
+    "far out, the lowest and the highest thousandth are not drawn; the table has them." + _shown(len(columns), "columns")
   )
   return Figure("dense", "Dense columns", caption, chart.small_multiples(panels, _COLUMNS))

@@ -1,10 +1,4 @@
-"""What a prepared data set holds: tables on the terminal, and an offline page of tables and plots.
-
-  python -m dlrm_jax.data.describe DIR [--output=DIR2] [--max_rows=10000000]
-
-Reads a directory made by `python -m dlrm_jax.data.prepare`; writes index.html, describe.json, *.svg and *.png to DIR/describe; files
-that exist are replaced. Ids and dense values are those of the first rows of the training split, labels those of all rows.
-"""
+"""`python -m dlrm_jax.data.describe`: its flags, the page, `describe.json` and the tables on the terminal."""
 
 import dataclasses
 import os
@@ -32,7 +26,7 @@ class DescribeConfig:
 
   data: tuple[str, ...] = option((), "the data set: one directory made by dlrm_jax.data.prepare", words=True)
   output: str = option("", "directory for the page and its files; the directory describe in the data set when empty")
-  max_rows: int = option(10_000_000, "look at the ids and dense values of this many training rows, the first ones; 0: of all")
+  max_rows: int = option(10_000_000, "read the ids and dense values of this many training rows, the first ones; 0: of all")
 
   def __post_init__(self) -> None:
     if len(self.data) != 1 or not self.data[0]:
@@ -41,14 +35,14 @@ class DescribeConfig:
 
 
 def check_output(output: Path) -> None:
-  """Raises UserError unless the directory can be written or made: before the data are read, which may take long."""
+  """Raises UserError unless the directory can be written or made. It is checked first, because reading the data may take long."""
   there = next(path for path in (output.absolute(), *output.absolute().parents) if path.exists())
   if not there.is_dir() or not os.access(there, os.W_OK):
     raise UserError(f"--output={output}: must be a directory that can be written; {there} is not")
 
 
 def first_rows(dataset: Dataset) -> dict[str, int]:
-  """Where each split starts in the log."""
+  """The row of the log at which each split starts."""
   starts, row = {}, 0
   for split in SPLITS:
     if dataset.rows(split):
@@ -58,15 +52,15 @@ def first_rows(dataset: Dataset) -> dict[str, int]:
 
 
 def looked_at(dataset: Dataset, found: Inventory) -> str:
-  """What the numbers rest on, in a sentence."""
+  """A sentence about the rows that were read."""
   train = dataset.rows("train")
-  part = f"all {found.rows:,}" if found.rows == train else f"the first {found.rows:,} of {train:,}"
+  some = f"all {found.rows:,}" if found.rows == train else f"the first {found.rows:,} of {train:,}"
   labels = sum(dataset.rows(split) for split in SPLITS)
-  return f"Ids and dense values are those of {part} training rows; base rates are those of all {labels:,} rows."
+  return f"Ids and dense values are those of {some} training rows; base rates are those of all {labels:,} rows."
 
 
 def as_json(dataset: Dataset, contents: dict[str, Any], found: Inventory) -> dict[str, Any]:
-  """The numbers of the page; `frequency` holds how often the ids of some log-spaced ranks were seen."""
+  """The numbers of the page. `frequency` holds the counts of the ids at log-spaced ranks."""
   features, dense = [], []
   for feature, entry in zip(found.features, contents["columns"]["categorical"], strict=True):
     rank_r, seen_r = feature.spectrum.curve()
@@ -101,7 +95,7 @@ def as_json(dataset: Dataset, contents: dict[str, Any], found: Inventory) -> dic
 
 
 def sections(dataset: Dataset, contents: dict[str, Any], found: Inventory, figures: list[Any]) -> list[tuple[str, str]]:
-  """The page: facts, then tables and figures that belong together beside each other."""
+  """The page: facts, then tables, each followed by its figures."""
   from dlrm_jax.common.figures import page
 
   drawn = {figure.name: figure for figure in figures}
@@ -166,7 +160,7 @@ def main(config: DescribeConfig) -> None:
   found = inventory.take(dataset, config.max_rows)
 
   from dlrm_jax.common.figures import chart, page, render
-  from dlrm_jax.data.describe import plots as describe_plots  # Altair is slow to import: not before the input is known to be good
+  from dlrm_jax.data.describe import plots as describe_plots  # Altair is slow to import, so the input is checked first
 
   columns = (("dense", contents["columns"]["dense"]), ("categorical", contents["columns"]["categorical"]))
   missing = [(kind, column["name"], column["missing_share"]) for kind, entries in columns for column in entries]

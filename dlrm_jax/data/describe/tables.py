@@ -1,4 +1,4 @@
-"""The tables of `describe` as rows of text, for the terminal and for the page."""
+"""The tables of `describe` as rows of text, for the terminal and the page."""
 
 import dataclasses
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 from dlrm_jax.data.describe.frequency import FIRST_RANK, LEAST_IDS, SEEN_ENOUGH
 from dlrm_jax.data.describe.inventory import QUANTILES, Inventory
 
-MOST_SOURCES = 30  # files listed on the terminal; the page has all
+MOST_SOURCES = 30  # files that the terminal lists; the page lists all
 
 
 @dataclasses.dataclass(frozen=True)
 class TextTable:
-  """A heading, column names, rows of text, and a note that says what the numbers mean."""
+  """A title, column names, rows of text, and a note that explains the numbers."""
 
   title: str
   columns: list[str]
@@ -19,13 +19,13 @@ class TextTable:
   note: str = ""
 
 
-def share(value: float | None) -> str:
-  """A share in per cent, `-` where it is not known."""
+def percent(value: float | None) -> str:
+  """A share in per cent; `-` if it is unknown."""
   return "-" if value is None else f"{value:.2%}" if value >= 1e-4 or value == 0 else f"{100 * value:.2g}%"
 
 
 def size(count: int) -> str:
-  """Bytes for people: powers of 1,000."""
+  """Bytes in a readable unit, by powers of 1,000."""
   for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
     if count >= scale:
       return f"{count / scale:.3g} {unit}"
@@ -38,14 +38,14 @@ def number(value: float) -> str:
 
 def splits(contents: dict[str, Any]) -> TextTable:
   rows = [
-    [name, f"{s['rows']:,}", share(s["base_rate"]), str(len(s["shards"])), size(sum(shard["bytes"] for shard in s["shards"]))]
+    [name, f"{s['rows']:,}", percent(s["base_rate"]), str(len(s["shards"])), size(sum(shard["bytes"] for shard in s["shards"]))]
     for name, s in contents["splits"].items()
   ]
   return TextTable("Splits", ["split", "rows", "base rate", "shards", "size"], rows, "Base rate: the share of label 1.")
 
 
 def dense_facts(contents: dict[str, Any]) -> list[dict[str, Any]]:
-  """What dataset.json says of each dense column: name, transform, missing_share."""
+  """The name, transform and missing_share of each dense column, from dataset.json."""
   transforms = {column["name"]: column["transform"] for column in contents["schema"]["dense"]}
   return [
     {"name": c["name"], "transform": transforms[c["name"]], "missing_share": c["missing_share"]} for c in contents["columns"]["dense"]
@@ -58,22 +58,22 @@ def dense(contents: dict[str, Any], found: Inventory) -> TextTable:
     [
       column.name,
       entry["transform"],
-      share(entry["missing_share"]),
-      share(column.zero_share),
+      percent(entry["missing_share"]),
+      percent(column.zero_share),
       *(number(value) for value in (column.mean, column.low, *column.quantiles, column.high)),
     ]
     for column, entry in zip(found.dense, dense_facts(contents), strict=True)
   ]
   names = ["dense column", "transform", "missing", "zeros", "mean", "min", *(f"{q:.0%}" for q in QUANTILES), "max"]
   note = (
-    "Missing: share of empty cells in the whole log. The others: values after their transform, empty cells filled, in the rows looked at;"
-    " columns in per cent are quantiles."
+    "Missing: share of empty cells in the whole log. The other columns are about the rows that were read, after the transform, with empty"
+    " cells filled. Columns in per cent are quantiles."
   )
   return TextTable("Dense columns", names, rows, note)
 
 
 def categorical(contents: dict[str, Any], found: Inventory) -> TextTable:
-  """Categorical features: what dataset.json says of them, and what was seen in the rows looked at."""
+  """Categorical features: their entries in dataset.json, and the ids in the rows that were read."""
   entries = contents["columns"]["categorical"]
   ranked, bags = contents["vocabulary"]["mode"] == "frequency", any(f.bag_length > 1 for f in found.features)
   cut = any("truncated" in entry for entry in entries)
@@ -85,24 +85,24 @@ def categorical(contents: dict[str, Any], found: Inventory) -> TextTable:
       [
         feature.name,
         f"{feature.cardinality:,}",
-        *([str(feature.bag_length), share(feature.padding_share)] if bags else []),
+        *([str(feature.bag_length), percent(feature.padding_share)] if bags else []),
         *([f"{entry['truncated']:,}" if "truncated" in entry else "-"] if cut else []),
-        share(entry["missing_share"]),
+        percent(entry["missing_share"]),
         f"{feature.spectrum.distinct:,}",
-        share(feature.top_share),
-        *([share(feature.zero_share)] if ranked else []),
+        percent(feature.top_share),
+        *([percent(feature.zero_share)] if ranked else []),
         *law,
       ]
     )
   names = ["feature", "ids", *(["bag", "padding"] if bags else []), *(["lists cut"] if cut else []), "missing", "ids seen", "most frequent"]
   names += [*(["id 0"] if ranked else []), "Zipf slope", "fitted on ranks", "fit error"]
-  note = "Missing: share of empty cells in the whole log. The other shares are of the ids looked at."
+  note = "Missing: share of empty cells in the whole log. The other shares are of the ids that were read."
   if ranked:
-    note += " Id 0 stands for every rare or unseen value and is not ranked."
+    note += " Every rare or unseen value has id 0, which is not ranked."
   note += (
-    f" Zipf slope: s of p_k ~ k**-s, least squares on log p at log-spaced ranks, from rank {FIRST_RANK} to the last id seen"
-    f" {SEEN_ENOUGH} times; fewer than {LEAST_IDS} such ids give none. Fit error: root mean square of what log p lies off the line;"
-    " where it is large, the curve bends."
+    f" Zipf slope: s of p_k ~ k**-s, fitted to log p at log-spaced ranks by least squares, from rank {FIRST_RANK} to the last id that was"
+    f" seen {SEEN_ENOUGH} times. A feature with fewer than {LEAST_IDS} such ids gets no slope. Fit error: root mean square residual of log"
+    " p; if it is large, the curve bends."
   )
   return TextTable("Categorical features", names, rows, note)
 
@@ -111,13 +111,13 @@ def rejects(contents: dict[str, Any]) -> TextTable:
   """Lines that were not used, by reason."""
   total = contents["rejects"]["total"]
   lines = total + sum(split["rows"] for split in contents["splits"].values())
-  rows = [[reason, f"{count:,}", share(count / lines)] for reason, count in contents["rejects"]["by_reason"].items()]
+  rows = [[reason, f"{count:,}", percent(count / lines)] for reason, count in contents["rejects"]["by_reason"].items()]
   note = "The lines themselves are in rejects.tsv." if total else "No line was rejected."
-  return TextTable("Rejected lines", ["reason", "lines", "share of lines"], [*rows, ["all", f"{total:,}", share(total / lines)]], note)
+  return TextTable("Rejected lines", ["reason", "lines", "share of lines"], [*rows, ["all", f"{total:,}", percent(total / lines)]], note)
 
 
 def sources(contents: dict[str, Any]) -> TextTable:
-  """The files that the data set was made from, with whatever dataset.json says of them; digests shortened."""
+  """The files that the data set was made from, with their entries in dataset.json. Digests are shortened."""
   entries = contents["sources"]
   names = [name for name, value in entries[0].items() if isinstance(value, str | int | float)] if entries else []
 
@@ -131,7 +131,7 @@ def sources(contents: dict[str, Any]) -> TextTable:
 
 
 def facts(contents: dict[str, Any]) -> list[tuple[str, str]]:
-  """What holds for the whole data set, by name."""
+  """Facts about the whole data set, by name."""
   vocabulary, schema = contents["vocabulary"], contents["schema"]
   ids = "31-bit hashes"
   if vocabulary["mode"] == "frequency":

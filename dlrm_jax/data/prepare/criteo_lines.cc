@@ -1,8 +1,8 @@
-// Reads the sure lines of Criteo's TSV logs: 1 label, 13 integers, 26 categories of 8 hexadecimal digits. criteo_lines.py calls it and
-// says what is sure; all other lines are left to the careful reader (delimited.py, parse.py).
+// Reads the plain lines of Criteo's TSV logs: 1 label, 13 integers, 26 categories of 8 hexadecimal digits. criteo_lines.py calls it and
+// defines a plain line. The careful reader (delimited.py, parse.py) reads all other lines.
 //
-// A cell is read as one little-endian 64-bit word: its digits are checked and converted side by side in the bytes of the word. Nothing
-// in the line is branched on but long integers, since which cells are empty and how long integers are cannot be predicted.
+// A cell is read as one little-endian 64-bit word, whose bytes are checked and converted in parallel. The code branches on long integers
+// only, because empty cells and the lengths of integers cannot be predicted.
 #include <cstdint>
 #include <cstring>
 
@@ -20,22 +20,22 @@ inline uint64_t Load(const char* p) {
 
 // The number of bytes before the first tab, 8 if there is none.
 inline int TabAt(uint64_t word) {
-  const uint64_t x = word ^ ('\t' * kOnes);  // its lowest zero byte is found exactly; above it the borrow may lie
+  const uint64_t x = word ^ ('\t' * kOnes);  // the lowest zero byte is found exactly; the borrow may set bits above it
   const uint64_t found = (x - kOnes) & ~x & kHigh;
   return found ? __builtin_ctzll(found) >> 3 : 8;
 }
 
-// Bytes with a bit of 0x80 set are no decimal digits; `digits` are bytes less '0'.
+// Sets the bit 0x80 of bytes that are no decimal digits; `digits` are bytes minus '0'.
 inline uint64_t NotDigits(uint64_t digits) { return ((digits + 0x76 * kOnes) | digits) & kHigh; }
 
-// 8 decimal digits, the first in the lowest byte. Shifts and sums, since few processors multiply vectors of 64-bit words.
+// 8 decimal digits, the first in the lowest byte. It uses shifts and sums, since few processors multiply vectors of 64-bit words.
 inline uint64_t Decimal(uint64_t x) {
   x = ((x << 3) + (x << 1) + (x >> 8)) & 0x00ff00ff00ff00ff;
   x = ((x << 6) + (x << 5) + (x << 2) + (x >> 16)) & 0x0000ffff0000ffff;
   return (x & 0xffffffff) * 10000 + (x >> 32);
 }
 
-// Bytes with a bit of 0x80 set are no hexadecimal digits. Sums do not carry into the next byte where all bytes are ASCII.
+// Sets the bit 0x80 of bytes that are no hexadecimal digits. Sums do not carry into the next byte if all bytes are ASCII.
 inline uint64_t NotHexadecimal(uint64_t word) {
   const uint64_t low = word & ~kHigh, letter = low | 0x20 * kOnes;
   const uint64_t digit = (low + (0x80 - '0') * kOnes) & ~(low + (0x80 - '9' - 1) * kOnes);
@@ -52,11 +52,11 @@ inline uint64_t Hexadecimal(uint64_t x) {
   return ((x << 16) | (x >> 32)) & 0xffffffff;
 }
 
-// An integer cell that the first word does not end: -?[0-9]{1,18} and a tab. Returns what follows the tab, nullptr if it is something else.
+// An integer cell that is longer than the first word: -?[0-9]{1,18} and a tab. Returns the place after the tab, nullptr for other cells.
 const char* LongInteger(const char* p, int64_t* value) {
   const bool negative = *p == '-';
   p += negative;
-  const char* start = p;  // there are digits: a tab comes after 8 bytes at the earliest
+  const char* start = p;  // there is at least one digit, since no tab is in the first 8 bytes
   int64_t sum = 0;
   for (; *p >= '0' && *p <= '9' && p - start < 18; ++p) sum = 10 * sum + (*p - '0');
   if (*p != '\t') return nullptr;
@@ -70,7 +70,7 @@ struct Row {
   uint8_t missing[kNumbers], label;
 };
 
-// Reads the line that starts at p; kReach bytes from p on can be read. Returns the start of the next line, nullptr if this one is not sure.
+// Reads the line that starts at p; kReach bytes from p on can be read. Returns the start of the next line, nullptr if this one is not plain.
 const char* ReadLine(const char* p, Row& row) {
   uint64_t bad = (p[0] != '0' && p[0] != '1') | (p[1] != '\t');
   row.label = p[0] & 1;
@@ -90,7 +90,7 @@ const char* ReadLine(const char* p, Row& row) {
     const bool negative = (word & 0xff) == '-';
     bad |= negative & (length == 1);  // no digit after it
     const uint64_t digits = word ^ kZeros ^ (negative ? uint64_t{'-' ^ '0'} : 0);  // a leading 0 for the sign
-    row.digits[i] = (digits << 8) << (56 - 8 * length);  // and for bytes that the cell does not have
+    row.digits[i] = (digits << 8) << (56 - 8 * length);  // and for bytes after the cell
     row.negative[i] = negative;
     row.missing[i] = length == 0;
     p += length + 1;
@@ -120,7 +120,7 @@ const char* ReadLine(const char* p, Row& row) {
 }
 
 struct Out {
-  int64_t row_stride, word_stride;  // elements from a column to the next, in values and in words of bits
+  int64_t row_stride, word_stride;  // distance from a column to the next, in values and in words of bits
   uint8_t* label;
   int64_t* number;
   uint8_t* missing;
@@ -130,7 +130,7 @@ struct Out {
   int32_t *line, *careful, *careful_start;
   int64_t num_lines, num_rows, num_careful;
 
-  uint64_t bits[kKeys];  // of the word of bits that is being filled
+  uint64_t bits[kKeys];  // the word of bits that is being filled
 
   void Flush() {
     for (int f = 0; f < kKeys; ++f) {
@@ -167,7 +167,7 @@ const char* ReadLines(const char* p, const char* until, const char* end, int64_t
     } else {
       out.careful[out.num_careful] = static_cast<int32_t>(out.num_lines);
       out.careful_start[out.num_careful++] = static_cast<int32_t>(origin + (p - base));
-      next = static_cast<const char*>(std::memchr(p, '\n', end - p)) + 1;  // there is one: the last byte
+      next = static_cast<const char*>(std::memchr(p, '\n', end - p)) + 1;  // there is one, the last byte
     }
     ++out.num_lines;
     p = next;
@@ -187,7 +187,7 @@ void dlrm_read_criteo_lines(const char* block, int64_t size, int64_t row_stride,
   std::memset(null_count, 0, kKeys * sizeof *null_count);
   const char* end = block + size;
   const char* p = size < kReach ? block : ReadLines(block, end - kReach + 1, end, 0, out);
-  if (p < end) {  // lines that start in the last kReach - 1 bytes are read in a copy with zeros after it, which no cell holds
+  if (p < end) {  // lines that start in the last kReach - 1 bytes are read in a copy followed by zeros, which no cell holds
     char tail[2 * kReach] = {};
     std::memcpy(tail, p, end - p);
     ReadLines(tail, tail + (end - p), tail + (end - p), p - block, out);

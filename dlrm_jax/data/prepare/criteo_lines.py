@@ -1,8 +1,8 @@
-"""The lines of Criteo's TSV logs that are sure, read by C++ (criteo_lines.cc); the others are named and left to `delimited` and `parse`.
+"""Reads the plain lines of Criteo's TSV logs by C++ (criteo_lines.cc). `delimited` and `parse` read the others, the careful lines.
 
-A line is accepted when it has 40 cells: a label of one byte, 0 or 1; 13 integers, each empty or -?[0-9]{1,18}; 26 categories, each
-empty or 8 of [0-9a-fA-F]. Any other byte in it (a blank, CR, NUL, not ASCII) makes it a careful one: it may still be good (a label
-"01"), or end in CR LF. Used by `prepare`.
+A line is plain if it has 40 cells: a label of one byte, 0 or 1; 13 integers, each empty or -?[0-9]{1,18}; 26 categories, each empty or
+8 of [0-9a-fA-F]. A line with any other byte (a blank, CR, NUL, not ASCII) is careful: it may still be good, for example with a label
+"01" or a CR LF at its end. Used by `rows`.
 """
 
 import ctypes
@@ -22,21 +22,21 @@ _MAX_BLOCK = 2**31 - 1
 
 @dataclasses.dataclass(frozen=True)
 class Lines:
-  """What a block of lines holds: n accepted lines (rows) in order, and k careful ones.
+  """The contents of a block of lines: n plain lines (rows) in order, and k careful ones.
 
-  Arrays are views of the reader's buffers: its next `read` writes over them. Columns (the last axis) are contiguous.
+  Arrays are views of the reader's buffers, which its next `read` overwrites. Columns (the last axis) are contiguous.
 
   Attributes:
-    num_lines: all lines of the block, n + k.
+    num_lines: number of lines of the block, n + k.
     label_n: 0 or 1.
-    number_mn: I1 .. I13; 0 where the cell is empty.
-    missing_mn: which of them are empty.
-    key_fn: C1 .. C26 as 32-bit values; 0 where the cell is empty.
+    number_mn: I1 .. I13; 0 if the cell is empty.
+    missing_mn: whether the cell is empty.
+    key_fn: C1 .. C26 as 32-bit values; 0 if the cell is empty.
     valid_fb: for each of C1 .. C26 an Arrow validity bitmap (bit i % 8 of byte i / 8, lowest first), b = ceil(n / 8).
-    null_count_f: how many cells of each are empty.
-    line_n: each row's line in the block; the first line is 0.
-    careful_k: the careful lines, ascending.
-    careful_start_k: the byte of the block at which each starts; it ends with the next newline.
+    null_count_f: the number of empty cells of each of C1 .. C26.
+    line_n: the line of each row in the block; the first line is 0.
+    careful_k: the numbers of the careful lines, ascending.
+    careful_start_k: the byte of the block at which each careful line starts. It ends with the next newline.
   """
 
   num_lines: int
@@ -52,7 +52,7 @@ class Lines:
 
 
 class Reader:
-  """Reads blocks of lines. Made once in a process, by `make`; not to be shared between threads."""
+  """Reads blocks of lines. `make` makes one for a process. Threads must not share it."""
 
   def __init__(self, library: Path):
     self._read = ctypes.CDLL(str(library)).dlrm_read_criteo_lines
@@ -62,7 +62,7 @@ class Reader:
 
   @classmethod
   def make(cls) -> "Reader | None":
-    """The reader, compiled if need be; None, with a line on standard error that says why, where that cannot be."""
+    """The reader, which is compiled if needed. Returns None and prints the reason on standard error if that fails."""
     try:
       if sys.byteorder != "little":
         raise RuntimeError("this processor's byte order is not little-endian")
@@ -73,10 +73,10 @@ class Reader:
       return None
 
   def _make_room(self, size: int) -> None:
-    """Buffers for whatever lines a block of this size may hold. Memory that no line needs is never touched."""
+    """Allocates buffers for any lines that a block of this size may hold. Memory that no line needs is never touched."""
     rows = size // _LEAST_LINE + 1
     words = (rows + 63) // 64
-    self._rows = rows = (rows + 63) // 64 * 64 + 16  # no power of two: the columns' current places must not share a set of the cache
+    self._rows = rows = (rows + 63) // 64 * 64 + 16  # no power of two, so that the columns do not share a set of the cache
     self._label, self._line = np.empty(rows, np.uint8), np.empty(rows, np.int32)
     self._number, self._missing = np.empty((NUM_NUMBERS, rows), np.int64), np.empty((NUM_NUMBERS, rows), np.bool_)
     self._key, self._valid = np.empty((NUM_KEYS, rows), np.uint32), np.empty((NUM_KEYS, words), np.uint64)
@@ -86,7 +86,7 @@ class Reader:
     self._out, self._room = (rows, words, *(array.ctypes.data for array in out)), size
 
   def read(self, block: bytes) -> Lines:
-    """Reads a block of whole lines: it is empty or ends in a newline (ValueError if not), and has less than 2 GiB."""
+    """Reads a block of whole lines. It must be empty or end in a newline, and have less than 2 GiB (ValueError if not)."""
     if block and (not block.endswith(b"\n") or len(block) > _MAX_BLOCK):
       raise ValueError("a block must be whole lines, less than 2 GiB")
     if len(block) > self._room:

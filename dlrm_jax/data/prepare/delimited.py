@@ -1,7 +1,7 @@
 """Delimited text, plain or gzipped, to chunks of raw columns: tabs without a header (Criteo), or commas with one. Used by `rows`.
 
-One line is one row: a quoted cell cannot hold a line break. Lines that cannot be cut into columns are rejected here; `parse`
-judges the values. Memory is a few chunks, whatever the size of the file.
+One line is one row: a quoted cell cannot hold a line break. Lines that cannot be cut into columns are rejected here; `parse` checks the
+values. Memory holds a few chunks, whatever the size of the file.
 """
 
 import codecs
@@ -25,14 +25,14 @@ from dlrm_jax.data.prepare.read import Chunk, HashingFile, Piece, is_gzipped
 from dlrm_jax.data.prepare.rejects import Reject
 from dlrm_jax.data.prepare.schema import Schema
 
-CHUNK_BYTES = 2 << 20  # smaller ones cost Python, larger ones no longer fit the cache
+CHUNK_BYTES = 2 << 20  # smaller chunks cost more Python, larger ones do not fit the cache
 MAX_LINE_BYTES = 16 << 20
-csv.field_size_limit(MAX_LINE_BYTES)  # as Arrow has none: a line must not depend on whether its block holds quotes
+csv.field_size_limit(MAX_LINE_BYTES)  # Arrow has no limit, and a line must not depend on whether its block holds quotes
 
 
 @contextlib.contextmanager
 def _text_of(path: Path, raw: HashingFile) -> Iterator[io.RawIOBase | gzip.GzipFile]:
-  """What `raw` holds as text, gzipped or not. Raises UserError where it is damaged."""
+  """The text of `raw`, gzipped or not. Raises UserError if it is damaged."""
   if not is_gzipped(path):
     yield raw
     return
@@ -42,18 +42,18 @@ def _text_of(path: Path, raw: HashingFile) -> Iterator[io.RawIOBase | gzip.GzipF
   except (EOFError, gzip.BadGzipFile, zlib.error) as error:
     raise UserError(f"{path}: damaged or truncated gzip file ({error})") from None
   finally:
-    buffered.detach()  # `raw` stays open: its digest is still to be read
+    buffered.detach()  # `raw` must stay open, because its digest is read later
 
 
 def blocks_of_lines(path: Path, piece: Piece, raw: HashingFile) -> Iterator[bytes]:
-  """The lines that begin in a piece, in blocks that each end in a newline; carriage returns before newlines are dropped.
+  """The lines that begin in a piece, in blocks that each end in a newline. Carriage returns before newlines are dropped.
 
-  `raw` is the piece's stretch of the file, or the whole of a gzipped one. Raises UserError where a line is very long.
+  `raw` is the piece's range of the file, or the whole of a gzipped file. Raises UserError if a line is very long.
   """
   rest = b""
   with path.open("rb") as around, _text_of(path, raw) as file:
     around.seek(max(piece.start - 1, 0))
-    inside = piece.start > 0 and around.read(1) != b"\n"  # of a line that begins in the piece before
+    inside = piece.start > 0 and around.read(1) != b"\n"  # the piece starts inside a line of the piece before
     while block := file.read(CHUNK_BYTES):
       if inside:
         _, newline, block = block.partition(b"\n")
@@ -72,7 +72,7 @@ def blocks_of_lines(path: Path, piece: Piece, raw: HashingFile) -> Iterator[byte
 
 
 def _without_returns(lines: bytes) -> bytes:
-  return lines.replace(b"\r\n", b"\n") if b"\r" in lines else lines  # the search for one byte is far faster
+  return lines.replace(b"\r\n", b"\n") if b"\r" in lines else lines  # the search for a single byte is far faster
 
 
 def _refuse_long(line: bytes, path: Path) -> None:
@@ -88,14 +88,14 @@ def _is_utf8(text: bytes) -> bool:
 
 
 def _bad_bytes(line: bytes) -> str:
-  """Why a line is rejected before it is cut, or nothing."""
+  """The reason to reject a line before it is cut, or an empty text."""
   if not line:
     return "empty line"  # Arrow would make it a row of empty cells
   return "carriage return inside the line" if b"\r" in line else "" if _is_utf8(line) else "not UTF-8 text"
 
 
 def _cut_plain(block: bytes, names: Sequence[str], separator: str, wanted: Sequence[str]) -> tuple[dict[str, pa.Array], dict[int, str]]:
-  """Columns of a block without quoting, and {line in the block: number of columns} of those that have too few or too many."""
+  """Columns of a block without quoting, and {line in the block: its number of columns} for lines with too few or too many."""
   wrong: dict[int, str] = {}
 
   def on_wrong(row: Any) -> str:
@@ -103,7 +103,7 @@ def _cut_plain(block: bytes, names: Sequence[str], separator: str, wanted: Seque
     return "skip"
 
   if block.startswith(codecs.BOM_UTF8):
-    block = codecs.BOM_UTF8 + block  # Arrow drops one, here in the middle of a file
+    block = codecs.BOM_UTF8 + block  # Arrow drops one BOM, but this may be the middle of a file
   table = pyarrow.csv.read_csv(
     pa.py_buffer(block),
     read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=len(block) + 1, column_names=list(names)),
@@ -122,7 +122,7 @@ def _cut_plain(block: bytes, names: Sequence[str], separator: str, wanted: Seque
 
 
 def _cut_quoted(lines: list[bytes], names: Sequence[str], wanted: Sequence[str]) -> tuple[dict[str, pa.Array], dict[int, tuple[str, str]]]:
-  """The same for comma-separated lines of which some hold quotes; {line: (reason, detail)}."""
+  """The same for comma-separated lines, some of which hold quotes, with {line: (reason, detail)}."""
   wrong: dict[int, tuple[str, str]] = {}
   rows = []
   for i, line in enumerate(lines):
@@ -140,13 +140,13 @@ def _cut_quoted(lines: list[bytes], names: Sequence[str], wanted: Sequence[str])
 
 
 def cut(block: bytes, line_n: Int64[np.ndarray, " n"], names: Sequence[str], schema: Schema) -> Chunk:
-  """The columns of the schema of a block of lines: cut at tabs where the schema has a header of its own, else at commas, with quotes.
+  """Cuts a block of lines into the schema's columns: at tabs if the schema has a header of its own, else at commas, with quotes.
 
   Args:
     block: lines that each end in a newline.
-    line_n: the number of each.
+    line_n: the number of each line.
     names: the names of all columns.
-    schema: which of them are wanted.
+    schema: which columns are wanted.
   """
   quoting, wanted = schema.header is None, schema.columns
   wrong: dict[int, tuple[str, str]] = {}
@@ -169,14 +169,14 @@ def cut(block: bytes, line_n: Int64[np.ndarray, " n"], names: Sequence[str], sch
   wrong |= {kept[i]: why for i, why in miscut.items()}
   place_n = np.delete(np.asarray(kept, np.int64), list(miscut))
   if any(len(column) != len(place_n) for column in columns.values()):
-    raise AssertionError("lines and rows differ")  # a line cut in two would misplace every later label
-  line_texts = functools.cache(lambda: block.split(b"\n"))  # only where there is something to reject
+    raise AssertionError("lines and rows differ")  # a line that is cut in two would misplace every later label
+  line_texts = functools.cache(lambda: block.split(b"\n"))  # only if there is something to reject
   rejects = [Reject(int(line_n[i]), *wrong[i], line_texts()[i]) for i in sorted(wrong)]
   return Chunk(columns, line_n[place_n], rejects, lambda i: line_texts()[place_n[i]])
 
 
 def header_of(path: Path, schema: Schema) -> tuple[str, ...]:
-  """The names of a file's columns: the schema's, or those of its first line. Raises UserError where a column of the schema is not there."""
+  """The names of a file's columns: the schema's, or those of its first line. Raises UserError if a column of the schema is missing."""
   if schema.header is not None:
     return schema.header
   size = path.stat().st_size

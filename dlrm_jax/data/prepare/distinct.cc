@@ -5,8 +5,8 @@
 
 namespace {
 
-constexpr int64_t kAhead = 16;  // cells whose slots are asked of the memory before they are looked at
-constexpr uint64_t kMissing = 1ull << 32;  // beside the 32-bit values
+constexpr int64_t kAhead = 16;  // slots are prefetched this many cells ahead
+constexpr uint64_t kMissing = 1ull << 32;  // above all 32-bit values
 
 inline uint64_t Slot(uint64_t value, int64_t bits) { return (value * 0x9E3779B97F4A7C15ull) >> (64 - bits); }
 
@@ -16,15 +16,15 @@ inline uint64_t Entry(uint64_t value, int64_t number) { return value << 31 | sta
 
 extern "C" {
 
-// Goes through n cells and stops early where half of the table is taken: make it larger (dlrm_distinct_fill) and go on from there.
+// Numbers n cells. Stops early when half of the table is taken: then make it larger (dlrm_distinct_fill) and go on from there.
 //
 //   key, valid: the cells and their Arrow validity bitmap, whose first bit is number `bit`; null: all are valid.
-//   code: of each cell, the number of its value.
-//   value, count: of each number, the value (2^32 for a missing one) and how often it occurs; room for half of the table and one more.
+//   code: for each cell, the number of its value.
+//   value, count: for each number, the value (2^32 for missing) and its count; they have room for half of the table and one more.
 //   table: 2^bits slots of value << 31 | number + 1; 0 is empty.
-//   numbers: how many there are; brought up to date.
+//   numbers: the count of numbers, which is updated.
 //
-// Returns how many cells were done.
+// Returns the number of cells that were numbered.
 int64_t dlrm_distinct(const uint32_t* key, const uint8_t* valid, int64_t bit, int64_t n, uint32_t* code, uint64_t* value, uint32_t* count,
                       uint64_t* table, int64_t bits, int64_t* numbers) {
   const uint64_t mask = (1ull << bits) - 1;
@@ -51,7 +51,7 @@ int64_t dlrm_distinct(const uint32_t* key, const uint8_t* valid, int64_t bit, in
   return i;
 }
 
-// Puts the values there are into an empty table.
+// Puts the known values into an empty table.
 void dlrm_distinct_fill(const uint64_t* value, uint64_t* table, int64_t bits, int64_t numbers) {
   const uint64_t mask = (1ull << bits) - 1;
   for (int64_t number = 0; number < numbers; ++number) {

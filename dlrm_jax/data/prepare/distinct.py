@@ -1,4 +1,4 @@
-"""Distinct values of a column and their counts. 32-bit values are numbered by C++ (distinct.cc), all others by Arrow. Used by `parts`."""
+"""Numbers and counts the distinct values of a column: 32-bit values by C++ (distinct.cc), others by Arrow. Used by `parts`."""
 
 import ctypes
 import functools
@@ -12,15 +12,15 @@ from jaxtyping import Int32, Int64, UInt32
 
 from dlrm_jax.machine import native
 
-_FIRST_BITS, _MORE_BITS = 12, 2  # of a table that grows with the values
+_FIRST_BITS, _MORE_BITS = 12, 2  # bits of the table's size at first, and how many are added when it grows
 _MISSING = 1 << 32
 
 
 def number(cells: Sequence[pa.Array]) -> tuple[UInt32[np.ndarray, " n"] | Int32[np.ndarray, " n"], pa.Array, Int64[np.ndarray, " d"]]:
-  """Numbers the distinct values of a column, which comes in pieces; missing is a value.
+  """Numbers the distinct values of a column that is given in chunks. A missing cell counts as a value.
 
   Returns:
-    The number of each cell's value, the values by number (null where missing), and how often each occurs.
+    The number of each cell's value, the values by number (null for missing), and the count of each.
   """
   kinds = {column.type for column in cells}
   native_calls = _native() if kinds == {pa.uint32()} else None
@@ -33,7 +33,7 @@ def number(cells: Sequence[pa.Array]) -> tuple[UInt32[np.ndarray, " n"] | Int32[
 
 @functools.cache
 def _native() -> ctypes.CDLL | None:
-  """The compiled functions; None, with a line on standard error, where they cannot be had. Slots are laid out for little-endian."""
+  """The compiled functions. Returns None and prints the reason on standard error if they cannot be compiled or loaded."""
   try:
     library = ctypes.CDLL(str(native.library("value counter", [Path(__file__).with_suffix(".cc")])))
   except native.ERRORS as error:

@@ -1,6 +1,6 @@
-"""Raw columns to values: labels, dense numbers, cells of categories; rows with a bad cell are rejected with a reason.
+"""Raw columns to values: labels, dense numbers, cells of categories. Rows with a bad cell are rejected with a reason.
 
-Every rule is stated in `REASONS`; a slow reference in the tests judges it line by line. Used by `prepare`'s readers.
+`REASONS` states every rule, and a slow reference in the tests checks it line by line. Used by `rows`.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from dlrm_jax.data.prepare.read import Chunk, is_text
 from dlrm_jax.data.prepare.rejects import Reject
 from dlrm_jax.data.prepare.schema import Bag, Schema
 
-# Reason of a reject -> the cells that are accepted. Decimal numbers have neither blanks nor a leading plus.
+# Reason of a reject -> the cells that are accepted. Decimal numbers must not have blanks or a leading plus.
 REASONS = {
   "label is not 0 or 1": "a number equal to 0 or 1 (an integer where the schema says so)",
   "not an integer": "-?[0-9]{1,18}, or empty",
@@ -35,12 +35,12 @@ class Rows:
   """The accepted rows of a chunk.
 
   Attributes:
-    line_n: the line number of each.
+    line_n: the line number of each row.
     label_n: 0 or 1.
     dense: one transformed column per dense column of the schema.
-    missing: how many cells of each dense column are missing.
-    cells: one column per id of a row (`Schema.lookups`): text, integers or booleans, hexadecimal digits as uint32; a missing one is null.
-    truncated: for each bag of a list column, how many of the rows had a longer list.
+    missing: number of missing cells of each dense column.
+    cells: one column per id of a row (`Schema.lookups`): text, integers, booleans, or uint32 for hexadecimal digits; null if missing.
+    truncated: for each bag of a list column, the number of rows with a longer list.
   """
 
   line_n: Int64[np.ndarray, " n"]
@@ -51,23 +51,23 @@ class Rows:
   truncated: dict[str, int]
 
 
-def joined(parts: Sequence[Rows]) -> Rows:
-  """The rows of several chunks of one log, in order of lines."""
-  line_n = np.concatenate([rows.line_n for rows in parts])
+def joined(chunks: Sequence[Rows]) -> Rows:
+  """The rows of several chunks of one log, in the order of lines."""
+  line_n = np.concatenate([rows.line_n for rows in chunks])
   order = np.argsort(line_n, kind="stable")
-  cells = [pa.chunked_array(columns).combine_chunks() for columns in zip(*(rows.cells for rows in parts))]
+  cells = [pa.chunked_array(columns).combine_chunks() for columns in zip(*(rows.cells for rows in chunks))]
   return Rows(
     line_n[order],
-    np.concatenate([rows.label_n for rows in parts])[order],
-    tuple(np.concatenate(columns)[order] for columns in zip(*(rows.dense for rows in parts))),
-    tuple(map(sum, zip(*(rows.missing for rows in parts)))),
+    np.concatenate([rows.label_n for rows in chunks])[order],
+    tuple(np.concatenate(columns)[order] for columns in zip(*(rows.dense for rows in chunks))),
+    tuple(map(sum, zip(*(rows.missing for rows in chunks)))),
     tuple(column.take(pa.array(order)) for column in cells),
-    {name: sum(rows.truncated[name] for rows in parts) for name in parts[0].truncated},
+    {name: sum(rows.truncated[name] for rows in chunks) for name in chunks[0].truncated},
   )
 
 
 def _text(cells: pa.Array) -> tuple[pa.StringArray, Int32[np.ndarray, " n"], UInt8[np.ndarray, " total"]]:
-  """Text cells with nulls for the missing ones, their lengths in bytes (0 for those), and the bytes of all, one after the other."""
+  """Text cells with nulls for missing ones, their lengths in bytes (0 for missing ones), and the bytes of all cells in a row."""
   text = cells.cast(pa.string())
   length_n, bytes_t = _layout(text)
   if length_n.sum(where=text.is_null().to_numpy(zero_copy_only=False)):
@@ -87,14 +87,14 @@ def _layout(text: pa.StringArray) -> tuple[Int32[np.ndarray, " n"], UInt8[np.nda
 
 
 def _numbers(cells: pa.Array, integer: bool) -> tuple[Float64[np.ndarray, " n"], Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
-  """Numbers (0 where there is none), which of them are missing (an empty cell or a null), and which cells hold something else."""
+  """Numbers (0 where there is none), which cells are missing (empty or null), and which cells hold something else."""
   bad_n = np.zeros(len(cells), bool)
   number = cells
   if is_text(cells.type):
     text, length_n, bytes_t = _text(cells)
     kind = pa.int64() if integer else pa.float64()
     try:
-      # Arrow also takes 0x10, +1 and nan: only the bytes of plain decimal numbers may pass without the slow check.
+      # Arrow also accepts 0x10, +1 and nan. Only the bytes of plain decimal numbers may pass without the slow check.
       if not (_INTEGER_BYTES if integer else _NUMBER_BYTES)[bytes_t].all() or (integer and length_n.max(initial=0) > 18):
         raise pa.ArrowInvalid
       number = text.cast(kind)
@@ -109,7 +109,7 @@ def _numbers(cells: pa.Array, integer: bool) -> tuple[Float64[np.ndarray, " n"],
 
 
 def _hexadecimal(cells: pa.StringArray) -> tuple[pa.UInt32Array, Bool[np.ndarray, " n"] | None]:
-  """The values of cells of 8 hexadecimal digits, null where empty, and which cells hold something else (None: none does)."""
+  """The values of cells of 8 hexadecimal digits, null if empty, and which cells hold something else (None: none does)."""
   text, length_n, bytes_t = _text(cells)
   bad_n = None
   if not (((length_n == 8) | (length_n == 0)).all() and _HEX_BYTES[bytes_t].all()):
@@ -122,7 +122,7 @@ def _hexadecimal(cells: pa.StringArray) -> tuple[pa.UInt32Array, Bool[np.ndarray
 
 
 def parse_hexadecimal(text: UInt8[np.ndarray, " total"]) -> UInt32[np.ndarray, " n"]:
-  """The values of cells of exactly 8 hexadecimal digits each, laid end to end: all 8 digits of a cell at once in a 64-bit word."""
+  """The values of consecutive cells of exactly 8 hexadecimal digits. A 64-bit word holds a cell, whose digits are converted at once."""
   x = np.array(text, np.uint8).view("<u8").astype(np.uint64)  # first digit in the lowest byte
   x = (x & np.uint64(0x0F0F0F0F0F0F0F0F)) + np.uint64(9) * ((x >> np.uint64(6)) & np.uint64(0x0101010101010101))
   for shift, mask in ((4, 0x00FF00FF00FF00FF), (8, 0x0000FFFF0000FFFF), (16, 0x00000000FFFFFFFF)):
@@ -131,8 +131,8 @@ def parse_hexadecimal(text: UInt8[np.ndarray, " total"]) -> UInt32[np.ndarray, "
 
 
 def _list_columns(bag: Bag, cells: pa.Array) -> tuple[list[pa.Array], Bool[np.ndarray, " n"]]:
-  """The first `bag.length` values of every list as one column each, null where a list is shorter or null, and which lists are longer."""
-  values = cells.flatten()  # without those behind null lists
+  """One column for each of the first `bag.length` values of the lists, null if a list is shorter or null; and which lists are longer."""
+  values = cells.flatten()  # without the values behind null lists
   length_n = pc.list_value_length(cells).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
   start_n = np.cumsum(length_n) - length_n
   columns = [values.take(pa.array(start_n + i, mask=length_n <= i)) for i in range(bag.length)]
@@ -145,9 +145,9 @@ def _plain(cells: pa.Array) -> pa.Array:
 
 
 def parse(chunk: Chunk, schema: Schema) -> tuple[Rows, list[Reject]]:
-  """The rows of a chunk that are good in every column, and the rejects of the chunk in order of lines.
+  """The rows of a chunk that are good in every column, and the rejects of the chunk in the order of lines.
 
-  A row with several bad cells is rejected for the first: label, then dense, then categorical columns.
+  A row with several bad cells is rejected for the first of them: label, then dense, then categorical columns.
   """
   num_rows = len(chunk.line_n)
   faults: list[tuple[str, str]] = [("", "")]

@@ -1,6 +1,6 @@
-"""The files of the input and their pieces, chunks of raw columns, the file that digests itself while it is read, and the Parquet reader.
+"""The input files and their pieces, chunks of raw columns, a file that is digested while it is read, and the Parquet reader.
 
-`delimited` reads text; `parse` turns chunks into values; `rows` puts them together.
+`delimited` reads text, `parse` turns chunks into values, and `rows` calls both.
 """
 
 import dataclasses
@@ -25,16 +25,16 @@ from dlrm_jax.data.prepare.schema import Schema
 
 CHUNK_ROWS = 1 << 16
 _READ_BYTES = 1 << 20
-GZIP = b"\x1f\x8b"  # how gzipped files start; no text does
+GZIP = b"\x1f\x8b"  # gzipped files start with it, text never does
 
 
 def _natural(path: str) -> list[tuple[int, str]]:
   """A sort key that puts day_2 before day_10."""
-  return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", path)]
+  return [(int(word), "") if word.isdigit() else (-1, word) for word in re.split(r"([0-9]+)", path)]
 
 
 def find_inputs(pattern: str) -> list[Path]:
-  """The files that match, in natural order. Raises UserError when there are none or a match is not a readable file."""
+  """The files that match, in natural order. Raises UserError if there are none or a match is not a readable file."""
   matches = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True), key=_natural)
   if not matches:
     directory = Path(pattern).parent
@@ -45,25 +45,25 @@ def find_inputs(pattern: str) -> list[Path]:
       raise UserError(f"--input={pattern}: {path} is a directory; match the files in it, such as {path.rstrip('/')}/*")
     if path.removesuffix(".gz") != path and path.removesuffix(".gz") in matches:
       raise UserError(f"--input={pattern}: {path} and {path.removesuffix('.gz')} both match: are they not the same log?")
-    with Path(path).open("rb"):  # now, rather than after hours on the files before it
+    with Path(path).open("rb"):  # fail now, not hours later
       pass
   return [Path(path) for path in matches]
 
 
 def names_of(sources: Sequence[Path]) -> list[str]:
-  """How files are called in what is written: their paths from the directory that all of them are in."""
+  """The names of files in the output: their paths relative to the directory that contains all of them."""
   common = os.path.commonpath([source.absolute().parent for source in sources])
   return [os.path.relpath(source.absolute(), common) for source in sources]
 
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-  """What one task reads of the input.
+  """The input of one task.
 
   Attributes:
     source: index of the file.
-    start, stop: of plain text, the bytes in which its lines begin; of Parquet, its row groups; a gzipped file is one piece, 0 to 0.
-    size: bytes of the file that it takes, for progress.
+    start, stop: in plain text, the bytes in which its lines begin; in Parquet, its row groups; 0 and 0 for a gzipped file, one piece.
+    size: bytes of the file in it, for progress.
   """
 
   source: int
@@ -73,7 +73,7 @@ class Piece:
 
 
 def pieces_of(source: int, path: Path, log_format: str, piece_bytes: int) -> list[Piece]:
-  """Cuts a file into pieces of about `piece_bytes`; one at least. Raises UserError where it is no Parquet file and should be."""
+  """Cuts a file into at least one piece of about `piece_bytes`. Raises UserError if it should be a Parquet file and is none."""
   size = path.stat().st_size
   if log_format == "parquet":
     with _open_parquet(path) as file:
@@ -110,10 +110,10 @@ class Chunk:
   """Some consecutive lines of a file.
 
   Attributes:
-    columns: the raw cells of every column of the schema; text where the file is text, where empty cells are null.
+    columns: the raw cells of every column of the schema. If the file is text, they are text, and empty cells are null.
     line_n: the line number of each row.
     rejects: the lines that could not be cut into columns.
-    text: gives the bytes of the line of row i.
+    text: returns the bytes of the line of row i.
   """
 
   columns: dict[str, pa.Array]
@@ -123,13 +123,13 @@ class Chunk:
 
 
 def arrow(values: np.ndarray) -> pa.Array:
-  """A numpy array as an Arrow array, without a copy and without the search for pandas that `pa.array` makes each time."""
+  """A numpy array as an Arrow array, without a copy. `pa.array` would search for pandas each time."""
   values = np.ascontiguousarray(values)
   return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
 
 
 class HashingFile(io.RawIOBase):
-  """A stretch of a file's bytes that digests and counts what is read of it."""
+  """A range of a file's bytes. It digests and counts the bytes that are read."""
 
   def __init__(self, path: Path, start: int, stop: int, on_bytes: Callable[[int], None]):
     self._file, self._digest, self._on_bytes = io.FileIO(path), xxhash.xxh3_128(), on_bytes
@@ -152,7 +152,7 @@ class HashingFile(io.RawIOBase):
     return len(block)
 
   def hexdigest(self) -> str:
-    """The xxh3_128 of the whole stretch, reading what is left of it."""
+    """The xxh3_128 of the whole range. Reads the bytes that were not read yet."""
     while self.read(_READ_BYTES):
       pass
     return self._digest.hexdigest()
@@ -178,11 +178,11 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def _check_types(file: pa.Schema, schema: Schema, path: Path) -> None:
-  """Raises UserError unless the columns of a Parquet file have types that `parse` understands."""
+  """Raises UserError unless `parse` supports the types of a Parquet file's columns."""
   for name in schema.columns:
     kind = file.field(name).type
     if name in schema.list_columns:
-      # Arrow cannot read lists of dictionary-encoded values where two row groups meet.
+      # Arrow cannot read lists of dictionary-encoded values across two row groups.
       if not (_is_list(kind) and _is_value(kind.value_type) and not pa.types.is_dictionary(kind.value_type)):
         what = "a bag with a length must be a column of lists of integers, plain text or booleans"
         raise UserError(f"{path}: column '{name}' is {kind}: {what}")
@@ -198,9 +198,9 @@ def _check_types(file: pa.Schema, schema: Schema, path: Path) -> None:
 
 
 def read_parquet(path: Path, piece: Piece, schema: Schema, raw: HashingFile) -> Iterator[Chunk]:
-  """Chunks of some row groups of a Parquet file; a row counts as a line. Raises UserError naming the file when it cannot be used.
+  """Chunks of some row groups of a Parquet file; a row counts as a line. Raises UserError naming the file if it cannot be used.
 
-  `raw` is read along, so that its digest keeps pace with the rows.
+  `raw` is read in step with the rows, for its digest.
   """
   try:
     with _open_parquet(path) as file:

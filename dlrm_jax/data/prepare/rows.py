@@ -1,4 +1,4 @@
-"""A piece of the input to accepted rows and rejects, chunk by chunk, whatever the format. Called by `parts`."""
+"""Reads a piece of the input, in any format, chunk by chunk to accepted rows and rejects. Called by `parts`."""
 
 import dataclasses
 import functools
@@ -18,11 +18,11 @@ from dlrm_jax.data.prepare.schema import Schema
 
 @dataclasses.dataclass(frozen=True)
 class Read:
-  """What one chunk of lines gave.
+  """The result of one chunk of lines.
 
   Attributes:
-    rows: those accepted.
-    rejects: the others, in order of lines; lines are numbered from the first of the piece, 1.
+    rows: the accepted lines.
+    rejects: the other lines, in order. The first line of the piece has number 1.
     num_bytes: the size of the lines.
   """
 
@@ -36,7 +36,7 @@ class Read:
 
 
 def read_piece(path: Path, piece: Piece, log_format: str, schema: Schema, on_bytes: Callable[[int], None]) -> Iterator[Read | str]:
-  """The lines of a piece in order, and at last the digest of its bytes. Raises UserError naming the file where it cannot be used."""
+  """The lines of a piece in order, and last the digest of its bytes. Raises UserError naming the file if it cannot be used."""
   size = path.stat().st_size
   start, stop = (piece.start, piece.stop) if log_format != "parquet" and piece.stop else (0, size)
   if log_format == "parquet" and piece.start:
@@ -73,10 +73,10 @@ def _line_reader() -> Reader | None:
 
 
 def _checked(block: bytes, lines: Lines, first_line: int, schema: Schema) -> Read:
-  """The lines that the fast reader was sure of, and what the careful way makes of the others."""
+  """The lines that the fast reader accepted, together with the others, which the careful reader reads."""
   dense = tuple(column.apply(number_n, missing_n) for column, number_n, missing_n in zip(schema.dense, lines.number_mn, lines.missing_mn))
   missing = tuple(np.count_nonzero(lines.missing_mn, axis=1).tolist())
-  key_fn, valid_fb = lines.key_fn.copy(), lines.valid_fb.copy()  # the reader writes over its own
+  key_fn, valid_fb = lines.key_fn.copy(), lines.valid_fb.copy()  # the next call of the reader overwrites its buffers
   cells = tuple(
     pa.Array.from_buffers(pa.uint32(), len(key_n), [pa.py_buffer(valid_b), pa.py_buffer(key_n)], nulls)
     for key_n, valid_b, nulls in zip(key_fn, valid_fb, lines.null_count_f.tolist())

@@ -1,4 +1,4 @@
-"""The columns of a click log: which is the label, which are dense, which categorical. Read by `prepare` from a TOML file.
+"""The columns of a click log, read from a TOML file: the label, the dense and the categorical columns, the bags.
 
 A schema file:
 
@@ -10,7 +10,7 @@ A schema file:
     age = { transform = "none", missing = 40 }
     views = {}                                 # transform = "log1p", missing = 0
 
-    [bags]                                     # optional; features of several values, after those of `categorical`
+    [bags]                                     # optional; features of several values, which follow those of `categorical`
     genres = ["genre_1", "genre_2", "genre_3"] # columns that share one vocabulary
     tags = { column = "tags", length = 5 }     # a list column (Parquet): the first 5 values of each list
 """
@@ -30,17 +30,17 @@ from dlrm_jax.common.flags import UserError
 from dlrm_jax.data.shard_format import lookup_names
 
 TRANSFORMS = ("log1p", "none")
-MAX_BAG_LENGTH = 1000  # a block of 65,536 rows of such a bag takes 0.5 GB while it is prepared
+MAX_BAG_LENGTH = 1000  # preparing a block of 65,536 rows of such a bag takes 0.5 GB
 
 
 @dataclasses.dataclass(frozen=True)
 class DenseColumn:
-  """A number given to the bottom MLP.
+  """A column of numbers, which are inputs of the bottom MLP.
 
   Attributes:
     name: the column's name in the log.
     transform: "log1p" is log(1 + max(x, 0)), so negative numbers become 0; "none" keeps x.
-    missing: what an empty cell becomes, after the transform.
+    missing: the value of an empty cell, after the transform.
     integer: whether text other than a decimal integer is rejected.
   """
 
@@ -58,7 +58,7 @@ class DenseColumn:
   def apply(
     self, number_n: Int64[np.ndarray, " n"] | Float64[np.ndarray, " n"], missing_n: Bool[np.ndarray, " n"]
   ) -> Float32[np.ndarray, " n"]:
-    """The column as the model sees it; numbers too large for float32 come out infinite. `number_n` is 0 where it is missing."""
+    """The column as the model sees it. Numbers too large for float32 become infinite. `number_n` is 0 where it is missing."""
     if self.transform == "log1p" and number_n.dtype == np.int64:
       table = _small_logarithms()
       value_n = table.take(np.maximum(np.minimum(number_n, len(table) - 1), 0))
@@ -75,13 +75,13 @@ class DenseColumn:
 
 @functools.cache
 def _small_logarithms() -> Float32[np.ndarray, " n"]:
-  """log(1 + x) of 0, 1, ...: most integers of a log are small."""
+  """log(1 + x) of x = 0, 1, ..., because most integers of a log are small."""
   return np.log1p(np.arange(4096, dtype=np.float64)).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
 class CategoricalColumn:
-  """A value that is looked up in a table. Text, integers or booleans; never floats, which merge large ids.
+  """A column of values that are looked up in a table: text, integers or booleans. Floats are refused, because they merge large ids.
 
   Attributes:
     name: the column's name in the log.
@@ -95,12 +95,12 @@ class CategoricalColumn:
 
 @dataclasses.dataclass(frozen=True)
 class Bag:
-  """Several values looked up in one table as one feature. Missing cells are padding: unlike a categorical column's, not a value.
+  """Several values that are looked up in one table as one feature. A missing cell is padding; in a categorical column it is a value.
 
   Attributes:
-    name: the feature's name; it keys the hash of every value, so that all cells of the bag share one vocabulary.
+    name: the feature's name. It keys the hash of every value, so that all cells of the bag share one vocabulary.
     columns: columns of one value each, or a single column of lists.
-    list_length: how many values of each list are kept; None where the columns hold one value each.
+    list_length: number of values that are kept of each list; None if the columns hold one value each.
   """
 
   name: str
@@ -116,12 +116,12 @@ class Bag:
 
   @property
   def length(self) -> int:
-    """Ids of the bag, padding included."""
+    """The number of ids of the bag, padding included."""
     return len(self.columns) if self.list_length is None else self.list_length
 
   @property
   def cell(self) -> CategoricalColumn:
-    """How one value of the bag is hashed."""
+    """The column whose rules hash one value of the bag."""
     return CategoricalColumn(self.name)
 
 
@@ -133,8 +133,8 @@ class Schema:
     label: the column that holds 0 or 1.
     dense: dense columns.
     categorical: categorical columns.
-    name: a name for the data set, or None.
-    header: the names of all columns of files without a header line, or None where files have one.
+    name: name of the data set, or None.
+    header: the names of all columns if files have no header line, else None.
     bags: features of several values, after the categorical columns. There is at least one feature.
   """
 
@@ -158,7 +158,7 @@ class Schema:
     of_one_value = {*self.dense_names, *self.categorical_names, *(c for bag in self.bags if bag.list_length is None for c in bag.columns)}
     both = [name for name in self.list_columns if name in of_one_value]
     if both:
-      raise UserError(f"column '{both[0]}' cannot be a list in one place and hold one value in another")
+      raise UserError(f"column '{both[0]}' cannot hold lists in one place and single values in another")
 
   @property
   def dense_names(self) -> tuple[str, ...]:
@@ -175,7 +175,7 @@ class Schema:
 
   @property
   def lookups(self) -> tuple[CategoricalColumn | Bag, ...]:
-    """The feature that each of the L ids of a row belongs to."""
+    """The feature of each of the L ids of a row."""
     return tuple(feature for feature in self.features for _ in range(feature.length))
 
   @property
@@ -214,7 +214,7 @@ def _refuse_unknown(table: dict[str, Any], allowed: tuple[str, ...], where: str)
 
 
 def _bag(name: str, entry: Any) -> Bag:
-  """A bag from its entry in the file: a list of columns, or a table with a list column and a length."""
+  """A bag from its entry in the file, which is a list of columns, or a table with a list column and a length."""
   if isinstance(entry, dict):
     _refuse_unknown(entry, ("column", "length"), f"bag '{name}'")
     column, length = entry.get("column"), entry.get("length")
@@ -226,7 +226,7 @@ def _bag(name: str, entry: Any) -> Bag:
 
 
 def load_schema(path: str) -> Schema:
-  """Reads a schema file. Raises UserError in one line naming the file and what is wrong in it."""
+  """Reads a schema file. Raises UserError in one line that names the file and the fault."""
   try:
     with Path(path).open("rb") as file:
       table = tomllib.load(file)

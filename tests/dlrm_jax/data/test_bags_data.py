@@ -242,7 +242,7 @@ def test_data_sets_without_bags_are_as_before(tmp_path):
     ('c = ["a", "b"]', "categorical columns and bags must differ: 'c' is there twice"),
     ('d = ["a", "b"]\n"d.0" = ["e"]', "names of a schema's ids must differ: 'd.0' is there twice"),
     ('genres = ["a", "y"]', "the label column 'y' cannot be a bag column too"),
-    ('genres = ["a", "b"]\ntags = { column = "a", length = 2 }', "column 'a' cannot be a list in one place and hold one value in another"),
+    ('genres = ["a", "b"]\ntags = { column = "a", length = 2 }', "column 'a' cannot hold lists in one place and single values in another"),
     ('tags = { column = "c", length = 2 }', "column 'c' cannot be a list in one place"),
   ],
 )

@@ -287,7 +287,7 @@ def test_missing_or_broken_data_sets(copy, tmp_path, monkeypatch):
   with pytest.raises(UserError, match="changed since it was prepared"):
     open_dataset(copy, verify=True)
   shard.write_bytes(data[:-1])
-  with pytest.raises(UserError, match=f"{len(data) - 1} bytes, but dataset.json says {len(data)}"):
+  with pytest.raises(UserError, match=f"{len(data) - 1} bytes, but dataset.json states {len(data)}"):
     open_dataset(copy)
   shard.unlink()
   with pytest.raises(UserError, match=r"train-00002\.parquet: missing"):
