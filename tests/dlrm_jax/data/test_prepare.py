@@ -493,7 +493,7 @@ def test_overwrite_replaces_only_data_sets_and_only_on_success(tmp_path):
   assert json.loads((out / "dataset.json").read_text())["digest"] == second["digest"] != first["digest"]
   (tmp_path / "home").mkdir()
   (tmp_path / "home" / "thesis.txt").write_text("x")
-  with pytest.raises(UserError, match="something else"):
+  with pytest.raises(UserError, match="is no data set"):
     run(tmp_path, *words, "--overwrite", output="home")
   assert sorted(p.name for p in tmp_path.iterdir()) == ["home", "log.csv", "out", "schema.toml"]
 
