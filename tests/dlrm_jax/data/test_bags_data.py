@@ -289,7 +289,7 @@ def test_parquet_columns_that_are_no_bag(tmp_path, bag, column, message):
 
 
 def test_csv_has_no_lists(tmp_path):
-  with pytest.raises(UserError, match=r"s\.toml: column 't' of lists: only --format=parquet has them; name one column for each value"):
+  with pytest.raises(UserError, match=r"s\.toml: column 't' of lists: only --format=parquet has lists; name one column for each value"):
     run(tmp_path, 'label = "y"\n[bags]\nb = { column = "t", length = 2 }\n', "y,t\n1,a\n0,b\n")
 
 

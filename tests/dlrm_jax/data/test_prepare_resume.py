@@ -248,7 +248,7 @@ def test_shards_must_agree(log, monkeypatch):
     stop_after(patch, 1, Stopped())
     with pytest.raises(Stopped):
       run(log, "--shard=0/2")
-  with pytest.raises(UserError, match="another shard has other settings or other files"):
+  with pytest.raises(UserError, match="another share has other settings or other files"):
     run(log, "--shard=1/2", "--min_count=7")
   for bad in ("2/2", "x/2", "1", "-1/2", "0/0"):
     with pytest.raises(UserError, match=r"--shard=.*: must be i/n with 0 <= i < n"):
