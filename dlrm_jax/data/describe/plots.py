@@ -18,6 +18,11 @@ _MOST_COLOURS = 5  # that the theme has; more features are shaded by their posit
 _COLUMNS = 4  # of panels
 _BENDS = 0.2  # root mean square residual of log p
 _CLOSE = 0.12  # names of splits that start closer than this share of the axis are stacked
+_TOOLTIP = [
+  alt.Tooltip("rank:Q", format=","),
+  alt.Tooltip("seen:Q", title="times seen", format=","),
+  alt.Tooltip("share:Q", format=".3~%"),
+]
 
 
 @debug_mode(False)  # the checks of Altair's constructors take most of the time; the tests draw every figure
@@ -77,12 +82,7 @@ def _together(features: Sequence[Feature]) -> Figure:
     y=y,
     color=alt.Color("feature:N" if len(names) <= _MOST_COLOURS else "feature:O", sort=names, legend=legend),
     opacity=alt.condition(picked, alt.value(0.9), alt.value(0.08)),
-    tooltip=[
-      alt.Tooltip("feature:N"),
-      alt.Tooltip("rank:Q", format=","),
-      alt.Tooltip("seen:Q", title="times seen", format=","),
-      alt.Tooltip("share:Q", format=".3~%"),
-    ],
+    tooltip=[alt.Tooltip("feature:N"), *_TOOLTIP],
   )
   spec = chart.finish([lines.add_params(picked).properties(width=620, height=400)], 1)
   caption = "How often ids occur, by rank of frequency, with a line for each feature. Click a name in the legend to see it alone."
@@ -94,11 +94,6 @@ def _one_by_one(features: Sequence[Feature]) -> Figure:
   shown = features[:MOST_PANELS]
   x, y = _rank_axes(shown)
   color = alt.Color("what:N", scale=alt.Scale(domain=["ids", "law"]), legend=None)
-  tooltip = [
-    alt.Tooltip("rank:Q", format=","),
-    alt.Tooltip("seen:Q", title="times seen", format=","),
-    alt.Tooltip("share:Q", format=".3~%"),
-  ]
   panels = []
   for place, feature in enumerate(shown):
     fit = feature.zipf
@@ -109,7 +104,7 @@ def _one_by_one(features: Sequence[Feature]) -> Figure:
     x_title = "rank of the id" if place + _COLUMNS >= len(shown) else None
     y_title = "share of the ids" if place % _COLUMNS == 0 else None
     axes = {"x": x.copy().title(x_title), "y": y.copy().title(y_title), "color": color}
-    layers = [alt.Chart(chart.data(_curve(feature))).mark_point(size=9, opacity=0.8).encode(**axes, tooltip=tooltip)]
+    layers = [alt.Chart(chart.data(_curve(feature))).mark_point(size=9, opacity=0.8).encode(**axes, tooltip=_TOOLTIP)]
     if fit is not None:
       layers.append(alt.Chart(chart.data(_line(feature))).mark_line(strokeWidth=1.5).encode(**axes))
     panels.append(alt.layer(*layers).properties(width=200, height=140, title=_panel_title(feature.name, law)))

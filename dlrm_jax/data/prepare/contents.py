@@ -44,13 +44,26 @@ class ReadLog:
 
 
 def rejected(log: ReadLog, allowed: float) -> dict[str, Any]:
-  """The entry of the rejects. Raises UserError if a larger share than `allowed` is rejected, or a file has no rows."""
+  """The entry of the rejects: total, share, by_reason.
+
+  Raises UserError if a file has no rows, or if more than the share `allowed` is rejected: it names the first reject.
+  """
   with_rows = {piece.source for piece, result in zip(log.pieces, log.results) if result.rejects["good"] or result.rejects["first"]}
   for i, source in enumerate(log.sources):
     if i not in with_rows:
       raise UserError(f"{source}: no rows in it ({source.stat().st_size} bytes)")
-  paths = [log.sources[piece.source] for piece in log.pieces]
-  return rejects.entry([result.rejects for result in log.results], paths, log.lines_before(), allowed)
+  by_reason = sum((Counter(result.rejects["by_reason"]) for result in log.results), Counter[str]())
+  total, lines = by_reason.total(), by_reason.total() + sum(result.rejects["good"] for result in log.results)
+  if total / lines > allowed:
+    first = next(i for i, result in enumerate(log.results) if result.rejects["first"])
+    line, why = log.results[first].rejects["first"]
+    where = f"{log.sources[log.pieces[first].source]} line {line + log.lines_before()[first]}"
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in by_reason.most_common())
+    raise UserError(
+      f"{total:,} of {lines:,} lines rejected ({total / lines:.2%}), above --max_reject_fraction={allowed:g}; the first: {where}: {why}"
+      + (f"; in all: {reasons}" if len(by_reason) > 1 else "")
+    )
+  return {"total": total, "share": total / lines, "by_reason": dict(by_reason.most_common())}
 
 
 def write_rejects(path: Path, rows: Path, log: ReadLog) -> None:

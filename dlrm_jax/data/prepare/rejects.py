@@ -64,26 +64,3 @@ class Tally:
     if total >= HOPELESS_LINES and total > self.good and self.first is not None:
       where = f"line {self.first[0]}" + (f" after byte {start}" if start else "")
       raise UserError(f"{path}: {total:,} of the first {self.good + total:,} lines rejected; the first: {where}: {self.first[1]}")
-
-
-def entry(pieces: Sequence[dict[str, Any]], paths: Sequence[Path], lines_before: Sequence[int], allowed: float) -> dict[str, Any]:
-  """The entry in `dataset.json`: total, share, by_reason.
-
-  Args:
-    pieces: `Tally.as_json` of each piece, in order.
-    paths: the file of each piece.
-    lines_before: the number of lines of its file before each piece.
-    allowed: the largest share that may be rejected; a larger one is a UserError that names the first reject.
-  """
-  by_reason = sum((Counter(piece["by_reason"]) for piece in pieces), Counter[str]())
-  total, good = by_reason.total(), sum(piece["good"] for piece in pieces)
-  share = total / (good + total)
-  if share > allowed:
-    first = next(i for i, piece in enumerate(pieces) if piece["first"])
-    line, why = pieces[first]["first"]
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in by_reason.most_common())
-    raise UserError(
-      f"{total:,} of {good + total:,} lines rejected ({share:.2%}), above --max_reject_fraction={allowed:g};"
-      f" the first: {paths[first]} line {line + lines_before[first]}: {why}" + (f"; in all: {reasons}" if len(by_reason) > 1 else "")
-    )
-  return {"total": total, "share": share, "by_reason": dict(by_reason.most_common())}

@@ -27,35 +27,23 @@ WORTH_KEEPING = 10**9  # bytes. On bad input the rows that were read of a larger
 
 @dataclasses.dataclass(frozen=True)
 class Staging:
-  """The directories of one run. `finished`: the output is there already, and only remains of the run had to be removed."""
+  """The paths of one run, as above. `finished`: the output is there already, and only remains of the run had to be removed."""
 
-  path: Path
   output: Path
+  path: Path
+  plan: Path
+  rows: Path
+  ids: Path
+  done: Path
+  out: Path
+  marker: Path
   finished: bool = False
 
-  @property
-  def rows(self) -> Path:
-    return self.path / "rows"
-
-  @property
-  def ids(self) -> Path:
-    return self.path / "ids"
-
-  @property
-  def done(self) -> Path:
-    return self.path / "done"
-
-  @property
-  def out(self) -> Path:
-    return self.path / "out"
-
-  @property
-  def plan(self) -> Path:
-    return self.path / "plan.json"
-
-  @property
-  def marker(self) -> Path:
-    return self.output.parent / f".{self.output.name}.finished"
+  @classmethod
+  def of(cls, output: Path) -> "Staging":
+    """The paths for the output directory `output`."""
+    path, marker = (output.parent / f".{output.name}.{ending}" for ending in ("partial", "finished"))
+    return cls(output, path, path / "plan.json", path / "rows", path / "ids", path / "done", path / "out", marker)
 
   def publish(self, files: set[str]) -> None:
     """Makes `out` with these files the output; replaces a data set that is there."""
@@ -109,8 +97,8 @@ def opened(output: Path, plan: dict[str, Any], overwrite: bool, share: int | Non
     UserError: the output is occupied, or another run is at work on it. The message for an OSError names what is kept.
   """
   output = output.absolute()
-  path = output.parent / f".{output.name}.partial"
-  place = Staging(path, output)
+  place = Staging.of(output)
+  path = place.path
   if place.ended(plan):
     yield dataclasses.replace(place, finished=True)
     return
