@@ -32,7 +32,6 @@ from benchmarks.measure.meshes import counted, warn_if_simulated
 from benchmarks.measure.output import check_output
 from benchmarks.measure.table import number
 from benchmarks.measure.timing import peak_rss_bytes, time_steps
-from dlrm_jax.batch import DataShape
 from dlrm_jax.common import flags, record
 from dlrm_jax.common.flags import option
 from dlrm_jax.config import KERNELS, MeshConfig, ModelConfig, RunConfig, TrainConfig
@@ -43,6 +42,7 @@ from dlrm_jax.embedding.tables import OPTIMIZER_SLOTS
 from dlrm_jax.machine import hardware
 from dlrm_jax.machine.mesh import make_mesh, split
 from dlrm_jax.presets import DLRM_INPUTS
+from dlrm_jax.shape import DataShape
 
 _FEATURES = 26
 _BATCHES = 4  # distinct ones, used in turn

@@ -24,7 +24,7 @@ from benchmarks import step
 from benchmarks.measure import table, trace
 from benchmarks.measure.output import check_output
 from benchmarks.measure.timing import time_steps
-from dlrm_jax.batch import Batch, DataShape
+from dlrm_jax.batch import Batch
 from dlrm_jax.common import flags, record
 from dlrm_jax.common.flags import UserError, option
 from dlrm_jax.config import RunConfig
@@ -34,6 +34,7 @@ from dlrm_jax.machine import hardware
 from dlrm_jax.machine.mesh import connect, split
 from dlrm_jax.training.build import Build
 from dlrm_jax.training.learner import Learner, dlrm_learner
+from dlrm_jax.shape import DataShape
 from dlrm_jax.training.state import TrainState
 
 _BATCHES = 8  # distinct random ones, used in turn

@@ -26,7 +26,6 @@ from benchmarks.measure.meshes import counted, leading_to, warn_if_simulated
 from benchmarks.measure.output import check_output
 from benchmarks.measure.table import number
 from benchmarks.measure.timing import peak_rss_bytes, time_steps
-from dlrm_jax.batch import DataShape
 from dlrm_jax.common import flags, record
 from dlrm_jax.common.flags import UserError, option
 from dlrm_jax.config import MeshConfig, ModelConfig, PlantedConfig, RunConfig, TrainConfig
@@ -41,6 +40,7 @@ from dlrm_jax.presets import DLRM_INPUTS
 from dlrm_jax.presets import PRESETS as RUN_PRESETS
 from dlrm_jax.training.build import Build
 from dlrm_jax.training.learner import dlrm_learner
+from dlrm_jax.shape import DataShape
 
 _BATCHES = 8  # distinct ones, used in turn
 _FLOOR_REPEATS = 9

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.measure.timing import time_steps
-from dlrm_jax.batch import DataShape
 from dlrm_jax.config import RunConfig
 from dlrm_jax.machine import cpu_kernels
 from dlrm_jax.machine.hardware import compiler_options
 from dlrm_jax.model.dlrm import interaction_width, overarch_width_in
+from dlrm_jax.shape import DataShape
 
 
 @dataclasses.dataclass(frozen=True)

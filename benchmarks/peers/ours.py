@@ -17,7 +17,7 @@ from benchmarks.measure import engine_alone
 from benchmarks.measure.floor import Floor
 from benchmarks.peers.worker import Spec, load, serve
 from benchmarks.step import PRESETS, Case, StepConfig, cases
-from dlrm_jax.batch import Batch, DataShape
+from dlrm_jax.batch import Batch
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data.shapes import shape_of
 from dlrm_jax.embedding import storage
@@ -26,6 +26,7 @@ from dlrm_jax.machine import hardware
 from dlrm_jax.machine.mesh import split
 from dlrm_jax.training.build import Build
 from dlrm_jax.training.learner import dlrm_learner
+from dlrm_jax.shape import DataShape
 from dlrm_jax.training.state import TrainState
 
 

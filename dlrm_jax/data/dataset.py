@@ -4,10 +4,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from dlrm_jax.batch import DataShape
 from dlrm_jax.common import record
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.data.shard_format import FORMAT, digest
+from dlrm_jax.shape import DataShape
 
 SPLITS = ("train", "eval", "test")
 VERIFY_BYTES = 1 << 30  # digests of smaller data sets are checked when they are opened, those of larger ones as shards are read

@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Int32
 
-from dlrm_jax.batch import Batch, check_ids
+from dlrm_jax.batch import Batch
 from dlrm_jax.common import record
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import ORDERS
 from dlrm_jax.data.dataset import SPLITS, Dataset
 from dlrm_jax.data.order import BlockRows, ReadOrder, local_batch_size, local_count
-from dlrm_jax.data.shard_format import MAX_IDS, PADDING, lookup_names, shard_columns
+from dlrm_jax.data.shard_format import MAX_IDS, PADDING, check_ids, lookup_names, shard_columns
 
 _MOST_THREADS = 8  # that read. At least half of the cores are left to the training
 _BLOCKS_AHEAD, _WINDOWS_AHEAD = 4, 1  # that each thread reads ahead

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dlrm_jax.batch import Batch, DataShape
+from dlrm_jax.batch import Batch
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data import criteo
 from dlrm_jax.data.source import open_source
+from dlrm_jax.shape import DataShape
 
 
 def _criteo(cardinalities: tuple[int | None, ...], bag_lengths: tuple[int, ...] = (1,) * criteo.NUM_CATEGORICAL) -> DataShape:

@@ -8,7 +8,10 @@ row groups of `ROWS_PER_GROUP` rows. The pipeline reads these row groups as bloc
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import xxhash
+
+from dlrm_jax.common.flags import UserError
 
 FORMAT = 2  # of a data set's files. The first format had no number, and sha256 digests
 MAX_IDS = 2**31  # of a feature: ids are int32
@@ -35,3 +38,18 @@ def lookup_names(features: Sequence[str], bag_lengths: Sequence[int]) -> tuple[s
   """The names of the L ids of a row: the feature's name if it has one id, else NAME.0, NAME.1, ..."""
   pairs = zip(features, bag_lengths, strict=True)
   return tuple(f"{name}.{i}" if length > 1 else name for name, length in pairs for i in range(length))
+
+
+def check_ids(columns: Sequence[np.ndarray], names: Sequence[str], limits: Sequence[int], where: str, lowest: int = 0) -> None:
+  """Raises UserError naming feature, value and limit unless lowest <= id < limit everywhere. The device would clip an id without a word.
+
+  Args:
+    columns: the ids of each lookup, [N].
+    names, limits: feature and number of ids of each column.
+    where: the file or data set of the ids, for the message.
+    lowest: -1 if that marks an empty place of a bag, else 0.
+  """
+  for column, name, limit in zip(columns, names, limits, strict=True):
+    if len(column) and (column.min() < lowest or column.max() >= limit):
+      value = column.min() if column.min() < lowest else column.max()
+      raise UserError(f"{where}: feature {name} has id {value}; ids are from 0 to {limit - 1}")

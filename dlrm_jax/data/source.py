@@ -6,13 +6,14 @@ from typing import Protocol, runtime_checkable
 
 import jax
 
-from dlrm_jax.batch import Batch, DataShape
+from dlrm_jax.batch import Batch
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data import pipeline
 from dlrm_jax.data.dataset import Dataset, open_dataset
 from dlrm_jax.data.planted.clicks import Planted
 from dlrm_jax.data.planted.draws import Truth
+from dlrm_jax.shape import DataShape
 
 
 @runtime_checkable

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32
 
-from dlrm_jax.batch import DataShape
 from dlrm_jax.common.arrays import ArrayLike
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.common.hashing import mix32, word
 from dlrm_jax.config import ModelConfig, TableConfig
+from dlrm_jax.shape import DataShape
 
 MAX_TOTAL_ROWS = 2**31 - 2**24  # row numbers are int32, and numbers just above mean "no row"
 

@@ -6,11 +6,11 @@ import pytest
 
 from benchmarks.measure.floor import Floor, products
 from benchmarks.step import PRESETS
-from dlrm_jax.batch import DataShape
 from dlrm_jax.config import ModelConfig, RunConfig, TrainConfig
 from dlrm_jax.data.shapes import shape_of
 from dlrm_jax.embedding.layout import make_layout
 from dlrm_jax.model.flops import cost
+from dlrm_jax.shape import DataShape
 
 SMALL = RunConfig(model=ModelConfig(embed_dim=4, num_rows=50, bottom=(6, 4), overarch=(8, 1)), train=TrainConfig(batch_size=16))
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from dlrm_jax.batch import DataShape
 from dlrm_jax.common.axis_names import AXES
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import MeshConfig, ModelConfig, PlantedConfig, RunConfig, TrainConfig
 from dlrm_jax.data.dataset import Dataset
 from dlrm_jax.data.planted.clicks import Planted
 from dlrm_jax.data.source import PreparedSource
+from dlrm_jax.shape import DataShape
 from sweeps.axes import at_length, default_sizes, real_size, scaled
 
 BASE = RunConfig(

@@ -11,12 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Int32, Int64
 
-from dlrm_jax.batch import check_ids
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.common.progress import Bar
 from dlrm_jax.data.dataset import SPLITS, Dataset
 from dlrm_jax.data.describe import frequency
-from dlrm_jax.data.shard_format import MAX_IDS, PADDING, lookup_names
+from dlrm_jax.data.shard_format import MAX_IDS, PADDING, check_ids, lookup_names
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 TIME_BINS = 100

@@ -19,12 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dlrm_jax.batch import Batch, DataShape
+from dlrm_jax.batch import Batch
 from dlrm_jax.common.arrays import sigmoid
 from dlrm_jax.config import PlantedConfig
 from dlrm_jax.data.order import local_batch_size
 from dlrm_jax.data.planted.draws import Truth, draw
 from dlrm_jax.data.planted.teacher import DENSE_INPUTS, PAIR_FIELDS, PARTS, SCORE_FIELDS, SMALL_IDS, latent_arrays
+from dlrm_jax.shape import DataShape
 
 EVAL_STREAM = 0  # training streams are 1 + the run's seed
 _CHUNK, _MOST_BATCHES = 8192, 16  # examples and batches of one call: large calls cost less per example, each batch takes time to compile

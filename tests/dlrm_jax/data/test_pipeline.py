@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_order import reference
 
-from dlrm_jax.batch import Batch, DataShape, check_ids
+from dlrm_jax.batch import Batch
 from dlrm_jax.common import flags
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.data import pipeline, shard_format
@@ -21,6 +21,8 @@ from dlrm_jax.data.dataset import Dataset, Shard, open_dataset
 from dlrm_jax.data.order import local_count
 from dlrm_jax.data.pipeline import batches
 from dlrm_jax.data.prepare.program import PrepareConfig, prepare
+from dlrm_jax.data.shard_format import check_ids
+from dlrm_jax.shape import DataShape
 
 ROWS, EVAL_ROWS = 523, 60
 SCHEMA = 'name = "toy"\nlabel = "y"\ncategorical = ["user", "item"]\n[dense]\na = { transform = "none" }\nb = {}\n'

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from dlrm_jax.batch import Batch, DataShape
+from dlrm_jax.batch import Batch
 from dlrm_jax.config import ModelConfig, TrainConfig
 from dlrm_jax.embedding import storage
 from dlrm_jax.embedding.engine import lookup_local
@@ -17,6 +17,7 @@ from dlrm_jax.embedding.placement import Group, Plan
 from dlrm_jax.embedding.pool import lookups_of
 from dlrm_jax.embedding.tables import GroupState, init_group
 from dlrm_jax.embedding.update import Rule, apply, mean_square, round_at_random
+from dlrm_jax.shape import DataShape
 from dlrm_jax.training.state import learning_rate
 
 

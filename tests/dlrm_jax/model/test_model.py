@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dlrm_jax.batch import DataShape
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import ModelConfig, RunConfig, TrainConfig
 from dlrm_jax.embedding.layout import make_layout
@@ -20,6 +19,7 @@ from dlrm_jax.model.interaction import dot_interaction
 from dlrm_jax.training.build import Build
 from dlrm_jax.training.state import state_shapes
 from dlrm_jax.training.step import OneRun, compile_programs
+from dlrm_jax.shape import DataShape
 
 DLRM = ("dense", "dots")
 CRITEO = DataShape(13, tuple(f"c{i}" for i in range(26)), (1000,) * 26, (1,) * 26)

@@ -1,0 +1,48 @@
+"""`DataShape`: the columns of a data set, on which the tables and layers of a model depend."""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Int
+
+from dlrm_jax.common.flags import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class DataShape:
+  """The columns of a data set: all that the tables and layers of a model depend on.
+
+  Attributes:
+    num_dense: M.
+    field_names: names of the F categorical features.
+    cardinalities: number of ids of each feature; None: unlimited.
+    bag_lengths: ids that an example has of each feature.
+    weighted: whether batches have bag weights.
+  """
+
+  num_dense: int
+  field_names: tuple[str, ...]
+  cardinalities: tuple[int | None, ...]
+  bag_lengths: tuple[int, ...]
+  weighted: bool = False
+
+  @property
+  def num_lookups(self) -> int:
+    """L, the number of ids of an example."""
+    return sum(self.bag_lengths)
+
+  @property
+  def feature_of_lookup(self) -> Int[np.ndarray, " L"]:
+    """The position of the feature to which each id of an example belongs."""
+    return np.repeat(np.arange(len(self.field_names)), self.bag_lengths)
+
+  def num_ids(self, most: int) -> tuple[int, ...]:
+    """The number of ids of each feature, or `most` where there are more."""
+    return tuple(most if c is None else min(most, c) for c in self.cardinalities)
+
+  def first(self, count: int) -> "DataShape":
+    """The first `count` features, as `--num_tables` asks; all if it is 0. Raises UserError if there are fewer."""
+    if count > len(self.field_names):
+      raise UserError(f"--num_tables={count}: the data has {len(self.field_names)} categorical features; 0 takes all")
+    kept = slice(count or None)
+    return DataShape(self.num_dense, self.field_names[kept], self.cardinalities[kept], self.bag_lengths[kept], self.weighted)
