@@ -1,4 +1,4 @@
-"""Bad input to `dlrm_jax.data.prepare` and to `open_dataset`: one clear line, exit code not 0, nothing left behind."""
+"""Bad input to `dlrm_jax.data.prepare` and `open_dataset` gives one clear line and an exit code other than 0, and leaves nothing behind."""
 
 import gzip
 import os
@@ -161,7 +161,7 @@ def test_the_program_prints_one_line_and_fails(tmp_path, name, message):
 
 
 def test_no_permission_to_write(tmp_path):
-  """/proc refuses new files to everybody, the superuser included."""
+  """/proc refuses new files even to the superuser."""
   if not Path("/proc/self").exists():
     pytest.skip("no /proc on this system")
   arguments = [*words(tmp_path, LOG)[:2], "--output=/proc/dlrm_jax/out"]

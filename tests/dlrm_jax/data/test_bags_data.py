@@ -90,7 +90,7 @@ def test_columns_of_a_bag_share_one_vocabulary_and_missing_is_padding(tmp_path, 
 
 
 def random_log(rows: int, kind: pa.DataType, seed: int) -> pa.Table:
-  """Values repeat within and across bags; lists are null, empty, too long, and hold nulls; some labels are bad."""
+  """Values repeat within and across bags. Lists are null, empty, too long, or hold nulls. Some labels are bad."""
   rng = random.Random(seed)
   fixed = kind.list_size if pa.types.is_fixed_size_list(kind) else None
 
@@ -111,7 +111,7 @@ def random_log(rows: int, kind: pa.DataType, seed: int) -> pa.Table:
 
 
 def reference_ids(name: str, bags: list[list], train_rows: int, min_count: int) -> list[list[int]]:
-  """Ids by frequency over all cells of a bag's training rows, ties by hash; -1 where there is no value."""
+  """Ids by frequency over all cells of a bag's training rows, ties by hash; -1 if there is no value."""
   hash_of = {str(v): int(vocabulary.hash_text(name, [str(v).encode()])[0]) for bag in bags for v in bag if v is not None}
   counts = Counter(str(v) for bag in bags[:train_rows] for v in bag if v is not None)
   ranked = sorted((v for v, n in counts.items() if n >= min_count), key=lambda v: (-counts[v], hash_of[v]))
@@ -205,7 +205,7 @@ def test_a_bag_that_is_empty_in_every_training_row(tmp_path):
 
 
 def test_bag_lengths_are_in_the_digest(tmp_path):
-  """The same ids cut into bags in another way."""
+  """The same ids in other bags give another digest."""
   log = "y,a,b,c\n" + "1,v,v,v\n0,,,\n" * 5
   digests = {
     run(tmp_path, f'label = "y"\n[bags]\nx = {x}\nz = {z}\n', log, output=str(i))[0]["digest"]
@@ -302,7 +302,7 @@ def effects(seed: int, field: int, ids: np.ndarray) -> np.ndarray:
 
 
 def test_one_id_a_field_is_bit_for_bit_as_before():
-  """The draws as they were written before there were bags."""
+  """Without bags the draws are those of the time before bags existed."""
   seed, n, index = 3, 512, jnp.arange(70, 70 + 512, dtype=jnp.uint32)
   planted = Planted(PlantedConfig(seed=seed, pair_variance=0.1))
   batch, truth = planted.batch(2, 70, n)
@@ -442,7 +442,7 @@ def exact_excess(length: int, examples: int, num_ids: int, tau: float, curvature
 
 @pytest.mark.parametrize(("length", "tolerance"), [(1, 0.025), (3, 0.04), (6, 0.06)])
 def test_first_order_theory_against_an_exact_posterior(length: int, tolerance: float):
-  """Tolerance: 1% comes from the spread of the counts (one id a field has it too), the rest from ids that share a bag."""
+  """Of the tolerance, 1% comes from the spread of the counts (as with one id a field), the other part from ids that share a bag."""
   tau, examples, m = 0.05, 3000, (length + 1) / 2
   got, p = exact_excess(length, examples, num_ids=250, tau=tau, curvature=0.2, seed=length)
   expected = m * (p * tau / (1 + m * examples * p * tau)).sum()
@@ -488,7 +488,7 @@ def test_repeats_in_a_bag_add_as_little_as_is_said(s: float):
 
 
 def test_rows_shared_by_ids_lose_m_times_as_much():
-  """Least squares on sampled bags of 2,000 ids in 40 rows, by hash and by top: what a row cannot tell apart is lost once a draw."""
+  """Least squares on sampled bags of 2,000 ids in 40 rows, by hash and by top: each draw loses what a row cannot tell apart."""
   rng, k = np.random.default_rng(1), np.arange(1, 2001, dtype=np.float64)
   p = k**-1.25 / (k**-1.25).sum()
   effect = rng.standard_normal(2000)
@@ -530,7 +530,7 @@ def test_a_diagonal_bayesian_learner_of_bags_is_close_to_the_closed_form():
 
 
 def test_older_dataset_files_open(tmp_path):
-  """dataset.json as it was before bags: no bag_length in it."""
+  """A dataset.json from the time before bags has no bag_length."""
   _, out = run(tmp_path, GENRES.split("[bags]")[0], "y,c\n" + "1,a\n0,b\n" * 6)
   assert "bag" not in json.dumps(json.loads((out / "dataset.json").read_text())["columns"])
   assert open_dataset(out).shape.bag_lengths == (1,)

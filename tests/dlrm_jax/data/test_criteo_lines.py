@@ -1,4 +1,4 @@
-"""`criteo_lines`: which lines are sure and what they hold, against one cell at a time in Python; memory; blocks; no compiler."""
+"""`criteo_lines`: which lines are plain and what they hold, against a reader of single cells; memory; blocks; no compiler."""
 
 import ctypes
 import mmap
@@ -24,7 +24,7 @@ def reader() -> Reader:
 
 
 def check(lines: Lines, block: bytes) -> int:
-  """Compares what was read with the slow reader, line by line; returns the number of rows."""
+  """Compares the lines with those of the slow reader, one by one. Returns the number of rows."""
   texts = block.split(b"\n")[:-1]
   expected = [(i, sure(text)) for i, text in enumerate(texts)]
   careful = [i for i, value in expected if value is None]
@@ -108,7 +108,7 @@ def test_cells_at_every_place_of_the_line_and_of_the_block(reader, first, last, 
 
 
 def test_every_byte_at_every_place_of_a_line(reader):
-  """One byte replaced: 256 values of each byte of the line, so that no bit of a check is left out."""
+  """One byte is replaced, by all 256 values at each byte of the line, so that every bit of a check is tested."""
   for place in range(len(LINE)):
     block = b"".join(LINE[:place] + bytes([byte]) + LINE[place + 1 :] + b"\n" for byte in range(256))
     lines = reader.read(block)
@@ -154,7 +154,7 @@ def test_a_line_of_empty_cells_is_the_shortest_that_is_read():
 
 @pytest.fixture
 def guarded():
-  """Puts bytes right before, or right after, a page that nobody may read; gives their address."""
+  """Puts bytes right before or right after a page that cannot be read. Returns their address."""
   libc, page = ctypes.CDLL(None, use_errno=True), mmap.PAGESIZE
   libc.mprotect.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
   room = mmap.mmap(-1, 4 * page)
@@ -196,7 +196,7 @@ def test_nothing_outside_the_block_is_read(reader, guarded):
 
 
 def test_blocks_of_any_size_one_after_the_other(reader):
-  """Buffers grow, are used again by smaller blocks, and hold nothing of the block before."""
+  """Buffers grow, are reused for smaller blocks, and keep nothing of the block before."""
   rng = random.Random(2)
   text = mutated_lines(rng, 3000, 0.2)
   place = 0

@@ -1,4 +1,4 @@
-"""`dlrm_jax.data.describe`: counts against a slow reference over the shards, planted Zipf slopes, base rates by hand, its files."""
+"""`dlrm_jax.data.describe`: counts against a slow reference, planted Zipf slopes, base rates by hand, the files that it writes."""
 
 import json
 import math
@@ -77,18 +77,18 @@ def shards(root: Path, split: str) -> pl.DataFrame:
   return pl.concat([pl.read_parquet(path) for path in sorted(root.glob(f"{split}-*.parquet"))])
 
 
-def told(path: Path) -> dict:
+def described(path: Path) -> dict:
   return json.loads((path / "describe.json").read_text())
 
 
 def numbers(out: Path) -> dict:
-  """What describe.json would hold, nothing drawn."""
+  """The contents of describe.json, without drawing figures."""
   opened = dataset.open_dataset(out)
   return json.loads(record.dumps(program.as_json(opened, record.read_json(out / "dataset.json"), inventory.take(opened, 0))))
 
 
 def check_counts(entry: dict, ids: list[int], ranked: bool):
-  """Everything said of a feature against a Counter over its ids; -1 is padding."""
+  """Checks an entry of a feature against a Counter over its ids; -1 is padding."""
   counter = Counter(ids)
   padding = counter.pop(-1, 0)
   total = counter.total()
@@ -109,14 +109,14 @@ def check_counts(entry: dict, ids: list[int], ranked: bool):
 
 
 def test_counts_are_those_of_the_shards(planted):
-  train, entries = shards(planted, "train"), told(planted / "describe")["categorical"]
+  train, entries = shards(planted, "train"), described(planted / "describe")["categorical"]
   assert [entry["name"] for entry in entries] == ["c0", "c1", "c2", "few"]
   for entry in entries:
     check_counts(entry, train[f"id.{entry['name']}"].to_list(), ranked=True)
 
 
 def test_planted_slopes_come_back(planted):
-  entries = {entry["name"]: entry for entry in told(planted / "describe")["categorical"]}
+  entries = {entry["name"]: entry for entry in described(planted / "describe")["categorical"]}
   for name, (slope, _) in SLOPES.items():
     np.testing.assert_allclose(entries[name]["zipf"]["slope"], slope, atol=SLOPE_TOLERANCE)
     assert entries[name]["zipf"]["error"] < 0.1
@@ -125,7 +125,7 @@ def test_planted_slopes_come_back(planted):
 
 def test_base_rates_by_hand(planted):
   labels = pl.concat([shards(planted, split) for split in ("train", "eval", "test")])["label"].to_list()
-  bins = told(planted / "describe")["base_rate"]
+  bins = described(planted / "describe")["base_rate"]
   assert len(bins) == 100 and len(labels) == ROWS
   for number, entry in enumerate(bins):
     first, last = math.ceil(number * ROWS / 100), math.ceil((number + 1) * ROWS / 100)
@@ -156,7 +156,7 @@ def test_wilson_interval():
 
 def test_dense_columns(planted):
   train, contents = shards(planted, "train"), json.loads((planted / "dataset.json").read_text())
-  for entry, known in zip(told(planted / "describe")["dense"], contents["columns"]["dense"], strict=True):
+  for entry, known in zip(described(planted / "describe")["dense"], contents["columns"]["dense"], strict=True):
     values = train[f"dense.{entry['name']}"].to_numpy()
     assert (entry["low"], entry["high"]) == (values.min(), values.max())
     np.testing.assert_allclose(entry["mean"], values.mean(dtype=np.float64), rtol=1e-12)
@@ -172,7 +172,7 @@ def test_dense_columns(planted):
 
 
 def test_wide_histogram_leaves_the_outer_thousandths_out(planted):
-  wide = told(planted / "describe")["dense"][0]
+  wide = described(planted / "describe")["dense"][0]
   values = shards(planted, "train")["dense.wide"].to_numpy()
   np.testing.assert_allclose(
     [wide["edges"][0], wide["edges"][-1]], np.quantile(values, [0.001, 0.999], method="inverted_cdf"), rtol=1 / 2000
@@ -182,7 +182,7 @@ def test_wide_histogram_leaves_the_outer_thousandths_out(planted):
 def test_hashed_ids(log, planted, tmp_path):
   out = make(tmp_path, log, SCHEMA, f"--eval_rows={EVAL + TEST}", "--vocabulary=hash")
   train = shards(out, "train")
-  for entry, ranked in zip(numbers(out)["categorical"], told(planted / "describe")["categorical"], strict=True):
+  for entry, ranked in zip(numbers(out)["categorical"], described(planted / "describe")["categorical"], strict=True):
     check_counts(entry, train[f"id.{entry['name']}"].to_list(), ranked=False)
     assert entry["top_share"] == ranked["top_share"] and entry["distinct_seen"] >= ranked["distinct_seen"]
     if entry["zipf"]:
@@ -194,7 +194,7 @@ def test_only_the_first_rows_are_looked_at(planted, tmp_path, capsys, monkeypatc
   assert 32_000 < dataset.open_dataset(planted).rows_per_group < 40_000
   program.main(DescribeConfig((str(planted),), output=str(tmp_path / "page"), max_rows=40_001))
   assert not (tmp_path / "describe").exists()
-  made, train = told(tmp_path / "page"), shards(planted, "train")[:40_001]
+  made, train = described(tmp_path / "page"), shards(planted, "train")[:40_001]
   for entry in made["categorical"]:
     check_counts(entry, train[f"id.{entry['name']}"].to_list(), ranked=True)
   wide = train["dense.wide"].to_numpy()
@@ -264,7 +264,7 @@ def test_page_and_files(planted):
   figures = {"base_rate", "id_frequency", "id_frequency_by_feature", "missing", "dense"}
   assert [a for a in links.fetched if not a.startswith("data:")] == [] and links.charts == len(figures)
   assert {path.name for path in folder.iterdir()} == {"index.html", "describe.json"} | {f"{f}.{k}" for f in figures for k in ("svg", "png")}
-  made, known = told(folder), json.loads((planted / "dataset.json").read_text())
+  made, known = described(folder), json.loads((planted / "dataset.json").read_text())
   assert {"schema_version", "command", "hardware", "software"} <= set(made)
   assert made["digest"] == known["digest"] and list(made["splits"]) == ["train", "eval", "test"]
   assert made["splits"]["test"]["rows"] == TEST and made["splits"]["eval"]["base_rate"] == known["splits"]["eval"]["base_rate"]
@@ -284,7 +284,7 @@ def test_page_and_files(planted):
 def test_tables_on_the_terminal(planted, capsys):
   opened = dataset.open_dataset(planted)
   program.print_tables(opened, record.read_json(planted / "dataset.json"), inventory.take(opened, 0))
-  out, made = capsys.readouterr().out, told(planted / "describe")
+  out, made = capsys.readouterr().out, described(planted / "describe")
   c0, wide = made["categorical"][0], made["dense"][0]
   line = next(line for line in out.splitlines() if line.startswith("│ c0 "))
   cells = [cell.strip() for cell in line.strip("│").split("│")]
@@ -303,7 +303,7 @@ def test_rejected_lines_by_reason(tmp_path, capsys):
   words = ("--format=csv", f"--input={tmp_path / 'log.csv'}", f"--schema={tmp_path / 'schema.toml'}", f"--output={tmp_path / 'set'}")
   known = prepare(flags.parse(["prepare", *words, "--max_reject_fraction=0.1"], PrepareConfig))
   program.main(DescribeConfig((str(tmp_path / "set"),)))
-  made, out = told(tmp_path / "set" / "describe"), capsys.readouterr().out
+  made, out = described(tmp_path / "set" / "describe"), capsys.readouterr().out
   assert made["rejects"]["by_reason"] == known["rejects"]["by_reason"] and made["dense"] == []
   assert sorted(known["rejects"]["by_reason"].values()) == [1, 3]
   for reason, count in known["rejects"]["by_reason"].items():
@@ -333,7 +333,7 @@ def test_bad_input(planted, tmp_path, words, message):
 
 
 def test_broken_shards_leave_nothing(log, tmp_path, monkeypatch):
-  """Large data sets have their digests checked as they are read; what the digests let through is an error, not a traceback."""
+  """Digests of large data sets are checked as they are read. Damage that no digest shows is an error in one line."""
   monkeypatch.setattr(dataset, "VERIFY_BYTES", 0)
   out = make(tmp_path, log, SCHEMA, f"--eval_rows={EVAL}")
   shard = sorted(out.glob("train-*"))[0]
@@ -370,7 +370,13 @@ def test_as_a_program(planted, tmp_path):
   )
   done = subprocess.run([*words, str(planted), f"--output={tmp_path / 'page'}"], capture_output=True, text=True, check=False)
   assert done.returncode == 0 and done.stderr == "" and f"page: {tmp_path / 'page' / 'index.html'}" in done.stdout
-  assert told(tmp_path / "page")["command"] == ["python", "-m", "dlrm_jax.data.describe", str(planted), f"--output={tmp_path / 'page'}"]
+  assert described(tmp_path / "page")["command"] == [
+    "python",
+    "-m",
+    "dlrm_jax.data.describe",
+    str(planted),
+    f"--output={tmp_path / 'page'}",
+  ]
   bad = subprocess.run([*words, str(tmp_path / "nowhere")], capture_output=True, text=True, check=False)
   assert bad.returncode == 2 and bad.stderr.count("\n") == 1 and bad.stdout == ""
 

@@ -1,4 +1,4 @@
-"""`--num_tables`: a model that reads the first features of its data alone, on a click log and on planted data."""
+"""`--num_tables`: a model that reads only the first features of its data, on a click log and on planted data."""
 
 import dataclasses
 from pathlib import Path
@@ -65,8 +65,8 @@ def test_theory_is_for_all_fields_of_the_tail():
     config = RunConfig(planted=planted, model=ModelConfig(num_tables=count))
     source = open_source(config)
     assert (ideal(config, source, 1000) is not None) is known, count
-    told = theory(config, source)
-    assert told is not None and (told["beta_data"] is not None) is known, count
+    predicted = theory(config, source)
+    assert predicted is not None and (predicted["beta_data"] is not None) is known, count
 
 
 def test_a_shape_is_cut_too():

@@ -1,4 +1,4 @@
-"""`dlrm_jax.data.order`: every row once, to one process, in an order that a slow reference and golden values give."""
+"""`dlrm_jax.data.order`: one process reads each row, once, in the order of a slow reference and of golden values."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ SIZES = [(0, 4), (1, 4), (3, 4), (4, 4), (5, 4), (11, 4), (96, 4), (99, 4), (103
 
 
 def reference(rows: int, per_block: int, order: str, seed: int, num_processes: int) -> list[list[int]]:
-  """The rows of each process, by lists: blocks dealt in turn, the rest cut by rows, then windows shuffled."""
+  """The rows of each process, by lists. Blocks are dealt in turn, the others are cut by rows, then windows are shuffled."""
   blocks = [list(range(first, min(first + per_block, rows))) for first in range(0, rows, per_block)]
   full, partial = [block for block in blocks if len(block) == per_block], [block for block in blocks if len(block) < per_block]
   if order == "shuffled":
@@ -82,7 +82,7 @@ def test_a_shuffled_order_mixes_and_follows_the_seed():
 
 
 def test_golden_order():
-  """Runs on disk went through their data in this order: a change here makes them impossible to repeat or to go on with."""
+  """Runs on disk read their data in this order. If it changes, they cannot be repeated or resumed."""
   assert rows_of(ReadOrder(107, 10, "shuffled", 7, (0, 1)))[:12] == [56, 67, 98, 7, 43, 64, 14, 37, 97, 69, 74, 19]
   assert [ReadOrder(200, 10, "shuffled", 7, (1, 2)).blocks(0)[i].block for i in range(8)] == [7, 5, 0, 17, 1, 15, 12, 16]
   assert rows_of(ReadOrder(200, 10, "shuffled", 7, (1, 2)))[:8] == [123, 52, 0, 78, 152, 59, 9, 158]

@@ -66,7 +66,7 @@ def numbered(directory: Path, rows: int, per_group: int, groups: int) -> Dataset
 
 
 def rows_in(given: list[Batch]) -> list[int]:
-  """The numbers of a numbered data set's rows that batches hold; each row must be whole, padding empty and at the end."""
+  """The row numbers in batches of a `numbered` data set. Each row must be whole; padding must be empty and last."""
   out: list[int] = []
   for batch in given:
     filled = int(batch.weight_b.sum())
@@ -80,7 +80,7 @@ def rows_in(given: list[Batch]) -> list[int]:
 
 
 def blocks_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-  """A list to which every block that is read is added."""
+  """A list that gets every block that is read."""
   read: list[int] = []
   real = pipeline._Units._read
   monkeypatch.setattr(pipeline._Units, "_read", lambda units, piece: read.append(piece.block) or real(units, piece))
@@ -168,7 +168,7 @@ def test_parts_are_the_data_set_once(tmp_path, rows, per_group, num_processes, o
 @pytest.mark.parametrize("order", ["time", "shuffled"])
 @pytest.mark.parametrize("part", [(0, 1), (0, 2), (1, 2)])
 def test_a_pass_goes_on_from_any_batch(tmp_path, monkeypatch, order, part):
-  """Bit for bit, and nothing before is read again: at most the block or window that the start lies in."""
+  """The batches are equal bit for bit. Of the rows before, at most those in the block or window of the start are read again."""
   dataset, read = numbered(tmp_path, 1003, 8, groups=5), blocks_read(monkeypatch)
   whole = list(batches(dataset, "train", 20, None, 0, order, 1, part))
   first_pass, window = list(read), {"time": 1, "shuffled": 8}[order]

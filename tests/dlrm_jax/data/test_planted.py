@@ -1,4 +1,4 @@
-"""The planted click model against its definition, its theory against sums and published constants, the exact estimator against both."""
+"""Checks the planted click model against its definition, its theory against sums and published constants, the estimator against both."""
 
 import dataclasses
 import math
@@ -105,7 +105,7 @@ def test_the_parts_of_a_logit_add_up_and_are_named():
 
 @pytest.mark.parametrize("s", [*S_VALUES, 1.75, 2.5])
 def test_what_hashing_loses(s: float):
-  """Judges: random hashes of the ids at few rows; kappa at many."""
+  """The judges are random hashes of the ids at few rows, and kappa at many rows."""
   rng, k = np.random.default_rng(0), np.arange(1, 2.0**18)
   p, rest = k ** -(s - 1) - (k + 1) ** -(s - 1), 2.0 ** (-18 * (s - 1))
   for rows in (1, 2, 10, 40):
@@ -119,7 +119,7 @@ def test_what_hashing_loses(s: float):
 
 
 def test_floors_of_pairs_and_dense_part_are_the_variance_without_the_largest_terms():
-  """Judge: the teacher's own terms, of which the largest are kept; for pairs by hand 1/(1 + 1/4) of two terms."""
+  """The judge is the sum of the teacher's own terms beyond the largest ones. For pairs it is 1/(1 + 1/4) of two terms, by hand."""
   assert theory.terms_floor(1, 2, 0.5, 1.0, 0.2) == pytest.approx(0.1 * 0.5 * 0.25 / 1.25)
   assert theory.terms_floor(32, 32, 0.5, 1.0, 0.2) == 0.0
   planted = Planted(PlantedConfig(pair_variance=0.6, dense_variance=0.4))
@@ -211,7 +211,7 @@ def test_kappa_has_its_known_values():
 
 @pytest.mark.parametrize("s", S_VALUES)
 def test_excess_ideal_is_the_sum_over_ids(s: float):
-  """A brute sum over the first ids plus the known mass of the rest bounds it from both sides."""
+  """A brute sum over the first ids and the known mass of the others bound it from both sides."""
   tau, n = 0.04, 1e5
   k = np.arange(1, 3_000_001, dtype=np.float64)
   p = k ** -(s - 1) - (k + 1) ** -(s - 1)
@@ -234,7 +234,7 @@ def test_exponents_follow_from_the_sums(s: float):
 
 
 def test_hashing_loses_kappa_times_what_top_loses():
-  """Monte Carlo over hash functions: a row predicts the probability-weighted mean effect of its ids; the rest is lost."""
+  """Monte Carlo over hash functions. A row predicts the probability-weighted mean effect of its ids, and the deviations are lost."""
   s, rows, k = 1.25, 200, np.arange(1, 2_000_001, dtype=np.float64)
   p = k ** -(s - 1) - (k + 1) ** -(s - 1)
   rng, lost = np.random.default_rng(0), []
@@ -249,7 +249,7 @@ def test_hashing_loses_kappa_times_what_top_loses():
 
 
 def test_per_id_update_by_hand():
-  """Two examples share an id: the second sees what the first taught."""
+  """Two examples share an id, so that the second is predicted with the update of the first."""
   state = per_id.init(num_fields=2, sigma=0.5)
   planted_batch, _ = Planted(PlantedConfig(tail_fields=2)).batch(1, 0, 2)
   batch = type(planted_batch)(planted_batch.dense_bm, jnp.array([[1, 5], [1, 7]], jnp.int32), jnp.array([1.0, 0.0]), jnp.ones(2))

@@ -1,4 +1,4 @@
-"""The headline claims, trained: exponents of the DLRM and of the estimator on planted data. Minutes; run by `make test-slow`."""
+"""The main claims, by training: exponents of the DLRM and of the estimator on planted data. It takes minutes (`make test-slow`)."""
 
 import dataclasses
 from pathlib import Path
@@ -32,7 +32,7 @@ def test_data_exponent_is_that_of_theory(s: float, learner: str, tolerance: floa
 
 @pytest.mark.parametrize("rows_by", ["top", "hash"])
 def test_small_tables_saturate_where_theory_says(rows_by: str, tmp_path: Path):
-  """Averages over teachers: one teacher's few largest effects move the excess by several per cent."""
+  """Averages over teachers, because the few largest effects of one teacher move the excess by several per cent."""
   ratios = []
   for seed in range(3):
     base = PRESETS["quick"].run

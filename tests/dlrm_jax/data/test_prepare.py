@@ -61,7 +61,7 @@ def rows_of(out: Path, split: str) -> pl.DataFrame:
 
 
 def test_golden_hashes():
-  """Pinned: a change here orphans every prepared data set and every hashed table."""
+  """If these values change, every prepared data set and every hashed table is orphaned."""
   assert [f"{h:016x}" for h in vocabulary.hash_text("user_id", [b"", b"1", "é".encode()])] == [
     "9899afa5de7e8c21",
     "0f4eee96cc700c6a",
@@ -91,7 +91,7 @@ def test_hash_is_the_same_for_text_integers_and_missing():
 
 
 def random_cells(rng: np.random.Generator) -> list[pa.Array]:
-  """A column in pieces, with missing cells, of few or many values."""
+  """A column in chunks, with missing cells, of few or many values."""
   pieces = []
   for _ in range(rng.integers(1, 6)):
     size = int(rng.integers(0, 9000))
@@ -161,7 +161,7 @@ def test_ties_go_by_hash_and_not_by_file_order(tmp_path):
 
 @pytest.mark.parametrize("entries", [1 << 22, 999])
 def test_vocabulary_merges_as_one_count(tmp_path, monkeypatch, entries):
-  """In one go, or by many ranges of hashes."""
+  """The result is the same by one range of hashes and by many."""
   monkeypatch.setattr(vocabulary, "_MERGE_ENTRIES", entries)
   rng = np.random.default_rng(0)
   hashes = np.concatenate([vocabulary.hash_uint32("x", (rng.zipf(1.3, 30_000) % 5000).astype(np.uint64)), [np.uint64(2**64 - 1)] * 3])
@@ -221,7 +221,7 @@ def test_copies_of_a_log_give_one_digest(tmp_path, monkeypatch):
 
 
 def files_of(out: Path) -> dict[str, bytes]:
-  """What a data set's files hold, but for the command line that made it and where it is."""
+  """The contents of a data set's files, without its path and the command line that made it."""
   files = {path.name: path.read_bytes() for path in out.iterdir()}
   contents = json.loads(files["dataset.json"])
   files["dataset.json"] = json.dumps({k: v for k, v in contents.items() if k not in ("command", "name", "sources")}).encode()
@@ -230,7 +230,7 @@ def files_of(out: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("kind", ["tsv", "gz", "csv", "parquet"])
 def test_pieces_and_workers_change_nothing(tmp_path, monkeypatch, kind):
-  """Pieces end inside lines, at their ends, inside the header; rejects keep their line numbers; shards end inside parts."""
+  """Pieces end inside lines, at their ends and inside the header. Rejects keep their line numbers. Shards end inside parts."""
   monkeypatch.setattr(shard_format, "ROWS_PER_GROUP", 31)
   monkeypatch.setattr(shard_format, "GROUPS_PER_SHARD", 2)
   lines = criteo_lines(300, seed=9)
@@ -341,7 +341,7 @@ def test_csv_rejects(tmp_path):
 
 
 def test_a_line_does_not_depend_on_its_neighbours(tmp_path, monkeypatch):
-  """A byte order mark is text but at the start of a file; a long cell is long beside a quote too."""
+  """A byte order mark is text unless it starts a file. The limit of a cell's length also holds in a block with quotes."""
   lines = ["1,1,a,3", "\ufeff2,0,b,3", f"3,1,{'x' * 140_000},3", '4,0,"c",3', "5,1,d,3", "6,1,d,3"]
   found = []
   for size in (10, 1 << 20):
@@ -368,7 +368,7 @@ def test_files_are_told_apart_by_their_directories(tmp_path):
 
 
 def reference(line: str) -> tuple[int, list[float], list[int]] | None:
-  """What a Criteo line means, one cell at a time; None where it must be rejected."""
+  """Parses a Criteo line, one cell at a time; None if it must be rejected."""
   cells = line.split("\t")
   if len(cells) != 40 or cells[0] not in ("0", "1", "-0", *("0" * i for i in range(2, 19)), *("0" * i + "1" for i in range(1, 18))):
     return None

@@ -45,7 +45,7 @@ def start(directory: Path, *arguments: str, limit: Callable[[], None] | None = N
 
 
 def finish(process: subprocess.Popen[str], seconds: float = 60) -> tuple[str, str]:
-  """What a program said; it and its workers, which hold the same pipes, must end in time."""
+  """The output of a program. It and its workers, which hold the same pipes, must end in time."""
   try:
     return process.communicate(timeout=seconds)
   except subprocess.TimeoutExpired:
@@ -74,7 +74,7 @@ def same(directory: Path, expected: dict[str, bytes]) -> None:
 def untouched(
   request: pytest.FixtureRequest, log: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[list[str], dict[str, bytes], float]:
-  """The command's words, what it makes when nothing happens to it, and the seconds that it takes."""
+  """The command's words, the files that it makes undisturbed, and the seconds that it takes."""
   directory, arguments = tmp_path_factory.mktemp("untouched"), words(log, request.param)
   begun = time.monotonic()
   code, _, err = run(directory, *arguments)
@@ -87,7 +87,7 @@ def untouched(
 
 
 def test_killed_at_random_moments(untouched, tmp_path):
-  """Each time the same command goes on; what was done before the kill is not done again, up to three times on the way."""
+  """After each kill the same command goes on, and does no finished work again; it is killed up to three times."""
   arguments, made, seconds = untouched
   rng, kept, seen = random.Random(1), 0, 0
   for i in range(KILLS):
@@ -179,7 +179,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
 
 
 def refused(directory: Path, arguments: list[str], why: str, limit: Callable[[], None] | None = None) -> str:
-  """Runs what must fail in one line, and leave nothing that opens. Returns the line."""
+  """Runs a command that must fail in one line and leave nothing that opens. Returns the line."""
   code, out, err = run(directory, *arguments, limit=limit)
   said = [line for line in err.splitlines() if not line.startswith(("reading:", "counting:", "writing:"))]  # progress of a slow run
   assert (code, out) == (2, "") and len(said) == 1, (code, out, err)
@@ -191,7 +191,7 @@ def refused(directory: Path, arguments: list[str], why: str, limit: Callable[[],
 
 
 def test_disk_full(untouched, small_disk):
-  """Too small by ever less; at last it has room, and the work goes on."""
+  """The disk is too small, by less each time, until there is room and the work goes on."""
   arguments, made, _ = untouched
   place = small_disk("size=64k")
   for size in (64, 256, 700, 1500, 2500, 3000):
@@ -206,7 +206,7 @@ def test_disk_full(untouched, small_disk):
 
 
 def test_files_that_may_not_grow(untouched, tmp_path):
-  """A limit on the size of a file, where no disk can be mounted."""
+  """A limit on the size of a file, used if no disk can be mounted."""
   arguments, made, _ = untouched
   for size in (100, 5000, 60_000):
     refused(tmp_path, arguments, "File too large", lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))  # noqa: B023

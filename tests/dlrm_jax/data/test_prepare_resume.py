@@ -1,4 +1,4 @@
-"""`dlrm_jax.data.prepare` when it is interrupted, shared by several runs, or cannot write; and its splits by files."""
+"""`dlrm_jax.data.prepare` if it is interrupted, shared by several runs, or cannot write; and its splits by files."""
 
 import errno
 import fcntl
@@ -53,11 +53,11 @@ def digest_of(out: Path) -> str:
 
 
 class Stopped(BaseException):
-  """As a kill: nothing of the program runs any more."""
+  """Raised in place of a kill, after which nothing of the program runs."""
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, done: int, error: BaseException) -> list[int]:
-  """Lets `done` pieces be read; the list tells which were asked for."""
+  """Lets `done` pieces be read. Returns the list of pieces that the run asked for."""
   asked: list[int] = []
   real = parts.read_and_write
 
@@ -141,7 +141,7 @@ def test_one_run_at_a_time(log, monkeypatch):
 
 
 def test_a_run_that_was_killed_after_the_rename_ends_well(log, monkeypatch):
-  """The output is there, what it was made from too: the same command removes the latter and is content."""
+  """Both the output and the staging directory exist. The same command removes the latter and succeeds."""
   with monkeypatch.context() as patch:
     patch.setattr("shutil.rmtree", lambda *args, **kwargs: (_ for _ in ()).throw(Stopped()))
     with pytest.raises(Stopped):
@@ -173,7 +173,7 @@ def killed_while_clearing(monkeypatch: pytest.MonkeyPatch, log: Path, step: str)
 
 
 def test_what_ended_was_a_run_of_these_settings(log, monkeypatch):
-  """After a kill behind the rename another command must not be told that its work is done."""
+  """After a kill behind the rename, a command with other settings must not count as done."""
   killed_while_clearing(monkeypatch, log, "rmtree")
   with pytest.raises(UserError, match="holds a data set already"):
     run(log, "--min_count=1")
@@ -227,7 +227,7 @@ def test_overwriting_is_whole_too(log, monkeypatch):
 
 
 def test_shares_of_the_work_make_the_same_data_set(log):
-  """Two processes at once; a third of them alone could not end."""
+  """Two processes at once make the whole data set."""
   code = "from dlrm_jax.data.prepare import program as p; p._MIB = 1; from dlrm_jax.common import flags; flags.run(p.main, p.PrepareConfig)"
   environment = os.environ | {"PYTHONPATH": str(ROOT)}
 
@@ -281,8 +281,8 @@ def test_missing_shares_of_dense_columns(log):
     assert column == {"name": f"I{i + 1}", "missing_share": sum(not line[1 + i] for line in lines) / 179}
 
 
-def test_a_killed_worker_is_told(log):
-  """The pool notices, and the run ends in one line."""
+def test_a_killed_worker_ends_the_run(log):
+  """The run ends with an error in one line."""
   code = (
     "import os, signal; from dlrm_jax.data.prepare import program as p, parts; p._MIB = 1\n"
     "from dlrm_jax.common import flags\n"
@@ -303,7 +303,7 @@ def test_a_killed_worker_is_told(log):
 
 
 def test_columns_are_readable_by_others(log):
-  """The encoding of the shards is one that polars knows too."""
+  """Polars can read the encoding of the shards."""
   frame = pl.read_parquet(run(log) / "train-00000.parquet")
   assert frame.columns[:3] == ["label", "dense.I1", "dense.I2"]
   assert frame["id.C1"].dtype == pl.Int32

@@ -23,7 +23,7 @@ Rejects = list[tuple[bytes, ...]]  # source, line, reason, detail, text
 
 
 def lines_of(data: bytes) -> list[bytes]:
-  """The lines of a file, the last of which may have no newline."""
+  """The lines of a file. The last one may have no newline."""
   lines = data.split(b"\n")
   if not lines[-1]:
     lines.pop()
@@ -52,7 +52,7 @@ def write_log(directory: Path, seed: int, files: int, lines: int, share: float) 
 
 
 def check_criteo(paths: list[Path], out: Path) -> int:
-  """Compares a prepared data set with the files that it is made of; returns the number of lines."""
+  """Compares a prepared data set with its input files. Returns the number of lines."""
   total, rejects, rows = 0, [], []
   for path in paths:
     for number, line in enumerate(lines_of(path.read_bytes()), 1):
@@ -190,7 +190,7 @@ TEXTS = [
 
 
 def cut_csv(line: str) -> list[str] | None:
-  """The cells of a line; None where the quoting is bad. A quote counts at the start of a cell alone."""
+  """The cells of a line; None if the quoting is bad. A quote counts at the start of a cell only."""
   cells, i = [], 0
   while True:
     cell = ""
@@ -266,7 +266,7 @@ def csv_line(rng: random.Random) -> bytes:
 
 @pytest.mark.parametrize("quotes", [True, False])
 def test_mutated_csv_lines(tmp_path, quotes):
-  """Blocks with quotes and blocks without take different ways through `delimited`."""
+  """`delimited` has different code for blocks with and without quotes."""
   rng, paths = random.Random(quotes), []
   for i in range(4):
     lines = [csv_line(rng) for _ in range(6000 if quotes else 20_000)]
