@@ -5,20 +5,10 @@ without a header. An empty cell is a missing value. The Kaggle log has 45,840,61
 are 24 files of a day each, about 4.37e9 lines; the last day is held out.
 """
 
-from dlrm_jax.data.prepare.schema import CategoricalColumn, DenseColumn, Schema
-
 NUM_DENSE = 13
 NUM_CATEGORICAL = 26
 DENSE_NAMES = tuple(f"I{i}" for i in range(1, NUM_DENSE + 1))
 CATEGORICAL_NAMES = tuple(f"C{i}" for i in range(1, NUM_CATEGORICAL + 1))
-
-# Negative and missing integers become 0, as log(x + 1) after clipping at 0 does in the MLPerf reference.
-SCHEMA = Schema(
-  label="label",
-  dense=tuple(DenseColumn(name, transform="log1p", missing=0.0, integer=True) for name in DENSE_NAMES),
-  categorical=tuple(CategoricalColumn(name, hexadecimal=True) for name in CATEGORICAL_NAMES),
-  header=("label", *DENSE_NAMES, *CATEGORICAL_NAMES),
-)
 
 KAGGLE_ROWS = 45_840_617
 TB_TRAIN_ROWS = 4_195_197_692  # day_0 .. day_22, as MLPerf's reference counts them

@@ -11,12 +11,13 @@ from typing import Any
 
 from dlrm_jax.common import flags, record, tasks
 from dlrm_jax.common.progress import Bar
-from dlrm_jax.data import criteo, shard_format
+from dlrm_jax.data import shard_format
 from dlrm_jax.data.prepare import contents, parts, read, shards, vocabulary
 from dlrm_jax.data.prepare.contents import ReadLog
 from dlrm_jax.data.prepare.parts import Part, PieceResult
 from dlrm_jax.data.prepare.passes import Ranking, Reading, Writing
-from dlrm_jax.data.prepare.schema import Schema, load_schema
+from dlrm_jax.data.prepare.schema import CRITEO, Schema
+from dlrm_jax.data.prepare.schema_file import load_schema
 from dlrm_jax.data.prepare.staging import opened
 
 VOCABULARIES = ("frequency", "hash")
@@ -89,7 +90,7 @@ def _splits(config: PrepareConfig, rows_of_file: Sequence[int]) -> dict[str, int
 
 
 def _inputs(config: PrepareConfig) -> tuple[Schema, list[Path], list[read.Piece]]:
-  schema = criteo.SCHEMA if config.schema is None else load_schema(config.schema)
+  schema = CRITEO if config.schema is None else load_schema(config.schema)
   if schema.list_columns and config.format != "parquet":
     raise flags.UserError(
       f"{config.schema}: column '{schema.list_columns[0]}' of lists: only --format=parquet has lists; name one column for each value"

@@ -29,7 +29,8 @@ from dlrm_jax.data.planted.theory import theory as theory_of
 from dlrm_jax.data.prepare import contents as contents_module
 from dlrm_jax.data.prepare import read, vocabulary
 from dlrm_jax.data.prepare.program import PrepareConfig, prepare
-from dlrm_jax.data.prepare.schema import Bag, load_schema
+from dlrm_jax.data.prepare.schema import Bag
+from dlrm_jax.data.prepare.schema_file import load_schema
 from dlrm_jax.data.source import PreparedSource, open_source
 from dlrm_jax.training import metrics
 

@@ -22,7 +22,8 @@ from dlrm_jax.common.flags import UserError
 from dlrm_jax.data import criteo, shard_format
 from dlrm_jax.data.prepare import delimited, distinct, parse, parts, program, rows, vocabulary
 from dlrm_jax.data.prepare.program import PrepareConfig, prepare
-from dlrm_jax.data.prepare.schema import CategoricalColumn, load_schema
+from dlrm_jax.data.prepare.schema import CRITEO, CategoricalColumn
+from dlrm_jax.data.prepare.schema_file import load_schema
 
 SCHEMA = 'label = "y"\ncategorical = ["c", "age"]\n[dense]\nage = { transform = "none", missing = 40 }\nviews = {}\n'
 
@@ -431,11 +432,11 @@ def test_every_line_is_accepted_with_its_value_or_rejected(mutations):
     place %= len(lines[row]) + 1
     lines[row] = lines[row][:place] + piece + lines[row][place + (0 if insert else 1) :]
   text = ("\n".join(lines) + "\n").replace("\r\n", "\n")
-  header = criteo.SCHEMA.header
+  header = CRITEO.header
   assert header is not None
   lines = text.split("\n")[:-1]
-  chunk = delimited.cut(text.encode(), np.arange(1, len(lines) + 1), header, criteo.SCHEMA)
-  rows, rejects = parse.parse(chunk, criteo.SCHEMA)
+  chunk = delimited.cut(text.encode(), np.arange(1, len(lines) + 1), header, CRITEO)
+  rows, rejects = parse.parse(chunk, CRITEO)
   expected = [reference(line) for line in lines]
   good = [value for value in expected if value is not None]
   assert [reject.line for reject in rejects] == [i + 1 for i, value in enumerate(expected) if value is None]
