@@ -244,7 +244,7 @@ def test_data_sets_without_bags_are_as_before(tmp_path):
     ('d = ["a", "b"]\n"d.0" = ["e"]', "names of a schema's ids must differ: 'd.0' is there twice"),
     ('genres = ["a", "y"]', "the label column 'y' cannot be a bag column too"),
     ('genres = ["a", "b"]\ntags = { column = "a", length = 2 }', "column 'a' cannot hold lists in one place and single values in another"),
-    ('tags = { column = "c", length = 2 }', "column 'c' cannot be a list in one place"),
+    ('tags = { column = "c", length = 2 }', "column 'c' cannot hold lists in one place"),
   ],
 )
 def test_bad_bags_are_refused_in_one_line(tmp_path, bags, message):
