@@ -43,10 +43,9 @@ class Source(Protocol):
     """The source with its first `count` categorical features alone, all if it is 0. Raises UserError if there are fewer."""
 
   def train_batches(self, seed: int, batch_size: int, num_examples: int, start: int = 0) -> Iterator[Batch]:
-    """This process's part of the batches of training examples `start` .. `num_examples` - 1, in order.
+    """This process's examples of the batches of training examples `start` .. `num_examples` - 1, in order.
 
-    Every process gets the same number of batches, each of batch_size / processes examples. Raises UserError if the batch size does not
-    divide so.
+    Every process gets the same number of batches, each of batch_size / processes examples. Raises UserError if that is no whole number.
     """
 
   def num_eval_examples(self, wanted: int) -> int:
