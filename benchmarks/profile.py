@@ -32,9 +32,9 @@ from dlrm_jax.data.planted import clicks as planted
 from dlrm_jax.data.shapes import random_batch, shape_of
 from dlrm_jax.machine import hardware
 from dlrm_jax.machine.mesh import connect, split
+from dlrm_jax.shape import DataShape
 from dlrm_jax.training.build import Build
 from dlrm_jax.training.learner import Learner, dlrm_learner
-from dlrm_jax.shape import DataShape
 from dlrm_jax.training.state import TrainState
 
 _BATCHES = 8  # distinct random ones, used in turn

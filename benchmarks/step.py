@@ -38,9 +38,9 @@ from dlrm_jax.machine.mesh import connect, make_mesh, split
 from dlrm_jax.model.flops import Cost, cost
 from dlrm_jax.presets import DLRM_INPUTS
 from dlrm_jax.presets import PRESETS as RUN_PRESETS
+from dlrm_jax.shape import DataShape
 from dlrm_jax.training.build import Build
 from dlrm_jax.training.learner import dlrm_learner
-from dlrm_jax.shape import DataShape
 
 _BATCHES = 8  # distinct ones, used in turn
 _FLOOR_REPEATS = 9

@@ -24,9 +24,9 @@ from dlrm_jax.embedding import storage
 from dlrm_jax.embedding.pool import lookups_of
 from dlrm_jax.machine import hardware
 from dlrm_jax.machine.mesh import split
+from dlrm_jax.shape import DataShape
 from dlrm_jax.training.build import Build
 from dlrm_jax.training.learner import dlrm_learner
-from dlrm_jax.shape import DataShape
 from dlrm_jax.training.state import TrainState
 
 

@@ -16,10 +16,10 @@ from dlrm_jax.machine.mesh import make_mesh
 from dlrm_jax.model.dlrm import Dlrm, overarch_width_in
 from dlrm_jax.model.flops import cost
 from dlrm_jax.model.interaction import dot_interaction
+from dlrm_jax.shape import DataShape
 from dlrm_jax.training.build import Build
 from dlrm_jax.training.state import state_shapes
 from dlrm_jax.training.step import OneRun, compile_programs
-from dlrm_jax.shape import DataShape
 
 DLRM = ("dense", "dots")
 CRITEO = DataShape(13, tuple(f"c{i}" for i in range(26)), (1000,) * 26, (1,) * 26)
