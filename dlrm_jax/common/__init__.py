@@ -1,1 +1,1 @@
-"""What every part of the suite uses and what depends on none of them: flags, records, progress, signals, random words, figures."""
+"""Modules that every package of the suite uses: flags, records, progress, signals to stop, random words, figures."""

@@ -1,4 +1,4 @@
-"""The user's cache directory. It holds what takes long to make and depends on versions alone: compiled code, the JavaScript of pages."""
+"""The user's cache directory, for what takes long to make and depends on versions alone: compiled code, the JavaScript of pages."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,7 @@
-"""Every device holds a slice of every row. Ids go to all devices, and slices of pooled vectors come back. Any ids give equal loads."""
+"""The column placement: every device holds a slice of every row.
+
+Ids go to all devices, and slices of pooled vectors come back. Any ids give equal loads.
+"""
 
 from typing import Any
 

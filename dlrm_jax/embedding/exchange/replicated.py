@@ -1,4 +1,4 @@
-"""Every device holds all rows. Lookups are local, and gradients go to all devices."""
+"""The replicated placement: every device holds all rows. Lookups are local, and gradients go to all devices."""
 
 from typing import Any
 

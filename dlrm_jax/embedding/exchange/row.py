@@ -1,4 +1,4 @@
-"""Rows dealt over all devices. Each device requests the distinct rows of its examples from their owners, in as many rounds as necessary.
+"""The row placement: rows are dealt over all devices, and each device requests the distinct rows of its examples from their owners.
 
 Requests are sorted by owner and place, without repeats. A round has room for 1.2 times an even share of requests to each owner. It covers
 as many of an owner's places as every device has room for. So all requests for a row, from all devices, travel in one round, and the owner

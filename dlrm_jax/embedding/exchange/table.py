@@ -1,4 +1,7 @@
-"""Each table is whole on one device. Ids go to the owner, and pooled vectors come back. Parts are padded to that of the fullest device."""
+"""The table placement: each table is whole on one device.
+
+Ids go to the owner, and pooled vectors come back. The parts of all devices are padded to the size of the fullest.
+"""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The CPU kernels against the XLA code they stand in for: lookups, updates, interaction, layers, whole runs; and what happens without a
+"""The CPU kernels compared with the XLA code that they replace: lookups, updates, interaction, layers, whole runs. Behaviour without a
 compiler. The engine with kernels against the dense oracle: test_engine.py."""
 
 import dataclasses

@@ -60,7 +60,7 @@ def test_a_mesh_gives_the_losses_of_one_device(words: list[str], alone: dict[str
 
 
 def processes(count: int, *words: str) -> list[dict[str, Any]]:
-  """What each of `count` processes that share the mesh prints."""
+  """Returns what each of `count` processes that share the mesh prints."""
   with socket.socket() as free:
     free.bind(("localhost", 0))
     port = free.getsockname()[1]
