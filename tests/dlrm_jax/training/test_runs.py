@@ -1,4 +1,4 @@
-"""Runs trained together: each one's losses are those of the run alone, whatever happens to the others; rates are values, not programs."""
+"""Several runs trained at once have the losses of each run alone, whatever happens to the others; rates are values, not programs."""
 
 import dataclasses
 from pathlib import Path
