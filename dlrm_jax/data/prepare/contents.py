@@ -129,7 +129,7 @@ def describe(
     name: name of the data set if the schema has none.
     vocabulary: how values became ids.
     schema, log: what was read.
-    written: from `shards.write`, by split.
+    written: the SHARD.json of every shard, by split.
     cardinalities: number of ids of each feature.
     rejected: the entry of the rejects.
 

@@ -175,28 +175,39 @@ def part_path(directory: Path, piece: int, part: int) -> Path:
   return directory / f"{piece:06d}-{part:04d}"
 
 
-def read_and_write(
-  directory: Path, index: int, path: Path, piece: Piece, log_format: str, schema: Schema, part_bytes: int, on_bytes: Callable[[int], None]
-) -> None:
-  """Reads a piece and writes its parts, its rejects (`PIECE.rejects`) and last `PIECE.json`.
+@dataclasses.dataclass(frozen=True)
+class Reading:
+  """The first pass as a job of `tasks.run`. A task is to read a piece of the input."""
 
-  Raises UserError naming the file if it cannot be used or most of its lines are rejected.
-  """
-  writer, tally = _PartWriter(directory, index, schema), Tally()
-  lines, digest = int(log_format == "csv" and piece.start == 0), ""  # the header is one
-  missing, truncated = np.zeros(len(schema.dense), np.int64), Counter[str]()
-  with record.written_whole(rejects_path(directory, index)) as rejects:
-    for read in read_piece(path, piece, log_format, schema, on_bytes):
-      if isinstance(read, str):
-        digest = read
-        continue
-      writer.add(read, part_bytes + part_bytes // 8)
-      tally.add(read.rejects, len(read.rows.label_n))
-      rejects.writelines(map(text_of, read.rejects))
-      lines += read.num_lines
-      missing += np.array(read.rows.missing, np.int64)
-      truncated.update(read.rows.truncated)
-      tally.refuse_hopeless(path, piece.start)
-    writer.flush()
-  result = PieceResult(lines, writer.rows, tally.as_json(), missing.tolist(), dict(writer.missing), dict(truncated), digest)
-  record.write_json(result_path(directory, index), dataclasses.asdict(result))
+  directory: Path
+  sources: tuple[Path, ...]
+  pieces: tuple[Piece, ...]
+  format: str
+  schema: Schema
+  part_bytes: int
+
+  def do(self, index: int, advance: Callable[[int], None]) -> None:
+    """Reads a piece and writes its parts, its rejects (`PIECE.rejects`) and last `PIECE.json`.
+
+    Raises UserError naming the file if it cannot be used or most of its lines are rejected.
+    """
+    piece, schema = self.pieces[index], self.schema
+    path = self.sources[piece.source]
+    writer, tally = _PartWriter(self.directory, index, schema), Tally()
+    lines, digest = int(self.format == "csv" and piece.start == 0), ""  # the header is one
+    missing, truncated = np.zeros(len(schema.dense), np.int64), Counter[str]()
+    with record.written_whole(rejects_path(self.directory, index)) as rejects:
+      for read in read_piece(path, piece, self.format, schema, advance):
+        if isinstance(read, str):
+          digest = read
+          continue
+        writer.add(read, self.part_bytes + self.part_bytes // 8)
+        tally.add(read.rejects, len(read.rows.label_n))
+        rejects.writelines(map(text_of, read.rejects))
+        lines += read.num_lines
+        missing += np.array(read.rows.missing, np.int64)
+        truncated.update(read.rows.truncated)
+        tally.refuse_hopeless(path, piece.start)
+      writer.flush()
+    result = PieceResult(lines, writer.rows, tally.as_json(), missing.tolist(), dict(writer.missing), dict(truncated), digest)
+    record.write_json(result_path(self.directory, index), dataclasses.asdict(result))

@@ -14,10 +14,10 @@ from dlrm_jax.common.progress import Bar
 from dlrm_jax.data import shard_format
 from dlrm_jax.data.prepare import contents, parts, read, shards, vocabulary
 from dlrm_jax.data.prepare.contents import ReadLog
-from dlrm_jax.data.prepare.parts import Part, PieceResult
-from dlrm_jax.data.prepare.passes import Ranking, Reading, Writing
+from dlrm_jax.data.prepare.parts import Part, PieceResult, Reading
 from dlrm_jax.data.prepare.schema import CRITEO, Schema
 from dlrm_jax.data.prepare.schema_file import load_schema
+from dlrm_jax.data.prepare.shards import Ranking, Writing
 from dlrm_jax.data.prepare.staging import opened
 
 VOCABULARIES = ("frequency", "hash")

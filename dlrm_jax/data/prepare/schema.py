@@ -135,7 +135,7 @@ class Schema:
     _refuse_repeats(self.dense_names, "a schema's dense columns")
     _refuse_repeats(self.categorical_names, "a schema's categorical columns")
     _refuse_repeats((feature.name for feature in self.features), "a schema's categorical columns and bags")
-    _refuse_repeats(lookup_names([f.name for f in self.features], [f.length for f in self.features]), "the names of a schema's ids")
+    _refuse_repeats(self.lookup_names, "the names of a schema's ids")
     for kind, names in (("dense", self.dense_names), ("categorical", self.categorical_names), ("bag", self.bag_columns)):
       if self.label in names:
         raise UserError(f"the label column '{self.label}' cannot be a {kind} column too")
@@ -161,6 +161,11 @@ class Schema:
   def lookups(self) -> tuple[CategoricalColumn | Bag, ...]:
     """The feature of each of the L ids of a row."""
     return tuple(feature for feature in self.features for _ in range(feature.length))
+
+  @property
+  def lookup_names(self) -> tuple[str, ...]:
+    """The names of the L ids of a row."""
+    return lookup_names([feature.name for feature in self.features], [feature.length for feature in self.features])
 
   @property
   def bag_columns(self) -> tuple[str, ...]:

@@ -59,15 +59,15 @@ class Stopped(BaseException):
 def stop_after(monkeypatch: pytest.MonkeyPatch, done: int, error: BaseException) -> list[int]:
   """Lets `done` pieces be read. Returns the list of pieces that the run asked for."""
   asked: list[int] = []
-  real = parts.read_and_write
+  real = parts.Reading.do
 
-  def read_and_write(directory, index, *rest):
+  def do(self, index, advance):
     asked.append(index)
     if len(asked) > done:
       raise error
-    return real(directory, index, *rest)
+    real(self, index, advance)
 
-  monkeypatch.setattr(parts, "read_and_write", read_and_write)
+  monkeypatch.setattr(parts.Reading, "do", do)
   return asked
 
 
@@ -203,14 +203,14 @@ def test_bad_flags_do_not_cost_what_was_read_of_a_large_log(log, monkeypatch):
 
 
 def test_a_log_that_changes_while_it_is_read(log, monkeypatch):
-  real = parts.read_and_write
+  real = parts.Reading.do
 
-  def read_and_write(directory, index, *rest):
+  def do(self, index, advance):
     with (log / "day_0").open("a") as file:
       file.write("x")
-    return real(directory, index, *rest)
+    real(self, index, advance)
 
-  monkeypatch.setattr(parts, "read_and_write", read_and_write)
+  monkeypatch.setattr(parts.Reading, "do", do)
   with pytest.raises(UserError, match="a file changed while it was read"):
     run(log)
   assert not (log / ".out.partial").exists()
@@ -286,11 +286,10 @@ def test_a_killed_worker_ends_the_run(log):
   code = (
     "import os, signal; from dlrm_jax.data.prepare import program as p, parts; p._MIB = 1\n"
     "from dlrm_jax.common import flags\n"
-    "from dlrm_jax.data.prepare import passes\n"
     "if __name__ == '__main__':\n"
     "  flags.run(p.main, p.PrepareConfig)\n"
     "else:\n"
-    "  parts.read_and_write = lambda *args: os.kill(os.getpid(), signal.SIGKILL)\n"
+    "  parts.Reading.do = lambda *args: os.kill(os.getpid(), signal.SIGKILL)\n"
   )
   (log / "program.py").write_text(code)
   command = [sys.executable, str(log / "program.py"), *words(log, f"--output={log}/out", "--workers=2")[1:]]
