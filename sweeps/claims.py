@@ -5,7 +5,7 @@ highest generation owns the run. Its owner rewrites the file every few seconds a
 A sweeper takes a run over by linking the next number. Clocks of different machines are never compared. Whoever waits for a run checks,
 by its own clock, whether the file still changes. An owner that was only suspended finds the higher number before it writes, and lets go.
 
-Called by `standing` (which runs may be claimed) and `worker` (which claims them).
+Called by `states` (which runs may be claimed) and `worker` (which claims them).
 """
 
 import contextlib

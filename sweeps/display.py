@@ -9,8 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from sweeps import store
 from sweeps.points import Run, SweepConfig, runs_of
-from sweeps.standing import told
-from sweeps.status import Runs, Totals
+from sweeps.states import Runs, Totals, outcome_line
 
 _LINE_EVERY_S = 10.0
 _BAR_EVERY_S = 1.0
@@ -31,7 +30,7 @@ class Display:
     self.names = {config_id: point.name for config_id, (point, _) in runs.items()}
     self.runs = Runs(sweep.run.workdir, {config_id: point.examples for config_id, (point, _) in runs.items()}, sweep.launch.stale_after_s)
     self.totals = self.runs.look()
-    self._told = {config_id: standing.state for config_id, standing in self.runs.standings.items()}
+    self._known = {config_id: run.state for config_id, run in self.runs.states.items()}
     console = Console(stderr=True)
     self._lines = not console.is_terminal
     self._every_s = _LINE_EVERY_S if self._lines else _BAR_EVERY_S
@@ -62,10 +61,10 @@ class Display:
 
   def _look(self) -> None:
     self.totals = self.runs.look()
-    for config_id, standing in self.runs.standings.items():
-      if self._follow and standing.state != self._told[config_id] and standing.out and standing.state != "running":
-        self.say(f"{self.names[config_id]}: {told(standing.out)}")
-      self._told[config_id] = standing.state
+    for config_id, run in self.runs.states.items():
+      if self._follow and run.state != self._known[config_id] and run.out and run.state != "running":
+        self.say(f"{self.names[config_id]}: {outcome_line(run.out)}")
+      self._known[config_id] = run.state
     self._bar.update(self._task, completed=self.totals.examples, description=self.totals.line())
 
   def say(self, text: str) -> None:

@@ -33,7 +33,7 @@ from dlrm_jax.training.learner import make_learner
 from dlrm_jax.training.trajectory import eval_points
 from sweeps import store
 from sweeps.points import Point, Run
-from sweeps.status import duration
+from sweeps.states import duration
 
 _MEASURED_S, _MEASURED_CALLS = 0.5, 4  # a model is timed until both have passed
 _EVALUATED = 4  # batches of the timed evaluation

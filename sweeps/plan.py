@@ -16,6 +16,7 @@ from sweeps import estimate, store
 from sweeps.launch_flags import extended
 from sweeps.points import Point, SweepConfig, expand, runs_of
 from sweeps.presets import PRESETS
+from sweeps.states import duration
 
 _TEXT = ("config_id", "workload", "axis", "learner")
 _COLUMNS = (
@@ -54,13 +55,13 @@ def main(plan: PlanConfig) -> None:
   for point, source in points:
     time = seconds(point, source)
     row = [point.config_id, point.workload, point.axis, point.label, str(point.seed), point.learner, f"{point.lr_factor:g}"]
-    row += [*_costs(point, source), f"{point.examples:,}", "?" if time is None else estimate.duration(time)]
+    row += [*_costs(point, source), f"{point.examples:,}", "?" if time is None else duration(time)]
     table.add_row(*row, "yes" if point.config_id in finished else "")
   console = Console(width=None if Console().is_terminal else 200)
   console.print(table)
   if plan.assumed_examples_per_s:
     total = sum(point.examples for point, _ in todo) / plan.assumed_examples_per_s / workers
-    time_line = f"about {estimate.duration(total)} at {plan.assumed_examples_per_s:,.0f} examples/s"
+    time_line = f"about {duration(total)} at {plan.assumed_examples_per_s:,.0f} examples/s"
   else:
     time_line = speed.total_line(todo, workers) if speed else "time unknown (no finished run; see --measure)"
   flops = sum(c.flops_per_example["total"] * p.examples for p, s in todo if (c := estimate.point_cost(p, s)))

@@ -13,7 +13,7 @@ from sweeps import estimate, local, slurm, store, worker
 from sweeps.display import Display
 from sweeps.points import SweepConfig, expand, runs_of
 from sweeps.presets import PRESETS
-from sweeps.status import failures
+from sweeps.states import failures
 
 
 def main(sweep: SweepConfig) -> None:
@@ -27,7 +27,7 @@ def main(sweep: SweepConfig) -> None:
   hardware.select_platform()
   points = expand(sweep)
   with Display(sweep, points, follow=launcher != "inline") as display:
-    todo = [run for name, run in runs_of(points).items() if display.runs.standings[name].state not in store.RESULTS]
+    todo = [run for name, run in runs_of(points).items() if display.runs.states[name].state not in store.RESULTS]
     if launcher == "inline":
       hardware.share_compiled(store.compile_cache(workdir))
     groups = local.groups(sweep, todo) if launcher == "local" else []
@@ -48,7 +48,7 @@ def main(sweep: SweepConfig) -> None:
       with stopping.installed():
         worker.work(sweep, todo, wait=True, tick=display.tick, tell=display.say)
     counts = display.finish().counts
-  for line in failures(display.names, display.runs.standings, workdir):
+  for line in failures(display.names, display.runs.states, workdir):
     store.say(line)
   if counts["diverged"] == count:
     raise flags.UserError(f"all {count} runs diverged; their records are kept under {workdir}/runs")

@@ -24,7 +24,7 @@ from dlrm_jax.machine import hardware, mesh
 from dlrm_jax.training import loop
 from sweeps import claims, store
 from sweeps.points import Run, SweepConfig, expand, runs_of
-from sweeps.standing import Standing, stand, told
+from sweeps.states import RunState, outcome_line, state_of
 
 _LEAVE, _LATER = -1, -2  # what process 0 sends the others instead of the number of a run
 _LOOK_EVERY_S = 1.0
@@ -125,24 +125,24 @@ class _Sweeper:
     Runs that never failed come first. A run that failed is trained alone: a failure would count against all that are trained with it.
     """
     self.tick()
-    tried: list[tuple[int, str, Standing]] = []
+    tried: list[tuple[int, str, RunState]] = []
     running = unknown = 0
     for config_id in list(self.left):
-      standing = stand(store.run_directory(self.workdir, config_id), self.observer)
-      if standing.state in store.RESULTS:
+      found = state_of(store.run_directory(self.workdir, config_id), self.observer)
+      if found.state in store.RESULTS:
         self.left.remove(config_id)
-      elif standing.state == "running":
-        running, unknown = running + 1, unknown + (not standing.known)
-      elif standing.counted >= self.launch.max_attempts:
-        self._give_up(config_id, standing)
-      elif standing.counted:
-        tried.append((standing.counted, config_id, standing))
-      elif held := self._take(config_id, standing):
-        return [held] if standing.examples else self._with_company(held)
+      elif found.state == "running":
+        running, unknown = running + 1, unknown + (not found.known)
+      elif found.counted >= self.launch.max_attempts:
+        self._give_up(config_id, found)
+      elif found.counted:
+        tried.append((found.counted, config_id, found))
+      elif held := self._take(config_id, found):
+        return [held] if found.examples else self._with_company(held)
       else:
         running += 1  # another sweeper has claimed it since this one looked
-    for _, config_id, standing in sorted(tried, key=lambda item: item[0]):
-      if held := self._take(config_id, standing):
+    for _, config_id, found in sorted(tried, key=lambda item: item[0]):
+      if held := self._take(config_id, found):
         return [held]
     if tried or unknown or (wait and running):
       return _LATER
@@ -156,9 +156,9 @@ class _Sweeper:
       for other in (name for name, key in keys.items() if key is not None and key == shared):
         if len(held) == self.launch.together:
           break
-        standing = stand(store.run_directory(self.workdir, other), self.observer)
-        new = standing.state == "queued" and not standing.counted and not standing.examples
-        if new and (claim := self._take(other, standing)):
+        found = state_of(store.run_directory(self.workdir, other), self.observer)
+        new = found.state == "queued" and not found.counted and not found.examples
+        if new and (claim := self._take(other, found)):
           held.append(claim)
     except BaseException:
       for claim in held:
@@ -166,10 +166,10 @@ class _Sweeper:
       raise
     return held
 
-  def _take(self, config_id: str, standing: Standing) -> claims.Claim | None:
+  def _take(self, config_id: str, found: RunState) -> claims.Claim | None:
     """Claims a run, unless another sweeper is first, or has done it meanwhile."""
     directory, total = store.run_directory(self.workdir, config_id), self.runs[config_id].point.config.train.num_examples
-    held = claims.claim(directory, standing.generation + 1, standing.examples, total, self.launch.stale_after_s)
+    held = claims.claim(directory, found.generation + 1, found.examples, total, self.launch.stale_after_s)
     if held is None:
       return None
     try:
@@ -182,10 +182,10 @@ class _Sweeper:
       raise
     return held
 
-  def _give_up(self, config_id: str, standing: Standing) -> None:
+  def _give_up(self, config_id: str, found: RunState) -> None:
     """Drops a run that was tried too often; writes a record of that, where there is none yet."""
-    if (standing.lost or standing.out is None) and (held := self._take(config_id, standing)):
-      self._fail(held, standing.counted, ChildProcessError(claims.LOST_WORDS))
+    if (found.lost or found.out is None) and (held := self._take(config_id, found)):
+      self._fail(held, found.counted, ChildProcessError(claims.LOST_WORDS))
       held.end("given_up")
     self.left.remove(config_id)
 
@@ -195,7 +195,7 @@ class _Sweeper:
     point, source = self.runs[held.directory.name]
     out = store.failed_record(point, source, count, error)
     record.write_json(held.directory / "record.json", out)
-    self.tell(f"{point.name}: {told(out)} (attempt {count} of {self.launch.max_attempts})")
+    self.tell(f"{point.name}: {outcome_line(out)} (attempt {count} of {self.launch.max_attempts})")
 
   def train(self, held: list[claims.Claim]) -> None:
     """Trains claimed runs and reports how they ended. A run that ended before another one failed keeps its result.
@@ -232,7 +232,7 @@ class _Sweeper:
           raise out
         if not isinstance(out, Exception):
           claim.end(out["status"])
-        self.tell(f"{self.runs[claim.directory.name].point.name}: {out if isinstance(out, Exception) else told(out)}")
+        self.tell(f"{self.runs[claim.directory.name].point.name}: {out if isinstance(out, Exception) else outcome_line(out)}")
 
   def _failed(self, claim: claims.Claim, error: Exception) -> None:
     """Records that the training raised `error`, unless this run had ended before."""
