@@ -272,7 +272,7 @@ def claim(directory: Path, generation: int, began: int, total: int, stale_after_
 
 
 def _replace(path: Path, text: str) -> None:
-  """Replaces a file atomically without waiting for the disk. After a crash of the machine nobody needs a sign of life."""
+  """Replaces a file atomically without waiting for the disk. A sign of life is of no use after a crash of the machine."""
   handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
   try:
     with os.fdopen(handle, "w") as file:

@@ -11,9 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 import jax
 
@@ -64,8 +63,9 @@ def launch(sweep: SweepConfig, groups: list[WorkerGroup], tick: Callable[[], Non
   Raises UserError with a worker's own message where it met bad input or a directory that it cannot write. Raises Stopped after SIGTERM or
   SIGUSR2, once all workers have saved.
   """
-  for group in groups:
-    _Workers(sweep, group, tick).run()
+  with stopping.installed(several=False):  # known, so that jax takes no device here
+    for group in groups:
+      _Workers(sweep, group, tick).run()
 
 
 def _devices() -> tuple[str, list[str]]:
@@ -130,42 +130,26 @@ class _Workers:
     self._workdir, self._config_ids, self._places, self._tick = Path(sweep.run.workdir), group.config_ids, group.places, tick
     self._words = command(sweep, group)
     self._processes: dict[int, subprocess.Popen[bytes]] = {}
-    self._deaths, self._claimed, self._signum = 0, 0, 0
+    self._deaths, self._claimed = 0, 0
 
   def run(self) -> None:
     """Starts the workers and waits until all have left."""
-    with self._signals():
-      try:
-        for number in range(len(self._places)):
-          self._start(number)
-        while self._processes and not self._signum:
-          self._tick()
-          time.sleep(_POLL_S)
-          for number, process in list(self._processes.items()):
-            if process.poll() is not None:
-              self._left(number, process)
-      except KeyboardInterrupt:
-        store.say("the workers save their runs; Ctrl-C again ends them at once")
-        self._end()
-        raise
-      except BaseException:
-        self._end()
-        raise
-      if self._signum:
-        self._end()
-        raise stopping.Stopped(f"{len(self._places)} workers were stopped; their runs are saved under {self._workdir}/runs")
-
-  @contextlib.contextmanager
-  def _signals(self) -> Iterator[None]:
-    def note(signum: int, frame: FrameType | None) -> None:
-      self._signum = signum
-
-    before = {signum: signal.signal(signum, note) for signum in (signal.SIGTERM, signal.SIGUSR2)}
     try:
-      yield
-    finally:
-      for signum, handler in before.items():
-        signal.signal(signum, handler)
+      for number in range(len(self._places)):
+        self._start(number)
+      while self._processes and not stopping.requested():
+        self._tick()
+        time.sleep(_POLL_S)
+        for number, process in list(self._processes.items()):
+          if process.poll() is not None:
+            self._left(number, process)
+      if stopping.requested():
+        raise stopping.Stopped(f"{len(self._places)} workers were stopped; their runs are saved under {self._workdir}/runs")
+    except BaseException as error:
+      if isinstance(error, KeyboardInterrupt):
+        store.say("the workers save their runs; Ctrl-C again ends them at once")
+      self._end()
+      raise
 
   def _log(self, number: int) -> Path:
     return self._workdir / "logs" / f"{claims.identity()['host']}-{number}.log"

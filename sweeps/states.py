@@ -88,17 +88,12 @@ class Totals:
   examples_per_s: float
   watched_per_s: float | None = None
 
-  @property
-  def left_s(self) -> float | None:
-    """Seconds left at the slower of the two speeds; None where no run has a speed yet."""
-    rate = min(self.examples_per_s, self.watched_per_s or self.examples_per_s)
-    return (self.total - self.examples) / rate if rate else None
-
   def line(self) -> str:
-    """The totals as one line of text."""
+    """The totals as one line of text. The time left is by the slower of the two speeds."""
     parts = [f"{count} {state}" for state, count in self.counts.items() if count or state in ("done", "queued")]
     if self.examples_per_s:
-      parts.append(f"{self.examples_per_s:,.0f} examples/s, about {duration(self.left_s or 0)} left")
+      left_s = (self.total - self.examples) / min(self.examples_per_s, self.watched_per_s or self.examples_per_s)
+      parts.append(f"{self.examples_per_s:,.0f} examples/s, about {duration(left_s)} left")
     return f"{sum(self.counts.values())} runs: {', '.join(parts)}"
 
 

@@ -40,16 +40,21 @@ _asked = _Asked()
 
 
 @contextlib.contextmanager
-def installed() -> Iterator[None]:
+def installed(several: bool | None = None) -> Iterator[None]:
   """Within this context SIGTERM and SIGUSR2 request a stop instead of ending the program. The earlier handlers are restored at its end.
 
   Enter it in the main thread. In a program of several processes, enter it after they are connected (`mesh.connect`): jax itself then
   watches for SIGTERM and informs the other processes.
-  """
-  import jax  # not at the top: programs that do not train import `Stopped` too, and start faster without jax
 
+  Args:
+    several: whether the program has several processes. None: jax is asked, which takes this process's devices.
+  """
   global _asked
-  _asked = _Asked(several=jax.process_count() > 1)
+  if several is None:
+    import jax  # not at the top: programs that do not train import `Stopped` too, and start faster without jax
+
+    several = jax.process_count() > 1
+  _asked = _Asked(several=several)
   signals = (signal.SIGUSR2,) if _asked.several else (signal.SIGTERM, signal.SIGUSR2)
   before = {signum: signal.signal(signum, _note) for signum in signals}
   try:

@@ -86,7 +86,7 @@ def test_a_killed_owner_on_this_machine_is_known_dead_at_once(tmp_path: Path):
   with owner(tmp_path, 60.0) as process:
     assert judged(observer, tmp_path) == (True, pytest.approx(0, abs=0.5))
     process.kill()
-    time.sleep(0.5)  # ended, but still listed, since nobody has asked how
+    time.sleep(0.5)  # ended, but still listed, since its parent has not waited for it
     assert judged(observer, tmp_path) == (False, pytest.approx(0, abs=0.5))
   assert judged(observer, tmp_path) == (False, pytest.approx(0, abs=0.5))
 
@@ -211,7 +211,7 @@ def history(*entries: tuple[str | None, int]) -> list[Attempt]:
     ([("failed", 0), ("failed", 500)], 900, 2),  # a failure is one, however far it came
     ([("stopped", 0), ("interrupted", 0), ("given_up", 0)], 0, 0),
     ([(None, 0), (None, 0), (None, 0)], 0, 3),  # killed, again and again, without coming anywhere
-    ([(None, 0), (None, 0), (None, 0)], 100, 0),  # the last one left a checkpoint: the run comes on
+    ([(None, 0), (None, 0), (None, 0)], 100, 0),  # the last attempt left a checkpoint: that is progress
     ([(None, 0), (None, 100), (None, 100), (None, 700)], 700, 1),  # those that were followed from further on do not count
     ([(None, 0), ("stopped", 300), (None, 300)], 300, 1),
     ([(None, 500), (None, 200)], 200, 2),  # its newest checkpoint was damaged

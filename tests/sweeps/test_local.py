@@ -56,7 +56,7 @@ def alive(pid: int) -> bool:
 
 @contextlib.contextmanager
 def signalled(directory: Path, signum: int, workers: int, times: int = 1) -> Iterator[None]:
-  """Sends a signal to this process as soon as so many workers have started."""
+  """Sends a signal to this process as soon as `workers` have started."""
 
   def send() -> None:
     while len(starts(directory)) < workers:

@@ -20,7 +20,7 @@ def test_points_of_a_sweep():
     (axis, size, seed) for seed in (0, 1) for axis, size in [("data", 2048), ("rows", 50), ("rows", 200), ("mlp", 0.5), ("mlp", 1)]
   ]
   base_ids = [p.config_id for p in got if p.seed == 0 and (p.axis, p.size) in [("data", 2048), ("rows", 200), ("mlp", 1)]]
-  assert len(base_ids) == 3 and len(set(base_ids)) == 1  # the base is one run, however many axes it stands on
+  assert len(base_ids) == 3 and len(set(base_ids)) == 1  # the base is one run, however many axes it is on
   assert len({p.config_id for p in got}) == 2 * 3
   assert {p.base for p in got} == {got[0].base}
   assert got[1].name == "s=1.111 rows=50 seed 0 dlrm"
@@ -76,7 +76,7 @@ def test_tables_come_with_their_source():
   assert (two.shape.field_names, all_.shape.field_names) == (("tail0", "tail1"), tuple(f"tail{f}" for f in range(8)))
   (batch, truth), (whole, whole_truth) = (source.batch(1, 0, 64) for source in (two, all_))
   np.testing.assert_array_equal(batch.ids_bl, whole.ids_bl[:, :2])
-  np.testing.assert_array_equal(truth.logit_b, whole_truth.logit_b)  # clicks answer to the features left out, too
+  np.testing.assert_array_equal(truth.logit_b, whole_truth.logit_b)  # clicks depend on the omitted features, too
 
 
 def test_learning_rates_multiply_both_and_leave_the_base_as_it_is():

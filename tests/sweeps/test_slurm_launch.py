@@ -29,7 +29,7 @@ n4|gpu|16|512000|gpu:2,license:1|infinite
 
 
 def on_slurm(devices: int, **settings: Any) -> SweepConfig:
-  """A tiny sweep for Slurm, on a mesh of so many devices."""
+  """A tiny sweep for Slurm, on a mesh of `devices`."""
   sweep = sweep_of(axes=("rows",), launch=LaunchConfig(launcher="slurm"), slurm=SlurmConfig(**settings))
   return dataclasses.replace(sweep, run=dataclasses.replace(sweep.run, mesh=MeshConfig(mesh=str(devices))))
 
@@ -195,5 +195,5 @@ def test_a_job_that_starts_again_and_again_without_coming_on_is_given_up(tmp_pat
 def test_gpus_of_a_node_are_shared_by_its_processes(visible: str, tasks: int, nodes: int, local: int, devices: list[int] | None):
   environ = {"CUDA_VISIBLE_DEVICES": visible, "SLURM_NTASKS": str(tasks), "SLURM_STEP_NUM_NODES": str(nodes), "SLURM_LOCALID": str(local)}
   assert mesh.slurm_devices(environ) == devices
-  assert mesh.slurm_devices(environ | {"JAX_LOCAL_DEVICE_IDS": "0"}) is None  # somebody has said it
+  assert mesh.slurm_devices(environ | {"JAX_LOCAL_DEVICE_IDS": "0"}) is None  # the user has set it
   assert mesh.slurm_devices({"CUDA_VISIBLE_DEVICES": visible}) is None  # no Slurm
