@@ -21,11 +21,23 @@ from sweeps import local
 from sweeps.local import WorkerGroup, WorkerPlace, divide
 from sweeps.points import SweepConfig
 
-# A worker writes the number of its start, its cores and one environment variable to files. Then it runs the test's own code.
+# A worker takes the next free number and writes its cores and one environment variable to a file. Then it runs the test's own code.
 PREAMBLE = """
 import os, pathlib, signal, sys, time
+
+def claimed(path):
+  try:
+    return not path.touch(exist_ok=False)
+  except FileExistsError:
+    return False
+
+def ready():
+  (here / f"ready{{os.getpid()}}").touch()
+
 here = pathlib.Path({directory!r})
-number = len(list(here.glob("start*")))
+number = 0
+while not claimed(here / f"number{{number}}"):
+  number += 1
 (here / f"start{{number}}_{{os.getpid()}}").write_text(f"{{sorted(os.sched_getaffinity(0))}} {{os.environ.get('DEVICE')}}")
 """
 
@@ -56,10 +68,10 @@ def alive(pid: int) -> bool:
 
 @contextlib.contextmanager
 def signalled(directory: Path, signum: int, workers: int, times: int = 1) -> Iterator[None]:
-  """Sends a signal to this process as soon as `workers` have started."""
+  """Sends a signal to this process as soon as `workers` are ready."""
 
   def send() -> None:
-    while len(starts(directory)) < workers:
+    while len(list(directory.glob("ready*"))) < workers:
       time.sleep(0.05)
     for _ in range(times):
       time.sleep(0.5)
@@ -131,9 +143,10 @@ sys.exit(7 * (number < 8))
 def test_bad_input_of_a_worker_is_told_in_its_words_and_the_others_are_asked_to_save(tmp_path: Path, launch: Callable[..., None]):
   code = """
 if number == 0:
-  while len(list(here.glob("start*"))) < 2: time.sleep(0.05)
+  while not list(here.glob("ready*")): time.sleep(0.05)
   sys.exit(print("something before", "error: curve.jsonl: No space left on device", sep="\\n", file=sys.stderr) or 2)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit((here / "saved").write_text("") or 75))
+ready()
 while True: time.sleep(0.1)
 """
   with pytest.raises(UserError, match="^curve.jsonl: No space left on device$"):
@@ -149,6 +162,7 @@ def save(*_):
   (here / f"saved{os.getpid()}").write_text("")
   sys.exit(75)
 signal.signal(signal.SIGTERM, save)
+ready()
 time.sleep(60)
 """
   before = signal.getsignal(signum)
@@ -162,6 +176,7 @@ def test_ctrl_c_has_every_worker_save(tmp_path: Path, launch: Callable[..., None
   code = """
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 signal.signal(signal.SIGTERM, lambda *_: sys.exit((here / f"saved{os.getpid()}").write_text("") and 75))
+ready()
 time.sleep(60)
 """
   with signalled(tmp_path, signal.SIGINT, 2), pytest.raises(KeyboardInterrupt):
@@ -172,7 +187,7 @@ time.sleep(60)
 def test_ctrl_c_twice_ends_workers_that_do_not_listen(tmp_path: Path, launch: Callable[..., None]):
   begun = time.monotonic()
   with signalled(tmp_path, signal.SIGINT, 1, times=2), pytest.raises(KeyboardInterrupt):
-    launch("signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep(60)", [WorkerPlace()])
+    launch("signal.signal(signal.SIGTERM, signal.SIG_IGN)\nready()\ntime.sleep(60)", [WorkerPlace()])
   assert time.monotonic() - begun < 15 and not any(map(alive, starts(tmp_path)))
 
 
