@@ -87,9 +87,9 @@ def test_the_smallest_the_middle_and_the_largest_model_are_measured():
 def test_a_measured_run_takes_about_what_it_was_said_to(tmp_path: Path):
   """Within a factor of 5: other programs may be running."""
   sweep = with_train(sweep_of(axes=("rows",), sizes_rows=(50,)), num_examples=2**17, eval_examples=256)
-  (point, source) = expand(sweep)[0]
-  (sample,) = measured([(point, source)])
-  speed = speed_of([(point, source)], {}, measure=True)
+  run = point, source = expand(sweep)[0]
+  (sample,) = measured([run])
+  speed = speed_of([run], {}, measure=True)
   assert speed is not None and speed.basis == "1 models measured"
   assert sample.start_s > sample.step_s > 0 and sample.evaluation > 0
   took = record_of(point, source, tmp_path)["wall_s"]
