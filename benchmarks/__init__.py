@@ -1,1 +1,1 @@
-"""Speed of the parts and of the whole, and the training step compiled for hardware that is absent."""
+"""Benchmarks of the training step and of its parts, and the step compiled for hardware that is absent."""

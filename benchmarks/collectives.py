@@ -1,20 +1,19 @@
-"""Times collectives over the devices at hand: what the exchange of embedding rows and the gradients of the MLPs are made of.
+"""Times collectives between the devices of this machine: the building blocks of the row exchange and of the MLPs' gradient sums.
 
   python -m benchmarks.collectives --output=collectives.json
   JAX_NUM_CPU_DEVICES=8 python -m benchmarks.collectives --output=x.json --sizes_mib=1,16 --dtypes=float32,bfloat16
 
-All devices of the mesh take part in each collective. Sizes and bandwidths are those of nccl-tests (NVIDIA/nccl-tests, doc/PERFORMANCE.md),
-so that figures may be compared: S is the larger of what a device holds before and after, algorithm bandwidth is S / time, and bus
-bandwidth is that times 2(n-1)/n for all-reduce and (n-1)/n for the others: the speed of each device's link, whatever n.
+All devices of the mesh take part in each collective. Sizes and bandwidths are defined as in nccl-tests
+(NVIDIA/nccl-tests, doc/PERFORMANCE.md), so figures can be compared with it. S is the size of a device's data before or after
+the collective, whichever is larger. Algorithm bandwidth is S / time. Bus bandwidth is algorithm bandwidth times 2(n-1)/n for
+all-reduce and (n-1)/n for the others. It is the speed of each device's link and does not depend on n.
 
-Every result is compared with numpy's. An output file that exists is replaced.
+Every result is compared with numpy's. An existing output file is replaced.
 """
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,18 +21,26 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int8
 
-from benchmarks.measure import table
-from benchmarks.measure.meshes import warn_if_simulated
-from benchmarks.measure.output import check_output
-from benchmarks.measure.table import number
+from benchmarks.measure.output import check_output, say, write_and_show
+from benchmarks.measure.table import Columns, Row, number
 from benchmarks.measure.timing import peak_rss_bytes, time_steps
-from dlrm_jax.common import flags, record
+from dlrm_jax.common import flags
 from dlrm_jax.common.flags import UserError, option
 from dlrm_jax.config import MeshConfig, RunConfig, TrainConfig
 from dlrm_jax.machine import hardware
 from dlrm_jax.machine.mesh import make_mesh, split
 
 KINDS = ("all_to_all", "all_gather", "reduce_scatter", "all_reduce")
+_COLUMNS: Columns = {
+  "collective": "collective",
+  "dtype": "dtype",
+  "kB on a device": number("size_bytes", ",.1f", 1e-3),
+  "ms p50": number("step_ms_p50", ".3f"),
+  "p90": number("step_ms_p90", ".3f"),
+  "CPU ms": number("cpu_ms_p50", ".3f"),
+  "algorithm GB/s": number("algorithm_bytes_per_s", ".3f", 1e-9),
+  "bus GB/s": number("bus_bytes_per_s", ".3f", 1e-9),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,10 +50,10 @@ class CollectivesConfig:
   output: str = option("", "JSON file to write; required")
   mesh: str | None = option(None, "devices: a number, or two axes such as 2x4; none: all there are")
   kinds: tuple[str, ...] = option(KINDS, "which collectives", KINDS)
-  dtypes: tuple[str, ...] = option(("float32",), "of the values", ("float32", "bfloat16"))
-  sizes_mib: tuple[float, ...] = option((0.0625, 0.25, 1.0, 4.0, 16.0), "bytes on a device, before or after, whichever is more; MiB")
-  steps: int = option(20, "steps that are timed, of each row")
-  warmup: int = option(3, "steps before them that are not")
+  dtypes: tuple[str, ...] = option(("float32",), "data types of the values", ("float32", "bfloat16"))
+  sizes_mib: tuple[float, ...] = option((0.0625, 0.25, 1.0, 4.0, 16.0), "data of a device before or after, whichever is larger, MiB")
+  steps: int = option(20, "timed steps of each row")
+  warmup: int = option(3, "untimed steps before them")
 
   def __post_init__(self) -> None:
     flags.check_choices(self)
@@ -60,7 +67,7 @@ class CollectivesConfig:
 
 
 def mesh_of(config: CollectivesConfig) -> Mesh:
-  """The mesh asked for. UserError where there are too few devices, or one: it has nobody to talk to."""
+  """The mesh of the flags. Raises UserError where it has one device, or more devices than there are."""
   word = config.mesh or str(len(jax.devices()))
   place = MeshConfig(mesh=word)
   mesh = make_mesh(RunConfig(mesh=place, train=TrainConfig(batch_size=place.num_devices)))
@@ -72,7 +79,7 @@ def mesh_of(config: CollectivesConfig) -> Mesh:
 
 
 def elements(size_mib: float, dtype: str, num_devices: int) -> int:
-  """Values on a device (S), a multiple of the devices. UserError where there is not one for each."""
+  """S as a number of values, a multiple of the number of devices. Raises UserError where that is 0."""
   count = round(size_mib * 2**20 / jnp.dtype(dtype).itemsize) // num_devices * num_devices
   if not count:
     raise UserError(
@@ -82,12 +89,12 @@ def elements(size_mib: float, dtype: str, num_devices: int) -> int:
 
 
 def bus_factor(kind: str, num_devices: int) -> float:
-  """Bus over algorithm bandwidth (nccl-tests, doc/PERFORMANCE.md)."""
+  """Bus bandwidth over algorithm bandwidth (nccl-tests, doc/PERFORMANCE.md)."""
   return (2 if kind == "all_reduce" else 1) * (num_devices - 1) / num_devices
 
 
 def program(kind: str, mesh: Mesh) -> Callable[[Float[Array, " m"]], Float[Array, " k"]]:
-  """The collective over all axes of the mesh, as a function of an array that lies split over it; each device has its result."""
+  """The collective over all axes of the mesh, as a function of an array that is sharded over all devices."""
   axes = mesh.axis_names
   local = {
     "all_to_all": functools.partial(jax.lax.all_to_all, axis_name=axes, split_axis=0, concat_axis=0, tiled=True),
@@ -99,7 +106,7 @@ def program(kind: str, mesh: Mesh) -> Callable[[Float[Array, " m"]], Float[Array
 
 
 def expected(kind: str, x_nm: Int8[np.ndarray, "n m"], device: int) -> np.ndarray:
-  """What a device must hold afterwards, from what each held before: numpy's account of the four."""
+  """The result on one device, computed by numpy from the inputs of all devices."""
   num = len(x_nm)
   if kind == "all_gather":
     return x_nm.reshape(-1)
@@ -110,18 +117,18 @@ def expected(kind: str, x_nm: Int8[np.ndarray, "n m"], device: int) -> np.ndarra
 
 
 def verify(kind: str, x_nm: Int8[np.ndarray, "n m"], result: Array) -> None:
-  """Raises RuntimeError unless each local device holds exactly what it must."""
+  """Raises RuntimeError unless each local device holds exactly the expected values."""
   for shard in result.addressable_shards:
     device = (shard.index[0].start or 0) // len(shard.data)
     if not np.array_equal(np.asarray(shard.data).astype(np.float32), expected(kind, x_nm, device)):
       raise RuntimeError(f"{kind} of {x_nm.shape} {result.dtype}: device {device} has other values than numpy")
 
 
-def measure(config: CollectivesConfig, mesh: Mesh, kind: str, dtype: str, size_mib: float) -> dict[str, Any]:
-  """Compiles, checks and times one collective at one size; its row."""
+def measure(config: CollectivesConfig, mesh: Mesh, kind: str, dtype: str, size_mib: float) -> Row:
+  """Compiles, checks and times one collective at one size. Returns its row."""
   n, count = mesh.size, elements(size_mib, dtype, mesh.size)
   here = NamedSharding(mesh, split(mesh))
-  # Small whole numbers, of which sums over up to 128 devices are exact in bfloat16 too.
+  # Small integers: their sums over up to 128 devices are exact in bfloat16 too.
   x_nm = np.random.default_rng(0).integers(0, 3, (n, count // n if kind == "all_gather" else count), dtype=np.int8)
   x = jax.device_put(x_nm.reshape(-1).astype(jnp.dtype(dtype)), here)
   collective = program(kind, mesh)
@@ -145,27 +152,12 @@ def measure(config: CollectivesConfig, mesh: Mesh, kind: str, dtype: str, size_m
     **timing.fields(),
     "algorithm_bytes_per_s": speed,
     "bus_bytes_per_s": speed * bus_factor(kind, n),
-    "peak_rss_bytes": peak_rss_bytes(),  # of the whole program so far
+    "peak_rss_bytes": peak_rss_bytes(),  # of this process so far
   }
-
-
-def show(rows: list[dict[str, Any]]) -> None:
-  """The rows as a table on standard output."""
-  columns: dict[str, Any] = {
-    "collective": "collective",
-    "dtype": "dtype",
-    "kB on a device": number("size_bytes", ",.1f", 1e-3),
-    "ms p50": number("step_ms_p50", ".3f"),
-    "p90": number("step_ms_p90", ".3f"),
-    "CPU ms": number("cpu_ms_p50", ".3f"),
-    "algorithm GB/s": number("algorithm_bytes_per_s", ".3f", 1e-9),
-    "bus GB/s": number("bus_bytes_per_s", ".3f", 1e-9),
-  }
-  table.show(f"collectives over {rows[0]['num_devices']} devices, mesh {rows[0]['mesh']}", columns, rows)
 
 
 def main(config: CollectivesConfig) -> None:
-  """Checks everything, then times collective after collective, writes the JSON file and prints a table."""
+  """Checks the flags, times every collective, writes the JSON file and prints a table."""
   hardware.select_platform()
   mesh = mesh_of(config)
   todo = [(kind, dtype, size) for kind in config.kinds for dtype in config.dtypes for size in sorted(config.sizes_mib)]
@@ -175,10 +167,9 @@ def main(config: CollectivesConfig) -> None:
   rows = []
   for count, (kind, dtype, size) in enumerate(todo, start=1):
     rows.append(measure(config, mesh, kind, dtype, size))
-    print(f"{count}/{len(todo)} {kind} {dtype} {size:g} MiB: {rows[-1]['step_ms_p50']:.3f} ms", file=sys.stderr, flush=True)
-  record.write_json(config.output, hardware.header() | {"results": rows})
-  show(rows)
-  warn_if_simulated(mesh.size)
+    say(f"{count}/{len(todo)} {kind} {dtype} {size:g} MiB: {rows[-1]['step_ms_p50']:.3f} ms")
+  title = f"collectives over {rows[0]['num_devices']} devices, mesh {rows[0]['mesh']}"
+  write_and_show(config.output, rows, title, _COLUMNS, mesh.size)
 
 
 if __name__ == "__main__":

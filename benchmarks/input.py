@@ -1,20 +1,19 @@
-"""How many examples a second the input path gives, on the wall and per second of CPU time, with nothing else to do.
+"""Times the input path alone: examples per second of wall time and of CPU time.
 
   python -m benchmarks.input --output=input.json --data=planted                # clicks drawn on the device
   python -m benchmarks.input --output=input.json --data=DIR                    # made by dlrm_jax.data.prepare: read, decode, cut, batch
   python -m benchmarks.input --output=input.json --data=DIR --order=shuffled
 
-It is the path of dlrm_jax.train: `train_batches` of the source, then, in a second row for each batch size, the `put` to where the
-step wants the batch, which is waited for. The time of one pass over --num_examples is taken whole, from the first file opened
-to the last batch, so that what threads read ahead counts. A few batches before it, of the same examples, compile what is compiled and
-bring the files into the system's cache: the time that a slow disk takes is not in the figures.
+It is the input path of dlrm_jax.train. Each batch size has two rows: `host` times `train_batches` of the source, and `devices` adds the
+`put` to the devices of the step, and waits for it. The clock runs over one whole pass of --num_examples, from the first file opened to
+the last batch, so what threads read ahead counts. A few batches of the same examples come first. They compile what needs compiling and
+bring the files into the system's cache, so the figures leave out the time of a slow disk.
 
-A trainer that takes R examples a second needs R / examples_per_cpu_s cores for its input. An output file that exists is replaced.
+A trainer that takes R examples a second needs R / examples_per_cpu_s cores for its input. An existing output file is replaced.
 """
 
 import dataclasses
 import functools
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,13 +21,11 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from benchmarks.measure import table
-from benchmarks.measure.meshes import warn_if_simulated
-from benchmarks.measure.output import check_output
-from benchmarks.measure.table import number
+from benchmarks.measure.output import check_output, say, write_and_show
+from benchmarks.measure.table import Columns, Row, number
 from benchmarks.measure.timing import Timing, peak_rss_bytes
 from dlrm_jax.batch import Batch, empty_batch
-from dlrm_jax.common import flags, record
+from dlrm_jax.common import flags
 from dlrm_jax.common.flags import option
 from dlrm_jax.config import ORDERS, MeshConfig, ModelConfig, PlantedConfig, RunConfig, TrainConfig
 from dlrm_jax.data.source import Source, one_pass, open_source
@@ -36,6 +33,18 @@ from dlrm_jax.machine import hardware
 from dlrm_jax.machine.mesh import make_mesh, placed, put_part, split
 
 _PLANTED = PlantedConfig()
+_COLUMNS: Columns = {
+  "put to": "put",
+  "batch": number("batch_size", ","),
+  "examples": number("num_examples", ","),
+  "ms p50": number("step_ms_p50", ".3f"),
+  "p90": number("step_ms_p90", ".3f"),
+  "p99": number("step_ms_p99", ".3f"),
+  "examples/s": number("examples_per_s", ",.0f"),
+  "examples/CPU s": number("examples_per_cpu_s", ",.0f"),
+  "cores used": number("cores_used", ".2f"),
+  "MB/s": number("bytes_per_s", ",.1f", 1e-6),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +54,10 @@ class InputConfig:
   output: str = option("", "JSON file to write; required")
   data: str = option("planted", "planted, or a directory written by dlrm_jax.data.prepare")
   batch_size: tuple[int, ...] = option((2048,), "examples per batch, a list")
-  num_examples: int = option(262_144, "examples that are timed, of each row; of a data set with fewer, all it has")
-  warmup: int = option(5, "batches before them that are not")
-  seed: int = option(0, "on planted data, which examples are drawn; on a data set, their order if it is shuffled")
-  order: str = option("time", "of a data set's examples: that of the log, or shuffled by the seed", ORDERS)
+  num_examples: int = option(262_144, "timed examples of each row; all of a data set that has fewer")
+  warmup: int = option(5, "untimed batches before them")
+  seed: int = option(0, "planted data: which examples are drawn; a data set: their order if shuffled")
+  order: str = option("time", "order of a data set's examples: as in the log, or shuffled by the seed", ORDERS)
   mesh: str = option("1", "devices that a batch is put to: a number, or two axes such as 2x4")
   planted: PlantedConfig = _PLANTED
 
@@ -61,8 +70,8 @@ class InputConfig:
 
 
 def runs(config: InputConfig) -> list[RunConfig]:
-  """The run of each batch size. UserError where a mesh does not divide one."""
-  model = ModelConfig(rows_by="hash")  # as any data set allows; which row an id uses is not decided here
+  """One run for each batch size. Raises UserError where a mesh does not divide one."""
+  model = ModelConfig(rows_by="hash")  # any data set allows it, and the input path does not look rows up
   return [
     RunConfig(
       data=config.data,
@@ -81,12 +90,12 @@ def batch_bytes(batch: Batch) -> int:
 
 
 def consume(batches: Iterator[Batch], take: Callable[[Batch], Any], clocks: tuple[Callable[[], float], ...]) -> tuple[Timing, int]:
-  """Takes every batch and waits until it is there. The times from one to the next, the first from the start on; bytes of all batches.
+  """Takes every batch and waits until it is ready. Returns the time of each batch and the bytes of all batches.
 
   Args:
-    batches: a pass.
-    take: what is done with each; its result is waited for.
-    clocks: of wall time and of CPU time, seconds.
+    batches: one pass.
+    take: called with each batch; the clock stops when its result is ready.
+    clocks: wall clock and CPU clock, seconds.
   """
   marks = [[clock() for clock in clocks]]
   num_bytes = 0
@@ -99,7 +108,7 @@ def consume(batches: Iterator[Batch], take: Callable[[Batch], Any], clocks: tupl
 
 
 def taker(run: RunConfig, source: Source, mesh: Mesh) -> Callable[[Batch], Any]:
-  """What a training step does with a batch before it computes: `put`, then a compiled program that wants all of its arrays."""
+  """Does what a training step does with a batch before it computes: `put`, then a compiled program that takes all of its arrays."""
   shape = source.shape
   empty = functools.partial(empty_batch, run.train.batch_size, shape.num_dense, shape.num_lookups, shape.weighted)
   program = jax.jit(lambda batch: batch.weight_b, keep_unused=True)
@@ -107,8 +116,11 @@ def taker(run: RunConfig, source: Source, mesh: Mesh) -> Callable[[Batch], Any]:
   return lambda batch: compiled(put_part(batch, mesh))
 
 
-def measure(config: InputConfig, run: RunConfig, source: Source, mesh: Mesh, where: str) -> dict[str, Any]:
-  """Times one pass; its row. `where`: "host", batches as the source gives them (planted ones are on the first device), or "devices"."""
+def measure(config: InputConfig, run: RunConfig, source: Source, mesh: Mesh, where: str) -> Row:
+  """Times one pass and returns its row.
+
+  `where` is "host" for batches as the source gives them (planted ones are on the first device), or "devices".
+  """
   train = run.train
   take = taker(run, source, mesh) if where == "devices" else lambda batch: batch
   start = functools.partial(source.train_batches, train.seed, train.batch_size)
@@ -131,29 +143,12 @@ def measure(config: InputConfig, run: RunConfig, source: Source, mesh: Mesh, whe
     "cores_used": cpu_s / seconds,
     "bytes_per_example": num_bytes / len(timing.step_s) / train.batch_size,
     "bytes_per_s": num_bytes / seconds,
-    "peak_rss_bytes": peak_rss_bytes(),  # of the whole program so far
+    "peak_rss_bytes": peak_rss_bytes(),  # of this process so far
   }
-
-
-def show(rows: list[dict[str, Any]]) -> None:
-  """The rows as a table on standard output."""
-  columns: dict[str, Any] = {
-    "put to": "put",
-    "batch": number("batch_size", ","),
-    "examples": number("num_examples", ","),
-    "ms p50": number("step_ms_p50", ".3f"),
-    "p90": number("step_ms_p90", ".3f"),
-    "p99": number("step_ms_p99", ".3f"),
-    "examples/s": number("examples_per_s", ",.0f"),
-    "examples/CPU s": number("examples_per_cpu_s", ",.0f"),
-    "cores used": number("cores_used", ".2f"),
-    "MB/s": number("bytes_per_s", ",.1f", 1e-6),
-  }
-  table.show(f"input: {rows[0]['name']}, mesh {rows[0]['mesh']}", columns, rows)
 
 
 def main(config: InputConfig) -> None:
-  """Checks everything, then times pass after pass, writes the JSON file and prints a table."""
+  """Checks the flags, times every pass, writes the JSON file and prints a table."""
   hardware.select_platform()
   todo = runs(config)
   mesh, source = make_mesh(todo[0]), open_source(todo[0])
@@ -166,11 +161,8 @@ def main(config: InputConfig) -> None:
   for run in todo:
     for where in ("host", "devices"):
       rows.append(measure(config, run, source, mesh, where))
-      speed = f"{rows[-1]['examples_per_s']:,.0f} examples/s"
-      print(f"{source.name}, batch {run.train.batch_size}, to {where}: {speed}", file=sys.stderr, flush=True)
-  record.write_json(config.output, hardware.header() | {"results": rows})
-  show(rows)
-  warn_if_simulated(mesh.size)
+      say(f"{source.name}, batch {run.train.batch_size}, to {where}: {rows[-1]['examples_per_s']:,.0f} examples/s")
+  write_and_show(config.output, rows, f"input: {source.name}, mesh {config.mesh}", _COLUMNS, mesh.size)
 
 
 if __name__ == "__main__":

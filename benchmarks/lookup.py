@@ -1,24 +1,21 @@
-"""Times the embedding engine alone: lookups and sparse updates over tables of many sizes, on the devices at hand.
+"""Times the embedding engine alone: lookups and sparse updates over tables of many sizes, on the devices of this machine.
 
   python -m benchmarks.lookup --output=lookup.json                            # does a step's time grow with the tables?
   python -m benchmarks.lookup --output=dims.json --rows=100000 --dims=16,64,128 --bag_lengths=1,10 --skew=1,3
 
-26 features, as many tables; ids are floor(V u^skew) with u uniform, so that --skew=1 is uniform and 3 about as skewed as a click log.
-Every combination of the lists is a point, and every point three rows:
+There are 26 features with a table each. Ids are floor(V u^skew) with u uniform, so --skew=1 is uniform and 3 about as skewed as a click
+log. Every combination of the lists has three rows:
 
-  gather  the pooled vectors of a batch, and the routes by which gradients would go back
+  gather  the pooled vectors of a batch, and the routes by which gradients go back
   update  one optimiser step of the rows looked up, given the routes and random gradients
   both    one program of both, as in training, with random gradients instead of a model between them
 
-Bytes are a count (`engine_alone.operation_bytes`) in which a row that a cache holds counts all the same, so that `bandwidth_share` may
-exceed 1. An output file that exists is replaced.
+Bytes are counted from the structure (`engine_alone.operation_bytes`). A row that a cache holds counts all the same, so
+`bandwidth_share` may exceed 1. An existing output file is replaced.
 """
 
 import dataclasses
-import functools
 import itertools
-import sys
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,13 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 
-from benchmarks.measure import ceilings, table
-from benchmarks.measure.engine_alone import OPERATIONS, Point, distinct_share, draw, make_programs, operation_bytes
-from benchmarks.measure.meshes import counted, warn_if_simulated
-from benchmarks.measure.output import check_output
-from benchmarks.measure.table import number
+from benchmarks.measure import ceilings
+from benchmarks.measure.engine_alone import OPERATIONS, EngineCase, distinct_share, draw, make_programs, operation_bytes
+from benchmarks.measure.output import check_output, say, write_and_show
+from benchmarks.measure.table import Columns, Row, counted, number
 from benchmarks.measure.timing import peak_rss_bytes, time_steps
-from dlrm_jax.common import flags, record
+from dlrm_jax.common import flags
 from dlrm_jax.common.flags import option
 from dlrm_jax.config import KERNELS, MeshConfig, ModelConfig, RunConfig, TrainConfig
 from dlrm_jax.embedding.layout import make_layout
@@ -47,6 +43,22 @@ from dlrm_jax.shape import DataShape
 _FEATURES = 26
 _BATCHES = 4  # distinct ones, used in turn
 _ONE_DEVICE = MeshConfig()
+_COLUMNS: Columns = {
+  "operation": "operation",
+  "rows": number("num_rows", ","),
+  "dim": number("embed_dim", "d"),
+  "bag": number("bag_length", "d"),
+  "skew": number("skew", "g"),
+  "distinct": number("distinct_share", ".3f"),
+  "tables": "placements",
+  "ms p50": number("step_ms_p50", ".3f"),
+  "p90": number("step_ms_p90", ".3f"),
+  "p99": number("step_ms_p99", ".3f"),
+  "CPU ms": number("cpu_ms_p50", ".3f"),
+  "M lookups/s": number("lookups_per_s", ",.2f", 1e-6),
+  "GB/s": number("bytes_per_s", ",.2f", 1e-9),
+  "of memory": number("bandwidth_share", ".3f"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,18 +66,18 @@ class LookupConfig:
   """Flags of `python -m benchmarks.lookup`."""
 
   output: str = option("", "JSON file to write; required")
-  rows: tuple[int, ...] = option((1000, 100_000, 1_000_000), "rows of every table, a list of points")
-  dims: tuple[int, ...] = option((16,), "embedding dims, a list of points")
-  bag_lengths: tuple[int, ...] = option((1,), "ids an example has of every feature, a list of points")
-  skew: tuple[float, ...] = option((3.0,), "ids are floor(V u^skew), a list of points; 1: uniform, few duplicates")
-  operations: tuple[str, ...] = option(OPERATIONS, "what is timed at each point", OPERATIONS)
-  steps: int = option(50, "steps that are timed, of each row")
-  warmup: int = option(5, "steps before them that are not")
+  rows: tuple[int, ...] = option((1000, 100_000, 1_000_000), "rows of every table, a list")
+  dims: tuple[int, ...] = option((16,), "embedding dims, a list")
+  bag_lengths: tuple[int, ...] = option((1,), "ids an example has of every feature, a list")
+  skew: tuple[float, ...] = option((3.0,), "ids are floor(V u^skew), a list; 1: uniform, few duplicates")
+  operations: tuple[str, ...] = option(OPERATIONS, "what is timed for each combination", OPERATIONS)
+  steps: int = option(50, "timed steps of each row")
+  warmup: int = option(5, "untimed steps before them")
   batch_size: int = option(2048, "examples per step")
   table_optimizer: str = option("rowwise_adagrad", "optimiser of the tables", tuple(OPTIMIZER_SLOTS))
   table_dtype: str = option("float32", "dtype of the rows", ("float32", "bfloat16"))
   kernels: str = option("auto", "on a CPU: kernels compiled for this machine's processor, or XLA's own loops", KERNELS)
-  seed: int = option(0, "rows, ids and gradients")
+  seed: int = option(0, "seed of rows, ids and gradients")
   mesh: MeshConfig = _ONE_DEVICE
 
   def __post_init__(self) -> None:
@@ -81,8 +93,11 @@ class LookupConfig:
     flags.check(self.mesh.parallelism == "jit", self.mesh, "parallelism", "jit: benchmarks.step times pmap")
 
 
-def points(config: LookupConfig) -> list[Point]:
-  """Every point, checked: UserError where devices or memory do not suffice or a mesh does not divide the batch."""
+def cases(config: LookupConfig) -> list[EngineCase]:
+  """Every combination of the lists.
+
+  Raises UserError where devices or memory do not suffice, or a mesh does not divide the batch.
+  """
   out = []
   train = TrainConfig(batch_size=config.batch_size, table_optimizer=config.table_optimizer, seed=config.seed)
   for num_rows, dim, bag, skew in itertools.product(config.rows, config.dims, config.bag_lengths, config.skew):
@@ -90,21 +105,21 @@ def points(config: LookupConfig) -> list[Point]:
     run = RunConfig(model=model, train=train, mesh=config.mesh, kernels=config.kernels)
     shape = DataShape(0, tuple(f"C{f}" for f in range(_FEATURES)), (None,) * _FEATURES, (bag,) * _FEATURES)
     layout, mesh = make_layout(model, shape), make_mesh(run)
-    out.append(Point(run, make_plan(run, layout, machine_of(mesh)), mesh, skew))
+    out.append(EngineCase(run, make_plan(run, layout, machine_of(mesh)), mesh, skew))
   return out
 
 
-def measure(config: LookupConfig, point: Point, say: Callable[..., None]) -> list[dict[str, Any]]:
-  """Compiles and times the operations of one point; their rows."""
-  run, layout, mesh = point.run, point.plan.layout, point.mesh
+def measure(config: LookupConfig, case: EngineCase) -> list[Row]:
+  """Compiles and times the operations of one case. Returns a row for each."""
+  run, layout, mesh = case.run, case.plan.layout, case.mesh
   size, limits = run.train.batch_size, ceilings.of(list(mesh.devices.flat), "float32", "default")
   here, rng = NamedSharding(mesh, split(mesh)), np.random.default_rng(run.train.seed)
-  drawn = [draw(layout, size, point.skew, run.train.seed + number) for number in range(_BATCHES)]
+  drawn = [draw(layout, size, case.skew, run.train.seed + number) for number in range(_BATCHES)]
   lookups = [jax.device_put(Lookups(row_bl, np.ones(row_bl.shape, bool), None), here) for row_bl in drawn]
   shape = (size, len(layout.tables), run.model.embed_dim)
   vectors = [{"rows": jax.device_put(rng.normal(size=shape).astype(np.float32), here)} for _ in range(_BATCHES)]
   distinct = float(np.mean([distinct_share(layout, row_bl) for row_bl in drawn]))
-  programs, rows = make_programs(point), []
+  programs, rows = make_programs(case), []
   for operation in config.operations:
     state, inputs = programs.init(), list[Any](lookups if operation == "gather" else zip(lookups, vectors))
     if operation == "update":
@@ -112,7 +127,7 @@ def measure(config: LookupConfig, point: Point, say: Callable[..., None]) -> lis
         state = programs.gather(state, batch)
         inputs[number] = (jax.tree.map(jnp.copy, state.routes), vectors[number])
     timing = time_steps(getattr(programs, operation), state, inputs, config.warmup, config.steps)
-    del state  # donated; without the name, one copy of the tables at a time
+    del state  # its buffers were donated; without the name one copy of the tables exists at a time
     rows.append(
       {
         "name": f"lookup {operation}",
@@ -121,20 +136,20 @@ def measure(config: LookupConfig, point: Point, say: Callable[..., None]) -> lis
         "num_rows": run.model.num_rows,
         "embed_dim": run.model.embed_dim,
         "bag_length": layout.bag_lengths[0],
-        "skew": point.skew,
+        "skew": case.skew,
         "num_features": len(layout.tables),
         "table_optimizer": run.train.table_optimizer,
         "table_dtype": layout.dtype,
         "mesh": run.mesh.mesh,
         "num_devices": mesh.size,
-        "placements": counted(point.plan.placements),
-        "kernels": "native" if point.plan.kernels else "xla",
+        "placements": counted(case.plan.placements),
+        "kernels": "native" if case.plan.kernels else "xla",
         "distinct_share": distinct,
         **timing.fields(),
         "examples_per_s": timing.per_second(size),
         "lookups_per_s": timing.per_second(size * layout.num_lookups),
         **limits.shares(1 / timing.per_second(1), num_bytes=operation_bytes(run, layout, operation)),
-        "peak_rss_bytes": peak_rss_bytes(),  # of the whole program so far
+        "peak_rss_bytes": peak_rss_bytes(),  # of this process so far
       }
     )
     say(f"{operation} {rows[-1]['step_ms_p50']:.2f} ms; ", end="")
@@ -142,43 +157,24 @@ def measure(config: LookupConfig, point: Point, say: Callable[..., None]) -> lis
   return rows
 
 
-def show(rows: list[dict[str, Any]]) -> None:
-  """The rows as a table on standard output."""
-  columns: dict[str, Any] = {
-    "operation": "operation",
-    "rows": number("num_rows", ","),
-    "dim": number("embed_dim", "d"),
-    "bag": number("bag_length", "d"),
-    "skew": number("skew", "g"),
-    "distinct": number("distinct_share", ".3f"),
-    "tables": "placements",
-    "ms p50": number("step_ms_p50", ".3f"),
-    "p90": number("step_ms_p90", ".3f"),
-    "p99": number("step_ms_p99", ".3f"),
-    "CPU ms": number("cpu_ms_p50", ".3f"),
-    "M lookups/s": number("lookups_per_s", ",.2f", 1e-6),
-    "GB/s": number("bytes_per_s", ",.2f", 1e-9),
-    "of memory": number("bandwidth_share", ".3f"),
-  }
-  first = rows[0]
-  what = f"{first['num_features']} tables, batch {first['batch_size']:,}, mesh {first['mesh']}, {first['table_optimizer']}"
-  table.show(f"lookup: {what}, {first['table_dtype']}; kernels: {first['kernels']}; ceilings: {first['peak_source']}", columns, rows)
+def title_of(row: Row) -> str:
+  """The title of the table: what is the same in all rows."""
+  what = f"{row['num_features']} tables, batch {row['batch_size']:,}, mesh {row['mesh']}, {row['table_optimizer']}, {row['table_dtype']}"
+  return f"lookup: {what}; kernels: {row['kernels']}; ceilings: {row['peak_source']}"
 
 
 def main(config: LookupConfig) -> None:
-  """Checks everything, then times point after point, writes the JSON file and prints a table."""
+  """Checks the flags, times every case, writes the JSON file and prints a table."""
   hardware.select_platform()
-  todo, rows = points(config), []
+  todo = cases(config)
+  rows: list[Row] = []
   check_output(config.output)
-  say = functools.partial(print, file=sys.stderr, flush=True)
-  for count, point in enumerate(todo, start=1):
-    model = point.run.model
-    size = f"{model.num_rows:,} rows, dim {model.embed_dim}, bags of {point.plan.layout.bag_lengths[0]}, skew {point.skew:g}"
+  for count, case in enumerate(todo, start=1):
+    model = case.run.model
+    size = f"{model.num_rows:,} rows, dim {model.embed_dim}, bags of {case.plan.layout.bag_lengths[0]}, skew {case.skew:g}"
     say(f"{count}/{len(todo)} {size}: ", end="")
-    rows += measure(config, point, say)
-  record.write_json(config.output, hardware.header() | {"results": rows})
-  show(rows)
-  warn_if_simulated(todo[0].mesh.size)
+    rows += measure(config, case)
+  write_and_show(config.output, rows, title_of(rows[0]), _COLUMNS, todo[0].mesh.size)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Runs a few training steps under jax.profiler and says where their time went, by the named scopes of dlrm_jax.
+"""Runs a few training steps under jax.profiler and reports how their time divides among the named scopes of dlrm_jax.
 
   python -m benchmarks.profile --output=runs/profile                                  # workload W1
   python -m benchmarks.profile --output=runs/profile --preset=W0                      # planted data, drawn as training draws it
 
-Leaves in DIR a trace that XProf and Perfetto open and profile.json: time by scope and by operation. An operation counts for the time
-that it alone takes, shared where several run at once, so that all rows together are the wall time of a step. Seen working on CPUs; a GPU
-or TPU trace is read by the same marks (hlo_op), and refused where it has none.
+It writes a trace, which XProf and Perfetto open, and profile.json, which holds the time by scope and by operation, to the directory
+--output. Time in which several operations run is divided among them, so the rows of the table sum to the wall time of a step. The program
+was tested on CPUs. GPU and TPU traces are read by the same marks (hlo_op); a trace without them is refused.
 """
 
 import collections
@@ -20,10 +20,12 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding
 
-from benchmarks import step
-from benchmarks.measure import table, trace
-from benchmarks.measure.output import check_output
+from benchmarks.compiled import trace
+from benchmarks.measure import table
+from benchmarks.measure.output import check_output, say
+from benchmarks.measure.table import Row
 from benchmarks.measure.timing import time_steps
+from benchmarks.measure.workloads import RUNS
 from dlrm_jax.batch import Batch
 from dlrm_jax.common import flags, record
 from dlrm_jax.common.flags import UserError, option
@@ -33,7 +35,7 @@ from dlrm_jax.data.shapes import random_batch, shape_of
 from dlrm_jax.machine import hardware
 from dlrm_jax.machine.mesh import connect, split
 from dlrm_jax.shape import DataShape
-from dlrm_jax.training.build import Build
+from dlrm_jax.training.build import build_of
 from dlrm_jax.training.learner import Learner, dlrm_learner
 from dlrm_jax.training.state import TrainState
 
@@ -51,9 +53,9 @@ class ProfileConfig:
   """Flags of `python -m benchmarks.profile`."""
 
   output: str = option("", "directory for the trace and profile.json; required")
-  name: str = option("", "what the rows are called; none: as the preset")
-  steps: int = option(10, "steps that are profiled; of planted data whole draws of several batches, so perhaps some more")
-  warmup: int = option(5, "steps before them that are not")
+  name: str = option("", "name of the rows; none: that of the preset")
+  steps: int = option(10, "profiled steps; on planted data rounded up to whole draws of several batches")
+  warmup: int = option(5, "steps before them that are not profiled")
   run: RunConfig = RunConfig()
 
   def __post_init__(self) -> None:
@@ -64,18 +66,18 @@ class ProfileConfig:
     flags.check(self.run.num_processes == 1, self.run, "num_processes", "1: a trace is of one process")
 
 
-PRESETS = {name: ProfileConfig(name=config.name, run=config.run) for name, config in step.PRESETS.items()}
+PRESETS = {name: ProfileConfig(name=name, run=run) for name, run in RUNS.items()}
 
 
 def steps_of(config: ProfileConfig) -> int:
-  """How many steps to profile: of planted data a multiple of the batches that are drawn together, so that all pay their part."""
+  """How many steps to profile: on planted data a multiple of the batches that are drawn together, so each step has its share of a draw."""
   drawn = planted.drawn_together(config.run.train.batch_size) if config.run.data == "planted" else 1
   together = math.lcm(drawn, config.run.steps_per_call)
   return math.ceil(config.steps / together) * together
 
 
 def batches(config: ProfileConfig, shape: DataShape, learner: Learner, sharding: NamedSharding) -> Callable[[], Batch]:
-  """What gives the next batch: planted data draws it, anything else takes a random one that is on the devices already."""
+  """Returns a function that gives the next batch. Planted data is drawn; other batches are random and on the devices already."""
   run = config.run
   if run.data == "planted":
     stream = planted.Planted(run.planted).train_batches(run.train.seed, run.train.batch_size, sys.maxsize)
@@ -85,8 +87,7 @@ def batches(config: ProfileConfig, shape: DataShape, learner: Learner, sharding:
 
 
 def collect(config: ProfileConfig, learner: Learner, draw: Callable[[], Batch], steps: int) -> tuple[Path, float]:
-  """Runs the steps as they are, then under the profiler. Returns the directory of the trace and the mean step without profiler, ms."""
-
+  """Runs the steps without and with the profiler. Returns the directory of the trace and the mean step without profiler, ms."""
   together = config.run.steps_per_call
   warmup, calls = math.ceil(config.warmup / together), steps // together
 
@@ -98,7 +99,7 @@ def collect(config: ProfileConfig, learner: Learner, draw: Callable[[], Batch], 
   for _ in range(warmup):
     state = one(state, draw)
   options = jax.profiler.ProfileOptions()
-  options.python_tracer_level = 0  # Python's own calls would be most of the trace, and slow down what is measured
+  options.python_tracer_level = 0  # calls of Python would fill the trace and slow down the steps
   runs = Path(config.output) / "plugins" / "profile"
   there = set(runs.glob("*"))
   with jax.profiler.trace(config.output, create_perfetto_trace=True, profiler_options=options):
@@ -109,25 +110,25 @@ def collect(config: ProfileConfig, learner: Learner, draw: Callable[[], Batch], 
   return made, unprofiled
 
 
-def rows_of(division: trace.Division, text: str, steps: int, others: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-  """(one row a scope, one row an operation), longest first, ms a step; what no operation had comes last among the scopes.
+def rows_of(division: trace.Division, text: str, steps: int, others: str) -> tuple[list[Row], list[Row]]:
+  """Returns one row a scope and one row an operation, longest first, ms a step. Idle times are the last of the scopes.
 
   Args:
     division: of all steps together.
-    text: of the compiled step, whose first line names its program.
-    steps: how many were profiled.
+    text: the compiled step; its first line names the program.
+    steps: number of profiled steps.
     others: the scope of operations of other programs.
   """
   names, program = trace.op_names(text), text.split(maxsplit=2)[1].rstrip(",")
-  ops: list[dict[str, Any]] = []
+  ops: list[Row] = []
   for (its_program, op), time in sorted(division.ops.items(), key=lambda item: -item[1]):
     op_name = names.get(op, "") if its_program == program else ""
     scope = (trace.scope_of(op_name) or NO_SCOPE) if its_program == program else others
     ops.append({"program": its_program, "op": op, "op_name": op_name, "scope": scope, "ms_per_step": time / 1e3 / steps})
-  scopes: dict[str, list[dict[str, Any]]] = collections.defaultdict(list)
+  scopes: dict[str, list[Row]] = collections.defaultdict(list)
   for row in ops:
     scopes[row["scope"]].append(row)
-  rows: list[dict[str, Any]] = [
+  rows: list[Row] = [
     {
       "scope": scope,
       "ms_per_step": math.fsum(row["ms_per_step"] for row in mine),
@@ -146,15 +147,15 @@ def rows_of(division: trace.Division, text: str, steps: int, others: str) -> tup
 
 
 def show(config: ProfileConfig, out: dict[str, Any]) -> None:
-  """The scopes as a table on standard output, and where the trace opens."""
+  """Prints the scopes as a table, and how to open the trace."""
   run = config.run
   unprofiled = f"{out['step_ms_unprofiled']:.3f} ms without the profiler"
   total = {"scope": "a step, wall time", "ms_per_step": out["step_ms_profiled"], "share": 1.0, "longest": unprofiled}
 
-  def longest(row: dict[str, Any]) -> str:
+  def longest(row: Row) -> str:
     return f"{row['top_op']} {row['top_op_ms']:.3f} ms" if "top_op" in row else _IDLE[row["scope"]]
 
-  columns: dict[str, Any] = {
+  columns: table.Columns = {
     "scope": "scope",
     "ms a step": table.number("ms_per_step", ".3f"),
     "share": table.number("share", ".1%"),
@@ -169,17 +170,17 @@ def show(config: ProfileConfig, out: dict[str, Any]) -> None:
 
 
 def main(config: ProfileConfig) -> None:
-  """Checks everything, runs and profiles the steps, writes profile.json and prints a table."""
+  """Checks the flags, runs and profiles the steps, writes profile.json and prints a table."""
   hardware.select_platform()
   connect(config.run)
   shape = shape_of(config.run)
-  (case,) = step.cases(step.StepConfig(run=config.run), shape)
+  build = build_of(config.run, shape)
   if not config.output:
     raise UserError("--output=: must be a directory for the trace and profile.json")
   check_output(f"{config.output}/profile.json")
-  learner, steps = dlrm_learner([config.run], Build.of(config.run, case.plan, shape.num_dense, case.mesh)), steps_of(config)
-  print(f"{config.name}: {steps} steps, with and without the profiler", file=sys.stderr, flush=True)
-  made, unprofiled = collect(config, learner, batches(config, shape, learner, NamedSharding(case.mesh, split(case.mesh))), steps)
+  learner, steps = dlrm_learner([config.run], build), steps_of(config)
+  say(f"{config.name}: {steps} steps, with and without the profiler")
+  made, unprofiled = collect(config, learner, batches(config, shape, learner, NamedSharding(build.mesh, split(build.mesh))), steps)
   (events_file,) = (path for path in made.glob("*.trace.json.gz"))
   division = trace.divide(*trace.read(events_file))
   text = learner.program_text()

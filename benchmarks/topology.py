@@ -1,8 +1,8 @@
-"""Compiles the real training step for a machine that is absent, and says what it holds, exchanges and computes.
+"""Compiles the training step for a machine that is absent, and reports its memory, exchanged bytes and FLOPs.
 
 python -m benchmarks.topology --topology=tpu:v5e:2x4 --preset=mlperf_v1 --output=v5e.json
 
-Nothing is run and no table is made: tables are shapes. Called by hand and by the tests; reading of compiled text is in hlo.py.
+Nothing is run, and tables are only shapes. Compiled text is read by benchmarks/compiled/hlo.py.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import rich.console
 import rich.table
 
 from benchmarks.compiled import hlo, targets
-from benchmarks.compiled.exchanged import exchanged, parts
+from benchmarks.compiled.exchanged import by_purpose, exchanged
 from benchmarks.compiled.hlo_text import parse_arrays
 from benchmarks.measure.output import check_output
 from dlrm_jax.common import flags, record
@@ -31,22 +31,22 @@ from dlrm_jax.presets import PRESETS
 from dlrm_jax.training.build import Build
 from dlrm_jax.training.step import OneRun, lower
 
-_GPU_SHARE = 0.75  # of a GPU's memory, what jax reserves unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise
+_GPU_SHARE = 0.75  # share of a GPU's memory that jax reserves unless XLA_PYTHON_CLIENT_MEM_FRACTION is set
 
 
 @dataclasses.dataclass(frozen=True)
 class TopologyConfig:
-  """A machine and a run."""
+  """Flags of `python -m benchmarks.topology`."""
 
-  topology: str = flags.option(help="the machine: tpu:v5e:2x4, tpu:v5p:2x2x2, gpu:h100:1x8, gpu:a100:1x8, or others of their kind")
-  output: str = flags.option(help="the JSON file to write")
+  topology: str = flags.option(help="machine to compile for: tpu:v5e:2x4, tpu:v5p:2x2x2, gpu:h100:1x8, gpu:a100:1x8 and the like")
+  output: str = flags.option(help="JSON file to write")
   run: RunConfig = RunConfig(data="criteo_like")
 
 
 def compile_for(config: RunConfig, target: targets.Target) -> dict[str, Any]:
-  """Plans and compiles one step. Returns `memory`, `collectives`, `placement`, `exchange` and `flops`, as flat records; bytes per device.
+  """Plans and compiles one step. Returns the content of the JSON file: memory, collectives, exchange, placement, copies and FLOPs.
 
-  Raises UserError where the tables do not fit, by the plan or by the compiler.
+  Bytes are per device. Raises UserError where the tables do not fit, by the plan or by the compiler.
   """
   if config.mesh.mesh == MeshConfig().mesh:
     config = dataclasses.replace(config, mesh=dataclasses.replace(config.mesh, mesh=str(target.num_devices)))
@@ -59,36 +59,18 @@ def compile_for(config: RunConfig, target: targets.Target) -> dict[str, Any]:
   plan = make_plan(config, layout, machine)
   started = time.perf_counter()
   lowered, _ = lower(OneRun(Build.of(config, plan, shape.num_dense, mesh)))
-  try:
-    compiled = lowered.compile()
-  except jax.errors.JaxRuntimeError as error:
-    if "RESOURCE_EXHAUSTED" not in str(error):
-      raise
-    line = next(line for line in str(error).splitlines() if "RESOURCE_EXHAUSTED" in line)
-    raise flags.UserError(f"--topology={target.name}: the compiler refuses: {line.strip()}; lower --batch_size or --num_rows") from None
-  compile_s, text, sizes = time.perf_counter() - started, compiled.as_text() or "", compiled.memory_analysis()
+  compiled = _compiled(lowered, target)
+  compile_s, text = time.perf_counter() - started, compiled.as_text() or ""
   found = hlo.collectives(text)
-  if sizes is None:
-    raise flags.UserError(f"--topology={target.name}: the compiler does not say how much memory the step takes")
   planned, counted = costs(plan, config, machine), cost(config.model, config.train, layout, shape.num_dense)
-  needed = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes + sizes.temp_size_in_bytes
   largest_stack = 4 * max(math.prod(group.local_shape(layout.dims["rows"])) for group in plan.groups)
   analysis = compiled.cost_analysis() or {}
   return {
     "topology": target.name,
     "mesh": config.mesh.mesh,
     "batch_size": config.train.batch_size,
-    "memory": {
-      "argument_bytes": sizes.argument_size_in_bytes,
-      "output_bytes": sizes.output_size_in_bytes,
-      "alias_bytes": sizes.alias_size_in_bytes,
-      "temporary_bytes": sizes.temp_size_in_bytes,
-      "needed_bytes": needed,
-      "usable_bytes": usable,
-      "fits": needed <= usable,
-      "planned_table_bytes": plan_bytes(plan, config.train.table_optimizer),
-      "largest_stack_bytes": largest_stack,
-    },
+    "memory": _memory(compiled, target, usable)
+    | {"planned_table_bytes": plan_bytes(plan, config.train.table_optimizer), "largest_stack_bytes": largest_stack},
     "collectives": [dataclasses.asdict(c) | {"category": hlo.category(c)} for c in found],
     "exchange": _exchange(found, planned, FLOAT_BYTES * counted.params["dense"], layout.dtype),
     "placement": [dataclasses.asdict(t) | dataclasses.asdict(c) for t, c in zip(layout.tables, planned, strict=True)],
@@ -101,26 +83,56 @@ def compile_for(config: RunConfig, target: targets.Target) -> dict[str, Any]:
   }
 
 
-def _exchange(found: list[hlo.Collective], planned: list[TableCost], dense_bytes: int, dtype: str) -> dict[str, float | None]:
-  """Bytes by kind as compiled, and those of rows and gradients against the least that the placements can move.
+def _compiled(lowered: jax.stages.Lowered, target: targets.Target) -> jax.stages.Compiled:
+  """Compiles a step. Raises UserError where the compiler refuses it for lack of memory."""
+  try:
+    return lowered.compile()
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    line = next(line for line in str(error).splitlines() if "RESOURCE_EXHAUSTED" in line)
+    raise flags.UserError(f"--topology={target.name}: the compiler refuses: {line.strip()}; lower --batch_size or --num_rows") from None
 
-  A TPU may send rows as bfloat16 that only a product of default precision reads: against the least they count as the float32 they are.
-  A GPU joins sums of rows' gradients with counts, squares and the MLPs' gradients: what plan and model have of those is taken off.
+
+def _memory(compiled: jax.stages.Compiled, target: targets.Target, usable: int) -> dict[str, int | bool]:
+  """The memory that the compiler needs for a step, and whether it fits into `usable` bytes."""
+  sizes = compiled.memory_analysis()
+  if sizes is None:
+    raise flags.UserError(f"--topology={target.name}: the compiler does not report how much memory the step takes")
+  needed = sizes.argument_size_in_bytes + sizes.output_size_in_bytes - sizes.alias_size_in_bytes + sizes.temp_size_in_bytes
+  return {
+    "argument_bytes": sizes.argument_size_in_bytes,
+    "output_bytes": sizes.output_size_in_bytes,
+    "alias_bytes": sizes.alias_size_in_bytes,
+    "temporary_bytes": sizes.temp_size_in_bytes,
+    "needed_bytes": needed,
+    "usable_bytes": usable,
+    "fits": needed <= usable,
+  }
+
+
+def _exchange(found: list[hlo.Collective], planned: list[TableCost], dense_bytes: int, dtype: str) -> dict[str, float | None]:
+  """Compiled bytes by purpose, and the bytes of rows and gradients over the least that the placements can move.
+
+  A TPU may send rows as bfloat16 if only a product of default precision reads them. In the ratio such rows count as float32.
+  A GPU joins sums of rows' gradients with counts, squares and the MLPs' gradients. The bytes of these, by the plan and the model, are
+  subtracted.
   """
   moved = exchanged(found)
-  arrays = [array for c in found for kind, shapes in parts(c) if kind == "values" for shape in shapes for array in parse_arrays(shape)]
+  delivered = [shape for c in found for purpose, shapes in by_purpose(c) if purpose == "values" for shape in shapes]
+  arrays = [array for shape in delivered for array in parse_arrays(shape)]
   whole = sum(math.prod(array.dims) * (FLOAT_BYTES if dtype == "float32" else array.bytes / math.prod(array.dims)) for array in arrays)
   apart = moved["dense"] + sum(c.bytes for c in found if hlo.category(c) in ("exchange_counts", "exchange_squares"))
   others = max(0.0, sum(c.sum_bytes for c in planned) + dense_bytes - apart)
   values, least = whole + max(0.0, moved["mixed"] - others), sum(c.least_bytes for c in planned)
   ratio = values / least if least else None
-  return {f"{kind}_bytes": float(size) for kind, size in moved.items()} | {"least_bytes": least, "values_over_least": ratio}
+  return {f"{purpose}_bytes": float(size) for purpose, size in moved.items()} | {"least_bytes": least, "values_over_least": ratio}
 
 
 def print_result(out: dict[str, Any]) -> None:
-  """The placement, memory and collectives as tables."""
+  """Prints the placement, the collectives and the memory."""
   console = rich.console.Console()
-  console.width = max(console.width, 110)  # whole numbers of rows even where the width is not known
+  console.width = max(console.width, 110)  # numbers of rows stay whole where the terminal's width is unknown
   title = f"{out['topology']}, mesh {out['mesh']}, batch {out['batch_size']:,}: placement, per device and step"
   table = rich.table.Table(box=rich.box.SIMPLE, title=title)
   for heading in ("table", "rows", "dim", "bag", "placement", "holds", "rows, gradients", "the least", "ids, sums"):
@@ -151,13 +163,14 @@ def print_result(out: dict[str, Any]) -> None:
 
 
 def main(config: TopologyConfig) -> None:
+  """Compiles the step, writes the JSON file and prints tables. Raises UserError where the step does not fit."""
   target = targets.parse(config.topology)
   check_output(config.output)
   out = compile_for(config.run, target)
   record.write_json(config.output, record.header() | out)
   print_result(out)
   if not out["memory"]["fits"]:
-    raise flags.UserError(f"--topology={target.name}: the step does not fit; {config.output} says what it holds")
+    raise flags.UserError(f"--topology={target.name}: the step does not fit; {config.output} has the details")
 
 
 CONFIGS = {name: TopologyConfig("", "", run) for name, run in PRESETS.items()}

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Results of several benchmark runs compared row by row: `python -m benchmarks.compare`."""

@@ -1,4 +1,4 @@
-"""What the benchmarks wrote, read again: rows, their metrics, and where and how they were made. Used by compare.py."""
+"""Reads benchmark files: their rows, metrics, hardware, software and command. Used by `benchmarks.compare`."""
 
 import dataclasses
 import math
@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.measure.table import Row
 from dlrm_jax.common import record
 from dlrm_jax.common.flags import UserError
 
-Row = dict[str, Any]
-# What a row measured, by the name of its field, and which way is better. The first pattern that fits counts.
+# Names of fields that hold measurements, and which values are better. The first pattern that matches counts.
 _METRICS = (
   (r"mfu|efficiency|bandwidth_share|\w*speedup|\w+_per_s|\w+_per_cpu_s", "higher"),
   (
@@ -18,11 +18,17 @@ _METRICS = (
     "lower",
   ),
 )
-DEFAULT_METRICS = ("step_ms_p50", "ms_per_step", "examples_per_s", "bytes_per_s", "needed_bytes")  # the first that all files have
+DEFAULT_METRICS = (
+  "step_ms_p50",
+  "ms_per_step",
+  "examples_per_s",
+  "bytes_per_s",
+  "needed_bytes",
+)  # compared by default
 
 
 def direction(field: str) -> str | None:
-  """Whether "lower" or "higher" values of a field are better; None where it is not a measurement."""
+  """Whether "lower" or "higher" values of a field are better; None for a field that is no measurement."""
   if field == "size_bytes":  # asked for, not measured
     return None
   return next((better for pattern, better in _METRICS if re.fullmatch(pattern, field)), None)
@@ -35,7 +41,7 @@ def is_number(value: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class File:
-  """One benchmark file: its rows, and what it says of where and how they were made."""
+  """One benchmark file: its rows, and the header with hardware, software and command."""
 
   path: str
   header: dict[str, Any]
@@ -43,7 +49,7 @@ class File:
 
   @property
   def device(self) -> str:
-    """The accelerator or processor, in a few words; the topology, where the program was compiled only."""
+    """The accelerator or processor in a few words; the topology if the program was only compiled."""
     if "topology" in self.header:
       return str(self.header["topology"])
     hardware = self.header["hardware"]
@@ -55,7 +61,7 @@ class File:
 
   @property
   def settings(self) -> dict[str, str]:
-    """Hardware, software and command line as flat text, by name."""
+    """Hardware, software and command line: name -> text."""
     out = {f"{part}.{name}": str(value) for part in ("hardware", "software") for name, value in self.header[part].items()}
     words = self.header.get("command", [])
     out["program"] = next((after for word, after in zip(words, words[1:]) if word == "-m"), str(words[:1]))
@@ -67,7 +73,7 @@ class File:
 
 
 def load(path: str) -> File:
-  """Reads one file. UserError where it is absent or not one that a benchmark wrote."""
+  """Reads one file. Raises UserError where it is absent or not from a benchmark."""
   content = record.read_json(path)
   header: dict[str, Any] = {
     name: content[name] for name in ("schema_version", "command", "hardware", "software", "topology") if name in content
@@ -83,7 +89,7 @@ def load(path: str) -> File:
 
 
 def _topology_rows(content: dict[str, Any]) -> list[Row]:
-  """A compiled step as rows: one of its memory, one for each kind of collective."""
+  """The rows of a compiled step: one for its memory, one for each kind of collective."""
   same = {name: content.get(name) for name in ("topology", "mesh", "batch_size")}
   collectives: dict[tuple[str, bool], int] = {}
   for found in content.get("collectives", []):
@@ -95,14 +101,14 @@ def _topology_rows(content: dict[str, Any]) -> list[Row]:
 
 
 def metrics_of(files: Sequence[File]) -> list[str]:
-  """The metrics that some row of every file has a number for, in the order of the first file."""
+  """The metrics for which every file has a row with a number, in the order of the first file."""
   every = [{name for row in file.rows for name, value in row.items() if direction(name) and is_number(value)} for file in files]
   order = dict.fromkeys(name for row in files[0].rows for name in row)
   return [name for name in order if all(name in some for some in every)]
 
 
 def differences(files: Sequence[File]) -> dict[str, tuple[str, ...]]:
-  """What differs in hardware, software and command line; "-" where a file does not say."""
+  """Differences in hardware, software and command line; "-" where a file does not have the setting."""
   every = [file.settings for file in files]
   names = dict.fromkeys(name for settings in every for name in settings)
   out = {name: tuple(settings.get(name, "-") for settings in every) for name in names}
@@ -110,7 +116,7 @@ def differences(files: Sequence[File]) -> dict[str, tuple[str, ...]]:
 
 
 def value_text(metric: str, value: float | int | None) -> str:
-  """A value with three digits or more, and the unit's prefix where it is large: 38.8, 1.77GB, 52.6k; "-" where there is none."""
+  """A value with at least three digits, and with a prefix where it is large: 38.8, 1.77GB, 52.6k; "-" for None."""
   if value is None:
     return "-"
   unit = "B" if "bytes" in metric else ""
@@ -121,5 +127,5 @@ def value_text(metric: str, value: float | int | None) -> str:
 
 
 def ratio_text(ratio: float) -> str:
-  """A ratio: 1.79x, 0.041x."""
+  """A ratio as text: 1.79x, 0.041x."""
   return f"{ratio:.2f}x" if ratio >= 0.1 else f"{ratio:.2g}x"

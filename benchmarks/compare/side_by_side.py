@@ -1,4 +1,4 @@
-"""Rows of several benchmark files, matched by what identifies them, and labels for rows and files. Used by compare.py."""
+"""Matches the rows of several benchmark files by the fields that identify them, and labels rows and files. Used by `benchmarks.compare`."""
 
 import dataclasses
 import re
@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.compare.results import File, Row, direction, is_number, value_text
+from benchmarks.compare.results import File, direction, is_number, value_text
+from benchmarks.measure.table import Row
 from dlrm_jax.common import record
 from dlrm_jax.common.flags import UserError
 
-# Facts about a row that neither identify it nor are compared. Other numbers with a fraction are facts too, but for these settings.
+# Fields that neither identify a row nor are compared. Other fields with fractions are treated alike, except for the settings _FRACTIONS.
 _FACTS = re.compile(r"steps|rounds|warmup|peak_source|top_op|num_ops|flops_per_example|fits|versions|\w+_per_device")
 _FRACTIONS = ("skew",)
 _ALWAYS = ("name", "workload", "operation", "scope", "batch_size", "num_rows", "embed_dim")  # rows that differ in these are never matched
@@ -18,7 +19,7 @@ _ALWAYS = ("name", "workload", "operation", "scope", "batch_size", "num_rows", "
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-  """Rows of several files that were matched: what they are called, what identifies them, the metric in each file (None: no number)."""
+  """Matched rows of several files: their label, the fields that identify them, and the metric in each file (None: no number)."""
 
   label: str
   fields: Row
@@ -33,13 +34,13 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-  """What a comparison found.
+  """The result of matching.
 
   Attributes:
-    lines: rows of two files at least, in the order of the files.
-    alone: (path, label, value) of rows that one file alone has.
+    lines: rows that at least two files have, in the order of the files.
+    alone: (path, label, value) of rows that only one file has.
     common: fields that are the same in all lines.
-    differing: fields of one value in each file and not the same in all: rows were matched in spite of them.
+    differing: fields with one value in each file that differ between files. Rows were matched in spite of them.
   """
 
   lines: tuple[Line, ...]
@@ -49,11 +50,12 @@ class Match:
 
 
 def match(files: Sequence[File], metric: str, ignore: Sequence[str] = ()) -> Match:
-  """Matches the rows that have `metric` by all their other fields that are not measurements, but for those in `ignore`.
+  """Matches the rows that have `metric` by all other fields that are not measurements, except those in `ignore`.
 
-  A field that has one value throughout a file and another throughout another (a placement, an optimiser) is what is compared, so it
-  does not keep rows apart; name, operation, batch and table sizes always do. UserError where no rows match, several of one file are
-  alike, or `ignore` names no field.
+  A field such as a placement may have one value in one file and another value in another file. Then it is what is compared, and rows
+  are matched in spite of it. But name, operation, batch and table sizes must always be equal.
+
+  Raises UserError where no rows match, rows of one file are equal in all fields, or `ignore` names an unknown field.
   """
   rows = [[{n: v if direction(n) else _plain(v) for n, v in row.items()} for row in file.rows if metric in row] for file in files]
   fields = _identifying([row for some in rows for row in some])
@@ -69,11 +71,11 @@ def match(files: Sequence[File], metric: str, ignore: Sequence[str] = ()) -> Mat
   for number, (file, some) in enumerate(zip(files, rows, strict=True)):
     for row in some:
       key = tuple(row.get(name) for name in keys)
-      mine = by_key.setdefault(key, {})
-      if number in mine:
-        said = ", ".join(f"{name}={value}" for name, value in zip(keys, key, strict=True) if value is not None)
-        raise UserError(f"{file.path}: several rows are {said}: nothing tells them apart" + (" but what --ignore names" if ignore else ""))
-      mine[number] = row[metric] if is_number(row[metric]) else None
+      if number in by_key.setdefault(key, {}):
+        shown = ", ".join(f"{name}={value}" for name, value in zip(keys, key, strict=True) if value is not None)
+        only = " but what --ignore names" if ignore else ""
+        raise UserError(f"{file.path}: several rows are {shown}: nothing tells them apart{only}")
+      by_key[key][number] = row[metric] if is_number(row[metric]) else None
   shared = {key: mine for key, mine in by_key.items() if len(mine) > 1}
   if not shared:
     apart = [f"{name} ({' | '.join(_texts(each))})" for name, each in found.items() if name in keys and _disjoint(each)]
@@ -89,14 +91,14 @@ def match(files: Sequence[File], metric: str, ignore: Sequence[str] = ()) -> Mat
 
 
 def _identifying(rows: Sequence[Row]) -> list[str]:
-  """The fields that say which row it is, rather than what was found."""
+  """The fields that identify a row."""
   names = dict.fromkeys(name for row in rows for name, value in row.items() if value is not None)
   fractions = {name for row in rows for name, value in row.items() if isinstance(value, float) and name not in _FRACTIONS}
   return [name for name in names if not (direction(name) or _FACTS.fullmatch(name) or name in fractions)]
 
 
 def _plain(value: Any) -> Any:
-  """A value that can be a key: lists and objects as their JSON."""
+  """A value that can be a key: lists and objects become JSON."""
   return record.dumps(value, indent=None) if isinstance(value, (list, dict)) else value
 
 
@@ -109,7 +111,7 @@ def _texts(each: list[list]) -> list[str]:
 
 
 def field_text(name: str, value: Any) -> str:
-  """One field of a row for people: "batch 2,048"."""
+  """One field of a row as text: "batch 2,048"."""
   short = {"batch_size": "batch {}", "num_rows": "{} rows", "embed_dim": "dim {}"}
   bare = ("name", "workload", "operation", "scope", "placements", "series")
   if name == "size_bytes" and isinstance(value, int):
@@ -119,7 +121,7 @@ def field_text(name: str, value: Any) -> str:
 
 
 def labels_of(keys: Sequence[str], rows: Sequence[tuple]) -> dict[tuple, str]:
-  """A label for each row, of as few fields as tell the rows apart, first ones first; its name where there is one row."""
+  """A label for each row, made of the first fields that distinguish the rows; the first field where there is one row."""
   chosen: list[int] = []
   for place in range(len(keys)):
     if len({tuple(row[i] for i in (*chosen, place)) for row in rows}) > len({tuple(row[i] for i in chosen) for row in rows}):
@@ -129,16 +131,16 @@ def labels_of(keys: Sequence[str], rows: Sequence[tuple]) -> dict[tuple, str]:
 
 
 def file_labels(files: Sequence[File], differing: dict[str, tuple[Any, ...]], changed: dict[str, tuple[str, ...]]) -> list[str]:
-  """A label for each file: its shortest name that no other has, its device, and the first things that differ."""
+  """A label for each file: its shortest unique name, its device, and the first settings that differ."""
   parts = [Path(file.path).with_suffix("").parts for file in files]
   depth = next((n for n in range(1, max(map(len, parts)) + 1) if len({p[-n:] for p in parts}) == len(files)), max(map(len, parts)))
   software = [name for name in ("software.jax", "hardware.cores") if name in changed]
   others = [name for name in changed if name.startswith("--") and name.removeprefix("--") not in differing]
   labels = []
   for number, file in enumerate(files):
-    said = [field_text(name, values[number]) for name, values in differing.items() if name != "topology" and values[number] is not None]
-    said += [f"{name.partition('.')[2]} {changed[name][number]}" for name in software]
-    said += [f"{name}={changed[name][number]}" for name in others if changed[name][number] != "-"]
-    more = ["..."] if len(said) > 3 else []
-    labels.append(f"{'/'.join(parts[number][-depth:])}: " + ", ".join([file.device, *said[:3], *more]))
+    shown = [field_text(name, values[number]) for name, values in differing.items() if name != "topology" and values[number] is not None]
+    shown += [f"{name.partition('.')[2]} {changed[name][number]}" for name in software]
+    shown += [f"{name}={changed[name][number]}" for name in others if changed[name][number] != "-"]
+    more = ["..."] if len(shown) > 3 else []
+    labels.append(f"{'/'.join(parts[number][-depth:])}: " + ", ".join([file.device, *shown[:3], *more]))
   return labels

@@ -9,12 +9,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from benchmarks.compiled.hlo_text import Array, Instruction, Module
+from benchmarks.compiled.hlo_text import HloArray, Instruction, Module
 
 KINDS = ("all-reduce", "all-gather", "all-to-all", "ragged-all-to-all", "reduce-scatter", "collective-permute", "collective-broadcast")
 SCOPE = re.compile(r"exchange_\w+")  # jax.named_scope names of the embedding exchange
 _PRIMITIVE = re.compile(r"/(psum|pmax|pmin|all_gather|all_to_all|ragged_all_to_all|reduce_scatter|ppermute)\w*\)?$")
-# Results that are an operand's buffer, or no buffer of their own. XLA inserts a `copy` where an update in place is not possible.
+# Operations whose result has an operand's buffer or none. XLA inserts a `copy` where an update in place is not possible.
 _NO_NEW_BUFFER = {
   *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "opt-barrier", "after-all"),
   *("add-dependency", "dynamic-update-slice", "scatter", "async-start", "async-update", "call-start"),
@@ -26,13 +26,13 @@ class Collective:
   """One collective operation of a program.
 
   Attributes:
-    kind: one of KINDS. It is the one compiled, not the one asked for: a TPU may run psum_scatter or all_gather as an all-reduce.
-    shapes: the arrays it delivers ("f32[8,64,128]"; reduce-scatter: those it takes). Their dtype may be narrower than asked for.
-    bytes: of these arrays, without padding; what a device keeps to itself (1/group_size of an all-to-all) is included.
-    channel: its channel id; shared by all collectives of a shard_map, so it tells none of them apart.
-    group_size: devices that take part together; for collective-permute, devices that send.
-    scopes: op_names: its own and, if several were combined into it, those of its parts; where the compiler dropped them, the nearest.
-    in_loop: it stands in a while loop and runs once per round.
+    kind: one of KINDS, as compiled. A TPU may run psum_scatter or all_gather as an all-reduce.
+    shapes: the arrays it delivers, such as "f32[8,64,128]" (reduce-scatter: those it takes). Their dtype may be narrower than asked for.
+    bytes: size of these arrays without padding. It includes what a device keeps (1/group_size of an all-to-all).
+    channel: its channel id, which all collectives of a shard_map share.
+    group_size: number of devices that take part together; for collective-permute, of devices that send.
+    scopes: its op_name and, if several collectives were combined, those of its parts. Where the compiler dropped them, the nearest ones.
+    in_loop: whether it is in a while loop, so that it runs once per round.
   """
 
   kind: str
@@ -47,7 +47,7 @@ class Collective:
 
 @dataclass(frozen=True)
 class LargeArray:
-  """A newly written array. `bytes` is what its elements take, `padded_bytes` what its tiled layout takes."""
+  """A newly written array. `bytes` is the size of its elements, `padded_bytes` the size of its tiled layout."""
 
   name: str
   opcode: str
@@ -59,19 +59,19 @@ class LargeArray:
 
 
 def category(collective: Collective) -> str:
-  """The exchange it belongs to ("exchange_values", ...); "dense" for others; several joined by "+"; "unknown" where nothing says."""
+  """The exchange it belongs to ("exchange_values", ...), or "dense". Several are joined by "+"; "unknown" where it has no name."""
   found = {(SCOPE.findall(name) or ["dense"])[-1] for scope in collective.scopes for name in alternatives(scope)}
   return "+".join(sorted(found)) or "unknown"
 
 
 def alternatives(scope: str) -> list[str]:
-  """A GPU's combined collective is called jit(f)/(a/psum:b/psum) for jit(f)/a/psum and jit(f)/b/psum."""
+  """The op_names of a combined collective. A GPU names jit(f)/a/psum and jit(f)/b/psum together jit(f)/(a/psum:b/psum)."""
   prefix, _, parts = scope.partition("/(")
   return [f"{prefix}/{part}" for part in parts.removesuffix(")").split(":")] if ":" in parts else [scope]
 
 
 def collectives(text: str) -> list[Collective]:
-  """Every collective that a program runs, once, in the order of the text (a loop body comes before the loop)."""
+  """Every collective that a program runs, listed once, in the order of the text: a loop body comes before its loop."""
   module = Module(text)
   found: dict[tuple, Collective] = {}
   for computation, (in_loop, fused) in module.placed.items():
@@ -83,15 +83,15 @@ def collectives(text: str) -> list[Collective]:
 
 
 def _identity(instruction: Instruction, collective: Collective, fused: bool) -> tuple:
-  """Equal for the repetitions of one collective: a TPU spreads a collective over the fusions it overlaps with, and prints it in each."""
+  """A key that repetitions of one collective share: a TPU prints a collective in each fusion that it overlaps with."""
   if not fused:
     return (instruction.computation, instruction.name)
   chain = instruction.attribute(r'chain_id="(\d+)"')
   return (collective.kind, collective.channel, collective.shapes, chain or instruction.attribute(r"metadata=(\{[^}]*\})"))
 
 
-def _delivered(instruction: Instruction) -> tuple[Array, ...]:
-  """The arrays that a collective or a copy delivers, without the operands and handles that its -start form lists too."""
+def _delivered(instruction: Instruction) -> tuple[HloArray, ...]:
+  """The arrays that a collective or a copy delivers, without the operands and handles that its -start form also lists."""
   if not instruction.opcode.endswith("-start") or instruction.opcode == "all-reduce-start":
     return instruction.arrays
   if instruction.opcode == "copy-start":
@@ -132,7 +132,7 @@ def _group_size(module: Module, instruction: Instruction) -> int:
     return math.prod(int(part) if part else sizes[name] for name, part in re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", used))
   groups = instruction.attribute(r"replica_groups=(\S+?),? ")
   if groups not in (None, "{}"):
-    raise ValueError(f"{instruction.name}: replica_groups={groups} is written in a way that is not known here")
+    raise ValueError(f"{instruction.name}: replica_groups={groups} is written in an unknown way")
   return module.num_devices
 
 
@@ -162,11 +162,11 @@ def _nearest(module: Module, instruction: Instruction, step: Callable[[Instructi
 
 
 def largest_arrays(text: str, at_least_bytes: int) -> list[LargeArray]:
-  """Every array of at least so many bytes (padding included) that a program writes anew, largest first.
+  """Every array of at least `at_least_bytes` (padding included) that a program newly writes, largest first.
 
-  With the bytes of a table it finds each whole copy, transposition, conversion, zero-filling or dense update of that table. Not
-  counted: parameters, what only names or passes on a buffer, and updates in place (scatter, dynamic-update-slice, fusions that end
-  in one on an operand, declared aliases). Inside fusions nothing is written, so they count by their results.
+  With the bytes of a table it finds each whole copy, transposition, conversion, zero-filling or dense update of that table. It leaves out
+  parameters, instructions that only pass on a buffer, and updates in place: scatter, dynamic-update-slice, fusions that end in one on an
+  operand, and declared aliases. A fusion counts by its results, since it writes nothing else to memory.
   """
   module = Module(text)
   found: list[LargeArray] = []
@@ -180,7 +180,7 @@ def largest_arrays(text: str, at_least_bytes: int) -> list[LargeArray]:
   return sorted(found, key=lambda array: -array.padded_bytes)
 
 
-def _written(module: Module, instruction: Instruction) -> list[Array]:
+def _written(module: Module, instruction: Instruction) -> list[HloArray]:
   if instruction.opcode in _NO_NEW_BUFFER or instruction.opcode.endswith("-done"):
     return []
   arrays = _delivered(instruction)

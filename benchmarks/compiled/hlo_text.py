@@ -1,4 +1,4 @@
-"""The text of a compiled program as records: arrays, instructions, and which computations run where. Used by benchmarks/compiled/hlo.py."""
+"""Parses the text of a compiled program into arrays, instructions and computations. Used by hlo.py, exchanged.py and trace.py."""
 
 import functools
 import math
@@ -10,14 +10,14 @@ _ARRAY = re.compile(r"\b([a-z]\w*)\[([\d,<=]*)\](?:\{([\d,]*)(?::([^}]*))?\})?")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*->.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.-]+) = (.*)$")
 _CALLED = re.compile(r"\b(?:calls|body|condition|to_apply|\w+_computations?)=\{?((?:%[\w.-]+(?:, )?)+)")
-# These run the computations they name as they stand. A fusion runs its own in one piece; a reduction's or a sort's is only a formula.
-# A TPU hands scatters to its SparseCores by call-start.
+# These operations run the computations they name. A fusion runs its computation in one piece. The computation of a reduction or a sort is
+# only a formula. A TPU gives scatters to its SparseCores by call-start.
 _RUNS_CALLED = ("while", "conditional", "call", "async-start", "call-start")
 
 
 @dataclass(frozen=True)
-class Array:
-  """One array. `tile` pads the dimensions that vary fastest; `element_bits` is 0 where the layout says nothing about it."""
+class HloArray:
+  """One array. `tile` pads the dimensions that vary fastest. `element_bits` is 0 where the layout does not give it."""
 
   dtype: str
   dims: tuple[int, ...]
@@ -38,7 +38,7 @@ class Array:
 
   @property
   def bytes(self) -> int:
-    """Bytes of the elements alone."""
+    """Bytes of the elements, without padding."""
     return math.ceil(math.prod(self.dims) * self._bits / 8)
 
   @property
@@ -51,14 +51,14 @@ class Array:
     return math.ceil(math.prod(dims) * self._bits / 8)
 
 
-def parse_arrays(text: str) -> tuple[Array, ...]:
+def parse_arrays(text: str) -> tuple[HloArray, ...]:
   """The arrays of a type as printed, tuples flattened: "(f32[8,64]{1,0:T(8,128)}, u32[])"."""
   out = []
   for dtype, dims, order, layout in _ARRAY.findall(text):
     tile = re.search(r"T\(([\d,]+)\)", layout)
     bits = re.search(r"E\((\d+)\)", layout)
     sizes = tuple(int(size.removeprefix("<=")) for size in dims.split(",") if size)
-    out.append(Array(dtype, sizes, _numbers(order), _numbers(tile[1]) if tile else (), int(bits[1]) if bits else 0))
+    out.append(HloArray(dtype, sizes, _numbers(order), _numbers(tile[1]) if tile else (), int(bits[1]) if bits else 0))
   return tuple(out)
 
 
@@ -72,20 +72,20 @@ class Instruction:
 
   computation: str
   name: str
-  arrays: tuple[Array, ...]
+  arrays: tuple[HloArray, ...]
   opcode: str
   operands: tuple[str, ...]
   attributes: str
   is_root: bool
 
   def attribute(self, pattern: str) -> str | None:
-    """The first group of `pattern` in what follows the operands."""
+    """The first group of `pattern` in the text after the operands."""
     found = re.search(pattern, self.attributes)
     return found[1] if found else None
 
   @property
   def op_name(self) -> str:
-    """What jax called the operation, named scopes included; empty where the compiler dropped it."""
+    """The name that jax gave the operation, named scopes included; empty where the compiler dropped it."""
     return self.attribute(r'op_name="([^"]*)"') or ""
 
   @property
@@ -122,9 +122,9 @@ class Module:
   """A whole program.
 
   Attributes:
-    computations: instructions by computation and name, in the order of the text.
-    placed: for each computation that runs, (whether in a while loop, whether as part of a fusion).
-    num_devices: that the program is compiled for.
+    computations: computation -> name -> instruction, in the order of the text.
+    placed: each computation that runs -> (whether in a while loop, whether as part of a fusion).
+    num_devices: number of devices that the program is compiled for.
   """
 
   def __init__(self, text: str):

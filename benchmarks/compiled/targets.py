@@ -1,6 +1,6 @@
-"""Machines that are absent: the names `--topology` takes, and jax devices of them to compile for. Used by benchmarks/topology.py.
+"""Machines to compile for without having them: the names that `--topology` takes, and their jax devices. Used by benchmarks/topology.py.
 
-A name is PLATFORM:CHIP:SHAPE. TPU shapes are chips along each axis of the interconnect, GPU shapes HOSTSxGPUS.
+A name is PLATFORM:CHIP:SHAPE. A TPU shape is the number of chips along each axis of the interconnect. A GPU shape is HOSTSxGPUS.
 """
 
 import math
@@ -19,10 +19,10 @@ _GIB = 1 << 30
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")  # https://cloud.google.com/tpu/docs/v5e and /v6e
 _CUBE = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8", "8x8x16", "8x16x16")  # the same for /v4 and /v5p
 _HOSTS = (*(f"1x{gpus}" for gpus in range(1, 9)), *(f"{hosts}x8" for hosts in (2, 4, 8, 16, 32)))  # NVIDIA's boards hold eight
-# XLA would otherwise time kernels on the device, which is not there.
+# Otherwise XLA would time kernels on the device, which is absent.
 _NO_AUTOTUNE = "--xla_gpu_autotune_level=0"
-# libtpu asks what machine it is on and complains at length where nothing answers (any name will do here), and lets one process in
-# at a time, since a chip is one process's: there is no chip here.
+# libtpu asks which machine it is on, and prints long errors where nothing answers; any name works here. It also admits one process at a
+# time, since a chip belongs to one process, but there is no chip here.
 _TPU_ENVIRONMENT = {
   "TPU_SKIP_MDS_QUERY": "1",
   "TPU_WORKER_HOSTNAMES": "localhost",
@@ -34,17 +34,16 @@ _TPU_ENVIRONMENT = {
 @dataclass(frozen=True)
 class _Chip:
   shapes: tuple[str, ...]
-  memory_bytes: int = 0  # of one device, by the data sheet
-  usable_bytes: int = 0  # what XLA lets a program have: "exceeds available HBM (15.75G)" in the messages of libtpu 0.0.42
-  options: dict[str, Any] = field(default_factory=dict)  # of the topology
+  usable_bytes: int = 0  # memory of a device that XLA lets a program use: "exceeds available HBM (15.75G)", messages of libtpu 0.0.42
+  options: dict[str, Any] = field(default_factory=dict)  # options of the topology
 
 
-# Memory of a chip: the pages named above. A v4 or v5p chip has two cores that jax sees as one device (megacore).
+# A v4 or v5p chip has two cores that jax sees as one device (megacore).
 _CHIPS = {
-  "tpu:v4": _Chip(_CUBE, 32 * _GIB, int(30.75 * _GIB), {"chip_config_name": "megacore"}),
-  "tpu:v5e": _Chip(_FLAT, 16 * _GIB, int(15.75 * _GIB)),
-  "tpu:v5p": _Chip(_CUBE, 95 * _GIB, int(95.74 * _GIB)),
-  "tpu:v6e": _Chip(_FLAT, 32 * _GIB, int(31.25 * _GIB)),
+  "tpu:v4": _Chip(_CUBE, int(30.75 * _GIB), {"chip_config_name": "megacore"}),
+  "tpu:v5e": _Chip(_FLAT, int(15.75 * _GIB)),
+  "tpu:v5p": _Chip(_CUBE, int(95.74 * _GIB)),
+  "tpu:v6e": _Chip(_FLAT, int(31.25 * _GIB)),
   "gpu:a100": _Chip(_HOSTS),
   "gpu:h100": _Chip(_HOSTS),
 }
@@ -55,16 +54,16 @@ class Target:
   """A machine to compile for.
 
   Attributes:
-    platform: "tpu" or "gpu"; chip: "v5e", "h100", ...; shape: as in the module's docstring.
-    memory_bytes: of one device, by its data sheet (GPU: as the driver reports it).
-    usable_bytes: of one device, the most XLA lets a program have. On a GPU the memory itself: jax then reserves 75% of it unless
-      XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
+    platform: "tpu" or "gpu".
+    chip: "v5e", "h100" and so on.
+    shape: see the top of this file.
+    usable_bytes: memory of one device that XLA lets a program use. On a GPU it is the whole memory, as the driver reports it; jax reserves
+      75% of it unless XLA_PYTHON_CLIENT_MEM_FRACTION is set.
   """
 
   platform: str
   chip: str
   shape: tuple[int, ...]
-  memory_bytes: int
   usable_bytes: int
 
   @property
@@ -77,11 +76,11 @@ class Target:
 
 
 def _gpu_description(chip: str) -> str:
-  return (resources.files("benchmarks") / "gpu_targets" / f"{chip}.txt").read_text()
+  return (resources.files("benchmarks.compiled") / "gpu_targets" / f"{chip}.txt").read_text()
 
 
 def parse(name: str) -> Target:
-  """The machine that `--topology=name` means. UserError where there is no such machine."""
+  """The machine of `--topology=name`. Raises UserError where there is no such machine."""
   platform_chip, _, shape = name.rpartition(":")
   chip = _CHIPS.get(platform_chip)
   if chip is None:
@@ -89,17 +88,15 @@ def parse(name: str) -> Target:
   if shape not in chip.shapes:
     raise UserError(f"--topology={name}: the shape of {platform_chip} must be among {', '.join(chip.shapes)}")
   platform, kind = platform_chip.split(":")
-  memory, usable = chip.memory_bytes, chip.usable_bytes
-  if platform == "gpu":
-    memory = usable = int(re.findall(r"device_memory_size: (\d+)", _gpu_description(kind))[0])
-  return Target(platform, kind, tuple(map(int, shape.split("x"))), memory, usable)
+  usable = chip.usable_bytes or int(re.findall(r"device_memory_size: (\d+)", _gpu_description(kind))[0])
+  return Target(platform, kind, tuple(map(int, shape.split("x"))), usable)
 
 
 def devices(target: Target) -> list[jax.Device]:
-  """The devices of the machine: programs can be lowered and compiled for them, not run.
+  """The devices of the machine. Programs can be lowered and compiled for them, but not run.
 
-  Call it before the first jax computation: it selects the CPU as jax's own platform unless JAX_PLATFORMS is set, and sets what the
-  compilers read from the environment, where the user has not. UserError where the compiler is not installed.
+  Call it before the first jax computation. It selects the CPU as jax's own platform unless JAX_PLATFORMS is set, and sets variables that
+  the compilers read from the environment, unless the user has set them. Raises UserError where the compiler is not installed.
   """
   if "JAX_PLATFORMS" not in os.environ:
     jax.config.update("jax_platforms", "cpu")

@@ -1,6 +1,6 @@
-"""What the devices at hand could reach at most: by their data sheet, or measured here where there is none. Used by the benchmarks.
+"""The most FLOP/s and bytes/s that the devices of this machine could reach, from data sheets or measured. Used by step.py and lookup.py.
 
-A share of a ceiling (MFU, bandwidth share) is only as good as the ceiling: rows say which of the two it was in `peak_source`.
+Ceilings are measured where the data sheet is not known. Rows record in `peak_source` which of the two they are shares of.
 """
 
 import dataclasses
@@ -16,18 +16,18 @@ from benchmarks.measure import peaks
 from benchmarks.measure.timing import time_steps
 from dlrm_jax.machine.hardware import compiler_options
 
-_CPU_SIZES, _SIZES = (512, 1024, 2048), (2048, 4096, 8192)  # of square operands; the best of them counts
+_CPU_SIZES, _SIZES = (512, 1024, 2048), (2048, 4096, 8192)  # of square matrices; the fastest product counts
 _COPY_BYTES = 256 << 20
 _WARMUP, _STEPS = 1, 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Ceilings:
-  """What some devices together could reach at most.
+  """The most that some devices could reach together.
 
   Attributes:
-    flops_per_s: of matrix products.
-    bytes_per_s: of memory, reads and writes together.
+    flops_per_s: FLOP/s of matrix products.
+    bytes_per_s: memory bandwidth, reads and writes together.
     source: "datasheet" or "measured".
   """
 
@@ -36,7 +36,7 @@ class Ceilings:
   source: str
 
   def shares(self, seconds: float, flops: float = math.nan, num_bytes: float = math.nan) -> dict[str, float | str]:
-    """The fields of a row: FLOP/s and bytes/s of something that takes so long, and their shares of the ceilings; NaN stays NaN."""
+    """Fields of a row: FLOP/s and bytes/s of work that takes `seconds`, and their shares of the ceilings. Unknown FLOPs have no fields."""
     out: dict[str, float | str] = {}
     if not math.isnan(flops):
       out |= {"flops_per_s": flops / seconds, "mfu": flops / seconds / self.flops_per_s}
@@ -48,13 +48,14 @@ class Ceilings:
 
 
 def of(devices: Sequence[jax.Device], compute_dtype: str, matmul_precision: str) -> Ceilings:
-  """The ceilings of these devices together, measured (once a process, on the first local device) where the table has no data sheet.
+  """The ceilings of these devices together.
 
-  The CPU devices of one process share its cores and its memory, so that together they have the ceilings of one.
+  Where the table has no data sheet, they are measured once a process, on the first local device. The CPU devices of one process share
+  its cores and its memory, so together they have the ceilings of one.
 
   Args:
-    devices: all of one kind.
-    compute_dtype, matmul_precision: of the products, as `peaks.peak` has them.
+    devices: devices of one kind.
+    compute_dtype, matmul_precision: of the products, as `peaks.peak` takes them.
   """
   first = devices[0]
   sheet = peaks.peak(first.device_kind, first.platform, compute_dtype, matmul_precision)
@@ -65,12 +66,12 @@ def of(devices: Sequence[jax.Device], compute_dtype: str, matmul_precision: str)
 
 @functools.lru_cache
 def measure(compute_dtype: str, matmul_precision: str) -> Ceilings:
-  """The ceilings of the first local device: seconds on a CPU.
+  """Measures the ceilings of the first local device. It takes seconds on a CPU.
 
-  FLOP/s are the best of square products of a few sizes, operands already on the device. Bytes/s are those of `x += 1` over 256 MiB of
-  float32, the old array's buffer taken for the new (donation): each byte is read once and written once, and on a CPU no fresh page is
-  touched for the first time. The fastest of several after warm-up counts, not the median: whatever else the machine does can only make
-  them slower, and a ceiling that was disturbed would flatter what is compared with it.
+  FLOP/s are the best of square products of a few sizes, with operands on the device. Bytes/s are those of `x += 1` over 256 MiB of
+  float32. The old array is donated: each byte is read once and written once, and a CPU touches no fresh page. The fastest of several
+  calls after warm-up counts, not the median. Other work on the machine can only slow a call down, and a ceiling that is too low would
+  flatter what is compared with it.
   """
   device = jax.local_devices()[0]
   sizes = _CPU_SIZES if device.platform == "cpu" else _SIZES
@@ -80,13 +81,13 @@ def measure(compute_dtype: str, matmul_precision: str) -> Ceilings:
 
 
 def _matmul_flops_per_s(n: int, compute_dtype: str, matmul_precision: str, device: jax.Device) -> float:
-  """2 n^3 over the time of the fastest product of two [n, n]."""
+  """2 n^3 FLOPs over the time of the fastest product of two [n, n] matrices."""
 
   def product(old: Float[Array, "n n"], pair: tuple[Float[Array, "n n"], Float[Array, "n n"]]) -> Float[Array, "n n"]:
     del old  # its buffer takes the result
     return pair[0] @ pair[1]
 
-  # Uniform in +-1: zeros would be a special case for no unit, but denormals and infinities are for some.
+  # Uniform in +-1: some units are slower on denormals and infinities.
   keys = jax.random.split(jax.random.key(0), 3)
   draw = [jax.device_put(jax.random.uniform(key, (n, n), jnp.dtype(compute_dtype), -1, 1), device) for key in keys]
   with jax.default_matmul_precision(matmul_precision):
@@ -96,7 +97,7 @@ def _matmul_flops_per_s(n: int, compute_dtype: str, matmul_precision: str, devic
 
 
 def _copy_bytes_per_s(device: jax.Device) -> float:
-  """Bytes read and written over the time of the fastest `x += 1`."""
+  """Bytes read and written, over the time of the fastest `x += 1`."""
   x = jax.device_put(jnp.zeros(_COPY_BYTES // 4), device)
   step = jax.jit(lambda x, one: x + one, donate_argnums=0)
   timing = time_steps(step, x, [jax.device_put(jnp.float32(1), device)], _WARMUP, _STEPS)

@@ -1,7 +1,7 @@
-"""The embedding engine as programs of its own, without a model: what benchmarks/lookup.py times.
+"""The embedding engine compiled without a model. Used by benchmarks/lookup.py and benchmarks/peers.
 
-All three take and give back the same state, so that no array is made anew in a step: the tables, the pooled vectors of the last batch, and
-its routes. On a CPU a new array costs page faults that a training step does not have.
+The programs take and return one state: the tables, the pooled vectors of the last batch and its routes. So no step makes a new array.
+On a CPU a new array costs page faults that a training step does not have.
 """
 
 import dataclasses
@@ -28,12 +28,12 @@ from dlrm_jax.training.state import Rates, table_rule
 
 OPERATIONS = ("gather", "update", "both")
 
-Vectors = dict[str, ArrayLike]  # {"rows": [B, F, D]}, and abstract while programs are made
+Vectors = dict[str, ArrayLike]  # {"rows": [B, F, D]}; abstract while programs are made
 
 
 @dataclasses.dataclass(frozen=True)
-class Point:
-  """One size of everything, and where its tables lie."""
+class EngineCase:
+  """What is timed: sizes (of `run`), the placement of the tables, the mesh, and the skew of the ids."""
 
   run: RunConfig
   plan: Plan
@@ -43,8 +43,8 @@ class Point:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class State:
-  """Tables, and what the last lookup gave."""
+class EngineState:
+  """The tables, and the result of the last lookup."""
 
   tables: Tables
   vectors: Vectors
@@ -52,74 +52,74 @@ class State:
 
 
 @dataclasses.dataclass(frozen=True)
-class Programs:
+class EnginePrograms:
   """Compiled functions that take the old state's buffers.
 
   Attributes:
     init: the state before the first step.
     gather: (state, lookups) -> state.
     update: (state, (routes, gradients)) -> state.
-    both: (state, (lookups, gradients)) -> state. The learning rate has 0 times a looked-up value added, so that the update cannot
-      begin before the vectors are there, as in training; otherwise the compiler may read rows after it wrote them, for which it keeps a
-      copy of the tables.
+    both: (state, (lookups, gradients)) -> state. 0 times a looked-up value is added to the learning rate, so the update cannot begin
+      before the vectors are ready, as in training. Otherwise the compiler may read rows after it wrote them, and then it keeps a copy of
+      the tables.
   """
 
-  init: Callable[[], State]
-  gather: Callable[[State, Lookups], State]
-  update: Callable[[State, tuple[Any, Vectors]], State]
-  both: Callable[[State, tuple[Lookups, Vectors]], State]
+  init: Callable[[], EngineState]
+  gather: Callable[[EngineState, Lookups], EngineState]
+  update: Callable[[EngineState, tuple[Any, Vectors]], EngineState]
+  both: Callable[[EngineState, tuple[Lookups, Vectors]], EngineState]
 
 
-def make_programs(point: Point) -> Programs:
-  """The programs of one point, compiled when first called."""
-  plan, mesh, train = point.plan, point.mesh, point.run.train
+def make_programs(case: EngineCase) -> EnginePrograms:
+  """The programs of one case; they are compiled when first called."""
+  plan, mesh, train = case.plan, case.mesh, case.run.train
   rule, here = table_rule(train, Rates.of(train), jnp.int32(0)), NamedSharding(mesh, split(mesh))
 
-  def init(seed: Any, lookups: Lookups) -> State:
+  def init(seed: Any, lookups: Lookups) -> EngineState:
     tables = init_tables(plan, train, seed, mesh)
-    return State(tables, *engine.lookup(plan, mesh, tables, lookups))
+    return EngineState(tables, *engine.lookup(plan, mesh, tables, lookups))
 
-  def gather(old: State, lookups: Lookups) -> State:
-    return constrain(State(old.tables, *engine.lookup(plan, mesh, old.tables, lookups)), shapes)
+  def gather(old: EngineState, lookups: Lookups) -> EngineState:
+    return constrain(EngineState(old.tables, *engine.lookup(plan, mesh, old.tables, lookups)), shapes)
 
-  def update(old: State, given: tuple[Any, Vectors]) -> State:
+  def update(old: EngineState, given: tuple[Any, Vectors]) -> EngineState:
     tables = engine.update(plan, mesh, old.tables, *given, rule)
-    return constrain(State(tables, old.vectors, old.routes), shapes)
+    return constrain(EngineState(tables, old.vectors, old.routes), shapes)
 
-  def both(old: State, given: tuple[Lookups, Vectors]) -> State:
+  def both(old: EngineState, given: tuple[Lookups, Vectors]) -> EngineState:
     lookups, grads = given
     vectors, routes = engine.lookup(plan, mesh, old.tables, lookups)
     after = dataclasses.replace(rule, lr=rule.lr + 0 * sum(x[0, 0, 0] for x in vectors.values()))
     tables = engine.update(plan, mesh, old.tables, routes, grads, after)
-    return constrain(State(tables, vectors, routes), shapes)
+    return constrain(EngineState(tables, vectors, routes), shapes)
 
   size = (train.batch_size, plan.layout.num_lookups)
   none = Lookups(np.zeros(size, np.int32), np.zeros(size, bool), None)
   found = jax.eval_shape(init, np.uint32(0), none)
   groups = {name: placed(found.tables.groups[name], mesh, spec) for name, spec in specs(plan, mesh).items()}
-  shapes = State(Tables(groups), *(placed(tree, mesh, split(mesh)) for tree in (found.vectors, found.routes)))
+  shapes = EngineState(Tables(groups), *(placed(tree, mesh, split(mesh)) for tree in (found.vectors, found.routes)))
   begin = jax.jit(lambda seed, lookups: constrain(init(seed, lookups), shapes))
   compiled = (jax.jit(program, donate_argnums=0, keep_unused=True) for program in (gather, update, both))
-  return Programs(lambda: on_huge_pages(begin(np.uint32(train.seed), jax.device_put(none, here))), *compiled)
+  return EnginePrograms(lambda: on_huge_pages(begin(np.uint32(train.seed), jax.device_put(none, here))), *compiled)
 
 
 def draw(layout: Layout, batch_size: int, skew: float, seed: int) -> Int32[np.ndarray, "B L"]:
-  """Row of its feature's table of each lookup: floor(V u^skew), u uniform."""
+  """Draws the row of each lookup within its feature's table: floor(V u^skew), u uniform."""
   rows_l = np.array([t.num_rows for t in layout.tables])[layout.feature_of_lookup]
   u_bl = np.random.default_rng(seed).random((batch_size, layout.num_lookups))
   return np.minimum(rows_l * u_bl**skew, rows_l - 1).astype(np.int32)
 
 
 def distinct_share(layout: Layout, row_bl: Int32[np.ndarray, "B L"]) -> float:
-  """Distinct rows of a batch over its lookups."""
+  """Number of distinct rows of a batch over its number of lookups."""
   return len(np.unique(row_bl + layout.offsets[layout.feature_of_lookup])) / row_bl.size
 
 
 def operation_bytes(run: RunConfig, layout: Layout, operation: str) -> int:
-  """Bytes of memory that an operation moves on one batch, a count from structure.
+  """Bytes of memory that an operation moves on one batch, counted from the structure.
 
-  A gather reads a row for each lookup and writes a float32 vector for each feature; an update reads and writes the row and the optimiser
-  slots of each lookup (dlrm_jax/model/flops.py). Ids, routes and gradients are left out.
+  A gather reads a row for each lookup and writes a float32 vector for each feature. An update reads and writes the row and the optimiser
+  slots of each lookup (dlrm_jax/model/flops.py). The count leaves out ids, routes and gradients.
   """
   moved = cost(run.model, run.train, layout, num_dense=0).bytes["tables_moved_per_example"]  # the gather's reads and the update
   values = sum(layout.dims.values())

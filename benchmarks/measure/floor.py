@@ -1,8 +1,7 @@
-"""The matrix products of a training step, each timed alone: what the step would take if it did nothing else. Used by benchmarks/step.py and
-benchmarks/peers.
+"""Times the matrix products of a training step alone: a lower bound of the step's time. Used by benchmarks/step.py and benchmarks/peers.
 
-An MLP's layer has three products (forward, gradient of the weights, gradient of the inputs; the first layer of the bottom MLP lacks the
-last), the dot interaction two (the Gram matrix; its gradient is one product), a cross layer six. They are those that flops.py counts.
+A layer of an MLP has three products: forward, gradient of the weights and gradient of the inputs. The first layer of the bottom MLP lacks
+the last. The dot interaction has two products: the Gram matrix and its gradient. A cross layer has six. flops.py counts the same products.
 """
 
 import dataclasses
@@ -24,7 +23,7 @@ from dlrm_jax.shape import DataShape
 
 @dataclasses.dataclass(frozen=True)
 class Product:
-  """`batch` products of an [m, k] and a [k, n] matrix, from operands stored as `left` and `right` say (einsum letters)."""
+  """One matrix product, or a batch of them: `equation` (einsum) of operands of shapes `left` and `right`."""
 
   name: str
   equation: str
@@ -64,9 +63,10 @@ def products(config: RunConfig, shape: DataShape) -> list[Product]:
 
 
 class Floor:
-  """The products of a run, compiled; operands are on the device already.
+  """The compiled products of a run, with operands on the device.
 
-  Each is compiled as the step compiles it and as XLA does by default, and the dots on a CPU as the kernels make them: the fastest counts.
+  Each product is compiled with the options of the step and with XLA's defaults. On a CPU the dots are also computed by the kernels. The
+  fastest version counts.
   """
 
   def __init__(self, config: RunConfig, shape: DataShape):
@@ -81,8 +81,10 @@ class Floor:
     self.nothing = jax.jit(lambda x, y: jnp.zeros(())).lower(jnp.zeros(1), jnp.zeros(1)).compile()
 
   def rows(self, repeats: int) -> list[dict[str, Any]]:
-    """Each product's `name`, `flops`, `ms` and `cpu_ms`: medians of `repeats` calls after a warm-up, less those of a call that does
-    nothing."""
+    """Each product's `name`, `flops`, `ms` and `cpu_ms`.
+
+    Times are medians of `repeats` calls after a warm-up, minus the median of a call that does nothing.
+    """
     idle, idle_cpu = _medians_ms(self.nothing, [jnp.zeros(1), jnp.zeros(1)], 10 * repeats)
     out = []
     for product, programs in zip(self.products, self.programs, strict=True):
@@ -97,7 +99,7 @@ class Floor:
 
 
 def _kernels(config: RunConfig, product: Product) -> list[tuple[Callable[..., Any], list[Any]]]:
-  """The CPU kernel of a dots product with its operands, if there is one: it makes half of the Gram matrix."""
+  """The CPU kernel of a dots product, with its operands, if there is one. It computes half of the Gram matrix."""
   float32 = config.model.compute_dtype == "float32"
   if not product.name.startswith("dots") or jax.default_backend() != "cpu" or not float32 or not cpu_kernels.ready(config.kernels):
     return []
@@ -110,6 +112,6 @@ def _kernels(config: RunConfig, product: Product) -> list[tuple[Callable[..., An
 
 
 def _medians_ms(program: Callable[..., Any], operands: Sequence[Any], repeats: int) -> tuple[float, float]:
-  """Medians of (wall, CPU) time of a call."""
+  """Median wall time and CPU time of a call."""
   timing = time_steps(lambda _, operands: program(*operands), None, [operands], 2, repeats)
   return timing.percentile_ms(50), timing.cpu_percentile_ms(50)

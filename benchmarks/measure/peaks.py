@@ -1,30 +1,30 @@
-"""What a device can do at most by its data sheet: FLOP/s, bytes/s, bytes of memory. Used by ceilings.py; touches no device.
+"""Data sheets of devices: peak FLOP/s, bytes/s and bytes of memory. Used by ceilings.py; touches no device.
 
-FLOP/s are of dense products: NVIDIA's sheets print twice as much, for matrices half of whose elements are zeros in a fixed pattern.
-Which of them a step could reach depends on how jax computes a product (jax.lax.Precision):
+FLOP/s are those of dense products. NVIDIA's sheets print twice as much, for matrices with zeros in half of the elements in a fixed
+pattern. The peak that a step could reach depends on how jax computes a product (jax.lax.Precision):
 
-- bfloat16 operands: the bfloat16 peak, whatever the precision.
-- float32 operands on a TPU: its units multiply bfloat16 alone, so `default` is one pass of them (the bfloat16 peak), `high` three passes
-  (a third of it), `highest` six (a sixth).
-- float32 operands on a GPU: TF32 at `default` and `high` where the chip has it (Ampere and later), float32 at `highest` and before.
+- bfloat16 operands: the bfloat16 peak at every precision.
+- float32 operands on a TPU: its units multiply bfloat16 only. `default` takes one pass (the bfloat16 peak), `high` three passes (a third
+  of it), `highest` six (a sixth).
+- float32 operands on a GPU: TF32 at `default` and `high` on chips that have it (Ampere and later), otherwise float32.
 
-A CPU is not in the table: its clock and its vector width depend on what runs. There ceilings are measured.
+CPUs are not in the table, since their clock and vector width depend on what runs. Their ceilings are measured.
 """
 
 import dataclasses
 
-_GIB = 1 << 30  # sheets print GB of memory and mean GiB
-_TPU_PASSES = {"default": 1, "high": 3, "highest": 6}  # of bfloat16, for a float32 product
+_GIB = 1 << 30  # sheets print GB of memory but mean GiB
+_TPU_PASSES = {"default": 1, "high": 3, "highest": 6}  # bfloat16 passes of a float32 product
 
 
 @dataclasses.dataclass(frozen=True)
 class Peak:
-  """One device, as its sheet has it. FLOP/s are None where it has no units for that dtype.
+  """The data sheet of one device.
 
   Attributes:
-    bfloat16, tfloat32, float32: FLOP/s of dense products.
+    bfloat16, tfloat32, float32: FLOP/s of dense products; None where the device has no units for that dtype.
     bytes_per_s: memory bandwidth, reads and writes together.
-    memory_bytes: of the device.
+    memory_bytes: memory of the device.
     source: the document.
   """
 
@@ -58,8 +58,8 @@ _B200 = Peak(
   "NVIDIA HGX B200, an eighth of 36 and 18 PFLOPS with sparsity and of 600 TFLOPS; 7.7 TB/s a GPU",
 )
 
-# By jax's device_kind in lower case without the maker's name. Names are compared whole: "b200" is in "gb200", "tpu v4" in "tpu v4 lite",
-# and a slice of a GPU (MIG) begins with the name of the whole.
+# Keys are jax's device_kind in lower case without the maker's name. Whole names are compared: "gb200" contains "b200", "tpu v4 lite"
+# contains "tpu v4", and the name of a GPU's slice (MIG) begins with the name of the GPU.
 _PEAKS: dict[str, Peak] = {
   "tpu v4": _V4,
   "tpu v5 lite": _V5E,
@@ -86,17 +86,17 @@ _PEAKS: dict[str, Peak] = {
 
 
 def find(device_kind: str) -> Peak | None:
-  """The sheet of a device by jax's `device_kind`; None where the table has none of exactly that name."""
+  """The sheet of a device by jax's `device_kind`; None unless the table has exactly that name."""
   return _PEAKS.get(" ".join(device_kind.lower().split()).removeprefix("nvidia ").removeprefix("tesla "))
 
 
 def peak(device_kind: str, platform: str, compute_dtype: str, matmul_precision: str) -> tuple[float, float] | None:
-  """(FLOP/s, bytes/s) that one device could reach at most, or None where its sheet does not say.
+  """The most FLOP/s and bytes/s that one device could reach, or None where its sheet does not give them.
 
   Args:
-    device_kind, platform: as a jax device has them ("NVIDIA L4", "gpu").
-    compute_dtype: of the operands, "bfloat16" or "float32".
-    matmul_precision: "default", "high" or "highest"; what it means for float32 is at the top of this file.
+    device_kind, platform: attributes of a jax device ("NVIDIA L4", "gpu").
+    compute_dtype: dtype of the operands, "bfloat16" or "float32".
+    matmul_precision: "default", "high" or "highest"; for its effect on float32 see the top of this file.
   """
   sheet = find(device_kind)
   if sheet is None:

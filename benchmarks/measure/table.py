@@ -1,5 +1,6 @@
 """Rows of a benchmark as a table on standard output."""
 
+import collections
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -9,10 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 Row = dict[str, Any]
+Columns = Mapping[str, str | Callable[[Row], str]]  # heading -> the name of a field, or a function that returns the text of a cell
 
 
 def number(field: str, form: str, scale: float = 1) -> Callable[[Row], str]:
-  """How a cell shows a number of a row: `form` as in format(), of the value times `scale`; "-" where it is not known."""
+  """A cell for a number: the field times `scale`, written as format() writes it with `form`; "-" where it is None or NaN."""
 
   def text(row: Row) -> str:
     value = row[field]
@@ -21,14 +23,13 @@ def number(field: str, form: str, scale: float = 1) -> Callable[[Row], str]:
   return text
 
 
-def show(title: str, columns: Mapping[str, str | Callable[[Row], str]], rows: Sequence[Row]) -> None:
-  """Prints the rows.
+def counted(words: Sequence[str]) -> str:
+  """("row", "row", "column") as "2 row, 1 column"."""
+  return ", ".join(f"{count} {word}" for word, count in collections.Counter(words).most_common())
 
-  Args:
-    title: above the table.
-    columns: heading -> how a row shows there; a field's name alone: its value as it is, to the left.
-    rows: of the results.
-  """
+
+def show(title: str, columns: Columns, rows: Sequence[Row]) -> None:
+  """Prints the rows under `title`. Plain fields are aligned to the left, computed cells to the right."""
   table = Table(title=title)
   for heading, cell in columns.items():
     table.add_column(heading, justify="left" if isinstance(cell, str) else "right")

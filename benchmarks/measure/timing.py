@@ -1,4 +1,4 @@
-"""Times one step of a program, over and over: warm-up, one time a step, percentiles. Used by the benchmarks of this package."""
+"""Times the steps of a program one by one: warm-up, times, percentiles. Used by the benchmarks of this package."""
 
 import dataclasses
 import math
@@ -21,31 +21,31 @@ class Timing:
 
   Attributes:
     step_s: wall time.
-    cpu_s: CPU time of all threads of this process, its waiting for other devices left out; more than the wall time where several
-      cores work. Empty where it was not taken.
+    cpu_s: CPU time of all threads of this process. It leaves out waiting for devices and exceeds the wall time where several cores work.
+      Empty where it was not measured.
   """
 
   step_s: tuple[float, ...]
   cpu_s: tuple[float, ...] = ()
 
   def divided(self, steps: int) -> "Timing":
-    """The mean step of each call, where what was timed was calls of so many steps. Percentiles are then of calls."""
+    """The mean step of each call, if each time is of a call of `steps` steps. Percentiles are then over calls."""
     return Timing(*(tuple(t / steps for t in times) for times in (self.step_s, self.cpu_s)))
 
   def percentile_ms(self, percent: float) -> float:
-    """The step time that `percent` % of the steps stay within, ms; linear between the two nearest."""
+    """The percentile of the wall time, ms; linear between the two nearest steps."""
     return 1e3 * float(np.percentile(self.step_s, percent))
 
   def cpu_percentile_ms(self, percent: float) -> float:
-    """The same of the CPU time; NaN where it was not taken."""
+    """The percentile of the CPU time, ms; NaN where it was not measured."""
     return 1e3 * float(np.percentile(self.cpu_s, percent)) if self.cpu_s else math.nan
 
   def per_second(self, num: float) -> float:
-    """How many of something a second, at `num` of them a step, over all steps: slow steps count."""
+    """The rate per second of something that occurs `num` times a step, over all steps, slow ones included."""
     return num * len(self.step_s) / math.fsum(self.step_s)
 
   def fields(self) -> dict[str, float]:
-    """What every row of a benchmark says of its steps."""
+    """The fields about steps that every row of a benchmark has."""
     wall = {f"step_ms_p{percent}": self.percentile_ms(percent) for percent in (50, 90, 99)}
     return {"steps": len(self.step_s)} | wall | {"cpu_ms_p50": self.cpu_percentile_ms(50)}
 
@@ -59,15 +59,15 @@ def time_steps(
   clock: Callable[[], float] = time.perf_counter,
   cpu_clock: Callable[[], float] = time.process_time,
 ) -> Timing:
-  """Runs `warmup` steps that are not timed, then `steps` that are, over the inputs in turn.
+  """Runs `warmup` untimed steps, then `steps` timed ones, over the inputs in turn.
 
-  Every step starts when the state of the one before is there, so that a time is a whole step's and not that of its dispatch.
+  Each step starts when the state of the step before is ready, so a time covers a whole step and not only its dispatch.
 
   Args:
     step: (state, input) -> state; it may take the old state's buffers (donation).
-    state: before the first step; given up.
-    inputs: already on the devices.
-    warmup, steps: how many of each.
+    state: the state before the first step; it cannot be used afterwards.
+    inputs: on the devices already.
+    warmup, steps: numbers of steps.
     clock: seconds, as `time.perf_counter`.
     cpu_clock: seconds, as `time.process_time`.
   """
@@ -83,5 +83,5 @@ def time_steps(
 
 
 def peak_rss_bytes() -> int:
-  """The most memory of the host that this process has held so far, bytes (getrusage(2): kibibytes on Linux, bytes on macOS)."""
+  """The most host memory that this process has held so far, bytes (getrusage(2): kibibytes on Linux, bytes on macOS)."""
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,26 +1,25 @@
-"""Times our training step beside other libraries' on this machine, in turn, in one run, and says how they compare.
+"""Times our training step and other libraries' on this machine, in turns within one run, and compares them.
 
   python -m benchmarks.peers --output=peers.json                          # needs `make peers` once
   python -m benchmarks.peers --output=ours.json --trainers=ours
 
-Each trainer, workload and size is a process of its own, pinned to the same cores; they take turns of a few steps, so that noise falls
-on all alike, and ratios are medians over rounds. Before that, the losses of a few steps from the same weights are compared.
-An output file that exists is replaced.
+Each trainer, workload and size is a process of its own. All are pinned to the same cores and take turns of a few steps, so noise falls on
+all alike. Ratios are medians over rounds. First the program compares the losses of a few steps from the same weights.
+An existing output file is replaced.
 """
 
 import datetime
-import functools
-import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.measure.output import say, write_and_show
 from benchmarks.peers.check import check_losses
 from benchmarks.peers.config import PeersConfig, available_bytes, check_files, check_memory, series, spec_of
 from benchmarks.peers.process import Worker, command_of
 from benchmarks.peers.rounds import measure, rows_of
-from benchmarks.peers.table import SECTION, section, show_rows
+from benchmarks.peers.table import COLUMNS, SECTION, TITLE, section
 from benchmarks.peers.worker import Spec
-from dlrm_jax.common import flags, markdown, record
+from dlrm_jax.common import flags, markdown
 from dlrm_jax.data.criteo import NUM_CATEGORICAL
 from dlrm_jax.machine import hardware
 
@@ -28,12 +27,11 @@ _CHECK_ROWS = 1000
 
 
 def main(config: PeersConfig) -> None:
-  """Checks everything, then the trainers against each other, times them, writes the JSON file and prints the rows."""
+  """Checks the flags and the losses of the trainers, times them, writes the JSON file and prints the rows."""
   hardware.select_platform()
   check_files(config)
   if config.markdown:
     markdown.check_markers(config.markdown, SECTION)
-  say = functools.partial(print, file=sys.stderr, flush=True)
 
   def start(spec: Spec) -> Worker:
     return Worker(spec, command_of(spec, config.peers_python))
@@ -46,14 +44,12 @@ def main(config: PeersConfig) -> None:
       say("--scaling: skipped, since this process may use one core only")
     peers = [name for name in config.trainers if name != "ours"]
     checked = [spec_of(config, directory, name, "W1", _CHECK_ROWS, config.pinned) for name in peers if config.check]
-    differences = check_losses(checked, directory, start, say)
+    differences = check_losses(checked, directory, start)
     rows = []
     for name, specs in todo.items():
-      measured = measure(specs, start, config.rounds, config.steps, config.warmup, functools.partial(say, f"{name}:"))
+      measured = measure(specs, start, config.rounds, config.steps, config.warmup, name)
       rows += rows_of(name, measured, config.batch_size, differences)
-  header = hardware.header()
-  record.write_json(config.output, header | {"results": rows})
-  show_rows(rows)
+  header = write_and_show(config.output, rows, TITLE, COLUMNS)
   if config.markdown:
     markdown.write(config.markdown, SECTION, section(rows, header, datetime.date.today()))
 

@@ -1,4 +1,4 @@
-"""Whether the trainers compute the same thing: losses from the same weights on the same batches, before anything is timed."""
+"""Checks that the trainers compute the same: their losses from the same weights on the same batches, before anything is timed."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.measure.output import say
 from benchmarks.peers.process import Worker
 from benchmarks.peers.worker import Spec
 from dlrm_jax.common.flags import UserError
 
-# Each batch once. Roundings that flip a ReLU change an example's gradient whole, and row-wise Adagrad steps as far for small gradients as
-# for large ones: two float32 runs of one formula were seen 2e-4 apart by now, 7e-4 two steps later.
+# Each batch once. A rounding that flips a ReLU changes the whole gradient of an example, and row-wise Adagrad steps as far for small
+# gradients as for large ones. Two float32 runs of one formula differed by 2e-4 after these steps and by 7e-4 two steps later.
 STEPS = 8
-TOLERANCE = 1e-3  # relative, of every loss
+TOLERANCE = 1e-3  # relative difference of the losses
 
 
 def difference(losses: Sequence[float], ours: Sequence[float]) -> float:
@@ -21,14 +22,13 @@ def difference(losses: Sequence[float], ours: Sequence[float]) -> float:
   return float(np.max(np.abs(np.subtract(losses, ours)) / np.abs(ours)))
 
 
-def check_losses(specs: Sequence[Spec], directory: Path, start: Callable[[Spec], Worker], say: Callable[[str], None]) -> dict[str, float]:
-  """The difference of each trainer's first losses from ours under the same optimiser of the tables.
+def check_losses(specs: Sequence[Spec], directory: Path, start: Callable[[Spec], Worker]) -> dict[str, float]:
+  """The greatest difference of each trainer's first losses from ours under the same optimiser of the tables.
 
   Args:
-    specs: one of each trainer to check, of the same workload and size; ours is run for each optimiser among them.
-    directory: for the weights that all start from.
+    specs: one for each trainer to check, of the same workload and size. Ours is run once for each optimiser among them.
+    directory: where the common initial weights are written.
     start: starts a worker.
-    say: told each result.
 
   Raises:
     UserError: naming a trainer whose losses differ by more than TOLERANCE.

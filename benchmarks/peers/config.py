@@ -1,4 +1,4 @@
-"""What `python -m benchmarks.peers` times: its flags, and the workers they ask for."""
+"""The flags of `python -m benchmarks.peers`, and the workers that they ask for."""
 
 import dataclasses
 import os
@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.measure.output import check_output
+from benchmarks.measure.workloads import RUNS
 from benchmarks.peers.process import ROOT
 from benchmarks.peers.worker import Spec
-from benchmarks.step import PRESETS
 from dlrm_jax.common import flags
 from dlrm_jax.common.flags import UserError, option
 from dlrm_jax.data.shapes import random_batch, shape_of
 
-# Trainers and the optimiser of their tables; the MLPs learn by Adagrad in all.
+# Trainer -> optimiser of its tables. All trainers use Adagrad for the MLPs.
 TRAINERS = {
   "ours": "rowwise_adagrad",
   "fbgemm": "rowwise_adagrad",
@@ -24,8 +24,8 @@ TRAINERS = {
 }
 WORKLOADS = ("W1", "W2", "emb")
 _W2_ROWS = 100_000
-_BATCHES = 8  # distinct ones, used in turn
-_PROCESS_BYTES = 5e8  # a worker without its tables
+_BATCHES = 8  # distinct batches, used in turn
+_PROCESS_BYTES = 5e8  # memory of a worker without its tables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,16 +34,16 @@ class PeersConfig:
 
   output: str = option("", "JSON file to write; required")
   markdown: str = option("", "put the table between <!-- how-fast --> and <!-- /how-fast --> of this file")
-  trainers: tuple[str, ...] = option(tuple(TRAINERS), "what to time; all but ours need `make peers`", tuple(TRAINERS))
+  trainers: tuple[str, ...] = option(tuple(TRAINERS), "trainers to time; all but ours need `make peers`", tuple(TRAINERS))
   workloads: tuple[str, ...] = option(WORKLOADS, "W1 and W2: whole steps; emb: lookup, gradient and update of W1's tables alone", WORKLOADS)
   num_rows: tuple[int, ...] = option((1000, _W2_ROWS, 1_000_000), f"rows of each table in W1 and emb; W2 has {_W2_ROWS:,}")
   batch_size: int = option(2048, "examples per step")
-  rounds: int = option(6, "how often each trainer has its turn")
-  steps: int = option(8, "steps of a turn")
-  warmup: int = option(2, "steps before them, in each turn, that are not timed")
+  rounds: int = option(6, "turns of each trainer")
+  steps: int = option(8, "timed steps of a turn")
+  warmup: int = option(2, "untimed steps before them, in each turn")
   cores: tuple[int, ...] = option((), "cores that each worker is pinned to; none: the first that this process may use")
-  scaling: bool = option(False, f"time W1 at {_W2_ROWS:,} rows on one core and on two as well")
-  check: bool = option(True, "first compare the losses of a few steps with ours, from the same weights; refuse ratios where they differ")
+  scaling: bool = option(False, f"also time W1 at {_W2_ROWS:,} rows on one core and on two")
+  check: bool = option(True, "first compare the losses of a few steps with ours, from the same weights, and stop where they differ")
   peers_python: str = option(".venv-peers/bin/python", "Python of the peers' environment")
 
   def __post_init__(self) -> None:
@@ -78,10 +78,10 @@ def check_files(config: PeersConfig) -> None:
 
 
 def write_inputs(directory: Path, num_rows: int, embed_dim: int, batch_size: int) -> str:
-  """Writes the batches of a size, the same for all trainers, and returns the path; keeps a file that is there."""
+  """Writes the batches of one size, which all trainers use, unless the file exists. Returns its path."""
   path = directory / f"{num_rows}_{embed_dim}.npz"
   if not path.exists():
-    run = PRESETS["W1"].run
+    run = RUNS["W1"]
     model, train = dataclasses.replace(run.model, num_rows=num_rows), dataclasses.replace(run.train, batch_size=batch_size)
     run = dataclasses.replace(run, model=model, train=train)
     batches = [random_batch(run, shape_of(run), seed) for seed in range(_BATCHES)]
@@ -97,8 +97,8 @@ def write_inputs(directory: Path, num_rows: int, embed_dim: int, batch_size: int
 
 
 def spec_of(config: PeersConfig, directory: Path, trainer: str, workload: str, num_rows: int, cores: tuple[int, ...]) -> Spec:
-  """The worker for one trainer, workload and size."""
-  run = PRESETS["W2" if workload == "W2" else "W1"].run
+  """What a worker of one trainer, workload and size times."""
+  run = RUNS["W2" if workload == "W2" else "W1"]
   model, train = run.model, run.train
   assert model.bottom is not None and train.dense_optimizer == "adagrad"  # as in torch_trainers.py
   return Spec(
@@ -118,7 +118,7 @@ def spec_of(config: PeersConfig, directory: Path, trainer: str, workload: str, n
 
 
 def series(config: PeersConfig, directory: Path) -> dict[str, list[Spec]]:
-  """The workers that run side by side and take turns: those of each workload, then those of `scaling`."""
+  """The workers that take turns, by series: one series for each workload, and one for `scaling`."""
   out = {}
   for workload in config.workloads:
     sizes = (_W2_ROWS,) if workload == "W2" else config.num_rows
@@ -130,7 +130,7 @@ def series(config: PeersConfig, directory: Path) -> dict[str, list[Spec]]:
 
 
 def bytes_of(spec: Spec, num_tables: int) -> float:
-  """About what a worker holds: tables, accumulators and scratch, and the process itself."""
+  """Estimates the memory of a worker: tables, accumulators and scratch, and the process itself."""
   copies = 2 if spec.table_optimizer == "adagrad" else 1
   return _PROCESS_BYTES + num_tables * spec.num_rows * (4 * spec.embed_dim * copies + 8)
 
@@ -148,6 +148,6 @@ def check_memory(todo: dict[str, list[Spec]], available: float, num_tables: int)
 
 
 def available_bytes() -> float:
-  """Memory that can be had without swapping, as the kernel estimates it."""
+  """Memory that is available without swapping, as the kernel estimates it."""
   line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
   return 1024.0 * int(line.split()[1])

@@ -1,5 +1,7 @@
-"""Our own training step, as a worker: `python -m benchmarks.peers.ours`. Beside running steps it exports the initial weights that the
-peers start from, and times the step's matrix products one by one."""
+"""Our own training step as a worker: `python -m benchmarks.peers.ours`.
+
+It also exports the initial weights that the peers start from, and times the step's matrix products one by one.
+"""
 
 import dataclasses
 import functools
@@ -15,8 +17,8 @@ from jax.sharding import NamedSharding
 
 from benchmarks.measure import engine_alone
 from benchmarks.measure.floor import Floor
+from benchmarks.measure.workloads import RUNS
 from benchmarks.peers.worker import Spec, load, serve
-from benchmarks.step import PRESETS, Case, StepConfig, cases
 from dlrm_jax.batch import Batch
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data.shapes import shape_of
@@ -24,15 +26,14 @@ from dlrm_jax.embedding import storage
 from dlrm_jax.embedding.pool import lookups_of
 from dlrm_jax.machine import hardware
 from dlrm_jax.machine.mesh import split
-from dlrm_jax.shape import DataShape
-from dlrm_jax.training.build import Build
+from dlrm_jax.training.build import build_of
 from dlrm_jax.training.learner import dlrm_learner
 from dlrm_jax.training.state import TrainState
 
 
 def run_of(spec: Spec) -> RunConfig:
-  """The run of a spec; what a spec does not say is as in benchmarks.step's W1."""
-  base = PRESETS["W1"].run
+  """The run of a spec. What a spec does not set is as in workload W1."""
+  base = RUNS["W1"]
   model = dataclasses.replace(base.model, embed_dim=spec.embed_dim, num_rows=spec.num_rows, bottom=spec.bottom, overarch=spec.overarch)
   train = dataclasses.replace(
     base.train,
@@ -45,11 +46,6 @@ def run_of(spec: Spec) -> RunConfig:
   return dataclasses.replace(base, model=model, train=train)
 
 
-def _case(run: RunConfig) -> tuple[DataShape, Case]:
-  shape = shape_of(run)
-  return shape, cases(StepConfig(run=run), shape)[0]
-
-
 def _batches(spec: Spec) -> list[Batch]:
   arrays = load(spec.inputs)
   weight_b = np.ones(arrays["label_kb"].shape[1], np.float32)
@@ -60,18 +56,18 @@ def _batches(spec: Spec) -> list[Batch]:
 
 
 class StepTrainer:
-  """The step that dlrm_jax.train runs."""
+  """Runs the step of dlrm_jax.train."""
 
   versions = f"jax {importlib.metadata.version('jax')}"
 
   def __init__(self, spec: Spec):
     self.run = run_of(spec)
-    self.shape, self.case = _case(self.run)
-    self.learner = dlrm_learner([self.run], Build.of(self.run, self.case.plan, self.shape.num_dense, self.case.mesh))
-    there = NamedSharding(self.case.mesh, split(self.case.mesh))
+    self.build = build_of(self.run, shape_of(self.run))
+    self.learner = dlrm_learner([self.run], self.build)
+    there = NamedSharding(self.build.mesh, split(self.build.mesh))
     self.batches = [jax.device_put(self.learner.put(batch), there) for batch in _batches(spec)]
     self.state: TrainState = jax.block_until_ready(self.learner.start())
-    self.seen = (0.0, 0.0)  # the state's loss_sum and weight_sum
+    self.seen = (0.0, 0.0)  # loss_sum and weight_sum of the state
 
   def step(self, number: int) -> float:
     self.state = jax.block_until_ready(self.learner.train(self.state, [(self.batches[number % len(self.batches)],)]))
@@ -79,14 +75,14 @@ class StepTrainer:
     return (self.seen[0] - before[0]) / (self.seen[1] - before[1])
 
   def export(self, path: str) -> dict[str, Any]:
-    """Writes the initial weights: rows_fvd [F, V, D], and of each linear layer such as `bottom.0.kernel` and `bottom.0.bias`."""
-    state, layout = self.learner.start(), self.case.plan.layout
+    """Writes the initial weights: rows_fvd [F, V, D], and those of each linear layer, such as `bottom.0.kernel` and `bottom.0.bias`."""
+    state, layout = self.learner.start(), self.build.plan.layout
     dim = layout.dims["rows"]
     rows_vd = np.zeros((layout.total_rows, dim), np.float32)
-    for name, group in self.case.plan.by_name.items():
+    for name, group in self.build.plan.by_name.items():
       place_v = jnp.arange(group.local_rows)
       row_v = np.asarray(group.layout_row(0, place_v))
-      kept_v = row_v < layout.total_rows  # the others are padding
+      kept_v = row_v < layout.total_rows  # other rows are padding
       rows_vd[row_v[kept_v]] = np.asarray(storage.take(state.tables.groups[name].stacks["rows"].rows_vd, place_v, dim))[kept_v]
     dense = {f"{part}.{number}.{name}": np.asarray(value[...]) for (part, _, number, name), value in nnx.to_flat_state(state.dense)}
     arrays: dict[str, Any] = {"rows_fvd": rows_vd.reshape(len(layout.tables), -1, dim)} | dense
@@ -96,25 +92,25 @@ class StepTrainer:
   @functools.cached_property
   def products(self) -> Floor:
     """The step's matrix products, each compiled alone."""
-    return Floor(self.run, self.shape)
+    return Floor(self.run, shape_of(self.run))
 
   def floor(self, repeats: int) -> dict[str, float]:
-    """The sums of their times, ms."""
+    """The sums of the products' times, ms."""
     return self.products.sums(repeats)
 
 
 class EmbTrainer:
-  """Lookup and update alone, with a gradient that is given, as benchmarks/lookup.py times them."""
+  """Lookup and update alone with a given gradient, as benchmarks/lookup.py times them."""
 
   versions = StepTrainer.versions
 
   def __init__(self, spec: Spec):
     run = run_of(spec)
-    _, case = _case(run)
-    self.programs = engine_alone.make_programs(engine_alone.Point(run, case.plan, case.mesh, skew=3.0))
-    there = NamedSharding(case.mesh, split(case.mesh))
+    build = build_of(run, shape_of(run))
+    self.programs = engine_alone.make_programs(engine_alone.EngineCase(run, build.plan, build.mesh, skew=3.0))
+    there = NamedSharding(build.mesh, split(build.mesh))
     grads = {"rows": load(spec.inputs)["grad_bfd"]}
-    self.batches = [jax.device_put((lookups_of(case.plan.layout, batch), grads), there) for batch in _batches(spec)]
+    self.batches = [jax.device_put((lookups_of(build.plan.layout, batch), grads), there) for batch in _batches(spec)]
     self.state = jax.block_until_ready(self.programs.init())
 
   def step(self, number: int) -> float:

@@ -1,4 +1,4 @@
-"""The driver's side of a worker: starts it, asks it, ends it."""
+"""Starts a worker process, sends it requests and ends it. The worker's side is worker.py."""
 
 import contextlib
 import dataclasses
@@ -8,18 +8,17 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from benchmarks.peers.worker import Spec
 from dlrm_jax.common.flags import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-# glibc keeps what PyTorch frees, instead of giving pages back and asking for them again: fbgemm's step took 5% less of a core. What our
-# own step needs, it must set itself.
+# With these, glibc keeps the memory that PyTorch frees instead of returning pages: fbgemm's step took 5% less of a core. Our own step gets
+# no such help: it must set what it needs itself.
 _PEERS_MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "2000000000", "MALLOC_TOP_PAD_": "268435456"}
-_PEERS_MALLOC |= {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # their tables on huge pages, as ours: emb at 1M rows takes a fifth less
-_DROPPED = ("JAX_NUM_CPU_DEVICES", "PYTHONWARNINGS")  # a worker has one device
+_PEERS_MALLOC |= {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}  # their tables on huge pages like ours: emb at 1M rows takes a fifth less
+_DROPPED = ("JAX_NUM_CPU_DEVICES", "PYTHONWARNINGS")  # so that a worker has one device
 
 
 def command_of(spec: Spec, peers_python: str) -> list[str]:
@@ -30,19 +29,19 @@ def command_of(spec: Spec, peers_python: str) -> list[str]:
 
 
 def environment(spec: Spec) -> dict[str, str]:
-  """This process's environment, with as many threads as cores, which sleep while they wait."""
+  """The environment of a worker: this process's, with as many threads as cores. The threads sleep while they wait."""
   threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(len(spec.cores)))
   kept = {name: value for name, value in os.environ.items() if name not in _DROPPED}
   malloc = {} if spec.trainer == "ours" else _PEERS_MALLOC
   return kept | threads | malloc | {"OMP_WAIT_POLICY": "passive", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
 
 
-class Worker:
-  """A running worker. UserError naming it, in one line, when it dies or answers something else than a JSON object with what was asked.
+class Worker(contextlib.AbstractContextManager):
+  """A running worker. A worker that dies or answers anything but a JSON object raises a one-line UserError that names it.
 
   Args:
     spec: what it times.
-    command: its program and arguments.
+    command: the program and its arguments.
   """
 
   def __init__(self, spec: Spec, command: list[str]):
@@ -57,9 +56,9 @@ class Worker:
       raise
 
   def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-    """Its answer to one request."""
+    """Sends one request and returns the answer."""
     assert self.process.stdin and self.process.stdout
-    with contextlib.suppress(BrokenPipeError):  # it has ended: the empty answer says so
+    with contextlib.suppress(BrokenPipeError):  # the worker has ended: its empty answer is reported below
       self.process.stdin.write(json.dumps(request).encode() + b"\n")
       self.process.stdin.flush()
     line = self.process.stdout.readline()
@@ -79,7 +78,7 @@ class Worker:
     return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "it said nothing")
 
   def close(self) -> None:
-    """Ends the process, at once if it does not end by itself."""
+    """Ends the process, and kills it if it does not end within 10 s."""
     assert self.process.stdin and self.process.stdout
     with contextlib.suppress(BrokenPipeError):
       self.process.stdin.close()
@@ -91,8 +90,5 @@ class Worker:
     self.process.stdout.close()
     self.log.close()
 
-  def __enter__(self) -> "Worker":
-    return self
-
-  def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+  def __exit__(self, *_: object) -> None:
     self.close()

@@ -1,4 +1,4 @@
-"""Workers asked in turn, and the rows made of their answers."""
+"""Times workers in turns, and makes rows from their answers."""
 
 import contextlib
 import dataclasses
@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from benchmarks.measure.output import say
 from benchmarks.measure.timing import Timing
 from benchmarks.peers.process import Worker
 from benchmarks.peers.worker import Spec
@@ -17,59 +18,55 @@ _FLOOR_REPEATS = 5  # of each product, in each round
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-  """What a worker answered.
+  """The answers of one worker.
 
   Attributes:
     spec: what it timed.
-    versions: of its packages.
+    versions: versions of its packages.
     turns: its answers to `run`, one a round.
-    floors: the sums of its matrix products timed alone, one a round: `floor_ms` and `floor_cpu_ms`; none where it does not tell.
+    floors: `floor_ms` and `floor_cpu_ms`, the summed times of its matrix products alone, one a round. Empty for workers without `floor`.
   """
 
   spec: Spec
   versions: str
-  turns: tuple[dict[str, Any], ...]
-  floors: tuple[dict[str, float], ...] = ()
+  turns: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+  floors: list[dict[str, float]] = dataclasses.field(default_factory=list)
 
   def times(self, field: str) -> Timing:
-    """All its steps: `wall_s` or `cpu_s`."""
+    """The times of all steps; `field` is `wall_s` or `cpu_s`."""
     return Timing(tuple(second for turn in self.turns for second in turn[field]))
 
   def medians(self, field: str) -> list[float]:
-    """The median step of each round, s."""
+    """The median time of a step in each round, s."""
     return [statistics.median(turn[field]) for turn in self.turns]
 
 
-def measure(
-  specs: Sequence[Spec], start: Callable[[Spec], Worker], rounds: int, steps: int, warmup: int, say: Callable[[str], None]
-) -> list[Measured]:
-  """Starts a worker for each spec, then asks them in turn, round after round, so that the machine's noise falls on all alike."""
+def measure(specs: Sequence[Spec], start: Callable[[Spec], Worker], rounds: int, steps: int, warmup: int, series: str) -> list[Measured]:
+  """Starts a worker for each spec, then times them in turns, round after round, so the machine's noise falls on all alike."""
   with contextlib.ExitStack() as running:
     workers = []
     for number, spec in enumerate(specs, start=1):
-      say(f"starting {number}/{len(specs)}: {spec.label}")
+      say(f"{series}: starting {number}/{len(specs)}: {spec.label}")
       workers.append(running.enter_context(start(spec)))
     for worker in workers:
       worker.ask({"run": 0, "warmup": _FIRST})
-    turns: list[list[dict[str, Any]]] = [[] for _ in workers]
-    floors: list[list[dict[str, float]]] = [[] for _ in workers]
+    out = [Measured(worker.spec, worker.versions) for worker in workers]
     for number in range(1, rounds + 1):
-      say(f"round {number}/{rounds}")
-      for worker, mine, products in zip(workers, turns, floors, strict=True):
-        mine.append(worker.ask({"run": steps, "warmup": warmup}))
+      say(f"{series}: round {number}/{rounds}")
+      for worker, measured in zip(workers, out, strict=True):
+        measured.turns.append(worker.ask({"run": steps, "warmup": warmup}))
         if worker.spec.trainer == "ours" and worker.spec.workload != "emb":
-          products.append(worker.ask({"floor": _FLOOR_REPEATS}))
-    answers = zip(workers, turns, floors, strict=True)
-    return [Measured(worker.spec, worker.versions, tuple(mine), tuple(products)) for worker, mine, products in answers]
+          measured.floors.append(worker.ask({"floor": _FLOOR_REPEATS}))
+    return out
 
 
 def _median(values: Iterable[float]) -> float:
-  """NaN of nothing."""
+  """The median; NaN without values."""
   return statistics.median(found) if (found := list(values)) else math.nan
 
 
 def ratio(one: Measured, other: Measured | None, field: str) -> tuple[float, float, float]:
-  """How many times as long as `other` a step of `one` takes: the median, least and greatest over the rounds. NaN without `other`."""
+  """The time of a step of `one` over that of `other`: median, minimum and maximum over the rounds. NaN without `other`."""
   if other is None:
     return math.nan, math.nan, math.nan
   ratios = [a / b for a, b in zip(one.medians(field), other.medians(field), strict=True)]
@@ -83,15 +80,15 @@ def _find(measured: Sequence[Measured], **wanted: Any) -> Measured | None:
 def rows_of(series: str, measured: Sequence[Measured], batch_size: int, differences: dict[str, float]) -> list[dict[str, Any]]:
   """Flat rows of a series.
 
-  `ratio_to_ours` compares with ours of the same workload, size and cores; `growth` with the same trainer's smallest size; `speedup`
-  one core with these; `times_floor` with the matrix products alone. All are paired by round; those of `cpu_` and `times_floor` by
-  processor time.
+  `ratio_to_ours` compares with ours of the same workload, size and cores. `growth` compares with the same trainer's smallest size.
+  `speedup` compares one core with these. `times_floor` compares with the matrix products alone. All ratios are paired by round.
+  `cpu_` ratios and `times_floor` are ratios of processor time.
 
   Args:
-    series: what the workers took turns for.
-    measured: of all its workers.
+    series: name of the series.
+    measured: the answers of all its workers.
     batch_size: examples per step.
-    differences: of each trainer, its greatest relative difference from our losses in the check.
+    differences: trainer -> greatest relative difference from our losses in the check.
   """
   out = []
   for one in measured:

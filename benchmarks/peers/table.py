@@ -1,51 +1,48 @@
-"""The rows for people: a table on standard output, and the one of README.md between its markers."""
+"""The rows as a table on standard output, and as the table of README.md between its markers."""
 
 import datetime
 import math
-from collections.abc import Callable
 from typing import Any
 
-from benchmarks.measure.table import Row, number, show
+from benchmarks.measure.table import Columns, Row, number
 from dlrm_jax.common import markdown
 
-SECTION = "how-fast"  # of a Markdown file
+SECTION = "how-fast"  # name of the markers in a Markdown file
+TITLE = "a training step, beside ours; ratios are medians over rounds"
+COLUMNS: Columns = {
+  "trainer": "name",
+  "series": "series",
+  "rows": number("num_rows", ",d"),
+  "cores": number("cores", "d"),
+  "ms p50": number("step_ms_p50", ".2f"),
+  "ms p90": number("step_ms_p90", ".2f"),
+  "x ours": number("ratio_to_ours", ".2f"),
+  "cpu ms": number("cpu_ms_p50", ".2f"),
+  "cpu x ours": number("cpu_ratio_to_ours", ".2f"),
+  "least": number("cpu_ratio_to_ours_min", ".2f"),
+  "most": number("cpu_ratio_to_ours_max", ".2f"),
+  "growth": number("cpu_growth", ".2f"),
+  "speedup": number("speedup", ".2f"),
+  "peak GiB": number("peak_rss_bytes", ".2f", 2**-30),
+  "floor": number("floor_cpu_ms", ".1f"),
+  "x floor": number("times_floor", ".2f"),
+}
 _TABLES = {"rowwise_adagrad": "row-wise Adagrad", "adagrad": "Adagrad", "sgd": "SGD"}
 _LABELS = {"ours": "dlrm-jax", "fbgemm": "fbgemm + PyTorch", "torchrec": "torchrec", "pytorch_sgd": "PyTorch", "pytorch_adagrad": "PyTorch"}
 
 
 def time_of(rows: list[Row]) -> tuple[str, str, str]:
-  """(field of the time, prefix of the ratios, what to call it). One core may be shared: there processor time is what a step costs;
-  on several, the wall's."""
+  """Returns the field of the time to show, the prefix of its ratios, and its unit as text.
+
+  On one core, which other processes may share, that is processor time. On several cores it is wall time.
+  """
   if all(row["cores"] == 1 for row in rows):
     return "cpu_ms_p50", "cpu_", "ms of processor time on one core"
   return "step_ms_p50", "", f"ms on {max(row['cores'] for row in rows)} cores"
 
 
-def show_rows(rows: list[Row]) -> None:
-  """Every row on standard output."""
-  columns: dict[str, str | Callable[[Row], str]] = {
-    "trainer": "name",
-    "series": "series",
-    "rows": number("num_rows", ",d"),
-    "cores": number("cores", "d"),
-    "ms p50": number("step_ms_p50", ".2f"),
-    "ms p90": number("step_ms_p90", ".2f"),
-    "x ours": number("ratio_to_ours", ".2f"),
-    "cpu ms": number("cpu_ms_p50", ".2f"),
-    "cpu x ours": number("cpu_ratio_to_ours", ".2f"),
-    "least": number("cpu_ratio_to_ours_min", ".2f"),
-    "most": number("cpu_ratio_to_ours_max", ".2f"),
-    "growth": number("cpu_growth", ".2f"),
-    "speedup": number("speedup", ".2f"),
-    "peak GiB": number("peak_rss_bytes", ".2f", 2**-30),
-    "floor": number("floor_cpu_ms", ".1f"),
-    "x floor": number("times_floor", ".2f"),
-  }
-  show("a training step, beside ours; ratios are medians over rounds", columns, rows)
-
-
 def _short(rows: int) -> str:
-  """1000 as 1k, 1000000 as 1M."""
+  """Writes 1000 as 1k and 1000000 as 1M."""
   for size, letter in ((10**6, "M"), (1000, "k")):
     if rows >= size and rows % size == 0:
       return f"{rows // size}{letter}"
@@ -53,7 +50,7 @@ def _short(rows: int) -> str:
 
 
 def markdown_table(rows: list[Row]) -> str:
-  """One line a trainer, of the series W1, W2 and emb: its time at each size with how many times ours it is, growth, memory."""
+  """One line a trainer, for the series W1, W2 and emb: its time at each size with its ratio to ours, growth and memory."""
   time, prefix, _ = time_of(rows)
   cases = list(dict.fromkeys((row["workload"], row["num_rows"]) for row in rows))
   sizes = [size for workload, size in cases if workload == "W1"]
@@ -79,7 +76,7 @@ def markdown_table(rows: list[Row]) -> str:
 
 
 def section(rows: list[Row], header: dict[str, Any], date: datetime.date) -> str:
-  """The table with what a reader must know of it: what, by which command, on what, when. Rows of `scaling` are left out."""
+  """The Markdown table and a note: what was timed, by which command, on which machine and when. Rows of `scaling` are left out."""
   rows = [row for row in rows if row["series"] != "scaling"]
   _, _, unit = time_of(rows)
   versions = ", ".join(dict.fromkeys(", ".join(row["versions"] for row in rows).split(", ")))

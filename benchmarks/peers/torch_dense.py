@@ -1,8 +1,8 @@
 """The dense part of the DLRM in PyTorch: two MLPs and the dot interaction. Runs in the peers' environment.
 
-Tried on one core (W1 at 100k rows with fbgemm's tables; median ratio of processor time to this, 60 steps in turn; noise about
-2%): the interaction without its gradient written out, 1.01 and 1.03; Adagrad foreach or plain for fused, 1.00 to 1.02; torch.compile,
-0.985 and 0.997 after 36 s of compiling a process, so it is not used; int32 ids, 1.01.
+Variants were tried on one core: W1 at 100k rows with fbgemm's tables, 60 steps in turn, noise about 2%. Median ratios of processor
+time to this version: the interaction without its gradient written out 1.01 and 1.03, Adagrad foreach or plain instead of fused 1.00 to
+1.02, int32 ids 1.01. torch.compile had 0.985 and 0.997 after 36 s of compiling in each process, so it is not used.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ class _Pairs(torch.autograd.Function):
   @staticmethod
   def backward(ctx: Any, grad_bp: Tensor) -> tuple[Tensor, None, None]:
     vectors_bfd, pair_ff = ctx.saved_tensors
-    padded = nn.functional.pad(grad_bp, (0, 1))  # the diagonal finds the 0
+    padded = nn.functional.pad(grad_bp, (0, 1))  # pairs of the diagonal read the 0
     grad_bff = padded.index_select(1, pair_ff).view(-1, *(vectors_bfd.shape[1],) * 2)
     return torch.bmm(grad_bff, vectors_bfd), None, None
 

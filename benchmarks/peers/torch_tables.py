@@ -1,6 +1,6 @@
-"""The embedding tables of the peers: fbgemm's and torchrec's fused ones, PyTorch's own. Runs in the peers' environment.
+"""The embedding tables of the peers: fbgemm's and torchrec's fused tables, and PyTorch's own. Runs in the peers' environment.
 
-Each class looks up [B, F, D] from ids that `prepare` laid out before timing, and steps its tables in or after the backward pass.
+Each class looks up [B, F, D] with ids that `prepare` arranged before timing. It updates its tables in or after the backward pass.
 """
 
 from typing import Any, Protocol
@@ -15,22 +15,22 @@ EPS = 1e-8  # outside the root, as dlrm_jax.embedding.update
 
 
 class PeerTables(Protocol):
-  """What a trainer needs of its tables."""
+  """The methods that a trainer calls on its tables."""
 
   def weights(self) -> list[Tensor]:
-    """The rows of each table, [V, D], to be written to."""
+    """The rows of each table, [V, D]; writing to them sets the weights."""
 
   def prepare(self, ids_bf: Int[Tensor, "B F"]) -> Any:
-    """The ids as `lookup` wants them; not timed."""
+    """The ids in the form that `lookup` takes; not timed."""
 
   def lookup(self, prepared: Any) -> Float[Tensor, "B F D"]:
-    """The rows of a batch, whose gradient reaches the tables."""
+    """The rows of a batch; their gradient reaches the tables."""
 
   def step(self) -> None:
-    """Steps the tables after the backward pass, where that has not done it."""
+    """Updates the tables after the backward pass. Does nothing for tables that the backward pass has updated."""
 
 
-class FbgemmTables:
+class FbgemmTables(PeerTables):
   """fbgemm's table-batched embeddings on the CPU: row-wise Adagrad inside the backward pass."""
 
   def __init__(self, spec: Spec, num_features: int):
@@ -52,18 +52,15 @@ class FbgemmTables:
     return self.tables.split_embedding_weights()
 
   def prepare(self, ids_bf: Int[Tensor, "B F"]) -> tuple[Tensor, Tensor]:
-    """(ids by feature, offsets of the bags)."""
+    """Returns ids by feature, and offsets of the bags."""
     ids = ids_bf.T.contiguous().flatten()
     return ids, torch.arange(len(ids) + 1)
 
   def lookup(self, prepared: tuple[Tensor, Tensor]) -> Float[Tensor, "B F D"]:
     return self.tables(*prepared).view(-1, self.features, self.dim)
 
-  def step(self) -> None:
-    pass  # the backward pass did it
 
-
-class TorchrecTables:
+class TorchrecTables(PeerTables):
   """torchrec's fused embedding bags: fbgemm's tables behind keyed jagged tensors."""
 
   def __init__(self, spec: Spec, num_features: int):
@@ -97,15 +94,13 @@ class TorchrecTables:
   def lookup(self, prepared: Any) -> Float[Tensor, "B F D"]:
     return self.tables(prepared).values().view(-1, self.features, self.dim)
 
-  def step(self) -> None:
-    pass  # the backward pass did it
 
-
-class BagTables:
+class BagTables(PeerTables):
   """nn.EmbeddingBag with sparse gradients and an optimiser of torch.optim."""
 
   def __init__(self, spec: Spec, num_features: int):
-    # One table of all rows: one gradient to sum. A table a feature took 1% longer with SGD and 13% with Adagrad (emb, 100k rows).
+    # One table holds all rows, so there is one gradient to sum. Tables for each feature took 1% longer with SGD and 13% longer with Adagrad
+    # (emb, 100k rows).
     self.dim, self.features, self.rows = spec.embed_dim, num_features, spec.num_rows
     weight = torch.empty(num_features * spec.num_rows, spec.embed_dim)
     self.table = nn.EmbeddingBag(*weight.shape, mode="sum", sparse=True, _weight=weight)
@@ -119,7 +114,7 @@ class BagTables:
     return list(self.table.weight.data.view(self.features, self.rows, self.dim))
 
   def prepare(self, ids_bf: Int[Tensor, "B F"]) -> tuple[Tensor, Tensor]:
-    """(rows of the one table, offsets of the bags)."""
+    """Returns rows of the one table, and offsets of the bags."""
     ids = (ids_bf + self.rows * torch.arange(self.features)).flatten()
     return ids, torch.arange(len(ids))
 

@@ -1,4 +1,4 @@
-"""A peer's training step, as a worker: `python -m benchmarks.peers.torch_trainers`, run in the peers' environment."""
+"""A peer's training step as a worker: `python -m benchmarks.peers.torch_trainers`, run in the peers' environment."""
 
 import importlib.metadata
 import math
@@ -11,7 +11,7 @@ from benchmarks.peers.torch_dense import Dense
 from benchmarks.peers.torch_tables import BagTables, FbgemmTables, PeerTables, TorchrecTables
 from benchmarks.peers.worker import Spec, load, serve
 
-# Of each trainer: its tables, and the packages that make its time.
+# Trainer -> its tables, and the packages whose versions are recorded.
 TABLES: dict[str, tuple[Callable[[Spec, int], PeerTables], tuple[str, ...]]] = {
   "fbgemm": (FbgemmTables, ("torch", "fbgemm_gpu_cpu")),
   "torchrec": (TorchrecTables, ("torch", "fbgemm_gpu_cpu", "torchrec")),
@@ -21,7 +21,7 @@ TABLES: dict[str, tuple[Callable[[Spec, int], PeerTables], tuple[str, ...]]] = {
 
 
 class TorchTrainer:
-  """Tables of one kind under PyTorch's DLRM. The batches are laid out before the first step."""
+  """Trains PyTorch's DLRM with tables of one kind. The batches are arranged before the first step."""
 
   def __init__(self, spec: Spec):
     torch.set_num_threads(len(spec.cores))

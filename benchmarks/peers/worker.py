@@ -1,10 +1,11 @@
-"""The process that holds one trainer: it reads requests and writes answers, one JSON object a line. Imported by every worker, so by
-environments with and without jax: nothing here needs either.
+"""The process that runs one trainer. It reads requests and writes answers, one JSON object a line.
+
+Workers run in environments with jax or with torch, so this file imports neither.
 
   {"run": steps, "warmup": steps}   -> {"wall_s": [...], "cpu_s": [...], "losses": [...], "peak_rss_bytes": ...}
-  {"export": path}, {"floor": repeats}   what only our own worker answers (ours.py)
+  {"export": path}, {"floor": repeats}   only our own worker answers these (ours.py)
 
-The first line is the `Spec`; when the trainer is ready the worker answers {"ready": true, "versions": ...}.
+The first line is the `Spec`. When the trainer is ready, the worker answers {"ready": true, "versions": ...}.
 """
 
 import dataclasses
@@ -24,15 +25,15 @@ class Spec:
   """What a worker times.
 
   Attributes:
-    trainer: its name.
-    workload: W1, W2 (whole steps) or emb (lookup, gradient and update alone, W1's tables).
+    trainer: name of the trainer.
+    workload: W1 or W2 (whole steps), or emb (lookup, gradient and update of W1's tables alone).
     num_rows, embed_dim: V and D of every table.
     bottom, overarch: widths of the MLPs.
-    table_optimizer: of the tables: sgd, adagrad or rowwise_adagrad.
+    table_optimizer: sgd, adagrad or rowwise_adagrad.
     table_lr, dense_lr, table_init: as in dlrm_jax.config.TrainConfig.
-    cores: what the process is pinned to.
-    inputs: .npz of the batches: dense_kbm, ids_kbf, label_kb, and grad_bfd, the gradient that emb is given.
-    weights: .npz of the initial weights, from our worker's `export`; "": random ones.
+    cores: the cores that the process is pinned to.
+    inputs: .npz file of the batches: dense_kbm, ids_kbf, label_kb, and grad_bfd, the gradient that emb uses.
+    weights: .npz file of the initial weights, from our worker's `export`; "": random weights.
   """
 
   trainer: str
@@ -51,7 +52,7 @@ class Spec:
 
   @property
   def label(self) -> str:
-    """What messages call the worker."""
+    """The name of the worker in messages."""
     return f"{self.trainer} {self.workload} {self.num_rows:,} rows" + ("" if len(self.cores) == 1 else f" on {len(self.cores)} cores")
 
 
@@ -62,7 +63,7 @@ class Trainer(Protocol):
   versions: str
 
   def step(self, number: int) -> float:
-    """Trains on batch `number` (in turn), waits for it, and returns its loss; NaN for emb, which has none."""
+    """Trains on one batch, waits, and returns the loss. `number` counts steps; batches are used in turn. NaN for emb, which has no loss."""
 
 
 def load(path: str) -> dict[str, np.ndarray]:
@@ -72,20 +73,20 @@ def load(path: str) -> dict[str, np.ndarray]:
 
 
 def peak_rss_bytes() -> int:
-  """The most memory this program has held, bytes. Not from getrusage, which counts what the process held before it became this program."""
+  """The most memory this program has held, bytes. getrusage would also count what the process held before it became this program."""
   status = Path("/proc/self/status").read_text()
   return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 class Clock:
-  """Runs steps and times each, by the wall and by the processor time of all threads of this process."""
+  """Runs steps and times each: wall time, and processor time of all threads of this process."""
 
   def __init__(self, trainer: Trainer):
     self.trainer, self.number, self.cpu_at_rest = trainer, 0, time.process_time()
 
   def run(self, steps: int, warmup: int) -> dict[str, Any]:
-    """Runs `warmup` steps that are not timed, then `steps` that are."""
-    idle = time.process_time() - self.cpu_at_rest  # what waiting for the other workers has cost them
+    """Runs `warmup` untimed steps, then `steps` timed ones."""
+    idle = time.process_time() - self.cpu_at_rest  # processor time spent while other workers had their turn
     wall, cpu, losses = [], [], []
     for number in range(warmup + steps):
       at, at_cpu = time.perf_counter(), time.process_time()
@@ -100,14 +101,14 @@ class Clock:
 
 
 def serve(make: Callable[[Spec], Trainer], more: dict[str, Callable[[Any, Any], dict[str, Any]]] | None = None) -> None:
-  """Reads the spec, makes the trainer, answers until standard input ends.
+  """Reads the spec, makes the trainer, and answers requests until standard input ends.
 
   Args:
-    make: the trainer of a spec; called with the process pinned to its cores, so it should import its libraries only then.
-    more: other requests: (trainer, value) -> answer.
+    make: makes the trainer of a spec. It is called after the process was pinned to its cores.
+    more: other requests, by name: (trainer, value) -> answer.
   """
   answers = os.fdopen(os.dup(1), "w", buffering=1)
-  os.dup2(2, 1)  # what a library prints is no answer
+  os.dup2(2, 1)  # what libraries print must not mix with the answers
 
   def answer(value: dict[str, Any]) -> None:
     answers.write(json.dumps(value) + "\n")

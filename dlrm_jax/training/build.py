@@ -12,6 +12,7 @@ from dlrm_jax.embedding.layout import MAX_TOTAL_ROWS, make_layout
 from dlrm_jax.embedding.placement import Plan
 from dlrm_jax.embedding.planner import machine_of, make_plan, memory_limit, plan_bytes, working_bytes
 from dlrm_jax.machine.mesh import make_mesh
+from dlrm_jax.shape import DataShape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +50,15 @@ class Build:
     return jax.eval_shape(lambda: empty_batch(self.settings.batch_size, self.num_dense, layout.num_lookups, layout.weighted))
 
 
-def build_of(config: RunConfig, source: Source) -> Build:
-  """The build of a run on this machine. Raises UserError where devices or memory do not suffice."""
+def build_of(config: RunConfig, shape: DataShape) -> Build:
+  """The build of a run on this machine, on data of this shape. Raises UserError where devices or memory do not suffice."""
   mesh = make_mesh(config)
-  return Build.of(config, make_plan(config, make_layout(config.model, source.shape), machine_of(mesh)), source.shape.num_dense, mesh)
+  return Build.of(config, make_plan(config, make_layout(config.model, shape), machine_of(mesh)), shape.num_dense, mesh)
 
 
 def runs_that_fit(config: RunConfig, source: Source) -> int:
   """How many such runs fit at once, in the device's memory and in row numbers of 31 bits; at least one."""
-  build = build_of(config, source)
+  build = build_of(config, source.shape)
   plan, memory = build.plan, memory_limit(config, machine_of(build.mesh))
   fitting = MAX_TOTAL_ROWS // max(group.local_rows for group in plan.groups)
   if memory is not None:

@@ -59,7 +59,9 @@ class Learner:
 
 def make_learner(configs: Sequence[RunConfig], source: Source) -> Learner:
   """The learner of runs of one `config.together_key`, or of one run, compiled for its batch size."""
-  return per_id_learner(configs[0], source) if configs[0].train.learner == "per_id" else dlrm_learner(configs, build_of(configs[0], source))
+  if configs[0].train.learner == "per_id":
+    return per_id_learner(configs[0], source)
+  return dlrm_learner(configs, build_of(configs[0], source.shape))
 
 
 def dlrm_learner(configs: Sequence[RunConfig], build: Build) -> Learner:

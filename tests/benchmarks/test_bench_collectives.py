@@ -1,4 +1,4 @@
-"""benchmarks.collectives: sizes and bandwidths by hand, results against numpy, a small run to JSON, bad input."""
+"""Tests benchmarks.collectives: sizes and bandwidths by hand, results against numpy, the JSON file of a small run, bad input."""
 
 import json
 from pathlib import Path
@@ -38,7 +38,7 @@ def test_sizes_are_whole_values_for_each_device():
 
 
 def test_bus_factors():
-  """nccl-tests, doc/PERFORMANCE.md: 2(n-1)/n for all-reduce, (n-1)/n for the rest."""
+  """nccl-tests, doc/PERFORMANCE.md: 2(n-1)/n for all-reduce, (n-1)/n for the others."""
   assert [bus_factor(kind, 4) for kind in KINDS] == [0.75, 0.75, 0.75, 1.5]
   assert bus_factor("all_reduce", 2) == 1
 
@@ -46,7 +46,7 @@ def test_bus_factors():
 @pytest.mark.parametrize("mesh", ["8", "2x4"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_rows_from_given_times(kind, mesh, monkeypatch):
-  """S is what a device holds before or after, whichever is more; programs run on data that no two devices share."""
+  """S is the size of a device's data before or after, whichever is larger. The devices hold different data."""
   ran = []
 
   def time_steps(step, state, inputs, warmup, steps):
@@ -105,7 +105,7 @@ def test_without_a_mesh_all_devices_take_part():
   assert mesh_of(CollectivesConfig("")).devices.shape == (8,)
 
 
-def test_one_device_has_nobody_to_talk_to(monkeypatch):
+def test_one_device_is_refused(monkeypatch):
   one = jax.devices()[:1]
   monkeypatch.setattr(jax, "devices", lambda: one)
   with pytest.raises(UserError, match=r"^--mesh=1: must be at least 2 devices, there is 1 \(cpu\); JAX_NUM_CPU_DEVICES=8 in front .*$"):

@@ -1,4 +1,4 @@
-"""benchmarks.input: times and bytes by hand, every example of a pass once, small runs to JSON on planted and prepared data, bad input."""
+"""Tests benchmarks.input: times and bytes by hand, each example once a pass, JSON of small runs on planted and prepared data, bad input."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_bytes_of_a_batch_by_hand():
 
 
 def test_times_go_from_one_batch_to_the_next():
-  """A source that takes 1, 2 and 4 s (and 0.5 s to end) and a put of 0.25 s; CPU time runs half as fast. The end is nobody's."""
+  """A source takes 1, 2 and 4 s, and 0.5 s to end, which is not counted. A put takes 0.25 s. The CPU clock runs half as fast."""
   now, took = [100.0], []
   batch = Batch(*(np.zeros((2, 1), np.float32), np.zeros((2, 1), np.int32), np.zeros(2, np.float32), np.ones(2, np.float32)))
 
@@ -63,7 +63,7 @@ def test_times_go_from_one_batch_to_the_next():
 @pytest.mark.parametrize("mesh", ["1", "8", "2x4"])
 @pytest.mark.parametrize("data", ["planted", "prepared"])
 def test_a_step_would_get_every_batch_whole(data, mesh, prepared):
-  """The taker's program wants batches of just these shapes and places."""
+  """The taker's program accepts only batches of these shapes and shardings."""
   config = InputConfig("", data="planted" if data == "planted" else str(prepared), batch_size=(64,), num_examples=200, mesh=mesh)
   (run,) = runs(config)
   source = open_source(run)
@@ -101,7 +101,7 @@ def test_json_of_planted_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_json_of_prepared_data(tmp_path: Path, prepared: Path, capsys: pytest.CaptureFixture[str]):
-  """One pass over what there is; the last batch is padded, and its padding moves too."""
+  """A pass over the whole data set. The last batch is padded, and its padding counts as bytes."""
   output = tmp_path / "input.json"
   bench.main(
     flags.parse(["input", f"--output={output}", f"--data={prepared}", "--batch_size=50", "--warmup=0", "--order=shuffled"], InputConfig)
@@ -137,7 +137,7 @@ def test_bad_input(words, message, refusal, monkeypatch, tmp_path, prepared):
 
 
 def test_the_whole_pass_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-  """Warm-up passes are over fewer examples and leave no time behind."""
+  """Warm-up passes have fewer batches, and their times are not in the row."""
   passes: list[int] = []
   real = bench.consume
 

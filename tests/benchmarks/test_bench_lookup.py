@@ -1,4 +1,4 @@
-"""benchmarks.lookup: its programs against the dense oracle, ids and bytes by hand, no copy of a table, a small run to JSON, bad input."""
+"""Tests benchmarks.lookup: programs against the dense oracle, ids and bytes by hand, no copied table, JSON of a small run, bad input."""
 
 import json
 from pathlib import Path
@@ -12,9 +12,9 @@ import pytest
 
 from benchmarks import lookup
 from benchmarks.compiled import hlo
-from benchmarks.lookup import LookupConfig, points
+from benchmarks.lookup import LookupConfig, cases
 from benchmarks.measure import ceilings
-from benchmarks.measure.engine_alone import Point, distinct_share, draw, make_programs, operation_bytes
+from benchmarks.measure.engine_alone import EngineCase, distinct_share, draw, make_programs, operation_bytes
 from dlrm_jax.common import flags
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import MeshConfig, TableConfig
@@ -29,20 +29,20 @@ def small_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
   monkeypatch.setattr(ceilings, "measure", lambda *_: ceilings.Ceilings(1e9, 2e9, "measured"))
 
 
-def point(**changes: Any) -> Point:
-  (one,) = points(LookupConfig(**{f: getattr(SMALL, f) for f in SMALL.__dataclass_fields__} | changes))
+def case(**changes: Any) -> EngineCase:
+  (one,) = cases(LookupConfig(**{f: getattr(SMALL, f) for f in SMALL.__dataclass_fields__} | changes))
   return one
 
 
 @pytest.mark.parametrize("skew", [1.0, 3.0, 0.5])
 def test_ids_follow_the_skew(skew):
   """P(row < q V) = q^(1/skew)."""
-  row_bl = draw(point(rows=(1000,), bag_lengths=(1,)).plan.layout, 4000, skew, seed=1)
+  row_bl = draw(case(rows=(1000,), bag_lengths=(1,)).plan.layout, 4000, skew, seed=1)
   assert row_bl.shape == (4000, 26) and row_bl.min() >= 0 and row_bl.max() <= 999
   for q in (0.01, 0.2, 0.7):
     chance = q ** (1 / skew)
     assert (row_bl < 1000 * q).mean() == pytest.approx(chance, abs=5 * (chance * (1 - chance) / row_bl.size) ** 0.5)
-  assert (draw(point(rows=(1000,), bag_lengths=(1,)).plan.layout, 4000, skew, seed=2) != row_bl).any()
+  assert (draw(case(rows=(1000,), bag_lengths=(1,)).plan.layout, 4000, skew, seed=2) != row_bl).any()
 
 
 def test_distinct_rows_are_of_a_table_each():
@@ -61,8 +61,8 @@ def test_distinct_rows_are_of_a_table_each():
   ],
 )
 def test_bytes_by_hand(changes, row, slots):
-  """Of 16 examples with 52 lookups of 26 features: rows read, vectors written; rows and float32 slots read and written."""
-  one = point(**changes)
+  """16 examples have 52 lookups of 26 features each. A gather reads rows and writes vectors; an update moves rows and float32 slots."""
+  one = case(**changes)
   got = [operation_bytes(one.run, one.plan.layout, operation) for operation in ("gather", "update", "both")]
   gather, update = 16 * (52 * row + 26 * 8 * 4), 16 * 52 * 2 * (row + 4 * slots)
   assert got == [gather, update, gather + update]
@@ -70,7 +70,7 @@ def test_bytes_by_hand(changes, row, slots):
 
 @pytest.mark.parametrize(("mesh", "placement"), [("1", "auto"), ("8", "row"), ("2x4", "column"), ("8", "replicated")])
 def test_programs_against_the_oracle(mesh, placement):
-  one = point(mesh=MeshConfig(mesh=mesh, placement=(placement,)))
+  one = case(mesh=MeshConfig(mesh=mesh, placement=(placement,)))
   layout, lengths, lr = one.plan.layout, one.plan.layout.bag_lengths, one.run.train.table_lr
   row_bl, rng = draw(layout, 16, 3.0, seed=5), np.random.default_rng(0)
   lookups = Lookups(row_bl, np.ones(row_bl.shape, bool), None)
@@ -98,7 +98,7 @@ def test_programs_against_the_oracle(mesh, placement):
     np.testing.assert_allclose(engine_case.whole(one.plan, tables, "rows"), rows, **close)
     np.testing.assert_allclose(engine_case.whole(one.plan, tables, "rows", "squares"), squares, **close)
 
-  state = programs.gather(state, other)  # the routes are those given, not the last
+  state = programs.gather(state, other)  # the update uses the given routes, not the last ones
   state = programs.update(state, (routes, given))
   rows, squares = stepped(rows, np.zeros(len(rows)), given["rows"])
   check(state.tables, rows, squares)
@@ -110,8 +110,8 @@ def test_programs_against_the_oracle(mesh, placement):
 
 @pytest.mark.parametrize("kernels", ["xla", "native"])
 def test_no_program_copies_a_table(kernels: str):
-  """With an update that does not depend on the vectors, XLA:CPU read rows after it had written them and copied every table each step."""
-  one = point(rows=(3000,), bag_lengths=(1,), kernels=kernels)
+  """When the update did not depend on the vectors, XLA:CPU read rows after it had written them, and copied every table each step."""
+  one = case(rows=(3000,), bag_lengths=(1,), kernels=kernels)
   programs, row_bl = make_programs(one), np.zeros((16, 26), np.int32)
   lookups = Lookups(row_bl, np.ones(row_bl.shape, bool), None)
   given = {"rows": np.ones((16, 26, 8), np.float32)}
@@ -122,11 +122,11 @@ def test_no_program_copies_a_table(kernels: str):
     assert hlo.largest_arrays(text, 26 * 3000 * 4) == []
 
 
-def test_points_are_every_combination():
+def test_cases_are_every_combination():
   config = LookupConfig("", rows=(20, 30), dims=(4, 8), bag_lengths=(1, 3), skew=(1.0, 2.0), batch_size=16, kernels="xla")
-  got = [(p.run.model.num_rows, p.run.model.embed_dim, p.plan.layout.bag_lengths[25], p.skew) for p in points(config)]
+  got = [(p.run.model.num_rows, p.run.model.embed_dim, p.plan.layout.bag_lengths[25], p.skew) for p in cases(config)]
   assert len(set(got)) == 16 and got[0] == (20, 4, 1, 1.0) and got[-1] == (30, 8, 3, 2.0)
-  assert all(len(p.plan.layout.tables) == 26 and p.run.train.table_optimizer == "rowwise_adagrad" for p in points(config))
+  assert all(len(p.plan.layout.tables) == 26 and p.run.train.table_optimizer == "rowwise_adagrad" for p in cases(config))
 
 
 def test_json_of_a_small_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -179,4 +179,4 @@ def test_bad_input(words, message, refusal, monkeypatch, tmp_path):
 
 def test_tables_that_do_not_fit_are_refused():
   with pytest.raises(UserError, match=r"GiB too much"):
-    points(LookupConfig("", rows=(1_000_000,), mesh=MeshConfig(device_memory_gib=0.5), kernels="xla"))
+    cases(LookupConfig("", rows=(1_000_000,), mesh=MeshConfig(device_memory_gib=0.5), kernels="xla"))

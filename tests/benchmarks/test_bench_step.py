@@ -1,4 +1,4 @@
-"""benchmarks.step: the arithmetic by hand with made-up times, bytes against closed forms, one small run to JSON, bad input."""
+"""Tests benchmarks.step: arithmetic by hand with made-up times, bytes against closed forms, JSON of a small run, bad input."""
 
 import dataclasses
 import json
@@ -14,9 +14,8 @@ from benchmarks.compiled import hlo
 from benchmarks.compiled.exchanged import exchanged
 from benchmarks.measure import ceilings
 from benchmarks.measure.ceilings import Ceilings
-from benchmarks.measure.meshes import leading_to
 from benchmarks.measure.timing import Timing, peak_rss_bytes, time_steps
-from benchmarks.step import PRESETS, StepConfig, cases, compared, measure, step_bytes
+from benchmarks.step import PRESETS, StepConfig, cases, compared, leading_to, measure, step_bytes
 from dlrm_jax.common import flags
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import MeshConfig, ModelConfig, RunConfig, TrainConfig
@@ -37,7 +36,7 @@ SMALL = RunConfig(
 
 @pytest.fixture(autouse=True)
 def ceilings_asked_for(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
-  """No test waits for a ceiling to be measured; which ones were asked for."""
+  """Replaces the measurement of ceilings. Returns the arguments of its calls."""
   asked: list[tuple[str, ...]] = []
   monkeypatch.setattr(ceilings, "measure", lambda *what: asked.append(what) or Ceilings(8e9, 2e9, "measured"))
   return asked
@@ -48,7 +47,7 @@ def parse(*words: str) -> StepConfig:
 
 
 class State:
-  """A state that is there `seconds` after its step was dispatched, by a clock of its own."""
+  """A state that is ready `seconds` after its step was dispatched, by a clock of its own."""
 
   now = 0.0
 
@@ -95,7 +94,7 @@ def test_percentiles_and_speed_by_hand():
   ],
 )
 def test_bytes_of_a_step_by_hand(train, slots_of_a_row, dense_slots):
-  """Rows read by the lookup, then rows and slots read and written; the MLPs and their slots read and written on every device."""
+  """The lookup reads rows; the update reads and writes rows and slots. Every device reads and writes the MLPs and their slots."""
   run = dataclasses.replace(SMALL, train=train)
   counts = cost(run.model, run.train, make_layout(run.model, shape_of(run)), 13)
   tables = BATCH * FEATURES * 4 * (DIM + 2 * (DIM + slots_of_a_row))
@@ -129,7 +128,7 @@ def test_meshes_that_lead_to_a_mesh(mesh, series):
 def test_weak_and_strong_batches():
   run = dataclasses.replace(SMALL, mesh=MeshConfig(mesh="2x2"))
   got = [
-    (case.scaling, case.run.mesh.mesh, case.run.train.batch_size, case.mesh.devices.shape, case.plan.num_devices)
+    (case.scaling, case.run.mesh.mesh, case.run.train.batch_size, case.build.mesh.devices.shape, case.build.plan.num_devices)
     for case in cases(StepConfig(scaling="both", run=run), shape_of(run))
   ]
   assert got == [
@@ -168,7 +167,7 @@ def program(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_pmap_as_a_program(tmp_path: Path):
-  """In a process of its own: arrays with an axis of devices in front do not fit the shapes that tests check."""
+  """Runs in a process of its own: arrays with a leading axis of devices fail the shape checks of tests."""
   small = ("--num_rows=20", "--batch_size=256", "--bottom=64,16", "--overarch=64,1", "--steps=2")
   done = program("--parallelism=pmap", "--meshes=8", *small, f"--output={tmp_path}/step.json")
   assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""benchmarks/compare/compare.py: rows matched, ratios and differences by hand; bad input; words beside flags; a chart."""
+"""Tests benchmarks.compare: matched rows, ratios and differences by hand, words among flags, the chart, bad input."""
 
 import dataclasses
 import json
@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.compare import compare, results
+from benchmarks.compare import __main__ as program
+from benchmarks.compare import results
+from benchmarks.compare.__main__ import CompareConfig, chosen_metric, mean_ratios
 from benchmarks.compare.chart import MOST_LINES, compare_chart, shortened
-from benchmarks.compare.compare import CompareConfig, chosen_metric, mean_ratios
 from benchmarks.compare.results import differences, direction, load, ratio_text, value_text
 from benchmarks.compare.side_by_side import Line, file_labels, match
 from dlrm_jax.common import flags
@@ -67,7 +68,7 @@ def test_three_files_and_missing_values(tmp_path):
   assert mean_ratios(got, 3) == [1, 0.5, 2]
 
 
-def test_rows_that_cannot_be_matched_are_said_to_be(tmp_path):
+def test_rows_that_cannot_be_matched_are_reported(tmp_path):
   a = load(write(tmp_path / "a.json", times(8.0)))
   b = load(write(tmp_path / "b.json", [times(4.0)[0] | {"num_rows": 10_000}]))
   with pytest.raises(UserError, match=r"no rows in common: they differ in num_rows \(1000 \| 10000\); --ignore=NAME"):
@@ -170,7 +171,7 @@ def test_topologies_by_memory_and_by_collective(tmp_path):
   assert file_labels(files, got.differing, differences(files)) == ["0: tpu:v5e:2x4", "1: tpu:v4:2x2x2"]
 
 
-def test_numbers_for_people():
+def test_numbers_as_text():
   assert [value_text("step_ms_p50", v) for v in (38.84, 0.0123, 1234.5, None)] == ["38.8", "0.0123", "1,234", "-"]
   assert [value_text("needed_bytes", v) for v in (1767254016, 900)] == ["1.77GB", "900B"]
   assert value_text("examples_per_s", 52_649.0) == "52.6k"
@@ -199,7 +200,7 @@ def test_program_leaves_chart_and_numbers(tmp_path, monkeypatch, capsys):
   b = write(
     tmp_path / "after.json", [*times(*(5.0 for n in range(MOST_LINES + 2))), STEP | {"name": "W2", "step_ms_p50": 1.0}], jax="0.9.0"
   )
-  compare.main(flags.parse(["compare", a, "--output=out", b], CompareConfig))
+  program.main(flags.parse(["compare", a, "--output=out", b], CompareConfig))
   made = json.loads(Path("out/compare.json").read_text())
   assert (made["metric"], made["better"], made["differences"]) == ("step_ms_p50", "lower", {"software.jax": ["0.10.2", "0.9.0"]})
   assert [(r["file"], r["mesh"], r["value"], r["ratio"]) for r in made["results"][2:4]] == [
@@ -244,13 +245,13 @@ def test_bad_input_leaves_nothing(tmp_path, monkeypatch, words, message):
   Path("record.json").write_text('{"results": [{"a": 1}]}')
   before = {path.name for path in tmp_path.iterdir()}
   with pytest.raises(UserError) as error:
-    compare.main(flags.parse(["compare", "--output=out", *words], CompareConfig))
+    program.main(flags.parse(["compare", "--output=out", *words], CompareConfig))
   assert str(error.value).startswith(message) and "\n" not in str(error.value)
   assert {path.name for path in tmp_path.iterdir()} == before
 
 
-def test_words_beside_flags():
-  """Of `flags`: a field declared with words=True takes them in order, wherever the flags stand; without one they are refused."""
+def test_words_among_flags():
+  """Tests `flags`: a field declared with words=True takes the words in order, wherever flags are. Other programs refuse words."""
   got = flags.parse(["compare", "a", "--metric=m", "b", "--output", "d", "c"], CompareConfig)
   assert (got.files, got.metric, got.output) == (("a", "b", "c"), "m", "d")
 

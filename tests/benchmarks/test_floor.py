@@ -1,11 +1,11 @@
-"""The products that the floor times are those that flops.py counts."""
+"""The floor times the products that flops.py counts."""
 
 import dataclasses
 
 import pytest
 
 from benchmarks.measure.floor import Floor, products
-from benchmarks.step import PRESETS
+from benchmarks.measure.workloads import RUNS
 from dlrm_jax.config import ModelConfig, RunConfig, TrainConfig
 from dlrm_jax.data.shapes import shape_of
 from dlrm_jax.embedding.layout import make_layout
@@ -17,8 +17,8 @@ SMALL = RunConfig(model=ModelConfig(embed_dim=4, num_rows=50, bottom=(6, 4), ove
 
 @pytest.mark.parametrize("preset", ["W0", "W1", "W2", "mlperf_v1", "mlperf_v2"])
 def test_products_are_those_counted_by_flops(preset: str):
-  """But the gradient with respect to the dense inputs, which flops.py counts and no step computes; with DCN v2 there is none either way."""
-  run = PRESETS[preset].run
+  """Except the gradient of the dense inputs, which flops.py counts and no step computes. DCN v2 has none in either count."""
+  run = RUNS[preset]
   shape = shape_of(run)
   counted = cost(run.model, run.train, make_layout(run.model, shape), shape.num_dense).flops_per_example["total"]
   not_computed = 2 * shape.num_dense * run.model.bottom_widths(shape.num_dense)[0]

@@ -1,4 +1,4 @@
-"""What benchmarks/compiled/hlo.py reads in compiled programs: text written by hand, with known answers."""
+"""Tests benchmarks/compiled/hlo.py on program text written by hand, with known answers."""
 
 import pytest
 

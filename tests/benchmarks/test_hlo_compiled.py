@@ -1,4 +1,4 @@
-"""Programs compiled here, for CPU and TPU, with collectives and copies known beforehand: what benchmarks/compiled/hlo.py finds in them."""
+"""Tests benchmarks/compiled/hlo.py on programs that are compiled here, for CPU and TPU, with known collectives and copies."""
 
 from functools import partial
 
@@ -17,7 +17,7 @@ N = 8  # devices
 
 
 def table_step(mesh, table, ids, values, w):
-  """Rows fetched from and gradients sent to their owners in rounds, then a dense gradient that jit itself makes an all-reduce of."""
+  """Fetches rows from their owners and sends gradients to them in rounds. Then a dense gradient, which jit turns into an all-reduce."""
   split = P("d")
 
   @partial(jax.shard_map, mesh=mesh, in_specs=(split, split, split), out_specs=(split, split), check_vma=False)
@@ -112,7 +112,7 @@ def test_table_copied_on_cpu_unless_donated(donate, copies):
 
 
 def test_layout_trap_on_tpu():
-  """A table of 64 columns is copied whole by a step that reads and updates a few rows; the same rows in lines of 128 are not."""
+  """A step that reads and updates a few rows copies a whole table of 64 columns, but not the same rows stored in lines of 128."""
   rows, lookups = 13_000_000, 3000
   sharding = NamedSharding(Mesh(np.array(targets.devices(targets.parse("tpu:v5e:1x1"))), ("d",), axis_types=(AxisType.Auto,)), P())
   shape = partial(jax.ShapeDtypeStruct, sharding=sharding)

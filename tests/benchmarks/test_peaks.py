@@ -1,4 +1,4 @@
-"""Peaks of devices against what jax and XLA say of them, ceilings from given times, and shares by hand."""
+"""Tests peaks against the tables of jax and XLA, ceilings from given times, and shares by hand."""
 
 import math
 import re
@@ -82,7 +82,7 @@ def test_gpus_against_what_xla_compiles_for(target, kind):
 
 @pytest.mark.parametrize("name", sorted(peaks._PEAKS))
 def test_a_sheet_does_not_count_zeros(name):
-  """bfloat16 is twice TF32 on every chip that has both; a figure with sparsity in one column would break that. Sheets round."""
+  """bfloat16 is twice TF32 on every chip that has both. A figure with sparsity would break that. Sheets round their figures."""
   sheet = peaks._PEAKS[name]
   if sheet.tfloat32:
     assert sheet.bfloat16 == pytest.approx(2 * sheet.tfloat32, rel=0.02)
@@ -90,7 +90,7 @@ def test_a_sheet_does_not_count_zeros(name):
 
 
 def device(kind: str, platform: str, process_index: int = 0) -> jax.Device:
-  """As much of one as ceilings look at."""
+  """A device with the attributes that ceilings read."""
   return mock.Mock(spec=jax.Device, device_kind=kind, platform=platform, process_index=process_index)
 
 

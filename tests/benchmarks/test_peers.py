@@ -1,4 +1,4 @@
-"""benchmarks.peers: turns and ratios from made-up times, workers that fail, our own worker against numpy, the table, bad input."""
+"""Tests benchmarks.peers: turns and ratios from made-up times, failing workers, our own worker against numpy, the table, bad input."""
 
 import dataclasses
 import datetime
@@ -58,7 +58,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-  """Replaces all workers by the script above; returns (config maker, what was asked so far)."""
+  """Replaces all workers by the script above. Returns a function that makes configs and one that returns the requests so far."""
   script, log = tmp_path / "fake.py", tmp_path / "log"
   script.write_text(FAKE)
 
@@ -142,9 +142,9 @@ def test_a_worker_that_cannot_start_is_named(tmp_path: Path):
     Worker(spec, [sys.executable, "-c", "raise ValueError('no luck')"])
 
 
-def test_the_check_compares_under_the_same_optimiser(tmp_path: Path):
+def test_the_check_compares_under_the_same_optimiser(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
   """`ours` runs once for each optimiser, and every trainer starts from its weights."""
-  started, told = [], []
+  started = []
 
   class Fake:
     def __init__(self, spec: Spec):
@@ -163,12 +163,13 @@ def test_the_check_compares_under_the_same_optimiser(tmp_path: Path):
   config = PeersConfig(batch_size=8)
   specs = [spec_of(config, tmp_path, name, "W1", 10, (0,)) for name in ("fbgemm", "pytorch_sgd", "torchrec")]
   check = getattr(check_losses, "__wrapped__", check_losses)  # without the run-time types, which Fake does not have
-  assert check(specs, tmp_path, Fake, told.append) == pytest.approx(dict.fromkeys(("fbgemm", "pytorch_sgd", "torchrec"), 0.0005))
+  assert check(specs, tmp_path, Fake) == pytest.approx(dict.fromkeys(("fbgemm", "pytorch_sgd", "torchrec"), 0.0005))
   rowwise = "rowwise_adagrad"
   assert started == [
     *[("ours", rowwise, False), ("fbgemm", rowwise, True)],
     *[("ours", "sgd", False), ("pytorch_sgd", "sgd", True), ("torchrec", rowwise, True)],
   ]
+  told = capsys.readouterr().err.splitlines()
   assert len(told) == 3 and "pytorch_sgd within 5.0e-04 of ours" in told[1]
 
 
@@ -204,7 +205,7 @@ def small(directory: Path, workload: str, **changes) -> Spec:
 
 
 def test_our_worker_trains_the_model_it_exports(tmp_path: Path):
-  """The first loss against a forward pass in numpy from the exported weights; the losses against those of the same step twice."""
+  """Compares the first loss with a forward pass in numpy from the exported weights."""
   spec = small(tmp_path, "W1")
   with Worker(spec, command_of(spec, PEERS_PYTHON)) as ours:
     ours.ask({"export": str(tmp_path / "weights.npz")})
@@ -242,7 +243,7 @@ def test_our_worker_times_the_tables_alone(tmp_path: Path):
 def test_peers_compute_what_ours_does(tmp_path: Path):
   names = [name for name in peers_config.TRAINERS if name != "ours"]
   specs = [spec_of(PeersConfig(batch_size=256), tmp_path, name, "W1", 100, usable_cores()[-1:]) for name in names]
-  found = check_losses(specs, tmp_path, lambda spec: Worker(spec, command_of(spec, PEERS_PYTHON)), print)
+  found = check_losses(specs, tmp_path, lambda spec: Worker(spec, command_of(spec, PEERS_PYTHON)))
   assert found["pytorch_sgd"] < 1e-5 and found["pytorch_adagrad"] < 1e-4 and set(found) == set(names)
 
 

@@ -1,4 +1,4 @@
-"""benchmarks/profile.py and trace.py: time divided by hand on made traces, scopes read from program text, a small run."""
+"""Tests benchmarks/profile.py and trace.py: time divided by hand on made-up traces, scopes from program text, a small run."""
 
 import gzip
 import json
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import profile
-from benchmarks.measure import trace
-from benchmarks.measure.trace import Division, Event, divide, op_names, read, scope_of
+from benchmarks.compiled import trace
+from benchmarks.compiled.trace import Division, OpEvent, divide, op_names, read, scope_of
 from benchmarks.profile import PRESETS, ProfileConfig, rows_of, steps_of
 from dlrm_jax.common import flags
 from dlrm_jax.common.flags import UserError
@@ -20,8 +20,8 @@ def parse(*words: str) -> ProfileConfig:
   return flags.parse(["profile", *words], ProfileConfig, PRESETS)
 
 
-def ran(lane: int, start: float, end: float, op: str) -> Event:
-  return Event((1, lane), start, end, ("jit_step", op))
+def ran(lane: int, start: float, end: float, op: str) -> OpEvent:
+  return OpEvent((1, lane), start, end, ("jit_step", op))
 
 
 def test_time_of_nested_and_parallel_operations_is_counted_once():
@@ -30,7 +30,7 @@ def test_time_of_nested_and_parallel_operations_is_counted_once():
   10..20 loop, 20..30 a, 30..40 b, 40..50 b and c halve it, 50..70 loop and c halve it, 70..80 c, 80..90 nothing, 90..95 d, 95..100 nothing.
   """
   step = [ran(1, 10, 70, "loop"), ran(1, 30, 50, "b"), ran(1, 20, 30, "a"), ran(2, 40, 80, "c"), ran(1, 90, 95, "d")]
-  again = [Event(e.lane, e.start + 1000, e.end + 1000, e.op) for e in step]
+  again = [OpEvent(e.lane, e.start + 1000, e.end + 1000, e.op) for e in step]
   outside = [ran(1, 200, 900, "a"), ran(2, 1100, 1200, "c")]
   got = divide([*outside, *again, *step], [(0.0, 100.0), (1000.0, 1100.0)])
   assert {op: time / 2 for (_, op), time in got.ops.items()} == pytest.approx(
@@ -63,7 +63,7 @@ def test_a_trace_is_read_by_its_marks(tmp_path):
     {"ph": "X", "pid": 7, "tid": 1, "ts": 0, "dur": 50, "name": "train"},  # a function of that name
   ]
   events, steps = read(trace_file(tmp_path, [*others, MARK | {"ts": 40, "args": {"step_num": "1"}}, DOT, MARK]))
-  assert events == [Event((7, 2), 6, 8.25, ("jit_step", "dot.3"))]
+  assert events == [OpEvent((7, 2), 6, 8.25, ("jit_step", "dot.3"))]
   assert steps == [(5.5, 25.5), (40, 60)]
 
 

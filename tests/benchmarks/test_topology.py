@@ -1,4 +1,4 @@
-"""Small real steps compiled for TPUs that are absent: what they exchange, hold and copy. Large presets: test_topology_slow.py."""
+"""Compiles small training steps for absent TPUs, and tests their exchange, memory and copies. Large presets: test_topology_slow.py."""
 
 import dataclasses
 import importlib.util
@@ -34,7 +34,7 @@ def with_placement(*placement: str, config: RunConfig = SMALL) -> RunConfig:
 
 
 def test_a_row_placed_step_moves_the_capacity_and_copies_no_table():
-  """By hand: 26 lookups of 128 examples, 1.2 times over and a multiple of 8, 64 values of 4 bytes, once as rows and once as gradients."""
+  """By hand: 26 lookups of 128 examples with 1.2 times the room, a multiple of 8; 64 values of 4 bytes, as rows and as gradients."""
   out = topology.compile_for(with_placement("row"), targets.parse("tpu:v5e:2x4"))
   room = 496
   assert capacity(26 * BATCH // 8, 8) == room
@@ -63,7 +63,7 @@ def test_other_placements_stay_near_the_least(placement: str, name: str):
 
 
 def test_a_whole_table_copy_would_be_seen(monkeypatch: pytest.MonkeyPatch):
-  """Rows of 64 stored one a line are copied whole on a TPU: the trap that storage.py is there for."""
+  """A TPU copies whole tables whose rows of 64 values are stored one a line. storage.py avoids that."""
   monkeypatch.setattr(topology, "LANES", 0)
   out = topology.compile_for(with_placement("row"), targets.parse("tpu:v5e:2x4"))
   assert out["whole_table_copies"]
@@ -99,7 +99,7 @@ def test_bad_input_is_one_line(words: list[str], message: str, tmp_path: Path, r
 
 @pytest.mark.parametrize("optimizer", list(OPTIMIZER_SLOTS))
 def test_no_table_is_copied_on_the_cpu_either(optimizer: str):
-  """One device, the step that sweeps run: a slot that is read before it is written would keep a copy alive, row count and all."""
+  """The step that sweeps run, on one device. A slot that is read before it is written would keep a copy of a table alive."""
   train = TrainConfig(batch_size=64, table_optimizer=optimizer)
   model = dataclasses.replace(SMALL.model, embed_dim=8, bottom=(8,), num_rows=100_000)
   config, shape = dataclasses.replace(SMALL, model=model, train=train), SHAPES["criteo_like"]

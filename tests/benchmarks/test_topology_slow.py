@@ -1,4 +1,4 @@
-"""The large presets compiled for absent machines: they fit, exchange little more than they must, and nothing grows with the rows."""
+"""Compiles the large presets for absent machines: they fit, exchange little more than the least, and nothing grows with the rows."""
 
 import dataclasses
 

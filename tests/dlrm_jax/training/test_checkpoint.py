@@ -159,7 +159,7 @@ def test_training_continues_elsewhere_with_the_same_losses(tmp_path: Path):
 
   def at(mesh: str, placement: str) -> tuple:
     config = dataclasses.replace(base, mesh=MeshConfig(mesh=mesh, placement=(placement,)))
-    return make_learner([config], source), functools.partial(checkpoint.restore, tmp_path / "c", build_of(config, source))
+    return make_learner([config], source), functools.partial(checkpoint.restore, tmp_path / "c", build_of(config, source.shape))
 
   def losses(learner: Any, state: TrainState, batches: list) -> tuple[TrainState, list[float]]:
     out = []

@@ -178,7 +178,7 @@ def test_learning_rates_are_no_part_of_a_program(steps_per_call: int):
     before = jax.device_get(learner.start())
     after = jax.device_get(learner.train(learner.start(), [(learner.put(batch),)]))
     moved.append([jax.tree.map(lambda a, b: b - a, getattr(before, part), getattr(after, part)) for part in ("tables", "dense")])
-    programs.add(id(compile_programs(OneRun(build_of(config, source))).compiled))
+    programs.add(id(compile_programs(OneRun(build_of(config, source.shape))).compiled))
   assert len(programs) == 1
   for part, ratio in ((0, 3.0), (1, 0.5)):
     for a, b in zip(jax.tree.leaves(moved[0][part]), jax.tree.leaves(moved[1][part]), strict=True):
@@ -189,7 +189,7 @@ def test_learning_rates_are_no_part_of_a_program(steps_per_call: int):
 
 def test_the_settings_of_a_run_do_not_get_into_a_program():
   """They hold seed and learning rates."""
-  build = build_of(BASE, Planted(BASE.planted))
+  build = build_of(BASE, Planted(BASE.planted).shape)
   with pytest.raises(TypeError, match=r"^Build\.settings is a TrainConfig: give StepSettings, such as TrainConfig\.step_settings\(\)$"):
     dataclasses.replace(build, settings=BASE.train)
   assert isinstance(build, Build) and not hasattr(build.settings, "table_lr")

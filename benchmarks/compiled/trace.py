@@ -1,7 +1,7 @@
 """Reads a trace of jax.profiler and divides the wall time of its steps among the operations of its programs. Used by benchmarks/profile.py.
 
-A trace event of a compiled operation says which program and which instruction of it ran (`hlo_module`, `hlo_op`); the text of the
-program says to which `jax.named_scope` the instruction belongs.
+A trace event of a compiled operation names the program and the instruction that ran (`hlo_module`, `hlo_op`). The text of the program
+gives the `jax.named_scope` of the instruction.
 """
 
 import collections
@@ -16,19 +16,19 @@ from benchmarks.compiled.hlo_text import Module
 from dlrm_jax.common.flags import UserError
 
 STEP = "train"  # the name under which benchmarks/profile.py marks its steps
-SCOPES = ("draws", "lookup", "bottom", "interaction", "overarch", "loss", "dense_update", "update")  # jax.named_scope names of dlrm_jax
+SCOPES = ("draws", "lookup", "bottom", "interaction", "overarch", "loss", "dense_update", "update")  # names of jax.named_scope in dlrm_jax
 _EXCHANGE = re.compile(r"exchange_\w+")
-# One part of an op_name, with what jax wraps around it: transpose(jvp(overarch)). jit(update) is a function of that name, not a scope.
-_PART = re.compile(r"(?:(?!p?jit\()\w+\()*(\w+)\)*")
+# One component of an op_name, with what jax wraps around it: transpose(jvp(overarch)). jit(update) is a function of that name, not a scope.
+_COMPONENT = re.compile(r"(?:(?!p?jit\()\w+\()*(\w+)\)*")
 _HEAVY = ("gather", "scatter", "dot", "convolution")
-_MOST_EVENTS = 1_000_000  # a trace.json.gz is cut off there
+_MOST_EVENTS = 1_000_000  # the profiler cuts a trace.json.gz off there
 
 Op = tuple[str, str]  # (program, instruction)
 
 
 @dataclass(frozen=True)
-class Event:
-  """An operation that ran on a lane (a thread of the host, a stream of a device), microseconds."""
+class OpEvent:
+  """One execution of an operation on a lane, which is a thread of the host or a stream of a device; microseconds."""
 
   lane: tuple[int, int]
   start: float
@@ -38,7 +38,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Division:
-  """Where the wall time of the steps went, microseconds in all: to operations, and to what lay before, between and after them."""
+  """The wall time of all steps, microseconds: of each operation, and idle before, between and after operations."""
 
   ops: dict[Op, float]
   before: float
@@ -50,8 +50,11 @@ class Division:
     return sum(self.ops.values()) + self.before + self.between + self.after
 
 
-def read(path: Path) -> tuple[list[Event], list[tuple[float, float]]]:
-  """(the operations, (start, end) of every marked step) of a trace.json.gz. UserError where either is missing or the trace is cut off."""
+def read(path: Path) -> tuple[list[OpEvent], list[tuple[float, float]]]:
+  """The operations and the (start, end) of every marked step in a trace.json.gz.
+
+  Raises UserError where either is missing or the trace was cut off.
+  """
   found = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
   whole = [event for event in found if event.get("ph") == "X"]
   if len(whole) >= _MOST_EVENTS:
@@ -61,7 +64,7 @@ def read(path: Path) -> tuple[list[Event], list[tuple[float, float]]]:
     start, args = float(event["ts"]), event.get("args", {})
     end = start + float(event.get("dur", 0))
     if "hlo_op" in args:
-      events.append(Event((event["pid"], event["tid"]), start, end, (args.get("hlo_module", ""), args["hlo_op"])))
+      events.append(OpEvent((event["pid"], event["tid"]), start, end, (args.get("hlo_module", ""), args["hlo_op"])))
     elif event["name"] == STEP and "step_num" in args:
       steps[args["step_num"]] = (start, end)
   for what, missing in (("operation (hlo_op)", not events), ("step", not steps)):
@@ -70,11 +73,11 @@ def read(path: Path) -> tuple[list[Event], list[tuple[float, float]]]:
   return events, sorted(steps.values())
 
 
-def divide(events: Iterable[Event], steps: Iterable[tuple[float, float]]) -> Division:
-  """Divides the steps' wall time; every microsecond is counted once.
+def divide(events: Iterable[OpEvent], steps: Iterable[tuple[float, float]]) -> Division:
+  """Divides the steps' wall time so that every microsecond is counted once.
 
-  On a lane the operation that began last has the time, so that one which runs others (a loop, a call) has only what they leave. At a
-  moment when several lanes are at work each has an equal part of it. Time outside the steps is left out.
+  On one lane the operation that began last gets the time, so a loop or call gets only the time that the operations in it leave. When
+  several lanes work at once, each gets an equal share. Time outside the steps is left out.
   """
   queue = sorted(events, key=lambda event: (event.start, -event.end))
   ops: dict[Op, float] = collections.defaultdict(float)
@@ -84,7 +87,7 @@ def divide(events: Iterable[Event], steps: Iterable[tuple[float, float]]) -> Div
     edges = sorted({first, last, *(min(max(time, first), last) for event in mine for time in (event.start, event.end))})
     begun = max(first, min((event.start for event in mine), default=last))
     ended = min(last, max((event.end for event in mine), default=last))
-    running: dict[tuple[int, int], list[Event]] = collections.defaultdict(list)
+    running: dict[tuple[int, int], list[OpEvent]] = collections.defaultdict(list)
     waiting = collections.deque(mine)
     for left, right in zip(edges, edges[1:]):
       while waiting and waiting[0].start <= left:
@@ -107,21 +110,19 @@ def divide(events: Iterable[Event], steps: Iterable[tuple[float, float]]) -> Div
 
 
 def scope_of(op_name: str) -> str:
-  """The innermost scope in the name that jax gave an operation, with the part of the exchange where it is one: "lookup/exchange_ids".
-
-  Empty where there is none.
-  """
-  parts = [found[1] for part in op_name.split("/") if (found := _PART.fullmatch(part))]
+  """The innermost scope in an op_name, with the exchange where it belongs to one: "lookup/exchange_ids". Empty without a scope."""
+  parts = [found[1] for part in op_name.split("/") if (found := _COMPONENT.fullmatch(part))]
   scopes = [part for part in parts if part in SCOPES][-1:]
   return "/".join(scopes + [part for part in parts if _EXCHANGE.fullmatch(part)][-1:])
 
 
 def op_names(text: str) -> dict[str, str]:
-  """What jax called each instruction of a compiled program; "" where nothing says.
+  """The op_name that jax gave each instruction of a compiled program, or "".
 
-  A fusion has the name of what takes its time, the largest gather, scatter or product in it, or else of its root: rows are gathered
-  into whatever reads them. An instruction that the compiler made or rewrote has the name of what it reads, or of what reads it,
-  where these are of one scope; a copy has none, since it serves the compiler. Names of instructions are unique in the whole program.
+  A fusion gets the op_name of the instruction that takes its time: its largest gather, scatter or product, or else its root. Otherwise a
+  gather of rows would count for the operation that it is fused into. An instruction without an op_name, which the compiler made or
+  rewrote, gets that of its operands or of its users if all of these are in one scope. A copy gets none, since it serves the compiler.
+  Names of instructions are unique in the whole program.
   """
   module = Module(text)
   instructions = [found for computation in module.computations.values() for found in computation.values()]
