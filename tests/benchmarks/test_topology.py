@@ -1,13 +1,13 @@
 """Compiles small training steps for absent TPUs, and tests their exchange, memory and copies. Large presets: test_topology_slow.py."""
 
 import dataclasses
-import importlib.util
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from absent_machines import NO_GPU_COMPILER
 
 from benchmarks import topology
 from benchmarks.compiled import hlo, targets
@@ -20,6 +20,8 @@ from dlrm_jax.embedding.tables import OPTIMIZER_SLOTS
 from dlrm_jax.machine.mesh import make_mesh
 from dlrm_jax.training.build import Build
 from dlrm_jax.training.step import OneRun, lower
+
+pytestmark = pytest.mark.usefixtures("compiled_anew")
 
 BATCH, DIM, ROWS = 1024, 64, 1_000_000  # tables beyond what the compiler may keep in a TPU's fast memory
 SMALL = RunConfig(
@@ -49,9 +51,6 @@ def test_a_row_placed_step_moves_the_capacity_and_copies_no_table():
   assert rows * (DIM + 2) * 4 <= memory["argument_bytes"] < 1.2 * rows * (DIM + 2) * 4  # a row, its accumulator, the election scratch
   assert memory["needed_bytes"] == memory["argument_bytes"] + memory["output_bytes"] - memory["alias_bytes"] + memory["temporary_bytes"]
   assert memory["alias_bytes"] > 0.99 * memory["output_bytes"]  # tables are updated where they are
-
-
-NO_GPU_COMPILER = pytest.mark.skipif(importlib.util.find_spec("jax_cuda13_plugin") is None, reason="jax's CUDA plugin is not installed")
 
 
 @pytest.mark.parametrize("name", ["tpu:v5e:2x4", pytest.param("gpu:h100:1x8", marks=NO_GPU_COMPILER)])

@@ -3,11 +3,13 @@
 import dataclasses
 
 import pytest
-from test_topology import NO_GPU_COMPILER
+from absent_machines import NO_GPU_COMPILER
 
 from benchmarks import topology
 from benchmarks.compiled import targets
 from dlrm_jax.presets import PRESETS
+
+pytestmark = pytest.mark.usefixtures("compiled_anew")
 
 LARGE = ("criteo_1tb", "mlperf_v1", "mlperf_v2")
 # (topology, preset, batch): MLPerf's bags at 65,536 leave a v5e no room for the rows in flight

@@ -13,6 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from prepared_case import rows_of
 
 from dlrm_jax.common import flags, hashing
 from dlrm_jax.common.flags import UserError
@@ -47,10 +48,6 @@ def run(tmp_path: Path, schema: str, log: str | pa.Table, *words: str, output: s
     pq.write_table(log, tmp_path / "log.parquet", row_group_size=64)
   given = [f"--format={kind}", f"--input={tmp_path}/log.{kind}", f"--schema={tmp_path}/s.toml", f"--output={tmp_path / output}"]
   return prepare(flags.parse(["prepare", *given, *words], PrepareConfig)), tmp_path / output
-
-
-def rows_of(out: Path, split: str) -> pl.DataFrame:
-  return pl.concat([pl.read_parquet(path) for path in sorted(out.glob(f"{split}-*.parquet"))])
 
 
 # --- prepared data

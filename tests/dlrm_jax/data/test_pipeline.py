@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_order import reference
+from order_case import reference
 
 from dlrm_jax.batch import Batch
 from dlrm_jax.common import flags

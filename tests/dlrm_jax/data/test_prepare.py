@@ -16,6 +16,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from places import REAL
+from prepared_case import criteo_lines, rows_of
 
 from dlrm_jax.common import flags
 from dlrm_jax.common.flags import UserError
@@ -44,21 +45,6 @@ def write_csv(tmp_path: Path, text: str, name: str = "log.csv") -> list[str]:
   (tmp_path / name).write_bytes(text.encode())
   (tmp_path / "schema.toml").write_text(SCHEMA)
   return ["--format=csv", f"--input={tmp_path / name}", f"--schema={tmp_path / 'schema.toml'}"]
-
-
-def criteo_lines(count: int, seed: int = 0) -> list[str]:
-  """Random good lines; categories repeat, as in the real logs."""
-  rng = random.Random(seed)
-  lines = []
-  for i in range(count):
-    numbers = ["" if rng.random() < 0.2 else str(rng.randrange(-3, 10 ** rng.randrange(1, 8))) for _ in range(13)]
-    categories = ["" if rng.random() < 0.1 else f"{int(rng.paretovariate(0.7)) * 2654435761 % 2**32:08x}" for _ in range(26)]
-    lines.append("\t".join([str(int(i % 3 == 0)), *numbers, *categories]))
-  return lines
-
-
-def rows_of(out: Path, split: str) -> pl.DataFrame:
-  return pl.concat([pl.read_parquet(path) for path in sorted(out.glob(f"{split}-*.parquet"))])
 
 
 def test_golden_hashes():

@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from places import ROOT
-from test_prepare import criteo_lines, rows_of
+from prepared_case import criteo_lines, rows_of
 
 from dlrm_jax.common import flags
 from dlrm_jax.common.flags import UserError

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_resume import BASE, BATCH, assert_same_run, first_steps
+from resume_case import BASE, BATCH, assert_same_run, first_steps
 
 from dlrm_jax.common import record, stopping
 from dlrm_jax.common.flags import UserError

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_resume import assert_same_run
+from resume_case import assert_same_run
 
 from dlrm_jax import train
 from dlrm_jax.common import flags, record, stopping

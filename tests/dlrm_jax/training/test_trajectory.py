@@ -4,8 +4,8 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from test_resume import BASE as RUN
-from test_resume import BATCH
+from resume_case import BASE as RUN
+from resume_case import BATCH
 
 from dlrm_jax.data.planted.clicks import Planted
 from dlrm_jax.training import trajectory
