@@ -164,7 +164,8 @@ def test_the_number_of_processes_changes_the_config_id_of_prepared_data_alone():
 
 def test_a_run_goes_on_from_a_checkpoint_on_another_mesh(tmp_path: Path):
   """8 devices by rows, then 2 by tables, against one device without a stop: the same evaluations at the same counts."""
-  half, whole = ("--num_examples=3200", "--first_eval=1600"), ("--num_examples=6400", "--first_eval=1600")
+  evals = ("--first_eval=1600", "--eval_examples=4096")
+  half, whole = ("--num_examples=3200", *evals), ("--num_examples=6400", *evals)
   loop.train(config_of(*half, "--mesh=8", "--placement=row", "--checkpoint"), tmp_path / "half", quiet=True)
   there = f"--restore={tmp_path}/half/checkpoint"
   went_on = loop.train(config_of(*whole, "--mesh=2", "--placement=table", there), tmp_path / "rest", quiet=True)

@@ -128,8 +128,8 @@ def write_log(directory: Path, *prepare_words: str) -> Path:
   lines = [f"{int(y)},i{i},u{u},{a}" for y, i, u, a in zip(label, item, user, age, strict=True)]
   (directory / "log.csv").write_text("clicked,item,user,age\n" + "\n".join(lines) + "\n")
   (directory / "log.toml").write_text('label = "clicked"\ncategorical = ["item", "user"]\n[dense]\nage = {}\n')
-  words = ["--format=csv", f"--input={directory}/log.csv", f"--schema={directory}/log.toml", f"--output={directory}/set", *prepare_words]
-  prepare(flags.parse(["prepare", *words], PrepareConfig))
+  words = ["--format=csv", f"--input={directory}/log.csv", f"--schema={directory}/log.toml", f"--output={directory}/set", "--workers=1"]
+  prepare(flags.parse(["prepare", *words, *prepare_words], PrepareConfig))
   return directory / "set"
 
 
