@@ -38,7 +38,7 @@ study-tables: $(VENV)/.installed  ## the tables and figures of analysis/STUDY.md
 test: lint fast-tests  ## lint, types and the fast tests
 
 test-slow: test  ## the tests that take longer, too
-	$(BIN)/python -m pytest -n 2 --dist=loadfile -m slow
+	$(BIN)/python -m pytest -n auto --dist=worksteal -m slow
 
 test-slurm: $(VENV)/.installed  ## the launcher on a Slurm cluster that the tests start on this machine (Debian: slurm-wlm, munge)
 	$(BIN)/python -m pytest -m slurm
@@ -49,7 +49,7 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 
 fast-tests: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist=loadfile -m "not slow"
+	$(BIN)/python -m pytest -n auto --dist=worksteal -m "not slow"
 
 map: $(VENV)/.installed  ## the map of WORKSPACE.md, from the first sentence of each file
 	$(BIN)/python tests/helpers/workspace_map.py

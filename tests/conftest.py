@@ -2,26 +2,18 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # with 2, scipy's L-BFGS-B took 20 times the CPU time for tiny problems, waiting
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "")
 
 
-@pytest.fixture(autouse=True)
-def own_programs() -> Iterator[None]:
-  """What a test had jax keep on disk is not looked for by the next one: programs for absent machines can be kept, but not read again."""
-  yield
-  jax = sys.modules.get("jax")
-  if jax is not None and jax.config.jax_compilation_cache_dir:
-    from jax.experimental.compilation_cache.compilation_cache import reset_cache
-
-    jax.config.update("jax_compilation_cache_dir", None)
-    reset_cache()
+pytest_plugins = ["kept_programs", "leftovers", "worker_memory"]
 
 
 @pytest.fixture

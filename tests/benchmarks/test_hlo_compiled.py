@@ -13,6 +13,8 @@ from jax.sharding import PartitionSpec as P
 from benchmarks.compiled import hlo, targets
 from benchmarks.compiled.hlo_text import Module
 
+pytestmark = pytest.mark.usefixtures("compiled_anew")
+
 N = 8  # devices
 
 

@@ -12,7 +12,7 @@ from dlrm_jax.batch import Batch
 from dlrm_jax.common import flags
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data.source import Source, open_source
-from dlrm_jax.machine import mesh
+from dlrm_jax.machine import hardware, mesh
 from dlrm_jax.training.learner import make_learner
 
 
@@ -44,4 +44,6 @@ def run(config: RunConfig) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-  print(json.dumps(run(mesh.connect(flags.parse(sys.argv, RunConfig)))))
+  config = mesh.connect(flags.parse(sys.argv, RunConfig))
+  hardware.share_compiled()
+  print(json.dumps(run(config)))

@@ -13,6 +13,8 @@ from dlrm_jax.common import record
 from dlrm_jax.machine import compile_cache, hardware
 from dlrm_jax.machine.compile_cache import Entries, jax_cache
 
+pytestmark = pytest.mark.usefixtures("compiled_anew")
+
 HIT, MISS = "/jax/compilation_cache/cache_hits", "/jax/compilation_cache/cache_misses"
 
 
