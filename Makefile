@@ -46,6 +46,7 @@ test-slurm: $(VENV)/.installed  ## the launcher on a Slurm cluster that the test
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo --no-cache || { echo "an import points the wrong way: move the code up, or what it needs down ([tool.importlinter] in pyproject.toml has the layers)"; exit 1; }
 	$(BIN)/mypy
 
 fast-tests: $(VENV)/.installed
