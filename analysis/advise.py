@@ -1,11 +1,11 @@
-"""How to spend the next ten times: more examples, or more rows, dim, overarch or bottom MLP, with intervals, or that the data cannot tell.
+"""Advises how to spend a larger budget: on examples, rows, dim, overarch or bottom MLP, with intervals, or that the data cannot tell.
 
   python -m analysis.advise --workdir=DIR --budget_flops=1e13 [--target_loss=0.75] [--output=advice.json]
   python -m analysis.advise --workdir=DIR --budget_examples=1e7
 
-One law is fitted to all training passes of a sweep, L = A N^-alpha + sum over the axes of A_a size_a^-alpha_a + E; what each way to spend
-the budget would give follows from it. The budget is the training FLOPs of one run, or the number of examples that would cost as many at the
-base model. Intervals come from fits to 200 sweeps drawn from the law with the noise of the seeds.
+One law is fitted to all training passes of a sweep, L = A N^-alpha + sum over the axes of A_a size_a^-alpha_a + E. It predicts the loss of
+each way to spend the budget. The budget is the training FLOPs of one run, or the number of examples that cost as many at the base model.
+Intervals come from fits to 200 sweeps drawn from the law with the noise of the seeds.
 """
 
 import dataclasses
@@ -25,8 +25,8 @@ class AdviseConfig:
 
   workdir: str = flags.option(help="directory of a sweep (sweep.json, runs/) with at least one model axis")
   budget_flops: float | None = flags.option(None, "training FLOPs of the next run")
-  budget_examples: float | None = flags.option(None, "the budget as examples at the base model, whose FLOPs are spent one way or another")
-  target_loss: float | None = flags.option(None, "also: the least budget that reaches this loss (excess on planted data, else NE)")
+  budget_examples: float | None = flags.option(None, "the budget as the number of examples that cost it at the base model")
+  target_loss: float | None = flags.option(None, "also print the least budget that reaches this loss (excess on planted data, else NE)")
   output: str = flags.option("", "JSON file to write the advice to; none when empty")
 
   def __post_init__(self) -> None:
@@ -39,7 +39,7 @@ class AdviseConfig:
 
 
 def times_of(config: AdviseConfig, base: Base) -> float:
-  """The budget over the base run's. Raises UserError where it is not above that."""
+  """The budget over the base run's. Raises UserError where it is not larger."""
   if config.budget_flops is not None:
     if config.budget_flops <= base.flops:
       raise flags.UserError(f"--budget_flops={config.budget_flops:g}: must be above the {base.flops:g} of the base run")

@@ -1,8 +1,8 @@
-"""How often the 95% intervals hold the truth, by simulation: known laws, sweeps of the usual size, noise as it is met.
+"""Measures by simulation how often the 95% intervals contain the truth: known laws, sweeps of the usual size, measured kinds of noise.
 
   python -m analysis.coverage --output=coverage.json [--simulations=1000]
 
-Every simulation counts, also where the points do not determine a parameter: its interval is then open, and holds what lies on that side.
+Every simulation counts. Where the points do not determine a parameter, its interval is open and contains every value on that side.
 """
 
 import concurrent.futures
@@ -26,11 +26,11 @@ from dlrm_jax.common.progress import Bar
 Array = np.ndarray
 SEEDS = 3
 LEVELS = (0.003, 0.01, 0.03)  # standard deviation of log loss
-CONFIGURATIONS = 5  # of a sweep, whose seeds tell the noise together
-PASS_POINTS = 2.0 ** np.arange(14, 26)  # evaluations of a pass
+CONFIGURATIONS = 5  # configurations of a sweep, over whose seeds the noise is pooled
+PASS_POINTS = 2.0 ** np.arange(14, 26)  # examples at the evaluations of a pass
 SIZES = np.geomspace(1e5, 1e8, 12)  # of a model axis
 GRID = np.array([(n, d) for n in np.geomspace(1e5, 3e7, 4) for d in np.geomspace(1e6, 1e9, 4)])[:14]
-PAPER = "paper"  # a curve like the published ones in noise of a tenth of its range, which nothing determines
+PAPER = "paper"  # a curve like the published ones with noise of a tenth of its range: no sweep determines it
 TRUTHS: dict[str, dict[str, dict[str, float]]] = {
   "power_constant": {
     "steep": {"alpha": 30.0, "beta": 0.4, "gamma": 0.1},
@@ -42,8 +42,8 @@ TRUTHS: dict[str, dict[str, dict[str, float]]] = {
     "like NE": {"A": 1.0, "B": 3.0, "E": 0.75, "alpha": 0.25, "beta": 0.3},
   },
 }
-_SHARES = {"offset": 0.5, "drift": 0.4, "nugget": 0.1}  # of the variance of a pass
-_DRIFT_SPAN = 1 / 3  # length of the drift, of the pass's span in log x
+_SHARES = {"offset": 0.5, "drift": 0.4, "nugget": 0.1}  # shares of the variance of a pass
+_DRIFT_SPAN = 1 / 3  # length of the drift over the pass's span in log x
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class CoverageConfig:
 
   output: str = flags.option(help="JSON file to write")
   simulations: int = flags.option(1000, "sweeps to simulate for every law, truth, noise level and kind of points")
-  seed: int = flags.option(0, "of the noise")
+  seed: int = flags.option(0, "seed of the noise")
   workers: int = flags.option(0, "processes; 0: one for each core")
 
   def __post_init__(self) -> None:
@@ -63,7 +63,7 @@ class CoverageConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-  """One row of the table: law, which truth, standard deviation of log loss, where points come from."""
+  """One row of the table: law, name of the truth, standard deviation of log loss, kind of points."""
 
   law: str
   truth: str
@@ -96,7 +96,7 @@ def pass_noise(level: float, u: Float[Array, " n"]) -> Noise:
 
 
 def simulate(case: Case, rng: np.random.Generator) -> Fit:
-  """One sweep drawn and its law fitted."""
+  """Draws one sweep and fits its law."""
   law = LAWS[case.law]
   if case.points == "independent":
     x = np.tile(GRID, (SEEDS, 1)) if law.num_x == 2 else np.tile(SIZES, SEEDS)
@@ -121,7 +121,7 @@ def _some(case: Case, seeds: list[np.random.SeedSequence]) -> list[Fit]:
 
 
 def summary(case: Case, fits: list[Fit]) -> dict[str, Any]:
-  """The row of a case: shares of intervals that hold the truth, medians of the estimates over it less 1, statuses."""
+  """The row of a case: the shares of intervals that contain the truth, the bias of the median estimates, the shares of statuses."""
   out: dict[str, Any] = dataclasses.asdict(case) | {"simulations": len(fits)}
   out["not_identifiable"] = float(np.mean([f.status == "not_identifiable" for f in fits]))
   out["refused"] = float(np.mean([f.refused for f in fits]))

@@ -3,9 +3,10 @@
   python -m analysis.fit --input=points.csv --x=examples --y=loss [--group=model] [--seed=seed] --law=power_constant --output=fits.json
   python -m analysis.fit --input=runs.csv --x=params,tokens --y=loss --law=chinchilla --loss=huber --output=fits.json
 
-Least squares on log y (or Huber's loss) in float64 from many starts. Where points come from decides their intervals: `--points=independent`
-takes each as a run of its own; with `--seed`, the points of one seed (and of one value of every other column of x) are a training pass,
-and the covariance along it is estimated from what the seeds differ by, over all groups of the file.
+The fit is least squares on log y (or Huber's loss) in float64 from many starts. How intervals are computed depends on how the points were
+produced. With `--points=independent` each point is a separate run. With `--seed`, the points of one seed and of one value of every other
+column of x are a training pass, whose points are correlated. Their covariance is estimated from the differences between seeds, over all
+groups of the file.
 """
 
 import csv
@@ -19,11 +20,11 @@ from analysis.fitting.fit_law import POINTS, fit_law
 from analysis.fitting.laws import LAWS
 from analysis.fitting.least_squares import Loss
 from analysis.fitting.result import METHODS, Fit, as_dict, interval_text
-from analysis.fitting.settings import noise_of, passes_of, repeated
+from analysis.fitting.settings import inside, noise_of, passes_of, repeated, usable
 from analysis.questions.frontier import joint_optimum, pareto_front
 from dlrm_jax.common import flags, record
 
-_DRAWS = 1000  # of the bootstrap that a robust loss takes its intervals from
+_DRAWS = 1000  # bootstrap draws for the intervals of a robust loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,18 +39,16 @@ class FitConfig:
     "power_constant", "the law to fit. " + "; ".join(f"{law.name}: {law.formula}" for law in LAWS.values()), tuple(LAWS)
   )
   group: str = flags.option("", "column that splits the points; one fit for each of its values")
-  seed: str = flags.option("", "column that names seeds; with two or more, what they differ by tells how points scatter")
+  seed: str = flags.option("", "column that names seeds; the noise is estimated from the differences between two or more")
   points: str = flags.option(
-    "curves", "curves: those of one seed that differ in the last x alone are of one training pass; independent: each is a run", POINTS
+    "curves", "curves: points of one seed that differ only in the last x belong to one training pass; independent: each is a run", POINTS
   )
   x_min: float | None = flags.option(None, "leave out points with smaller x (of the last column)")
   x_max: float | None = flags.option(None, "leave out points with larger x (of the last column)")
-  loss: str = flags.option("squares", "of a residual of log y; huber: robust, points taken as independent", ("squares", "huber"))
-  huber_delta: float = flags.option(
-    1e-3, "with --loss=huber: residuals of log y up to this count by their square, larger ones by their size"
-  )
+  loss: str = flags.option("squares", "the loss of a residual of log y; huber: robust, points taken as independent", ("squares", "huber"))
+  huber_delta: float = flags.option(1e-3, "with --loss=huber: residuals of log y up to this are squared, larger ones count by their size")
   bootstrap_draws: int = flags.option(
-    0, f"draws of a bootstrap over independent points, which then makes the intervals; 0: profile likelihood, {_DRAWS} draws with huber"
+    0, f"draws of a bootstrap over independent points, for the intervals; 0: profile likelihood, or {_DRAWS} draws with huber"
   )
   front: bool = flags.option(False, "fit the Pareto front of each group alone: points that no other beats in both x and y")
   budget_flops: float | None = flags.option(
@@ -72,12 +71,12 @@ class FitConfig:
 
   @property
   def draws(self) -> int:
-    """Of the bootstrap; 0: none."""
+    """Draws of the bootstrap; 0: none."""
     return self.bootstrap_draws or (_DRAWS if self.loss == "huber" else 0)
 
   @property
   def kind(self) -> str:
-    """Of the points."""
+    """How the points were produced, one of `POINTS`."""
     return "independent" if self.loss == "huber" or not self.seed else self.points
 
 
@@ -95,7 +94,7 @@ class Points:
 
 
 def read_points(config: FitConfig) -> dict[str, Points]:
-  """The points of every group. Raises UserError naming file, line, column and what is allowed."""
+  """The points of every group. Raises UserError that names file, line, column and what is allowed."""
   path = Path(config.input)
   try:
     with open(path, newline="", encoding="utf-8-sig") as file:
@@ -136,17 +135,15 @@ def read_points(config: FitConfig) -> dict[str, Points]:
 
 
 def fit_groups(groups: dict[str, Points], config: FitConfig) -> list[Fit]:
-  """The law fitted to each group, with the noise of training passes pooled over all."""
+  """The law fitted to each group, with the noise of training passes pooled over all groups."""
   noise = None
   if config.front:
     groups = {group: p.at(pareto_front(p.x[:, 0], p.y)) for group, p in groups.items()}
   if config.kind == "curves":
-    low, high = (-np.inf if config.x_min is None else config.x_min), (np.inf if config.x_max is None else config.x_max)
     configurations = []
-    for p in groups.values():
-      keep = (p.x[:, -1] >= low) & (p.x[:, -1] <= high) & np.all(np.isfinite(p.x) & (p.x > 0), axis=1) & (p.y > 0) & np.isfinite(p.y)
-      if not repeated(p.x[keep], p.seed[keep]):
-        configurations += passes_of(p.x[keep], p.y[keep], p.seed[keep])[0]
+    for p in (p.at(inside(p.x, config.x_min, config.x_max) & usable(p.x, p.y)) for p in groups.values()):
+      if not repeated(p.x, p.seed):
+        configurations += passes_of(p.x, p.y, p.seed)[0]
     noise = noise_of(configurations)
   loss = Loss(config.huber_delta if config.loss == "huber" else None)
   return [

@@ -1,4 +1,4 @@
-"""A finished sweep in one file, small enough to keep: records and curves, without the directories of the machine that ran it.
+"""Keeps a finished sweep in one small file: records and curves, without the directories of the machine that ran it.
 
   python -m analysis.kept --workdir=DIR --output=FILE.parquet
 
@@ -6,22 +6,18 @@ The Parquet file has a row for each file of DIR that a report reads (`path`, `te
 it reads DIR.
 """
 
-import contextlib
 import dataclasses
 import io
-import json
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import polars as pl
 
+from analysis.load import KEPT_SUFFIX
 from dlrm_jax.common import flags, record
 
-SUFFIX = ".parquet"
-_PLACES = ("workdir", "data", "output")  # flags that name directories: of these the last part is kept
-_LEFT_OUT = ("command", "error")  # of a record: what may name directories
+_PLACES = ("workdir", "data", "output")  # flags that name directories: only the last part of the name is kept
+_LEFT_OUT = ("command", "error")  # fields of a record that may name directories
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,15 +25,15 @@ class KeepConfig:
   """Flags of `python -m analysis.kept`."""
 
   workdir: str = flags.option(help="directory of a sweep (sweep.json, runs/), all of whose runs have ended")
-  output: str = flags.option(help=f"file to write, NAME{SUFFIX}")
+  output: str = flags.option(help=f"file to write, NAME{KEPT_SUFFIX}")
 
   def __post_init__(self) -> None:
     flags.check(bool(self.workdir), self, "workdir", "a directory")
-    flags.check(self.output.endswith(SUFFIX), self, "output", f"a name ending in {SUFFIX}")
+    flags.check(self.output.endswith(KEPT_SUFFIX), self, "output", f"a name ending in {KEPT_SUFFIX}")
 
 
 def keep(workdir: Path, output: Path) -> int:
-  """Writes the file and returns how many runs are in it. Raises UserError where one of the sweep has no record yet."""
+  """Writes the file and returns the number of runs in it. Raises UserError where a run of the sweep has no record yet."""
   if not (workdir / "sweep.json").exists():
     raise flags.UserError(f"--workdir={workdir}: has no sweep.json, so it is not a directory that sweeps.run made")
   sweep = record.read_json(workdir / "sweep.json")
@@ -60,32 +56,15 @@ def keep(workdir: Path, output: Path) -> int:
   return len(names)
 
 
-@contextlib.contextmanager
-def unpacked(path: Path) -> Iterator[Path]:
-  """The directory that a kept file was made from, for as long as the block lasts. Raises UserError if it is not one."""
-  try:
-    table = pl.read_parquet(path, columns=["path", "text"]).cast(pl.String)
-  except (OSError, pl.exceptions.PolarsError) as error:
-    raise flags.UserError(f"--workdir={path}: not a file of analysis.kept ({str(error).splitlines()[0]})") from None
-  with tempfile.TemporaryDirectory() as folder:
-    for name, text in table.rows():
-      if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        raise flags.UserError(f"--workdir={path}: has the path {name}: must lie in the sweep's directory")
-      target = Path(folder) / name
-      target.parent.mkdir(parents=True, exist_ok=True)
-      target.write_text(text)
-    yield Path(folder)
-
-
 def _placeless(word: str) -> str:
-  """A word of a command, with the last part alone of a directory that it names."""
+  """A word of a command, with only the last part of a directory that it names."""
   flag, equals, value = word.partition("=")
   return f"{flag}={Path(value).name}" if equals and flag.lstrip("-") in _PLACES else word
 
 
 def _without_places(entry: dict[str, Any]) -> dict[str, Any]:
-  """A record without its command, which the sweep's says better, without the traceback of what failed, and without directories."""
-  config = json.loads(json.dumps(entry.get("config") or {}))
+  """A record without its command (the sweep's is kept), without the traceback of an error, and without directories."""
+  config = dict(entry.get("config") or {})
   for name in _PLACES:
     if config.get(name):
       config[name] = Path(config[name]).name

@@ -1,20 +1,24 @@
 """Reads a work directory into polars tables: the sweep's points, its finished runs, and every evaluation of their curves.
 
-Called by `analysis.report`. Only `sweep.json`, `record.json` and `curve.jsonl` are read; nothing is parsed out of names or logs.
+Only `sweep.json`, `record.json` and `curve.jsonl` are read, or the file in which `analysis.kept` keeps them. Nothing is parsed out of names
+or logs. Called by the commands of this package.
 """
 
+import contextlib
 import dataclasses
 import json
-from pathlib import Path
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import polars as pl
 
-from analysis import kept
 from dlrm_jax.common import flags, record
 from dlrm_jax.common.axis_names import AXES, GRID
 from dlrm_jax.config import HORIZONS
 
+KEPT_SUFFIX = ".parquet"  # of a sweep kept in one file
 SIZE_NAMES = {
   "data": "examples",
   "rows": "rows of the largest table",
@@ -30,7 +34,7 @@ SIZE_NAMES = {
   "placement": "placement",
 }
 PART_METRICS = ("excess_tail", "excess_pairs", "excess_dense", "excess_scores")  # excess of the parts of planted data
-FLOORS = ("rows_floor", "pairs_floor", "dense_floor")  # what theory says a model of its size must leave of them
+FLOORS = ("rows_floor", "pairs_floor", "dense_floor")  # the excess of a part that theory says a model of some size must leave
 _POINT = {"workload": pl.String, "axis": pl.String, "size": pl.Float64, "seed": pl.Int64, "learner": pl.String, "config_id": pl.String}
 _NEWER = {"label": pl.String, "sizes": pl.String, "lr_factor": pl.Float64}  # absent from sweeps of earlier versions
 _RUN = {
@@ -80,13 +84,12 @@ class Sweep:
 
   Attributes:
     path: the directory, or the file that it was kept in.
-    points: one row a planned point (workload, axis, size, seed, learner, config_id, label: the size for people, sizes: of a grid too, as
-      JSON, lr_factor); one configuration may stand on several axes. On the rows axis size is what the largest table of the run has.
-    runs: one row a run with a record, diverged and failed ones included. horizon: whether its learning rate ran out, so that only the
-      end of its curve counts. rows, dim: its place on these axes, whichever it stands on; rows_cap: the most rows that its
-      tables were allowed.
-    curves: one row an evaluation of a run that is done.
-    not_done: config_ids that the sweep plans and no record answers.
+    points: one row for each planned point. `label` is the size for people, `sizes` the size on each axis of a grid, as JSON. One
+      configuration may be on several axes. On the rows axis `size` is the rows of the run's largest table.
+    runs: one row for each run with a record, diverged and failed ones included. `horizon`: whether its learning rate ran out, so that only
+      the end of its curve counts. `rows`, `dim`: its sizes on these axes. `rows_cap`: the most rows that its tables may have.
+    curves: one row for each evaluation of a finished run.
+    not_done: config_ids of planned runs without a record.
     diverged: config_ids whose run stopped on an undefined number.
     failed: config_ids whose run raised an error or was lost too often.
     source: the header of `sweep.json`, or of the record for a single run.
@@ -103,11 +106,16 @@ class Sweep:
   source: dict[str, Any]
   configs: dict[str, dict[str, Any]]
 
+  @property
+  def num_done(self) -> int:
+    """The number of finished runs."""
+    return len(self.runs) - len(self.diverged) - len(self.failed)
+
   def evaluations(self) -> pl.DataFrame:
-    """Every evaluation beside its point and its run's totals: a row for each point that the evaluation stands for, in the points' order."""
+    """Every evaluation with its point and its run's totals, in the points' order: one row for each point that the evaluation belongs to."""
     totals = self.runs.select(pl.exclude(set(_RUN) & set(_EVALUATION) - {"config_id"}))
-    beside = self.points.join(self.curves, on="config_id", maintain_order="left")
-    return beside.join(totals, on="config_id", maintain_order="left")
+    joined = self.points.join(self.curves, on="config_id", maintain_order="left")
+    return joined.join(totals, on="config_id", maintain_order="left")
 
 
 def load(workdir: str | Path) -> Sweep:
@@ -117,7 +125,7 @@ def load(workdir: str | Path) -> Sweep:
   """
   path = Path(workdir)
   if path.is_file():
-    with kept.unpacked(path) as folder:
+    with _unpacked(path) as folder:
       try:
         return dataclasses.replace(load(folder), path=path)
       except flags.UserError as error:
@@ -152,6 +160,23 @@ def load(workdir: str | Path) -> Sweep:
   return Sweep(path, points, runs, curves, not_done, diverged, failed, source, configs)
 
 
+@contextlib.contextmanager
+def _unpacked(path: Path) -> Iterator[Path]:
+  """The directory that a kept file was made from, for as long as the block lasts. Raises UserError where the file is no kept sweep."""
+  try:
+    table = pl.read_parquet(path, columns=["path", "text"]).cast(pl.String)
+  except (OSError, pl.exceptions.PolarsError) as error:
+    raise flags.UserError(f"--workdir={path}: not a file of analysis.kept ({str(error).splitlines()[0]})") from None
+  with tempfile.TemporaryDirectory() as folder:
+    for name, text in table.rows():
+      if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        raise flags.UserError(f"--workdir={path}: has the path {name}: must be a path inside the sweep's directory")
+      target = Path(folder) / name
+      target.parent.mkdir(parents=True, exist_ok=True)
+      target.write_text(text)
+    yield Path(folder)
+
+
 def axes_of(frame: pl.DataFrame) -> list[str]:
   """The axes of some points in the order of tables and figures, grids last."""
   there = list(dict.fromkeys(frame["axis"]))
@@ -168,7 +193,7 @@ def _points(rows: list[dict[str, Any]], tables: dict[str, int]) -> pl.DataFrame:
   out = []
   for row in rows:
     size, label = row["size"], row.get("label") or f"{row['size']:.12g}"
-    if row["axis"] == "rows" and tables.get(row["config_id"], size) < size:  # an earlier version wrote the cap, however far above
+    if row["axis"] == "rows" and tables.get(row["config_id"], size) < size:  # an earlier version wrote the cap, also where it was larger
       size, label = tables[row["config_id"]], str(tables[row["config_id"]])
     sizes = json.dumps(row.get("sizes") or {row["axis"]: size})
     newer = {"label": label, "sizes": sizes, "lr_factor": row.get("lr_factor") or 1.0}
@@ -192,7 +217,7 @@ def _rows(path: Path, content: dict[str, Any], key: str) -> list[dict[str, Any]]
 
 
 def _point(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
-  """The point that a run without a sweep stands for: itself on the data axis."""
+  """The point of a run without a sweep: it is on the data axis."""
   config = entry.get("config") or {}
   train, theory = config.get("train") or {}, entry.get("theory") or {}
   data = str(config.get("data") or "planted")
@@ -216,7 +241,7 @@ def _run(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
   row["rows"] = max((t["num_rows"] for t in entry.get("tables") or ()), default=None)
   model = (entry.get("config") or {}).get("model") or {}
   row |= {"dim": model.get("embed_dim"), "rows_cap": model.get("num_rows")}
-  if row["examples_per_s"] is not None:  # the machine's: what it did for all runs that it trained together
+  if row["examples_per_s"] is not None:  # the rate of the machine, over all runs that it trained together
     row["examples_per_s"] *= entry.get("trained_together", 1)
   if row["status"] not in _STATUSES:
     raise flags.UserError(f"{folder / 'record.json'}: has status {row['status']}: must be among {', '.join(_STATUSES)}")

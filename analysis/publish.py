@@ -1,12 +1,13 @@
-"""The study's tables and figures, from its kept records: fills the sections of STUDY.md and draws the figures beside them.
+"""Makes the study's tables and figures from its kept records: fills the sections of STUDY.md and draws the figures that it shows.
 
   python -m analysis.publish
 
-Reads analysis/study/*.parquet (`analysis.kept`), which `make study` makes anew. Sections lie between comments that name them; what is
-around them is written by hand.
+Reads analysis/study/*.parquet (`analysis.kept`), which `make study` makes anew. A section is the text between two comments that name it.
+The text around the sections is written by hand.
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +16,18 @@ import polars as pl
 from analysis.fitting.fit_law import fit_law
 from analysis.fitting.result import interval_text
 from analysis.load import Sweep, axes_of
+from analysis.questions.parts import ideal
 from analysis.questions.sweep_laws import ROWS_LIMIT, final_points
-from analysis.report import report
+from analysis.report.analysis import Analysis, analyse
 from analysis.report.paper_tables import exponent_table, frontier_table, parts_table, scheme_table
-from analysis.report.report import Analysis, ReportConfig
-from analysis.report.tables import Extra, short
-from analysis.study.claims import claims, ratios, teacher_floors
+from analysis.report.tables import ADVICE, Table, short
+from analysis.study.predictions import predictions, ratios, teacher_floors
 from dlrm_jax.common import flags, markdown, record
 from dlrm_jax.common.progress import Bar
 
+Analyses = dict[str, Analysis]  # by the names of SWEEPS
 _HERE = Path(__file__).parent
-SWEEPS = {  # by the name of their file: for people
+SWEEPS = {  # names for people by the names of the files
   "paper": "all parts",
   "paper_tail": "tail alone, rows kept",
   "paper_hash": "tail alone, rows hashed",
@@ -33,77 +35,50 @@ SWEEPS = {  # by the name of their file: for people
   "paper_hash_half": "rows hashed, half the effects, four times the examples",
   "movielens": "MovieLens-1M",
 }
-FIGURES = {  # of each sweep's report, those that STUDY.md shows
+FIGURES = {  # the figures of each sweep's report that STUDY.md shows
   "paper": ("data_efficiency", "compute", "compute_by", "residuals"),
   "paper_tail": ("data_law",),
   "movielens": ("data_law", "data_efficiency", "compute"),
 }
 
-_ROWS = ("paper_tail", "paper_hash", "paper_tail_half", "paper_hash_half")  # of the tail alone, with a rows axis
-SECTIONS = (
-  "claims",
-  "exponents",
-  "tail",
-  "parts",
-  "rows",
-  "rows-laws",
-  "rows-teacher",
-  "schemes",
-  "frontier",
-  "advice",
-  "movielens",
-  "movielens-sizes",
-  "movielens-frontier",
-  "movielens-advice",
-  "cost",
-  "made",
-)
+_ROWS = ("paper_tail", "paper_hash", "paper_tail_half", "paper_hash_half")  # sweeps of the tail alone that have a rows axis
 
 
 @dataclasses.dataclass(frozen=True)
 class PublishConfig:
   """Flags of `python -m analysis.publish`."""
 
-  study: str = flags.option(str(_HERE / "study"), "directory of the kept sweeps; figures are written there, too")
+  study: str = flags.option(str(_HERE / "study"), "directory of the kept sweeps, where the figures are written too")
   markdown: str = flags.option(str(_HERE / "STUDY.md"), "file whose sections are filled")
   figures: bool = flags.option(True, "draw the figures; without them only the tables are made")
 
 
-def analysed(study: Path) -> dict[str, Analysis]:
-  """Every kept sweep, its laws fitted. Raises UserError naming a file that is absent."""
+def analysed(study: Path) -> Analyses:
+  """Every kept sweep with its laws fitted. Raises UserError that names a missing file."""
   missing = [str(study / f"{name}.parquet") for name in SWEEPS if not (study / f"{name}.parquet").exists()]
   if missing:
     raise flags.UserError(f"{missing[0]}: no such file; make study makes it")
-  return {name: report.analyse(ReportConfig(workdir=str(study / f"{name}.parquet"))) for name in SWEEPS}
+  return {name: analyse(study / f"{name}.parquet") for name in SWEEPS}
 
 
-def sections(found: dict[str, Analysis]) -> dict[str, str]:
+def sections(found: Analyses) -> dict[str, str]:
   """The sections of STUDY.md by name, as Markdown."""
-  paper, movielens = found["paper"], found["movielens"]
-  out = {
-    "claims": markdown.table([["what theory says", "measured", "bound", "holds"], *(claim.cells for claim in claims(found))], 4),
-    "tail": _tail(found["paper_tail"]),
-    "exponents": stacked({name: exponent_table(found[name].exponents) for name in ("paper", "paper_tail")}, 4),
-    "parts": _table(parts_table(paper.parts), 5, ["workload"]),
-    "rows": stacked({name: parts_table(found[name].parts) for name in _ROWS}, 6, ["axis", "loss", "whole"]),
-    "rows-laws": _rows_laws(found),
-    "rows-teacher": _rows_teacher(found),
-    "schemes": _table(scheme_table(paper.schemes), 4, ["workload"]),
-    "frontier": _table(frontier_table(paper.schemes), 4, ["workload"]),
-    "movielens": _table(scheme_table(movielens.schemes), 4, ["workload", "theory"]),
-    "movielens-sizes": _sizes(movielens),
-    "movielens-frontier": _table(frontier_table(movielens.schemes), 4, ["workload"]),
-    "cost": _cost(found),
-    "made": "\n".join(f"- {SWEEPS[name]}: {_made(one.everything)}" for name, one in found.items()),
-  }
-  for name, analysis in {"advice": paper, "movielens-advice": movielens}.items():
-    tables = [table for table in analysis.tables if table.title.startswith("Advice")]
-    out[name] = "\n\n".join(f"{_table(table, 1)}\n\n{table.text}" for table in tables) or "No advice: too few sizes."
-  return out
+  return {name: make(found) for name, make in SECTIONS.items()}
+
+
+def _predictions(found: Analyses) -> str:
+  """Theory's predictions, each with its bound."""
+  return markdown.table([["what theory says", "measured", "bound", "holds"], *(one.cells for one in predictions(found))], 4)
+
+
+def _advice(one: Analysis) -> str:
+  """The tables of advice with their verdicts."""
+  tables = [table for table in one.tables if table.title.startswith(ADVICE)]
+  return "\n\n".join(f"{_table(table, 1)}\n\n{table.note}" for table in tables) or "No advice: too few sizes."
 
 
 def _tail(tail: Analysis) -> str:
-  """Excess over the closed form by examples, tail alone."""
+  """The excess over the closed form by examples, tail alone."""
   table = ratios(tail)
   at = [n for n in sorted(set(table["examples"])) if n >= 2**17][::2]
   lines = [["workload", "learner", *map(short, at)]]
@@ -113,22 +88,22 @@ def _tail(tail: Analysis) -> str:
   return markdown.table(lines, 2)
 
 
-def _table(extra: Extra, num_names: int, without: list[str] | None = None) -> str:
+def _table(table: Table, num_names: int, without: list[str] | None = None) -> str:
   """A table of the report as Markdown, without some columns."""
-  keep = [i for i, column in enumerate(extra.columns) if column not in (without or [])]
-  lines = [[str(row[i]).replace("|", "/") for i in keep] for row in [extra.columns, *extra.cells]]
+  keep = [i for i, column in enumerate(table.columns) if column not in (without or [])]
+  lines = [[str(row[i]).replace("|", "/") for i in keep] for row in [table.columns, *table.rows]]
   return markdown.table(lines, num_names)
 
 
-def stacked(tables: dict[str, Extra], num_names: int, without: list[str] | None = None) -> str:
+def stacked(tables: dict[str, Table], num_names: int, without: list[str] | None = None) -> str:
   """The same table of several sweeps as one, the sweep in the first column."""
   first = next(iter(tables.values()))
-  cells = [[SWEEPS[name], *row] for name, table in tables.items() for row in table.cells]
-  return _table(Extra(first.title, ["sweep", *first.columns], cells, ""), num_names + 1, without)
+  cells = [[SWEEPS[name], *row] for name, table in tables.items() for row in table.rows]
+  return _table(Table(first.title, ["sweep", *first.columns], cells), num_names + 1, without)
 
 
 def _sizes(one: Analysis) -> str:
-  """Final NE of every size of the model axes, mean and standard deviation over the seeds."""
+  """The final NE of every size of the model axes, mean and standard deviation over the seeds."""
   lines = [["axis", "size", "parameters", "NE", "± sd"]]
   frame = one.sweep.evaluations()
   for axis in (axis for axis in axes_of(frame) if axis != "data"):
@@ -139,8 +114,8 @@ def _sizes(one: Analysis) -> str:
   return markdown.table(lines, 2)
 
 
-def _rows_laws(found: dict[str, Analysis]) -> str:
-  """Law `power` of excess against rows, tail alone, over the sizes whose floor is nearly all of what the ideal learner leaves."""
+def _rows_laws(found: Analyses) -> str:
+  """Law `power` of excess against rows, tail alone, over the sizes whose floor is nearly all of the ideal learner's excess."""
   lines = [["sweep", "workload", "rows", "exponent [95%]", "closed form, these rows", "s - 1", "excess over floor, mean"]]
   for name in _ROWS:
     parts = [p for p in found[name].parts if p["floor"] > 0]
@@ -151,7 +126,7 @@ def _rows_laws(found: dict[str, Analysis]) -> str:
       x, y, seed = (last[column].to_numpy().astype(float) for column in ("size", "excess", "seed"))
       fit = fit_law(x, y, "power", seed, points="independent")
       mine = [p for p in parts if p["workload"] == workload and p["size"] in sizes]
-      closed = np.polyfit(np.log(sizes), [np.log(p["excess_ideal"] or p["floor"]) for p in mine], 1)[0]
+      closed = np.polyfit(np.log(sizes), np.log([ideal(p) or np.nan for p in mine]), 1)[0]
       over = [p["excess"] / p["floor"] for p in mine]
       theory = f"{kept[0]['beta_rows']:.3f}"
       exponent = interval_text(fit.params["beta"], 3)
@@ -159,8 +134,8 @@ def _rows_laws(found: dict[str, Analysis]) -> str:
   return markdown.table(lines, 3)
 
 
-def _rows_teacher(found: dict[str, Analysis]) -> str:
-  """Excess over the floor that this teacher and these hash functions have, by rows."""
+def _rows_teacher(found: Analyses) -> str:
+  """The excess over the floor of this teacher and these hash functions, by rows."""
   sizes = [10.0, 30.0, 100.0, 300.0, 1000.0]
   lines = [["sweep", "workload", *(f"{size:g}" for size in sizes)]]
   for name in _ROWS:
@@ -170,8 +145,8 @@ def _rows_teacher(found: dict[str, Analysis]) -> str:
   return markdown.table(lines, 2)
 
 
-def _cost(found: dict[str, Analysis]) -> str:
-  """What the sweeps took where they were run."""
+def _cost(found: Analyses) -> str:
+  """The cost of the sweeps on the machine that trained them."""
   columns = ["sweep", "runs", "examples a run", "FLOPs a run", "FLOPs in all", "examples/s", "core-hours", "by the wall, hours"]
   lines = [columns]
   for name, analysis in found.items():
@@ -185,16 +160,19 @@ def _cost(found: dict[str, Analysis]) -> str:
   return markdown.table(lines, 1)
 
 
-def _made(sweep: Sweep) -> str:
-  """By which command, where, with what code."""
-  header = sweep.source
-  words, commit = " ".join(header["command"]), (header["software"]["git_commit"] or "unknown")[:12]
-  versions = ", ".join(f"{name} {header['software'][name]}" for name in ("python", "jax"))
-  return f"`{words}` on {header['hardware']['cpu']}, {header['hardware']['cores']} cores; {versions}, commit {commit}"
+def _made(found: Analyses) -> str:
+  """The command that trained each sweep, the machine and the code."""
+  lines = []
+  for name, one in found.items():
+    source = one.everything.source
+    versions = ", ".join(f"{program} {source['software'][program]}" for program in ("python", "jax"))
+    detail = f"{source['hardware']['cores']} cores; {versions}"
+    lines.append(f"- {SWEEPS[name]}: {markdown.made_by(source, detail)}")
+  return "\n".join(lines)
 
 
 def _workers(sweep: Sweep) -> int:
-  """Runs of the sweep that were trained at once: --workers of the launcher, which are as many as cores unless it is given."""
+  """The number of runs trained at once: the launcher's --workers, by default one for each core."""
   given = dict(word.removeprefix("--").split("=", 1) for word in sweep.source["command"] if word.startswith("--") and "=" in word)
   if given.get("launcher", "inline") == "inline":
     return 1
@@ -205,10 +183,10 @@ def _span(values: list[float]) -> str:
   return short(min(values)) if min(values) == max(values) else f"{short(min(values))} to {short(max(values))}"
 
 
-def _draw(found: dict[str, Analysis], study: Path) -> None:
-  """NAME_FIGURE.svg of every figure that STUDY.md shows, and study.svg."""
+def _draw(found: Analyses, study: Path) -> None:
+  """Writes NAME_FIGURE.svg for every figure that STUDY.md shows, and study.svg."""
   from analysis.report import plots
-  from analysis.study import figure as study_figure
+  from analysis.study.figure import study_figure
   from dlrm_jax.common.figures import render
 
   with Bar("drawing", sum(map(len, FIGURES.values())) + 1) as bar:
@@ -218,8 +196,28 @@ def _draw(found: dict[str, Analysis], study: Path) -> None:
       for figure in wanted:
         record.write_text(study / f"{name}_{figure}.svg", render.svg(drawn[figure].spec))
         bar(1)
-    record.write_text(study / "study.svg", render.svg(study_figure.study_figure(found["paper"], found["paper_tail"])))
+    record.write_text(study / "study.svg", render.svg(study_figure(found["paper"], found["paper_tail"])))
     bar(1)
+
+
+SECTIONS: dict[str, Callable[[Analyses], str]] = {  # how each section of STUDY.md is made
+  "claims": _predictions,
+  "exponents": lambda found: stacked({name: exponent_table(found[name].exponents) for name in ("paper", "paper_tail")}, 4),
+  "tail": lambda found: _tail(found["paper_tail"]),
+  "parts": lambda found: _table(parts_table(found["paper"].parts), 5, ["workload"]),
+  "rows": lambda found: stacked({name: parts_table(found[name].parts) for name in _ROWS}, 6, ["axis", "loss", "whole"]),
+  "rows-laws": _rows_laws,
+  "rows-teacher": _rows_teacher,
+  "schemes": lambda found: _table(scheme_table(found["paper"].schemes), 4, ["workload"]),
+  "frontier": lambda found: _table(frontier_table(found["paper"].schemes), 4, ["workload"]),
+  "advice": lambda found: _advice(found["paper"]),
+  "movielens": lambda found: _table(scheme_table(found["movielens"].schemes), 4, ["workload", "theory"]),
+  "movielens-sizes": lambda found: _sizes(found["movielens"]),
+  "movielens-frontier": lambda found: _table(frontier_table(found["movielens"].schemes), 4, ["workload"]),
+  "movielens-advice": lambda found: _advice(found["movielens"]),
+  "cost": _cost,
+  "made": _made,
+}
 
 
 def main(config: PublishConfig) -> None:

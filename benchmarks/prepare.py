@@ -141,7 +141,7 @@ def section(rows: list[dict[str, Any]], header: dict[str, Any], date: datetime.d
     cells = f"{row['input_bytes'] / 1e9:.3g}", f"{row['bytes_per_s'] / 1e6:.0f}", f"{row['bytes_per_cpu_s'] / 1e6:.0f}"
     lines.append([name, *cells, f"{row['speed_over_polars']:.2f}", f"{row['peak_rss_bytes'] / 2**30:.2f}"])
   note = "Polars neither checks lines nor counts values; medians, times by CPU seconds and paired by round."
-  return f"{markdown.table(lines, 1)}\n\n*{note} {markdown.made_by(header, date)}.*"
+  return f"{markdown.table(lines, 1)}\n\n*{note} Made by {markdown.made_by(header, date)}.*"
 
 
 def main(config: PrepareConfig) -> None:

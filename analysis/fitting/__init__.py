@@ -1,1 +1,1 @@
-"""TODO"""
+"""One law fitted to one set of points: formulas, least squares, the noise of training passes, intervals."""

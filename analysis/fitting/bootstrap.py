@@ -1,7 +1,7 @@
 """The bootstrap over independent points: fits to points drawn with replacement, thousands at a time. Called by `fit_law.py`.
 
-For points that are runs of their own, and many: it draws from the points at hand. Over a handful of seeds it covers 60-77% instead of 95%,
-and over the correlated points of a training pass far less, so both are refused (`refusal`).
+It needs many points that are separate runs. Over a handful of seeds its 95% intervals cover 60-77%, and over the correlated points of a
+training pass far less. Both are refused (`refusal`).
 """
 
 import numpy as np
@@ -18,21 +18,13 @@ _GAIN = 1e-10
 def refusal(num_points: int, correlated: bool) -> str:
   """Why these points cannot be bootstrapped; empty when they can."""
   if correlated:
-    return "points of one training pass are correlated: a bootstrap over them is too narrow, over seeds too few"
-  return (
-    f"{num_points} points, a bootstrap, which a robust loss takes its intervals from, needs at least {MIN_POINTS}"
-    if num_points < MIN_POINTS
-    else ""
-  )
+    return "points of one training pass are correlated: a bootstrap over them is too narrow, and there are too few seeds for one"
+  needs = f"{num_points} points: a bootstrap, from which a robust loss takes its intervals, needs at least {MIN_POINTS}"
+  return needs if num_points < MIN_POINTS else ""
 
 
 def bootstrap(problem: Problem, solution: Solution, draws: int, seed: int = 0) -> Float[Array, "K P"]:
-  """Fitted coordinates of each draw of as many points, each started from the optimum of all points.
-
-  Args:
-    draws: K.
-    seed: of the draws.
-  """
+  """The fitted coordinates of each of `draws` (K) draws of as many points, each fit started from the optimum of all points."""
   rng, n = np.random.default_rng(seed), len(problem.log_y)
   out = []
   for start in range(0, draws, _CHUNK):

@@ -20,8 +20,8 @@ from analysis.fitting.uncertainty import LEVEL, Interval, condition, profile_int
 Array = np.ndarray
 POINTS = ("independent", "curves")
 _WIDE = 10.0  # an exponent whose interval spans more than this factor is called not identifiable
-_BAND = 25  # places at which the law's own interval is given
-_HELD_OUT = 4  # the largest quarter of the distinct x is predicted from the rest
+_BAND = 25  # x at which the interval of the law's value is computed
+_HELD_OUT = 4  # the largest quarter of the distinct x is predicted by a fit to the other points
 
 
 def fit_law(
@@ -37,27 +37,29 @@ def fit_law(
   loss: Loss = SQUARES,
   draws: int = 0,
 ) -> Fit:
-  """Fits `law` to points with x_min <= x <= x_max; points that allow no sound fit give a refusal with its reason, never an exception.
+  """Fits `law` to points with x_min <= x <= x_max. Points that allow no sound fit give a refusal with its reason, never an exception.
+
+  How intervals are computed depends on how the points were produced: see `settings.py`.
 
   Args:
     x, y: positive and finite; x [n], or [n, C] for a law of C resources.
     law: a key of `analysis.fitting.laws.LAWS`.
-    seed: which points belong to one independent run; None when nothing is known of it.
-    x_min, x_max: of the last column of x.
+    seed: the seed of each point; None when it is not known.
+    x_min, x_max: limits of the last column of x.
     group: a name for the result.
-    points: `curves`: those of one seed that differ in the last x alone are of one training pass, as far as there are seeds to judge it
-      by; `independent`: each is a run of its own.
-    noise: of the passes, pooled over more than these points; None: these tell it.
-    loss: of a log residual; a robust one takes points as independent and its intervals from a bootstrap.
-    draws: of a bootstrap, which then makes the intervals; 0: profile likelihood.
+    points: `curves`: points of one seed that differ only in the last x belong to one training pass, where seeds allow to estimate its
+      noise; `independent`: each point is a separate run.
+    noise: the noise of the passes, pooled over more than these points; None: it is estimated from these.
+    loss: the loss of a log residual. With a robust one, points are taken as independent and intervals come from a bootstrap.
+    draws: the number of bootstrap draws for the intervals; 0: profile likelihood.
   """
   form = LAWS[law]
   x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
   x = x[:, None] if x.ndim == 1 else x
   known_seeds = seed is not None
   seed = np.zeros(len(x), int) if seed is None else np.asarray(seed)
-  inside = ~((x[:, -1] < (-np.inf if x_min is None else x_min)) | (x[:, -1] > (np.inf if x_max is None else x_max)))
-  x, y, seed = x[inside], y[inside], seed[inside]
+  window = settings.inside(x, x_min, x_max)
+  x, y, seed = x[window], y[window], seed[window]
   blank = Fit(group, law, {}, None, len(x), len(np.unique(seed)), "")
   if len(x):
     blank = dataclasses.replace(blank, x_min=float(np.min(x[:, -1])), x_max=float(np.max(x[:, -1])))
@@ -111,7 +113,7 @@ def fit_law(
 
 
 def refusal(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"]) -> str:
-  """Why these points allow no fit; empty when they do."""
+  """Why these points allow no fit; empty when they allow one."""
   for name, values in (("x", x.ravel()), ("y", y)):
     bad = ~np.isfinite(values)
     if bad.any():
@@ -141,7 +143,7 @@ def _profiled(problem: Problem, solution: Solution, limits: Array, deviations: A
 
 
 def _drawn(problem: Problem, solution: Solution, draws: int) -> list[Interval]:
-  """Percentile intervals; the standard error is that of the parameter in the user's units, put back into coordinates."""
+  """Percentile intervals. The standard error is computed in the user's units and converted to fitted coordinates."""
   theta_kp, out = bootstrap(problem, solution, draws), []
   for i, param in enumerate(problem.law.params):
     low, high = np.quantile(theta_kp[:, i], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
@@ -151,7 +153,7 @@ def _drawn(problem: Problem, solution: Solution, draws: int) -> list[Interval]:
 
 
 def _not_identified(problem: Problem, solution: Solution, intervals: list[Interval]) -> list[str]:
-  """Names of the parameters that the points leave open: an exponent whose interval is open, spans a factor above `_WIDE` or holds 0."""
+  """Names of undetermined parameters: an exponent whose interval is open, spans a factor above `_WIDE` or contains 0."""
   names = []
   for param, theta, interval in zip(problem.law.params, solution.theta, intervals, strict=True):
     if param.exponent:
@@ -166,7 +168,7 @@ def _not_identified(problem: Problem, solution: Solution, intervals: list[Interv
 
 
 def _estimates(problem: Problem, solution: Solution, intervals: list[Interval], open_params: list[str]) -> dict[str, Estimate]:
-  """Parameters in the user's units, intervals cut to the domain; an end that the points leave open is None, not the domain's edge."""
+  """Parameters in the user's units, with intervals cut to the domain. An end that the points leave open is None, not the domain's edge."""
   largest = problem.log_y.max()
   out = {}
   for i, (param, interval) in enumerate(zip(problem.law.params, intervals, strict=True)):
@@ -175,7 +177,7 @@ def _estimates(problem: Problem, solution: Solution, intervals: list[Interval], 
       end, edge = getattr(interval, side), getattr(param, side)
       cut = end is None or (end <= edge if side == "low" else end >= edge)
       if open_params and param.in_y_units and not param.log and not cut:
-        cut = side == "high" and end > np.exp(largest)  # a constant above every loss is no limit
+        cut = side == "high" and end > np.exp(largest)  # a limit above every loss limits nothing
       value = (None if open_params or not np.isfinite(edge) else edge) if cut else end
       ends.append(None if value is None else problem.in_units(i, value))
     estimate = problem.in_units(i, solution.theta[i])
@@ -185,8 +187,8 @@ def _estimates(problem: Problem, solution: Solution, intervals: list[Interval], 
 
 
 def aicc(problem: Problem, solution: Solution, known_noise: bool) -> float | None:
-  """-2 log likelihood + 2 k n / (n - k - 1), up to a constant of the points; None with too few of them."""
-  n, k = len(problem.log_y), len(problem.law.params) + (not known_noise)  # the variance is a parameter, too
+  """-2 log likelihood + 2 k n / (n - k - 1), up to a constant of the points; None with too few points."""
+  n, k = len(problem.log_y), len(problem.law.params) + (not known_noise)  # an unknown variance is a parameter too
   if n - k - 1 <= 0 or problem.loss.delta is not None:
     return None
   misfit = solution.cost if known_noise else n * np.log(max(solution.cost, 1e-300) / n)
@@ -194,19 +196,19 @@ def aicc(problem: Problem, solution: Solution, known_noise: bool) -> float | Non
 
 
 def _band(problem: Problem, solution: Solution, limits: Array) -> tuple[tuple[float, float, float], ...]:
-  """The law's own interval by the delta method: each parameter's limit times its standard error, with their correlations."""
+  """The interval of the law's value by the delta method: each parameter's limit times its standard error, with their correlations."""
   if problem.law.num_x > 1:
     return ()
   log_x = np.linspace(problem.log_x.min(), problem.log_x.max(), _BAND)
   log_f, gradient = (a[0] for a in problem.law.log_value(solution.theta[None], log_x[:, None]))
-  spread = np.nan_to_num(unit_covariance(problem, solution)) * np.outer(limits, limits)  # a parameter on its bound is held there
+  spread = np.nan_to_num(unit_covariance(problem, solution)) * np.outer(limits, limits)  # a parameter on a bound has no spread
   half = np.sqrt(np.maximum(np.einsum("np,pq,nq->n", gradient, spread, gradient), 0.0))
   low, high = (np.exp(np.minimum(problem.log_y0 + log_f + sign * half, 700.0)) for sign in (-1, 1))
   return tuple((float(a), float(b), float(c)) for a, b, c in zip(np.exp(log_x), low, high, strict=True))
 
 
 def _per_seed(problem: Problem, solution: Solution, x: Array, y: Array, seed: Array) -> dict[str, dict[str, float]]:
-  """t intervals of the exponents over fits to each seed, around their mean."""
+  """The t interval of each exponent over the fits to each seed, around their mean."""
   law, out = problem.law, {}
   parts = [(x[seed == s], y[seed == s]) for s in np.unique(seed)]
   if len(parts) < 2 or any(len(np.unique(at, axis=0)) < len(law.params) for at, _ in parts):
@@ -224,7 +226,7 @@ def _per_seed(problem: Problem, solution: Solution, x: Array, y: Array, seed: Ar
 
 
 def extrapolate(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], loss: Loss = SQUARES) -> dict[str, float] | None:
-  """Fits on the smaller part in x (the product of its columns) and predicts the largest quarter: relative errors, prediction / y - 1."""
+  """Fits the smaller x (the product of the columns) and predicts the largest quarter: relative errors, prediction / y - 1."""
   size = np.log(x).sum(axis=1)
   distinct = np.unique(size)
   kept = len(distinct) - max(1, len(distinct) // _HELD_OUT)

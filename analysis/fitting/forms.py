@@ -1,10 +1,10 @@
 """The formulas of the laws: value, gradient and starts of each, for a batch of parameter vectors at once. Entries of `laws.py`.
 
-Every function takes theta_kp, K vectors of fitted coordinates, and log_x_nc, n points with the logarithms of their one or two x, and
-gives log f [K, n] with its gradient with respect to theta [K, n, P]. A start function takes log_x_nc and log_y_n (log y of mean zero).
+Every function takes theta_kp, K vectors of fitted coordinates, and log_x_nc, the logarithms of n points in C columns of x. It returns
+log f [K, n] and its gradient with respect to theta [K, n, P]. A start function takes log_x_nc and log_y_n (log y of mean zero).
 
-Coefficients that a law is linear in are projected out of its starts: for each point of a grid of the others, they are the non-negative
-least squares on f/y - 1 (Golub & Pereyra 1973), so that the grid covers only what is not linear.
+Coefficients in which a law is linear are projected out of its starts (Golub & Pereyra 1973). For each point of a grid of the other
+parameters, they are the non-negative least squares solution of f/y - 1. So the grid covers only the non-linear parameters.
 """
 
 import itertools
@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 Array = np.ndarray
-_SMALL = 1e-4  # share of y that a start gives to a coefficient which is fitted through its logarithm and came out as 0
+_SMALL = 1e-4  # share of y for the start of a coefficient that is fitted through its logarithm and whose projection is 0
 _NEWTON_STEPS = 60
 _GRID_SIDES = {2: 9, 3: 5}  # exponents tried in each column, by the number of columns
 
@@ -26,7 +26,7 @@ def project(basis_knt: Float[Array, "K n T"], log_y_n: Float[Array, " n"]) -> Fl
   scale_kt = np.linalg.norm(relative_knt, axis=1)
   unit_knt = relative_knt / scale_kt[:, None]
   best_kt, best_k = np.zeros((count, terms)), np.full(count, np.inf)
-  for size in range(1, terms + 1):  # the optimum is that of its positive coefficients alone: try every set of them
+  for size in range(1, terms + 1):  # the optimum is the plain least squares of its positive coefficients: try every set of them
     for chosen in itertools.combinations(range(terms), size):
       columns = unit_knt[:, :, chosen]
       inverse = np.linalg.pinv(columns, rcond=1e-12)
@@ -41,7 +41,7 @@ def project(basis_knt: Float[Array, "K n T"], log_y_n: Float[Array, " n"]) -> Fl
 
 
 def _log_of(c_k: Array, log_basis_kn: Array) -> Array:
-  """The logarithm of coefficients of a term, those that are 0 lifted to a small share of y."""
+  """The logarithm of a term's coefficients; a coefficient of 0 is raised to a small share of y."""
   with np.errstate(divide="ignore"):
     return np.maximum(np.log(c_k), np.log(_SMALL) - log_basis_kn.mean(axis=1))
 
@@ -113,8 +113,8 @@ def broken_power(theta_kp: Array, log_x_nc: Array) -> tuple[Array, Array]:
   a, beta, gamma, delta, at, log_width = (theta_kp[:, i : i + 1] for i in range(6))
   width = np.exp(log_width)
   z_kn = (log_x_n - at) / width
-  bend_kn = width * np.logaddexp(0.0, z_kn)  # grows from 0 to log(x/x_break)
-  past_kn = np.exp(-np.logaddexp(0.0, -z_kn))  # from 0 before the break to 1 behind it
+  bend_kn = width * np.logaddexp(0.0, z_kn)  # rises from 0 to log(x/x_break)
+  past_kn = np.exp(-np.logaddexp(0.0, -z_kn))  # rises from 0 before the break to 1 after it
   term_kn = a - beta * log_x_n - delta * bend_kn
   with np.errstate(divide="ignore"):
     log_f_kn = np.logaddexp(term_kn, np.log(gamma))
@@ -130,7 +130,7 @@ def broken_power_starts(log_x_nc: Array, log_y_n: Array) -> Array:
   beta_k, delta_k, at_k, log_width_k = _grid(
     np.array([0.03, 0.1, 0.3, 0.8]), np.array([-0.3, -0.05, 0.05, 0.3]), breaks, np.log([0.3, 1.2])
   ).T
-  keep = beta_k + delta_k >= 0  # falling behind the break too
+  keep = beta_k + delta_k >= 0  # the curve falls after the break too
   beta_k, delta_k, at_k, log_width_k = beta_k[keep], delta_k[keep], at_k[keep], log_width_k[keep]
   width = np.exp(log_width_k)[:, None]
   log_term_kn = -beta_k[:, None] * (log_x_n - middle) - delta_k[:, None] * width * np.logaddexp(0.0, (log_x_n - at_k[:, None]) / width)
@@ -145,8 +145,11 @@ def _log_sigmoid(u: Array) -> Array:
 
 @no_type_check
 def _m4_place(q_kn: Array, delta: Array) -> Array:
-  """u with log sigmoid(u) - delta log sigmoid(-u) = q: rising, and convex (delta > 1) or concave throughout, so that Newton's method
-  from where its two asymptotes meet q, on the side from which it cannot overshoot, converges."""
+  """The u with log sigmoid(u) - delta log sigmoid(-u) = q, by Newton's method.
+
+  The left side rises and is convex (delta > 1) or concave throughout. The start is where an asymptote equals q, on the side from which
+  Newton's method cannot overshoot, so it converges.
+  """
   u = np.where(delta <= 1, np.maximum(q_kn, q_kn / delta), np.minimum(q_kn, q_kn / delta))
   for _ in range(_NEWTON_STEPS):
     past = np.exp(_log_sigmoid(u))

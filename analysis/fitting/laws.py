@@ -1,7 +1,7 @@
 """The table of scaling laws: formula, domain, parameters and source of each. A new law is a formula in `forms.py` and an entry here.
 
-Fitting (`least_squares.py`) works on log y, in coordinates where positive parameters stand as their logarithm; a law gives the
-logarithm of its value and the gradient of that in these coordinates, for a whole batch of parameter vectors at once.
+`least_squares.py` fits log y in coordinates in which positive parameters are replaced by their logarithms. A law returns the logarithm of
+its value and the gradient of that in these coordinates, for a whole batch of parameter vectors at once.
 """
 
 import dataclasses
@@ -13,8 +13,8 @@ from jaxtyping import Float, Real
 from analysis.fitting import forms
 
 Array = np.ndarray
-BETA_MAX = 10.0  # beyond it the curve is a step at its first point: no exponent can be read off
-_WIDTHS = (0.05, 5.0)  # of a break, in units of log x: a sharper one is a corner, a wider one no break
+BETA_MAX = 10.0  # a curve with a larger exponent is a step at its first point, which determines no exponent
+_WIDTHS = (0.05, 5.0)  # of a break, in units of log x: a narrower one is a corner, a wider one is no break
 _DELTAS = (0.02, 10.0)  # of the M4 form
 
 
@@ -23,12 +23,12 @@ class Param:
   """One parameter of a law.
 
   Attributes:
-    name: as it is printed and written to JSON.
+    name: its name in tables and in JSON.
     low, high: its closed domain.
-    log: fitted through its logarithm (then positive, and `low`, `high` hold for the logarithm).
-    in_y_units: scales with y.
-    exponent: a power of x; unless its interval is closed and, for a positive one, within a factor of 10, it is not determined.
-    within_x: its domain is the range of the points' x.
+    log: whether it is fitted through its logarithm. It is then positive, and `low` and `high` limit the logarithm.
+    in_y_units: whether it scales with y.
+    exponent: whether it is a power of x. It counts as determined only if its interval is closed and spans less than a factor of 10.
+    within_x: whether its domain is the range of the points' x.
   """
 
   name: str
@@ -49,8 +49,7 @@ class Law:
     params: in the order of the fitted coordinates.
     log_value: log f, and its gradient with respect to theta, from theta_kp and log_x_nc.
     starts: parameter vectors to start from, given log_x_nc and log_y_n (log y of mean zero).
-    num_x: columns of x.
-    linear: log f is linear in the coordinates: one optimum, every parameter identifiable from two distinct x.
+    num_x: the number of columns of x.
   """
 
   name: str
@@ -61,7 +60,6 @@ class Law:
   log_value: Callable[[Float[Array, "K P"], Float[Array, "n C"]], tuple[Float[Array, "K n"], Float[Array, "K n P"]]]
   starts: Callable[[Float[Array, "n C"], Float[Array, " n"]], Float[Array, "K P"]]
   num_x: int = 1
-  linear: bool = False
 
   @property
   def names(self) -> tuple[str, ...]:
@@ -102,7 +100,6 @@ LAWS = {
       params=(_ALPHA, Param("beta", exponent=True)),
       log_value=forms.power,
       starts=forms.power_starts,
-      linear=True,
     ),
     Law(
       name="power_constant",

@@ -1,10 +1,11 @@
 """Bounded non-linear least squares, plain or robust, in float64 for a batch of starts at once, and a law's best parameters found with it.
 
-A fit has a dozen points and three parameters but needs many starts, an interval needs many fits with one parameter held, and a bootstrap
-thousands with other weights, so the batch is the loop worth vectorising. Called by `fit_law.py`, `uncertainty` and `bootstrap`.
+A fit has a dozen points and three parameters, but it needs many starts. An interval needs many fits with one parameter held, a bootstrap
+thousands with other weights. So the batch is the loop worth vectorising. Called by `fit_law.py`, `uncertainty.py` and `bootstrap.py`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import no_type_check  # tests check types at run time; what a fit calls ten thousand times is left out
 
@@ -16,16 +17,16 @@ from analysis.fitting.laws import Law, log_columns
 Array = np.ndarray
 Evaluate = Callable[[Float[Array, "K P"]], tuple[Float[Array, "K n"], Float[Array, "K n P"]]]
 _RESOLUTION = 1e-14  # relative error of one log residual in float64: a smaller residual is zero
-_GAIN = 1e-13  # relative: the parameters are then within about 1e-6 of a standard error
-_ROUNDS = ((1000, 20), (3, 20), (1, 300))  # of a race: how many starts go on, for how many steps at most
-_CLOSE_ROUNDS = ((1000, 3), (4, 12), (1, 300))  # the same started from a solution close by
-_NEAR = 1e-3  # a solution this close to a bound, in fitted coordinates, is compared with the best on the bound
-_COSINE = 1e-10  # converged when the residual is this close to orthogonal to every free column: free of scale
+_GAIN = 1e-13  # relative gain at which a fit stops: the parameters are then within about 1e-6 of a standard error
+_ROUNDS = ((1000, 20), (3, 20), (1, 300))  # rounds of `_races`: how many starts go on, and for how many steps at most
+_CLOSE_ROUNDS = ((1000, 3), (4, 12), (1, 300))  # the same when a start is close to the solution
+_NEAR = 1e-3  # a solution this close to a bound, in fitted coordinates, is compared with the best one on the bound
+_COSINE = 1e-10  # a fit has converged when the cosine between the residual and every free column is this small
 
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-  """What is summed over residuals r: r^2, or with `delta` twice Huber's function, r^2 within delta and delta (2|r| - delta) beyond."""
+  """The loss of a residual r: r^2, or with `delta` twice Huber's function, r^2 within delta and delta (2|r| - delta) beyond."""
 
   delta: float | None = None
 
@@ -43,7 +44,7 @@ class Loss:
 
   @no_type_check
   def bend(self, r: Array, least: Array) -> Array:
-    """Half the second derivative, but at least the share `least` of slope / r, which is that of a parabola above the cost."""
+    """Half the second derivative, but at least the share `least` of slope / r, the curvature of a parabola above the cost."""
     if self.delta is None:
       return np.ones_like(r)
     size = np.abs(r)
@@ -66,15 +67,15 @@ def levenberg_marquardt(
 ) -> tuple[Array, Array]:
   """Minimises the summed loss of the residuals from every start, within bounds (equal bounds hold a parameter).
 
-  Marquardt's damping with MINPACK's running column scale; parameters on a bound that the gradient pushes outwards are left out of the step.
-  Where the loss is robust, the damping also goes from reweighted least squares, safe far away, to Newton's method (Madsen & Nielsen 1990).
+  Marquardt's damping with MINPACK's running column scale. Parameters on a bound that the gradient pushes outwards are left out of the step.
+  With a robust loss, the damping also moves from reweighted least squares, safe far away, to Newton's method (Madsen & Nielsen 1990).
 
   Args:
     evaluate: residuals and their Jacobian at K parameter vectors.
     start_kp, low_kp, high_kp: starts and bounds.
     max_steps: evaluations per start at most.
-    gain: a nearly undamped step that lowers the cost by less than this share ends a start.
-    loss: of a residual.
+    gain: a start ends when a nearly undamped step lowers the cost by less than this share.
+    loss: the loss of a residual.
     count_kn: how often each residual counts in each problem; once when None.
 
   Returns:
@@ -115,7 +116,7 @@ def levenberg_marquardt(
       gradient_kp, hessian_kpp, curvature_kp, held_kp = gradient_kp[keep], hessian_kpp[keep], curvature_kp[keep], held_kp[keep]
       count_kn = count_kn[keep]
     scale_kp = np.maximum(scale_kp, curvature_kp)
-    # Solved in units where every diagonal is 1, so that parameters of any magnitude are alike.
+    # Solved in units in which every diagonal element is 1, so that the magnitude of a parameter does not matter.
     unit_kp = np.where(held_kp, 0.0, 1 / np.sqrt(curvature_kp + damping_k[:, None] * scale_kp))
     system_kpp = hessian_kpp * unit_kp[:, :, None] * unit_kp[:, None, :]
     system_kpp = system_kpp * (1 - eye) + (1 + 1e-15) * eye
@@ -138,9 +139,9 @@ def levenberg_marquardt(
 class Problem:
   """Points in the scale they are fitted in: log x, and log y less its mean.
 
-  The residual of a point is log f(x) - log y: a relative error, so that no loss scale enters. (Least squares on log(y - gamma) is a
-  different problem whose optimum is gamma = 0 on most curves.) With `whiten`, a matrix W, residuals are W (log f - log y): points of
-  unequal or correlated noise of covariance C, W'W = C^-1, count by what they say.
+  The residual of a point is log f(x) - log y, a relative error, so that no scale of the loss enters. (Least squares on log(y - gamma) is a
+  different problem whose optimum is gamma = 0 on most curves.) With `whiten`, a matrix W, residuals are W (log f - log y). For points with
+  unequal or correlated noise of covariance C, W'W = C^-1.
   """
 
   law: Law
@@ -156,6 +157,11 @@ class Problem:
   ) -> "Problem":
     log_y = np.log(np.asarray(y, np.float64))
     return cls(law, log_columns(x), log_y - log_y.mean(), float(log_y.mean()), whiten, loss)
+
+  @functools.cached_property
+  def starts(self) -> Float[Array, "K P"]:
+    """The law's starts for these points."""
+    return self.law.starts(self.log_x, self.log_y)
 
   @no_type_check
   def evaluate(self, theta_kp: Float[Array, "K P"]) -> tuple[Float[Array, "K n"], Float[Array, "K n P"]]:
@@ -195,7 +201,7 @@ class Solution:
   Attributes:
     theta: fitted coordinates.
     cost: sum of squared (whitened) log residuals, or of the robust loss.
-    on_bound: names of the parameters that sit on a bound of their domain.
+    on_bound: names of the parameters on a bound of their domain.
   """
 
   theta: Float[Array, " P"]
@@ -204,13 +210,12 @@ class Solution:
 
 
 def solve(problem: Problem, near: Float[Array, " P"] | None = None) -> Solution:
-  """The global optimum over the law's starts; a face of the domain wins ties, so that no bound is missed by rounding.
+  """The global optimum over the law's starts. A bound of the domain wins ties, so that rounding hides none.
 
   Args:
-    near: the optimum of much the same points, from which, and a few starts, the search is then made.
+    near: the optimum of nearly the same points. The search then begins there and at a quarter of the starts.
   """
-  starts_kp = problem.law.starts(problem.log_x, problem.log_y)
-  starts_kp = starts_kp if near is None else np.concatenate([near[None], starts_kp[::4]])
+  starts_kp = problem.starts if near is None else np.concatenate([near[None], problem.starts[::4]])
   bounds = problem.bounds(len(starts_kp))
   rounds = _ROUNDS if near is None else _CLOSE_ROUNDS
   theta_gp, cost_g = _races(problem, starts_kp[None], bounds[0][None], bounds[1][None], rounds=rounds)
@@ -236,7 +241,7 @@ def solve_held(
 def solve_held_each(
   problem: Problem, index_g: Int[Array, " G"], held_g: Float[Array, " G"], starts_gkp: Float[Array, "G K P"], gain: float = _GAIN
 ) -> tuple[Float[Array, "G P"], Float[Array, " G"]]:
-  """The optima of G problems, in each of which one parameter is held, side by side: parameters and costs."""
+  """The optima of G problems, each with one parameter held, computed together: parameters and costs."""
   low_gkp, high_gkp = (side.reshape(starts_gkp.shape) for side in problem.bounds(starts_gkp.shape[0] * starts_gkp.shape[1]))
   each = np.arange(len(index_g))
   low_gkp[each, :, index_g] = high_gkp[each, :, index_g] = held_g[:, None]
@@ -246,7 +251,7 @@ def solve_held_each(
 def _races(
   problem: Problem, starts_gkp: Array, low_gkp: Array, high_gkp: Array, gain: float = _GAIN, rounds: tuple[tuple[int, int], ...] = _ROUNDS
 ) -> tuple[Array, Array]:
-  """All starts of each problem for some steps, then its leaders to convergence: starts that creep along a far valley win nothing."""
+  """Runs all starts of each problem for some steps, then only the leading ones to convergence. Slow starts far away win nothing."""
   groups, count, p = starts_gkp.shape
   theta_gkp, cost_gk = starts_gkp, np.zeros((groups, count))
   for kept, max_steps in rounds:

@@ -1,13 +1,13 @@
-"""How the points of training passes scatter: the covariance of log loss along a pass, estimated from seeds. Called by `fit_law.py`.
+"""The noise of training passes: the covariance of log loss along a pass, estimated from seeds. Called by `settings.py`.
 
-Neighbouring evaluations of one pass share most of their luck (.7 to .99 of it was measured), so the residuals of a curve say little
-about its error. Seeds do: what each differs by from the mean of its configuration holds no law and no misfit. Those differences, pooled
-over configurations, give the covariance of log loss at u = log examples, by restricted maximum likelihood:
+Neighbouring evaluations of one pass are correlated (.7 to .99 was measured), so the residuals of a curve say little about its error. The
+differences of the seeds from the mean of their configuration do: they contain no law and no misfit. Pooled over configurations, they give
+the covariance of log loss at u = log examples, by restricted maximum likelihood:
 
   C(u, v) = d(u) d(v) [offset + drift exp(-|u - v| / length) + nugget (u = v)],   d(u) = exp(tilt (u - origin) / 2)
 
-(an offset of the whole pass, an autoregressive part, white noise; the tilt says how noise changes along the pass). A law is then fitted to
-the mean over seeds by generalised least squares. The variance of its parameters comes with degrees of freedom by Satterthwaite and with
+These are an offset of the whole pass, an autoregressive part, and white noise; the tilt is the change of noise along the pass. A law is
+then fitted to the mean over seeds by generalised least squares. The variance of its parameters has Satterthwaite's degrees of freedom, and
 the first-order correction for estimated covariances of Kenward & Roger (1997, Biometrics 53:983).
 """
 
@@ -22,21 +22,21 @@ from scipy import optimize
 Array = np.ndarray
 _STARTS = ((-1.0, -1.0, -1.0, 0.25), (-4.0, -4.0, 0.0, 0.25), (-3.0, 0.0, -3.0, 0.5))  # logs of shares of the variance; length in spans
 _SHARE_MIN, _SHARE_MAX = -14.0, 3.0  # logs
-_LENGTHS = (1 / 60, 1.0)  # of the span in log x: longer than it, a drift is an offset
+_LENGTHS = (1 / 60, 1.0)  # shares of the span in log x: a drift longer than the span is an offset
 _TILT_MAX = 1.5
-_ABSENT = 1e-5  # a share of the variance below this is none, and what shapes it is not estimated
+_ABSENT = 1e-5  # a share of the variance below this counts as none, and its shape is not estimated
 _LIKELIHOOD_RATIO = 6.635  # chi-squared of one degree of freedom at 1%
 _RESOLUTION = 1e-24  # variance of log losses below which seeds are the same
 
 
 @dataclasses.dataclass(frozen=True)
 class Scatter:
-  """What the seeds of configurations with the same x differ by.
+  """The differences between the seeds of configurations with the same x.
 
   Attributes:
     u: log x.
-    sum: of products of the differences from each configuration's mean.
-    free: degrees of freedom, seeds - 1 summed over the configurations.
+    sum: the sum of products of the differences from each configuration's mean.
+    free: degrees of freedom: seeds - 1, summed over the configurations.
   """
 
   u: Float[Array, " n"]
@@ -50,10 +50,10 @@ class Noise:
 
   Attributes:
     offset, drift, nugget: variances of log loss at `origin`.
-    length: of the drift, in log x.
-    tilt: of the logarithm of the variance, per unit of log x.
-    origin: where the tilt is without effect, log x.
-    scatters: what it was estimated from.
+    length: the correlation length of the drift, in log x.
+    tilt: the slope of the log variance in log x.
+    origin: the log x at which the tilt has no effect.
+    scatters: the data it was estimated from.
   """
 
   offset: float
@@ -66,11 +66,11 @@ class Noise:
 
   @property
   def free(self) -> int:
-    """Degrees of freedom: how many independent passes it rests on."""
+    """Degrees of freedom: the number of independent passes behind the estimate."""
     return sum(s.free for s in self.scatters)
 
   def covariance(self, u: Float[Array, " n"]) -> Float[Array, "n n"]:
-    """Of log loss at log x = u along one pass."""
+    """The covariance of log loss at log x = u along one pass."""
     return self._with_slopes(u)[0]
 
   @no_type_check
@@ -85,7 +85,7 @@ class Noise:
     return cov, [scale, scale * decay, scale * np.eye(len(u)), scale * self.drift * decay * distance / self.length, turn]
 
   def information(self) -> Float[Array, "Q Q"]:
-    """Of the scatters about the parameters in the order of `_with_slopes`, expected; what shapes an absent part has none."""
+    """The expected information about the parameters, in the order of `_with_slopes`; 0 for the length of an absent drift."""
     info = np.zeros((5, 5))
     for s in self.scatters:
       cov, slopes = self._with_slopes(s.u)
@@ -96,12 +96,12 @@ class Noise:
     return info
 
   def correlation(self, step: float) -> float:
-    """Of two points of a pass, `step` apart in log x."""
+    """The correlation of two points of a pass that are `step` apart in log x."""
     return (self.offset + self.drift * float(np.exp(-step / self.length))) / (self.offset + self.drift + self.nugget)
 
 
 def scatter_of(passes: Sequence[tuple[Float[Array, " _n"], Float[Array, "_S _n"]]]) -> tuple[Scatter, ...]:
-  """The scatters of configurations, given by log x, rising, and the log losses of S >= 2 seeds there; one for each set of x."""
+  """One scatter for each set of x. A configuration is given by its log x, rising, and the log losses of S >= 2 seeds there."""
   sums: dict[bytes, Scatter] = {}
   for u, log_y_sn in passes:
     u = np.asarray(u, np.float64)
@@ -112,7 +112,7 @@ def scatter_of(passes: Sequence[tuple[Float[Array, " _n"], Float[Array, "_S _n"]
 
 
 def estimate(scatters: tuple[Scatter, ...]) -> Noise:
-  """The covariance of highest restricted likelihood, over several starts. Raises ValueError without any seeds to compare."""
+  """The covariance of highest restricted likelihood, over several starts. Raises ValueError where no configuration has two seeds."""
   if not sum(s.free for s in scatters):
     raise ValueError("no configuration has two seeds")
   total = sum(float(np.trace(s.sum)) for s in scatters) / sum(s.free * len(s.u) for s in scatters)
@@ -152,8 +152,10 @@ def whitener(cov: Float[Array, "n n"]) -> Float[Array, "n n"]:
 
 
 def tilt_of(u_n: Float[Array, " n"], log_y_n: Float[Array, " n"]) -> float:
-  """How the noise of independent points changes with log x, from repeated x: the tilt of highest restricted likelihood where a likelihood
-  ratio test finds one at 1%, else 0."""
+  """The slope of the log variance of independent points in log x, estimated from repeated x by restricted maximum likelihood.
+
+  It is 0 unless a likelihood ratio test finds it at 1%.
+  """
   groups = [(u, log_y_n[u_n == u]) for u in np.unique(u_n)]
   groups = [(u, mine) for u, mine in groups if len(mine) > 1]
   freedom = np.array([len(mine) - 1 for _, mine in groups])
@@ -162,7 +164,7 @@ def tilt_of(u_n: Float[Array, " n"], log_y_n: Float[Array, " n"]) -> float:
     return 0.0
   place = np.array([u for u, _ in groups]) - np.mean([u for u, _ in groups])
 
-  def cost(tilt: float) -> float:  # twice minus the log likelihood, the level of the variance taken out
+  def cost(tilt: float) -> float:  # -2 log likelihood, maximised over the level of the variance
     return float(freedom.sum() * np.log(np.sum(scale * np.exp(-tilt * place))) + tilt * np.sum(freedom * place))
 
   found = optimize.minimize_scalar(cost, bounds=(-_TILT_MAX, _TILT_MAX), method="bounded")
@@ -171,7 +173,7 @@ def tilt_of(u_n: Float[Array, " n"], log_y_n: Float[Array, " n"]) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-  """The mean of one configuration's seeds among the points of a fit: where they lie, log x, how many seeds."""
+  """The means over one configuration's seeds among the points of a fit: their indices, their log x, and the number of seeds."""
 
   at: Int[Array, " n"]
   u: Float[Array, " n"]
@@ -179,15 +181,15 @@ class Block:
 
 
 def judge(noise: Noise, blocks: Sequence[Block], jacobian: Float[Array, "N P"]) -> tuple[Float[Array, "P P"], Float[Array, " P"]]:
-  """How well generalised least squares knows its parameters.
+  """The uncertainty of parameters fitted by generalised least squares.
 
   Args:
-    noise: of one pass.
-    blocks: which rows of `jacobian` are one configuration's mean, whose covariance is the pass's over the number of seeds.
-    jacobian: of log f at all points by the free parameters, full rank.
+    noise: the noise of one pass.
+    blocks: the rows of `jacobian` that are means of one configuration. Their covariance is the pass's over the number of seeds.
+    jacobian: the derivative of log f at all points by the free parameters, of full rank.
 
   Returns:
-    The covariance of the parameters, corrected for that of the noise being estimated; degrees of freedom of each one's variance.
+    The covariance of the parameters, corrected for the estimated covariance of the noise. Then the degrees of freedom of each variance.
   """
   slopes = [noise._with_slopes(b.u)[1] for b in blocks]
   inverse = [b.seeds * np.linalg.inv(noise.covariance(b.u)) for b in blocks]
@@ -195,7 +197,7 @@ def judge(noise: Noise, blocks: Sequence[Block], jacobian: Float[Array, "N P"]) 
   weighted = [inv @ j for inv, j in zip(inverse, rows, strict=True)]
   plain = np.linalg.inv(sum(j.T @ w for j, w in zip(rows, weighted, strict=True)))
   information = noise.information()
-  unit = np.sqrt(np.diagonal(information))  # parameters of any magnitude alike; those that shape an absent part have none and stay out
+  unit = np.sqrt(np.diagonal(information))  # scales all parameters alike; parameters without information stay out
   unit = np.divide(1.0, unit, out=np.zeros_like(unit), where=unit > 0)
   known = np.linalg.pinv(information * np.outer(unit, unit), rcond=1e-10, hermitian=True) * np.outer(unit, unit)
   count, p = len(known), jacobian.shape[1]
@@ -209,6 +211,6 @@ def judge(noise: Noise, blocks: Sequence[Block], jacobian: Float[Array, "N P"]) 
         second[j, k] += moved[j].T @ inv @ moved[k]
   change = np.einsum("jk,jkab->ab", known, second - np.einsum("jab,bc,kcd->jkad", first, plain, first))
   corrected = plain + 2 * plain @ change @ plain
-  gradient = -np.einsum("ab,jbc,ca->aj", plain, first, plain)  # of each parameter's variance
+  gradient = -np.einsum("ab,jbc,ca->aj", plain, first, plain)  # the derivative of each parameter's variance
   variance = np.einsum("aj,jk,ak->a", gradient, known, gradient)
   return corrected, 2 * np.diagonal(plain) ** 2 / np.maximum(variance, 1e-300)

@@ -1,4 +1,4 @@
-"""What a fit says: estimates with their intervals, a status, diagnostics. Made by `fit_law.py`, read by whatever shows laws."""
+"""The result of a fit: estimates with their intervals, a status, diagnostics. Made by `fit_law.py`, read by everything that shows laws."""
 
 import dataclasses
 from typing import Any
@@ -9,7 +9,7 @@ from jaxtyping import Float, Real
 from analysis.fitting.laws import LAWS
 
 Array = np.ndarray
-CONSTANT, RISES = "y is constant", "y does not fall with x"  # reasons for a refusal that say that the curve is flat
+CONSTANT, RISES = "y is constant", "y does not fall with x"  # refusals of a flat curve
 METHODS = {
   "gls": "95% profile likelihood of the mean over seeds, by generalised least squares with the covariance of the seeds' residuals along a "
   "pass; what the seeds share (teacher or log, evaluation examples) is not in it",
@@ -20,7 +20,7 @@ METHODS = {
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-  """One parameter: best value, standard error, ends of the 95% interval (None: open, or not defined)."""
+  """One parameter: best value, standard error, and the ends of its 95% interval. None: open, or not defined."""
 
   estimate: float
   std_error: float | None
@@ -33,22 +33,23 @@ class Fit:
   """One law fitted to one group of points.
 
   Attributes:
-    params: by name; empty when refused.
-    objective: sum over the points of the squared residuals of log y, whitened by the noise where the method is `gls`; of Huber's function
-      of them where the loss is robust.
-    num_points: of those given, in the window.
-    status: `ok`, `on_bound` (a parameter sits on the edge of its domain), `not_identifiable` (the points do not determine it), or
+    params: the parameters by name; empty when the fit was refused.
+    objective: the sum of squared residuals of log y, or of Huber's function of them where the loss is robust. Residuals are whitened by
+      the noise where the method is `gls`.
+    num_points: points in the window.
+    status: `ok`, `on_bound` (a parameter is on the edge of its domain), `not_identifiable` (the points do not determine it), or
       `refused: reason`.
-    method: how the intervals were made, a key of `METHODS`; None when refused.
+    method: how the intervals were computed, a key of `METHODS`; None when refused.
     note: what a reader must know, or empty.
-    extrapolation: the law fitted on the smaller x predicts the larger: relative errors there; None with too few points.
-    x_min, x_max: the window that was fitted, of the last column of x.
-    condition_number: of the points' information about the parameters, free of scale: how flat the valley is.
-    misfit_p: probability of missing the points by so much if the law were right; None where nothing tells.
+    extrapolation: relative errors of predictions at the larger x by a fit to the smaller x; None with too few points.
+    x_min, x_max: the fitted window, in the last column of x.
+    condition_number: the condition number of the fit, of the scaled normal equations.
+    misfit_p: the probability of residuals this large if the law is right; None where it cannot be estimated.
     aicc: Akaike's criterion for small samples, for comparison with other laws on the same points.
-    profiles: for each exponent, (value, rise) along its valley: the root of the rise of the cost, 1 at the interval's ends.
+    profiles: for each exponent, pairs (value, rise) of its profile likelihood. The rise is the square root of the cost increase, scaled to
+      1 at the interval's ends.
     per_seed: for each exponent, the 95% t interval over fits to each seed, as a cross-check; empty without three points and two seeds.
-    band: (x, low, high) over the window of a law of one x: the 95% interval of the law itself, to first order; empty with a bootstrap.
+    band: (x, low, high) over the window of a law of one x: the 95% interval of the law's value, to first order; empty with a bootstrap.
   """
 
   group: str
@@ -91,6 +92,11 @@ class Fit:
 def as_dict(fit: Fit) -> dict[str, Any]:
   """A fit as the flat JSON object of `fits`."""
   return {name: value for name, value in dataclasses.asdict(fit).items() if name != "band"}
+
+
+def row_as_dict(row: Any, *without: str) -> dict[str, Any]:
+  """A dataclass with a field `fit` as one flat JSON object, without some fields."""
+  return as_dict(row.fit) | {f.name: getattr(row, f.name) for f in dataclasses.fields(row) if f.name not in ("fit", *without)}
 
 
 def interval_text(estimate: Estimate | None, digits: int = 4) -> str:

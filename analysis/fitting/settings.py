@@ -1,15 +1,17 @@
-"""Where points come from, and what that makes of them: the problem to solve, and which rise of its cost is significant.
+"""How points were produced, and what follows from it: the problem to solve, and which increase of its cost is significant.
 
-Independent points are runs of their own (model axes, anybody's table): every point counts, by its noise where repeated x tell how that
-changes, and a rise is judged by an F test against the residuals. The points of training passes are correlated: the mean over the seeds of
-each configuration is fitted by generalised least squares with the covariance of `noise.py`. Called by `fit_law.py`.
+Independent points are separate runs (model axes, anybody's table). Every point counts, weighted by its noise where repeated x show how the
+noise changes. A cost increase is judged by an F test against the residuals.
+
+Points of one training run are correlated. The mean over the seeds of each configuration is fitted by generalised least squares with the
+covariance of `noise.py`. Called by `fit_law.py`.
 """
 
 import dataclasses
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy import special
 
 from analysis.fitting import noise
@@ -19,10 +21,10 @@ from analysis.fitting.noise import Block, Noise
 from analysis.fitting.uncertainty import condition, free_parameters, quantile, unit_covariance
 
 Array = np.ndarray
-_RESOLUTION = 1e-12  # log residuals below this are rounding: the floor of the noise estimate
-MISFIT = 0.01  # a law that misses the points by more than their noise at this level gets wider intervals
-_FLAT = 1e12  # condition number above which no correction to the covariance is attempted
-_PER_SEED = 2.0  # most degrees of freedom that a free seed gives: its points are correlated, Satterthwaite's may be more
+_RESOLUTION = 1e-12  # log residuals below this are rounding errors: the least standard deviation of the noise
+MISFIT = 0.01  # significance level: a law that misses the points by more than their noise gets wider intervals
+_FLAT = 1e12  # condition number above which the covariance is not corrected
+_PER_SEED = 2.0  # most degrees of freedom of a seed: its points are correlated, and Satterthwaite's estimate may be larger
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +33,11 @@ class Setting:
 
   Attributes:
     problem: the points as they are fitted.
-    judge: of a solution: for each parameter the root of a rise that is significant, and what turns the standard error for residuals of
-      variance 1 into its own.
-    misfit: probability of missing the points by so much if the law were right; None where nothing tells.
-    noise: of the passes; None for independent points.
-    dropped: points left out because not all seeds have them.
+    judge: `judge(solution)` returns two arrays, one value a parameter: the square root of the cost increase that counts as significant at
+      95%, and the factor from the unit-variance standard error to the actual one.
+    misfit: the probability of residuals this large if the law is right; None where it cannot be estimated.
+    noise: the noise of the passes; None for independent points.
+    dropped: the number of points left out because not all seeds have them.
   """
 
   problem: Problem
@@ -45,11 +47,22 @@ class Setting:
   dropped: int = 0
 
 
+def usable(x: Float[Array, "n C"], y: Float[Array, " n"]) -> Bool[Array, " n"]:
+  """Which points can be fitted on logarithms: those that are positive and finite."""
+  return np.all(np.isfinite(x) & (x > 0), axis=1) & np.isfinite(y) & (y > 0)
+
+
+def inside(x: Float[Array, "n C"], x_min: float | None, x_max: float | None) -> Bool[Array, " n"]:
+  """Which points have x_min <= x <= x_max in the last column; None: no limit. A point without a number is inside."""
+  return ~((x[:, -1] < (-np.inf if x_min is None else x_min)) | (x[:, -1] > (np.inf if x_max is None else x_max)))
+
+
 def independent(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], loss: Loss) -> Setting:
-  """Points that are runs of their own."""
+  """The setting of points that are separate runs."""
   u = np.log(x[:, -1])
   tilt = noise.tilt_of(u, np.log(y)) if law.num_x == 1 and loss.delta is None else 0.0
-  problem = Problem.of(law, x, y, np.diag(np.exp(-0.5 * tilt * (u - u.mean()))) if tilt else None, loss)
+  weight = np.exp(-0.5 * tilt * (u - u.mean()))
+  problem = Problem.of(law, x, y, np.diag(weight) if tilt else None, loss)
   free = len(y) - len(law.params)
 
   def judge(solution: Solution) -> tuple[Array, Array]:
@@ -63,10 +76,9 @@ def independent(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], loss: L
     if within < 2 or lack < 1 or loss.delta is not None:
       return None
     residual = problem.evaluate(solution.theta[None])[0][0]
-    weight = np.exp(-tilt * (u - u.mean()))
-    mean = np.bincount(index, residual) / np.bincount(index)  # whitened alike at one x
+    mean = np.bincount(index, residual) / np.bincount(index)  # points at one x have the same weight
     pure = float(np.sum((residual - mean[index]) ** 2))
-    if pure <= len(y) * _RESOLUTION**2 * weight.mean():
+    if pure <= _RESOLUTION**2 * np.sum(weight**2):
       return None
     return float(special.fdtrc(lack, within, max(solution.cost - pure, 0.0) / lack / (pure / within)))
 
@@ -74,7 +86,7 @@ def independent(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], loss: L
 
 
 def repeated(x: Float[Array, "n C"], seed: Array) -> str:
-  """Why these points are no training passes: a seed with two points at one x; empty when they may be."""
+  """Why these points cannot be training passes: a seed has two points at one x. Empty when they can."""
   rows = np.column_stack([np.unique(seed, return_inverse=True)[1].reshape(-1).astype(np.float64), x])
   distinct, first, count = np.unique(rows, axis=0, return_index=True, return_counts=True)
   if not len(distinct) or count.max() == 1:
@@ -86,12 +98,11 @@ def repeated(x: Float[Array, "n C"], seed: Array) -> str:
 def passes_of(
   x: Float[Array, "n C"], y: Float[Array, " n"], seed: Array
 ) -> tuple[list[tuple[Float[Array, "_m _C"], Float[Array, "_S _m"]]], int]:
-  """The configurations of points along training passes: x that all seeds of one have, rising, and their log losses there.
-
-  A configuration is the points that share every column of x but the last, along which a pass runs.
+  """The configurations among points of training passes. A configuration has one value in every column of x but the last.
 
   Returns:
-    The configurations, and how many points are left out because another seed has none there.
+    For each configuration the x that all of its seeds have, rising, and their log losses there. Then the number of points left out
+    because another seed has none at that x.
   """
   out, dropped = [], 0
   for place in np.unique(x[:, :-1], axis=0):
@@ -107,13 +118,13 @@ def passes_of(
 
 
 def noise_of(configurations: list[tuple[Float[Array, "_m _C"], Float[Array, "_S _m"]]]) -> Noise | None:
-  """The covariance that the seeds of these configurations tell, or None where none has two seeds."""
+  """The covariance estimated from the seeds of these configurations; None where no configuration has two."""
   several = [(np.log(x[:, -1]), log_y) for x, log_y in configurations if len(log_y) > 1]
   return noise.estimate(noise.scatter_of(several)) if several else None
 
 
 def of_passes(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], seed: Array, pooled: Noise | None) -> Setting | None:
-  """Points of training passes, judged by `pooled`, else by their own seeds; None where no seeds tell."""
+  """The setting of points of training passes, with the noise `pooled` or that of their own seeds; None where no noise can be estimated."""
   configurations, dropped = passes_of(x, y, seed)
   known = noise_of(configurations) if pooled is None else pooled
   if known is None or not configurations:

@@ -1,6 +1,6 @@
 """Intervals for fitted parameters: profile likelihood, and a t interval over seeds as a cross-check. Called by `fit_law.py`.
 
-What a rise of the cost must be to be significant depends on where the points come from: see `fit_law.py`.
+Which increase of the cost is significant depends on how the points were produced: see `settings.py`.
 """
 
 import dataclasses
@@ -14,17 +14,17 @@ from analysis.fitting.least_squares import Problem, Solution, solve_held_each
 Array = np.ndarray
 LEVEL = 0.95
 _MAX_SECANTS = 40
-_FLAT = 1e-4  # of the limit: a step of the search over which the root rises by less leads along a plateau
+_FLAT = 1e-4  # share of the limit: a step of the search that raises the root by less is on a plateau
 _SINGULAR = 1e14  # condition number of the normal equations above which the points do not determine the parameters
 
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-  """An interval in the units of what it was computed for; an open end is None.
+  """An interval in the units of the quantity it was computed for; an open end is None.
 
   Attributes:
-    profile: (value, rise): the best fit with the parameter held at `value` costs so much more, the root of it in units of that of the
-      interval's ends; from the lowest value on.
+    profile: pairs (value, rise), by rising value. `rise` is the square root of the cost increase of the best fit with the parameter held
+      at `value`, scaled to 1 at the interval's ends.
   """
 
   low: float | None
@@ -34,7 +34,7 @@ class Interval:
 
 
 def quantile(free: float) -> float:
-  """What |t| of so many degrees of freedom exceeds in 5% of cases."""
+  """The value that |t| with this many degrees of freedom exceeds in 5% of cases."""
   return float(special.stdtrit(free, (1 + LEVEL) / 2))
 
 
@@ -52,7 +52,7 @@ def free_parameters(problem: Problem, solution: Solution) -> Bool[Array, " P"]:
 
 
 def condition(problem: Problem, solution: Solution) -> float:
-  """Condition number of the points' information about the free parameters, every column of length 1: how flat the valley is."""
+  """The condition number of the fit: of the normal equations of the free parameters, every column scaled to length 1."""
   jacobian = problem.evaluate(solution.theta[None])[1][0][:, free_parameters(problem, solution)]
   scale = np.linalg.norm(jacobian, axis=0)
   return float(np.linalg.cond(jacobian / scale) ** 2) if np.all(scale > 0) else float("inf")
@@ -75,8 +75,8 @@ def profile_intervals(problem: Problem, solution: Solution, limits: Float[Array,
   """For each fitted coordinate, its values whose best fit costs at most limit^2 more than the best of all.
 
   Args:
-    limits: the root of a rise that is significant: a quantile times the standard deviation of a residual.
-    unit_cov: of `unit_covariance`; where to look first.
+    limits: the square root of the significant cost increase: a quantile times the standard deviation of a residual.
+    unit_cov: the result of `unit_covariance`, from which the search starts.
 
   An end that the data leave open, up to the edge of the domain, is None.
   """
@@ -86,7 +86,7 @@ def profile_intervals(problem: Problem, solution: Solution, limits: Float[Array,
     for sign, edge in ((-1, low[i]), (1, high[i])):
       if value != edge:
         ends.append(_End(solution.theta, i, sign, float(edge), float(limits[i]), unit_cov))
-  more_kp = problem.law.starts(problem.log_x, problem.log_y)[::4]  # a held parameter may have optima on two branches
+  more_kp = problem.starts[::4]  # a held parameter may have optima on two branches
   for _ in range(_MAX_SECANTS):
     searching = [end for end in ends if not end.found]
     if not searching:
@@ -107,20 +107,20 @@ def profile_intervals(problem: Problem, solution: Solution, limits: Float[Array,
 
 
 class _End:
-  """The search for one end: where the root of the rise of the cost crosses `limit` on one side.
+  """The search for one end: where the square root of the cost increase crosses `limit` on one side.
 
-  The root is a straight line through the optimum when the law is linear, so it is followed by secants, each fit starting from the last.
+  For a linear law the root is a straight line through the optimum. So it is followed by secants, each fit starting from the last one.
   """
 
-  def __init__(self, theta: Array, index: int, sign: int, edge: float, limit: float, cov: Array):
+  def __init__(self, theta: Array, index: int, sign: int, edge: float, limit: float, cov: Array) -> None:
     self.index, self.sign, self.edge, self.limit = index, sign, edge, limit
     self.best, self.theta = float(theta[index]), theta
     regular = bool(np.isfinite(cov[index, index]) and cov[index, index] > 0)
     step = float(np.sqrt(cov[index, index])) * limit if regular else 0.1 * max(abs(self.best), 1e-3)
-    # of the valley at the optimum
+    # How the other parameters follow this one near the optimum.
     self.slope = np.nan_to_num(cov[:, index]) / cov[index, index] if regular else np.eye(len(theta))[index]
     self.inner: tuple[float, float] = (self.best, 0.0)  # (value, root) below the limit
-    self.outer: tuple[float, float] | None = None  # and above
+    self.outer: tuple[float, float] | None = None  # (value, root) above the limit
     self.seen: list[tuple[float, float]] = []
     self.end: float | None = None
     self.found, self.flat = False, 0
@@ -133,7 +133,7 @@ class _End:
     return np.stack([self.theta + self.slope * (self.value - self.theta[self.index]), self.theta])
 
   def tried(self, held_theta: Array, root: float) -> None:
-    """The best fit at `value` and how much it costs; chooses the next value, or is done."""
+    """Takes the best fit at `value` and its root. Chooses the next value, or ends the search."""
     value, limit = self.value, self.limit
     self.seen.append((value, root))
     if abs(root - limit) <= 1e-3 * limit:
@@ -146,16 +146,16 @@ class _End:
       self.flat = self.flat + 1 if self.outer is None and root - self.inner[1] < _FLAT * limit else 0
       self.inner = (value, root)
       if self.flat == 2:
-        self.found = True  # open: it rises no more
+        self.found = True  # open: the root rises no more
         return
     else:
       self.outer = (value, root)
-      self.end = value  # should the search end here
+      self.end = value  # the result if the steps run out
     if np.isfinite(root):
       if value != self.theta[self.index]:
         self.slope = (held_theta - self.theta) / (value - self.theta[self.index])
       self.theta = held_theta
-    if self.outer is None:  # farther out, at least half as far again and at most four times
+    if self.outer is None:  # go on to 1.5 to 4 times the distance from the optimum
       self._go_to(self.best + (self.inner[0] - self.best) * float(np.clip(limit / max(root, 1e-300), 1.5, 4.0)))
     else:
       share = (limit - self.inner[1]) / (self.outer[1] - self.inner[1]) if np.isfinite(self.outer[1]) else 0.5

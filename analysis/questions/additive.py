@@ -1,7 +1,7 @@
-"""One law for all training passes of a sweep: a term for examples, one for each model axis, a constant. Called by `analysis.advise`.
+"""One law for all training passes of a sweep: a term for examples, one for each model axis, and a constant. Called by `analysis.advise`.
 
-L = A N^-alpha + sum_a A_a size_a^-alpha_a + E, each axis varied around one base run. Chinchilla's form with a term for every axis; it takes
-the axes not to interact, which holds on planted data, whose parts are additive.
+L = A N^-alpha + sum_a A_a size_a^-alpha_a + E, with each axis varied around one base run. This is Chinchilla's form with a term for every
+axis. It assumes that the axes do not interact, which holds on planted data, whose parts are additive.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from dlrm_jax.common.progress import Bar
 Array = np.ndarray
 DRAWS = 200
 _LEVEL = 0.95
-MIN_SIZES, MOST_SIZES = 3, 12  # of an axis, for a term of its own; of more so many are taken, evenly
+MIN_SIZES, MOST_SIZES = 3, 12  # sizes of an axis that get a term of its own; from more sizes, 12 are taken at even distances
 FACTOR_AXES = ("overarch", "mlp", "all")  # whose sizes are factors on the base
 
 
@@ -32,10 +32,10 @@ class Base:
   """The run that a sweep varies.
 
   Attributes:
-    examples: seen at its end, or as many as all axes have.
-    flops: of training on them.
-    sizes: on every axis.
-    costs: for every axis, (log size over the base's, log FLOPs an example over the base's), rising.
+    examples: the number of examples at its end.
+    flops: the FLOPs of training on them.
+    sizes: its size on every axis.
+    costs: for every axis, pairs (log size over the base's, log FLOPs an example over the base's), by rising size.
   """
 
   examples: float
@@ -48,7 +48,7 @@ class Base:
     return max(abs(cost) for _, cost in self.costs[axis]) < 1e-6
 
   def cost(self, axis: str, size: float) -> float:
-    """FLOPs an example at a size, over the base's: between the sizes seen a power law, beyond the last with its slope."""
+    """FLOPs an example at a size, over the base's: interpolated as a power law, and extrapolated with the last slope."""
     log_size, log_cost = np.array(self.costs[axis]).T
     at = np.log(size / self.sizes[axis])
     if at <= log_size[-1]:
@@ -57,8 +57,10 @@ class Base:
     return float(np.exp(log_cost[-1] + slope * (at - log_size[-1])))
 
   def grown(self, axis: str, times: float) -> float:
-    """The size that takes `times` the FLOPs an example, but at most `times` the size: where little of the FLOPs is the axis', most of the
-    budget is left over."""
+    """The size that takes `times` the FLOPs an example, but at most `times` the size.
+
+    Where the axis causes few of the FLOPs, most of the budget is left over.
+    """
     if self.cost(axis, self.sizes[axis] * times) <= times:
       return self.sizes[axis] * times
     low, high = 0.0, float(np.log(times))
@@ -75,11 +77,11 @@ class Model:
   Attributes:
     axes: model axes with a term.
     law: the law, whose columns of x are the axes and then the examples.
-    theta: fitted coordinates.
-    draws: those of sweeps drawn from the law, [K, P].
+    theta: the fitted coordinates.
+    draws: the coordinates fitted to sweeps drawn from the law, [K, P].
     scale: the loss that log losses are relative to.
-    largest: size of each axis.
-    seen: terms, axes and `examples`, without which the law would miss the points significantly (F test, 5%).
+    largest: the largest size of each axis.
+    seen: the axes, and `examples`, whose terms lower the cost significantly (F test, 5%).
     notes: what a reader must know.
   """
 
@@ -96,7 +98,7 @@ class Model:
   notes: tuple[str, ...]
 
   def losses(self, sizes: dict[str, float], examples: float) -> Float[Array, " K"]:
-    """Predicted loss at some sizes, the others being the base's: of the fit, then of each draw."""
+    """The loss predicted by the fit, then by each draw. Axes that `sizes` does not name have the base's size."""
     x = np.log([*(sizes.get(axis, self.base.sizes[axis]) for axis in self.axes), examples])
     return self.scale * np.exp(self.law.log_value(np.concatenate([self.theta[None], self.draws]), x[None])[0][:, 0])
 
@@ -114,7 +116,7 @@ def models(sweep: Sweep) -> list[Model]:
 
 
 def _base_run(group: pl.DataFrame) -> pl.DataFrame:
-  """The evaluations of the base, all seeds: the longest run of the data axis, else the configuration that stands on most axes."""
+  """The evaluations of the base, all seeds: the longest run of the data axis, else the configuration that is on most axes."""
   data = group.filter(axis="data")
   if len(data):
     return data.filter(pl.col("size") == pl.col("size").max())
@@ -125,7 +127,7 @@ def _base_run(group: pl.DataFrame) -> pl.DataFrame:
 
 
 def _base_size(axis: str, base: pl.DataFrame, mine: pl.DataFrame) -> float | None:
-  """The base's size on an axis; None where its records do not tell."""
+  """The base's size on an axis; None where its records do not have it."""
   own = mine.filter(pl.col("config_id").is_in(base["config_id"].unique().to_list()))
   if len(own):
     return float(own["size"][0])
@@ -142,7 +144,7 @@ def _model(group: pl.DataFrame) -> list[Model]:
     if axis == "rows" and count and (base["rows"][0] or np.inf) < (base["rows_cap"][0] or 0):
       notes.append("rows: every id has one of its own in the base run, more buy nothing")
     elif count >= MIN_SIZES and size is None:
-      notes.append(f"axis {axis}: the base run's record does not tell its size there, left out")
+      notes.append(f"axis {axis}: the base run's record does not have its size there, left out")
     elif count >= MIN_SIZES and size is not None:
       sizes[axis] = float(size)
     elif count:
@@ -157,7 +159,7 @@ def _model(group: pl.DataFrame) -> list[Model]:
   points = points.with_columns(
     pl.when(pl.col("axis") == axis).then(pl.col("size")).otherwise(sizes[axis]).alias(f"at_{axis}") for axis in axes
   )
-  # The base stands on every axis, and twice where the data axis has a longer run of it.
+  # The base is a point of every axis, and twice where the data axis has a longer run of it.
   points = points.unique([*(f"at_{axis}" for axis in axes), "examples", "seed"], maintain_order=True)
   law = additive((*axes, "examples"))
   x = points.select(*(f"at_{axis}" for axis in axes), "examples").to_numpy().astype(np.float64)
@@ -184,10 +186,10 @@ def _model(group: pl.DataFrame) -> list[Model]:
 
 
 def _seen(problem: Problem, solution: Solution, free: int, deviation: float) -> tuple[str, ...]:
-  """The terms whose absence, an exponent of 0, costs more than noise of this deviation and degrees of freedom explains."""
-  limit = 2 * float(special.fdtri(2, max(free, 1), _LEVEL)) * deviation**2  # a scale and an exponent
+  """The terms whose absence, an exponent of 0, raises the cost more than noise of this deviation and degrees of freedom explains."""
+  limit = 2 * float(special.fdtri(2, max(free, 1), _LEVEL)) * deviation**2  # two parameters: a scale and an exponent
   names = {i: p.name.removeprefix("alpha_") for i, p in enumerate(problem.law.params) if p.exponent}
-  starts = np.concatenate([solution.theta[None], problem.law.starts(problem.log_x, problem.log_y)[::9]])
+  starts = np.concatenate([solution.theta[None], problem.starts[::9]])
   return tuple(name for i, name in names.items() if solve_held(problem, i, 0.0, starts)[1] - solution.cost > limit)
 
 
@@ -202,7 +204,7 @@ def _costs(mine: pl.DataFrame, base_size: float, base_flops: float) -> tuple[tup
 
 
 def _draw(problem: Problem, theta: Float[Array, " P"], deviation: float, what: str) -> Float[Array, "K P"]:
-  """Fits to sweeps drawn from the law: its losses with whitened noise of this standard deviation."""
+  """Fits to sweeps drawn from the law, with noise that has this standard deviation when whitened."""
   rng = np.random.default_rng(0)
   log_f = problem.law.log_value(theta[None], problem.log_x)[0][0]
   n = len(log_f)

@@ -1,4 +1,4 @@
-"""What to do with a budget: what each way to spend it would give, by one law of all training passes of a sweep (`additive.py`).
+"""How to spend a budget: the loss that each way predicts, by one law of all training passes of a sweep (`additive.py`).
 
 Called by `analysis.advise` and by the report.
 """
@@ -13,9 +13,9 @@ from analysis.questions.additive import DRAWS, FACTOR_AXES, Model
 
 Array = np.ndarray
 _LEVEL = 0.95
-_MOST = 1e6  # times the base run's budget within which a target loss is looked for
-_SPLITS = 41  # shares of the budget, on a logarithmic scale, tried between examples and size
-_FAR = 4.0  # a size or a number of examples this many times beyond those seen is said to be a long way off
+_MOST = 1e6  # the largest budget tried for a target loss, times the base run's
+_SPLITS = 41  # splits of the budget between examples and size that are tried, on a logarithmic scale
+_FAR = 4.0  # a note warns of sizes and numbers of examples that are more than this many times beyond the trained ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,12 +24,12 @@ class Option:
 
   Attributes:
     buy: `examples`, an axis, or `examples and AXIS` for the best split between the two.
-    examples, size: of the run; the size on the axis, None for examples alone.
-    loss, ci_low, ci_high: predicted.
-    best_share: of the drawn sweeps, those in which nothing else bought alone gives less; None for a split.
-    beyond: how many times the examples or the size lie beyond what was trained.
-    axis: that grows, None for examples alone.
-    free: the axis costs no FLOPs (rows cost memory): its size grows as the budget does.
+    examples, size: the examples of the run, and its size on the axis, None for examples alone.
+    loss, ci_low, ci_high: the predicted loss.
+    best_share: the share of the drawn sweeps in which nothing else bought alone gives a lower loss; None for a split.
+    beyond: the examples or the size over the largest that was trained.
+    axis: the axis that grows, None for examples alone.
+    free: whether the axis costs no FLOPs (rows cost memory). Its size then grows as the budget does.
   """
 
   buy: str
@@ -46,13 +46,13 @@ class Option:
 
 @dataclasses.dataclass(frozen=True)
 class Advice:
-  """What to do with a budget on one workload.
+  """How to spend a budget on one workload.
 
   Attributes:
     metric: the loss.
-    base: what the budget is compared with: its examples, FLOPs and predicted loss.
+    base: the examples, FLOPs and predicted loss of the base run, with which the budget is compared.
     times: the budget over the base run's FLOPs.
-    options: those bought alone, from the best on, then the splits.
+    options: those bought alone, the best first, then the splits.
     choice: the option to buy, or `undecided`.
     verdict: a plain sentence.
     notes: what a reader must know.
@@ -73,8 +73,8 @@ class Advice:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-  """A run to be bought: a name, its examples, and the size on one axis, the others being the base's."""
+class Purchase:
+  """A run that the budget may buy: a name, its examples, and its size on one axis. On the others it has the base's size."""
 
   buy: str
   examples: float
@@ -82,22 +82,22 @@ class Plan:
   size: float | None = None
 
   def losses(self, model: Model) -> Float[Array, " K"]:
-    """Predicted loss of the fit, then of each drawn sweep's."""
+    """The loss predicted by the fit, then by each drawn sweep."""
     return model.losses({} if self.axis is None or self.size is None else {self.axis: self.size}, self.examples)
 
 
 def advise(model: Model, times: float) -> Advice:
-  """What to buy with `times` the base run's FLOPs, times > 1."""
+  """The best use of `times` the base run's FLOPs, times > 1."""
   base = model.base
-  plans = [Plan("examples", base.examples * times)]
-  plans += [Plan(axis, base.examples, axis, base.grown(axis, times)) for axis in model.axes]
-  losses = {plan.buy: plan.losses(model) for plan in plans}
-  winner = np.argmin(np.stack([losses[plan.buy][1:] for plan in plans]), axis=0)
-  alone = [_option(model, plan, losses[plan.buy], float(np.mean(winner == i))) for i, plan in enumerate(plans)]
+  purchases = [Purchase("examples", base.examples * times)]
+  purchases += [Purchase(axis, base.examples, axis, base.grown(axis, times)) for axis in model.axes]
+  losses = {purchase.buy: purchase.losses(model) for purchase in purchases}
+  winner = np.argmin(np.stack([losses[purchase.buy][1:] for purchase in purchases]), axis=0)
+  alone = [_option(model, purchase, losses[purchase.buy], float(np.mean(winner == i))) for i, purchase in enumerate(purchases)]
   alone.sort(key=lambda o: o.loss)
   splits = [_best_split(model, axis, times) for axis in model.axes]
   splits = [o for o in splits if o.size is not None and o.axis is not None and o.size > base.sizes[o.axis] * 1.001]  # else examples alone
-  now = Plan("", base.examples).losses(model)
+  now = Purchase("", base.examples).losses(model)
   choice, verdict = _verdict(alone, losses, now, model.seen)
   notes = list(model.notes)
   far = [o.buy for o in alone if o.beyond > _FAR]
@@ -108,32 +108,33 @@ def advise(model: Model, times: float) -> Advice:
   return Advice(model.workload, model.metric, shown, times, (*alone, *splits), choice, verdict, tuple(notes))
 
 
-def _option(model: Model, plan: Plan, losses: Array, best_share: float | None) -> Option:
+def _option(model: Model, purchase: Purchase, losses: Array, best_share: float | None) -> Option:
   low, high = np.quantile(losses[1:], [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-  beyond, free = plan.examples / model.base.examples, False
-  if plan.axis is not None and plan.size is not None:
-    beyond, free = max(beyond, plan.size / model.largest[plan.axis]), model.base.is_free(plan.axis)
-  return Option(plan.buy, plan.examples, plan.size, float(losses[0]), float(low), float(high), best_share, float(beyond), plan.axis, free)
+  beyond, free = purchase.examples / model.base.examples, False
+  if purchase.axis is not None and purchase.size is not None:
+    beyond, free = max(beyond, purchase.size / model.largest[purchase.axis]), model.base.is_free(purchase.axis)
+  bought = (purchase.buy, purchase.examples, purchase.size)
+  return Option(*bought, float(losses[0]), float(low), float(high), best_share, float(beyond), purchase.axis, free)
 
 
 def _best_split(model: Model, axis: str, times: float) -> Option:
-  """The least loss that examples and size of one axis reach together; a free axis grows as the budget does and all FLOPs go to examples."""
-  base, plans = model.base, []
+  """The split between examples and the size of one axis with the least loss. With a free axis, all FLOPs go to examples."""
+  base, purchases = model.base, []
   for share in [1.0] if base.is_free(axis) else np.linspace(0, 1, _SPLITS):
     size = base.grown(axis, times**share)
-    plans.append(Plan(f"examples and {axis}", base.examples * times / base.cost(axis, size), axis, size))
-  losses = [plan.losses(model) for plan in plans]
+    purchases.append(Purchase(f"examples and {axis}", base.examples * times / base.cost(axis, size), axis, size))
+  losses = [purchase.losses(model) for purchase in purchases]
   best = int(np.argmin([predicted[0] for predicted in losses]))
-  return _option(model, plans[best], losses[best], None)
+  return _option(model, purchases[best], losses[best], None)
 
 
 def _verdict(alone: list[Option], losses: dict[str, Array], now: Array, seen: tuple[str, ...]) -> tuple[str, str]:
-  """The option to buy and a sentence; `undecided` where another one is as good for all that the data say."""
+  """The option to buy and a sentence; `undecided` where the data cannot tell it from another one."""
   best = alone[0]
   gain = np.quantile(1 - losses[best.buy][1:] / now[1:], [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
   if best.buy not in seen:
     return "undecided", f"The data cannot tell whether {best.buy}, which looks best, lowers the loss at all."
-  others = [o.buy for o in alone[1:] if o.buy in seen]  # what has no effect is no rival
+  others = [o.buy for o in alone[1:] if o.buy in seen]  # an option without an effect is no rival
   rivals = [buy for buy in others if np.quantile(losses[buy][1:] - losses[best.buy][1:], (1 - _LEVEL) / 2) <= 0]
   amounts = f"{1 - best.loss / now[0]:.2%} lower [{gain[0]:.2%}, {gain[1]:.2%}]"
   if rivals:
@@ -149,7 +150,7 @@ def to_reach(model: Model, target: float) -> str:
   def best(times: float) -> Option:
     return min(advise(model, times).options, key=lambda o: o.loss)
 
-  now = float(Plan("", model.base.examples).losses(model)[0])
+  now = float(Purchase("", model.base.examples).losses(model)[0])
   if target >= now:
     return f"{target:g} is reached by the base run ({now:.5g})."
   top = best(_MOST)

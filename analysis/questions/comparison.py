@@ -1,4 +1,4 @@
-"""Laws compared on the same points: AICc, and how far off each is when fitted on the smaller part and asked for the larger.
+"""Laws compared on the same points: AICc, and prediction errors at larger x of fits to the smaller x.
 
 Called by `analysis.report` for one curve of each axis.
 """
@@ -15,10 +15,11 @@ from analysis.fitting.laws import LAWS, Law
 from analysis.fitting.least_squares import SQUARES, Problem, solve
 from analysis.fitting.noise import Noise
 from analysis.fitting.uncertainty import condition
+from analysis.questions.sweep_laws import Curve, Noises, distinct, largest
 
 Array = np.ndarray
-DISTANCES = (2.0, 4.0, 8.0, 16.0)  # x predicted over the largest x fitted: up to 2, beyond that up to 4, ...
-_PARTS = 4  # smaller parts that a law is fitted to, at most
+DISTANCES = (2.0, 4.0, 8.0, 16.0)  # predicted x over the largest fitted x: up to 2, from there up to 4, ...
+_MOST_CUTS = 4  # smaller ranges of x that a law is fitted to, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +30,10 @@ class Compared:
     group: the curve.
     law: its name.
     status: empty, or why there is no fit.
-    on_bound: parameters that sit on the edge of their domain.
-    aicc, behind: Akaike's criterion for small samples, and how far above that of the best law; None with too few points.
-    condition_number: how flat the valley is, see `result.Fit`.
-    errors: by distance of `DISTANCES`, the root mean square relative error of predictions that far; NaN where none can be made.
+    on_bound: parameters on the edge of their domain.
+    aicc, behind: Akaike's criterion for small samples, and its distance from the best law's; None with too few points.
+    condition_number: the condition number of the fit.
+    errors: for each of `DISTANCES`, the root mean square relative error of predictions at that distance; NaN where there are none.
   """
 
   group: str
@@ -50,8 +51,17 @@ class Compared:
     return dataclasses.asdict(self) | {"errors": errors}
 
 
+def compare_largest(given: list[Curve], noises: Noises) -> list[Compared]:
+  """All laws on the DLRM's curve of the largest size of each axis; the run that is on several axes once."""
+  out: list[Compared] = []
+  for curve in distinct(largest([c for c in given if c.learner == "dlrm"])):
+    noise = noises.get((curve.workload, "dlrm", curve.metric))
+    out += compare(*curve.arrays, noise, f"{curve.workload} / {curve.axis} / {curve.size:g}")
+  return out
+
+
 def compare(x: Float[Array, " n"], y: Float[Array, " n"], seed: Array, noise: Noise | None, group: str) -> list[Compared]:
-  """Every law of one x, fitted to the points of one curve and to its smaller parts; from the lowest AICc on."""
+  """Every law of one x, fitted to the points of one curve and to the smaller ranges of it; the lowest AICc first."""
   out = [_one(law, x, y, seed, noise, group) for law in LAWS.values() if law.num_x == 1]
   known = [c.aicc for c in out if c.aicc is not None]
   out = [c if c.aicc is None else dataclasses.replace(c, behind=c.aicc - min(known)) for c in out]
@@ -71,13 +81,15 @@ def _one(law: Law, x: Array, y: Array, seed: Array, noise: Noise | None, group: 
 
 
 def errors_by_distance(law: str, x: Float[Array, " n"], y: Float[Array, " n"]) -> tuple[float, ...]:
-  """Root mean square relative error of a law fitted up to x_c and asked for x, by the distance x / x_c, over up to `_PARTS` x_c that leave
-  enough points to fit and something to predict."""
+  """Root mean square relative errors of predictions at x by fits to the points up to x_c, by the distance x / x_c.
+
+  There are up to `_MOST_CUTS` x_c; each leaves enough points to fit and some to predict.
+  """
   form = LAWS[law]
   at = np.unique(x)
   mean = np.array([np.exp(np.mean(np.log(y[x == v]))) for v in at])
   squares: list[list[float]] = [[] for _ in DISTANCES]
-  for last in np.unique(np.linspace(form.min_points, len(at) - 1, _PARTS).round().astype(int)):
+  for last in np.unique(np.linspace(form.min_points, len(at) - 1, _MOST_CUTS).round().astype(int)):
     if not form.min_points <= last < len(at):
       continue
     problem = Problem.of(form, at[:last], mean[:last])

@@ -1,7 +1,7 @@
 """The best loss that a budget buys: Pareto fronts of points, and frontiers whose winner is picked on some seeds and measured on others.
 
-The minimum over noisy candidates is biased low, the more so the more of them there are; a winner chosen without the seed that it is then
-measured on is not. Called by `analysis.questions.schemes`; fronts and the optimum of a joint law by `analysis.fit`.
+The minimum over noisy candidates is biased low, and more so with more candidates. A winner that is chosen without the seed it is measured
+on has no such bias. Called by `analysis.questions.schemes`; fronts and the optimum of a joint law are called by `analysis.fit`.
 """
 
 import dataclasses
@@ -17,8 +17,8 @@ from analysis.fitting.result import Fit
 Array = np.ndarray
 RESOURCES = {"data": "examples", "params": "params_total", "compute": "flops"}  # column of `evaluations` with `flops`
 _BUDGETS = 12
-_COMPLETE = 0.9  # share of the candidates that must have a seed's loss for the seed to count
-SPAN = 256.0  # the frontier covers the last factor of this in the resource: before it models still learn their bias
+_COMPLETE = 0.9  # a seed counts if at least this share of the candidates has its loss
+SPAN = 256.0  # the frontier covers the last factor of this in the resource: earlier, models still learn their bias
 
 
 def pareto_front(cost: Float[Array, " n"], loss: Float[Array, " n"]) -> Int[Array, " m"]:
@@ -52,7 +52,7 @@ def joint_optimum(values: dict[str, float], budget: float, cost: float = 6.0) ->
 
 @dataclasses.dataclass(frozen=True)
 class Candidates:
-  """What may be bought: `C` candidates, each with its cost, what it is, and its loss for each of S seeds; and how many lack a seed."""
+  """`C` candidates with their costs, descriptions, and losses for each of S seeds; and the number left out for lack of a seed."""
 
   cost: Float[Array, " C"]
   what: list[dict[str, Any]]
@@ -65,12 +65,12 @@ class Frontier:
   """The best that each budget buys.
 
   Attributes:
-    budget: rising.
-    loss: [S, n]: for each seed, the loss of the winner among the other seeds (of that seed itself where there is one alone).
-    winner: what wins on all seeds together.
-    agreement: share of the choices without a seed that are the same winner (of its axis, for an axis to be named).
+    budget: the budgets, rising.
+    loss: for each seed, the loss of the winner among the other seeds. With one seed, that seed picks the winner too.
+    winner: the winner on all seeds together.
+    agreement: the share of choices without one seed whose winner is on the same axis.
     crossed: whether winners were picked without the seed they are measured on.
-    left_out: candidates that lack a seed.
+    left_out: the number of candidates that lack a seed.
   """
 
   budget: Float[Array, " n"]
@@ -82,7 +82,7 @@ class Frontier:
 
 
 def candidates(frame: pl.DataFrame, metric: str, resource: str) -> Candidates:
-  """The evaluations of `frame` as candidates: those that all of some seeds have, of as many seeds as leave nine tenths of them.
+  """The evaluations of `frame` as candidates, on as many seeds as leave nine tenths of them; each has a loss for every seed.
 
   Args:
     frame: evaluations (`Sweep.evaluations`) of one workload and learner, with `flops`.
@@ -90,12 +90,11 @@ def candidates(frame: pl.DataFrame, metric: str, resource: str) -> Candidates:
     resource: a key of `RESOURCES`.
   """
   frame = frame.filter(pl.col(metric).is_not_null() & pl.col(RESOURCES[resource]).is_not_null())
-  frame = frame.unique(["config_id", "examples"], maintain_order=True)  # one configuration may stand on several axes
+  frame = frame.unique(["config_id", "examples"], maintain_order=True)  # one configuration may be on several axes
   keys = ["axis", "size", "label", "examples", RESOURCES[resource]]
   table = frame.pivot("seed", index=list(dict.fromkeys(keys)), values=metric, aggregate_function="first")
-  seeds = [
-    str(s) for s in frame.group_by("seed").agg(pl.len()).sort("len", "seed", descending=[True, False])["seed"]
-  ]  # those of most first
+  counts = frame.group_by("seed").agg(pl.len()).sort("len", "seed", descending=[True, False])
+  seeds = [str(seed) for seed in counts["seed"]]  # the seeds with the most evaluations first
   complete = [table.drop_nulls(seeds[:count]) for count in range(1, len(seeds) + 1)]
   most = max((count for count, rows in enumerate(complete, start=1) if len(rows) >= _COMPLETE * len(table)), default=min(2, len(seeds)))
   if not seeds or not len(complete[most - 1]):
@@ -110,7 +109,7 @@ def frontier(given: Candidates, span: float = SPAN) -> Frontier | None:
 
   Args:
     given: the candidates.
-    span: budgets are the last factor of this up to the largest cost: along a pass, what comes before is the start of learning.
+    span: budgets cover the last factor of this up to the largest cost; earlier on a pass, learning has only begun.
   """
   if len(given.cost) < 2:
     return None
@@ -133,7 +132,7 @@ def frontier(given: Candidates, span: float = SPAN) -> Frontier | None:
 
 
 def frontier_law(found: Frontier, law: str, group: str) -> Fit:
-  """The law of a frontier: its seeds are curves over the same budgets."""
+  """The law of a frontier, whose seeds are curves over the same budgets."""
   seeds, count = found.loss.shape
   fit = fit_law(np.tile(found.budget, seeds), found.loss.ravel(), law, np.repeat(np.arange(seeds), count), group=group)
   notes = [fit.note] if fit.note else []

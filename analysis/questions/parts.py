@@ -1,5 +1,5 @@
-"""Planted data beside its theory, part by part: what each size of a model leaves of the part that answers to it, and the data exponent of
-every scheme on the tail and on the whole. Called by `analysis.report`.
+"""Results on planted data compared with theory: the excess that each model size leaves of the part that its axis can affect, and the data
+exponent of every scheme on the tail and on the whole excess. Called by `analysis.report`.
 """
 
 import dataclasses
@@ -14,18 +14,22 @@ FLOOR_OF = {"rows": "rows_floor", "dim": "pairs_floor", "mlp": "dense_floor"}  #
 
 
 def part_sizes(sweep: Sweep) -> list[dict[str, Any]]:
-  """Every size of the model axes on planted data: the excess of its part at the end, beside what theory gives a model of that size.
+  """Every size of the model axes on planted data: the excess of its part at the end, and theory's value for a model of that size.
 
-  A row is {workload, learner, axis, size, label, examples, metric, excess: mean over the seeds, std, seeds, total and total_std: of the
-  whole excess, floor: at unlimited data, and of the rows axis excess_ideal: with these examples, beta_rows: theory's exponent}; what
-  theory does not know is None. Axes without a part of their own are left out.
+  The keys of a row are workload, learner, axis, size, label, examples, metric, and:
+    excess, std, seeds: mean and standard deviation over the seeds, and their number.
+    total, total_std: the same of the whole excess.
+    floor: theory's excess at unlimited data.
+    excess_ideal, beta_rows: on the rows axis, the ideal learner's excess with these examples, and theory's exponent.
+
+  Values that theory does not have are None. Axes without a part of their own are left out.
   """
   frame = sweep.evaluations().filter(pl.col("planted") & pl.col("axis").is_in(["rows", "dim", "overarch", "mlp"]))
   out = []
   for (workload, learner, axis), group in frame.group_by("workload", "learner", "axis", maintain_order=True):
     last, at = final_points(group)
     metric = part_metric(last, axis)
-    if metric == "excess" and axis != "rows":  # the tail is all there is
+    if metric == "excess" and axis != "rows":  # there is no part but the tail
       continue
     floor = FLOOR_OF.get(axis)
     table = last.group_by("size", "label").agg(
@@ -42,13 +46,18 @@ def part_sizes(sweep: Sweep) -> list[dict[str, Any]]:
   return out
 
 
+def ideal(part: dict[str, Any]) -> float | None:
+  """Theory's excess for a row of `part_sizes`: with its examples where that is known, else at unlimited data."""
+  return part["excess_ideal"] or part["floor"]
+
+
 @dataclasses.dataclass(frozen=True)
 class Exponents:
-  """The data exponent of a scheme, read in two ways.
+  """The data exponent of a scheme, fitted in two ways.
 
   Attributes:
-    window: on the tail's excess (the whole one where the tail is all there is) in the window of data laws.
-    whole: on the whole excess, over all evaluations; None if it has no law.
+    window: fitted to the tail's excess (the whole excess where there is no other part) in the window of data laws.
+    whole: fitted to the whole excess over all evaluations; None if it has no law.
   """
 
   window: LawRow
@@ -56,11 +65,13 @@ class Exponents:
 
 
 def data_exponents(sweep: Sweep, rows: list[LawRow]) -> list[Exponents]:
-  """Of each scheme and learner on planted data, at the largest size that has theory's exponent: limited rows leave a constant instead.
+  """The exponents of each scheme and learner on planted data, at the largest size that has theory's exponent.
+
+  Limited rows leave a constant and have no such exponent.
 
   Args:
     sweep: its runs.
-    rows: its data laws (`study.data_laws`).
+    rows: its data laws (`sweep_laws.data_laws`).
   """
   planted = set(sweep.evaluations().filter("planted")["workload"])
   free = [r for r in rows if r.workload in planted and r.theory_beta is not None]

@@ -1,6 +1,6 @@
-"""What is published of Ardalani et al. 2022 (arXiv 2208.08489), for tables that set ours beside it. Called by `analysis.report.tables`.
+"""The published laws of Ardalani et al. 2022 (arXiv 2208.08489), for comparison with ours. Called by `analysis.report.paper_tables`.
 
-Second hand, from a public database of scaling exponents; normalised cross-entropy. Values by scheme could not be read and are not here.
+They are second hand, from a public database of scaling exponents, and of normalised cross-entropy. Values by scheme could not be read.
 """
 
 import dataclasses
@@ -11,9 +11,9 @@ class Published:
   """A published law L(x) = alpha x^-beta + gamma.
 
   Attributes:
-    alpha, beta: None where only the constant is left: saturated.
+    alpha, beta: None where the law is saturated and only the constant is left.
     gamma: the constant, NE.
-    x_min, x_max: the range it was fitted over: examples, parameters, FLOPs.
+    x_min, x_max: the fitted range of examples, parameters or FLOPs.
   """
 
   alpha: float | None

@@ -1,11 +1,11 @@
-"""Where a curve still pays: its elasticity e(x) = -d ln L / d ln x along the fitted law, and the regimes it passes through.
+"""Regimes of a curve, by the elasticity e(x) = -d ln L / d ln x of its fitted law: how much more of the resource still lowers the loss.
 
 For a power law plus constant e = beta (L - gamma)/L. The thresholds, stated on every page that uses them (`TEXT`):
 
-- power law: e is at least half of what it was at the start of the window;
-- saturated: e is below a tenth of that, or ten times the resource would lower the loss by less than 0.1%, the smallest difference in log
-  loss that click models are usually compared by (He et al. 2014; Zhang et al. 2024, arXiv 2403.02545);
-- transition: between.
+- power law: e is at least half of its value at the start of the window.
+- saturated: e is below a tenth of that value, or ten times the resource would lower the loss by less than 0.1%. That is the smallest
+  difference in log loss that click models are usually compared by (He et al. 2014; Zhang et al. 2024, arXiv 2403.02545).
+- transition: between the two.
 
 Called by `analysis.questions.schemes` and `analysis.report.plots`.
 """
@@ -27,7 +27,7 @@ TEXT = (
   f"of the window; saturated below {SATURATED_SHARE:.0%} of it, or where ten times the resource buys less than {SATURATED_GAIN:.1%}; "
   "transition between. The curve itself is known in its window even where its exponent is not."
 )
-_STEP = 1e-4  # of log x, for the slope
+_STEP = 1e-4  # in log x, for the slope
 _GRID = 60
 
 
@@ -57,7 +57,7 @@ def regime_at(fit: Fit, x: float) -> str:
 
 
 def _regime(start: float, here: float) -> str:
-  """By the elasticity at the start of the window and at a place."""
+  """The regime by the elasticity at the start of the window and at a place."""
   if here < SATURATED_SHARE * start or 1 - 10**-here < SATURATED_GAIN:
     return SATURATED
   return POWER if here >= POWER_SHARE * start else TRANSITION

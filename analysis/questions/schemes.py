@@ -1,10 +1,11 @@
-"""The questions of the paper: for every scheme and each of data, parameters and compute, exponent, constant, efficiency and regime, beside
-the best that any scheme buys. Called by `analysis.report`.
+"""The questions of the paper: exponent, constant, efficiency and regime of every scheme along data, parameters and compute.
 
-data: loss against examples at the largest size of the scheme. params: final loss against parameters over its sizes, at the same examples.
-compute: the least loss for the FLOPs spent, over the sizes and evaluations of the scheme; of data, along its curve.
-`best` is the frontier over all schemes together. Parameters and compute are read on the whole loss, so that schemes can be compared; data
-on the tail's part of it where planted data has several.
+- data: loss against examples at the largest size of the scheme.
+- params: final loss against parameters over its sizes, at the same examples.
+- compute: the least loss for the FLOPs spent, over the sizes and evaluations of the scheme; for scheme data, along its curve.
+
+`best` is the frontier over all schemes together. The laws of parameters and compute are fitted to the whole loss, so that schemes can be
+compared. The laws of data are fitted to the tail's part of it where planted data has several. Called by `analysis.report`.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from analysis.fitting.result import Fit, as_dict
+from analysis.fitting.result import Fit, row_as_dict
 from analysis.load import Sweep, axes_of
 from analysis.questions.frontier import SPAN, Frontier, candidates, frontier, frontier_law
 from analysis.questions.regimes import regime_at
@@ -29,15 +30,15 @@ class SchemeRow:
 
   Attributes:
     workload: as in `sweep.json`.
-    scheme: an axis, or `best`: over all of them.
+    scheme: an axis, or `best` for all of them.
     resource: `data`, `params` or `compute`.
     metric: the loss.
     fit: its law.
-    regime: at the end of the window, see `analysis.questions.regimes`.
-    efficiency: the resource that the cheapest scheme needs for the loss which all of them reach, over what this one needs, along the fitted
-      laws inside their windows; None without a law or a second scheme.
-    theory_beta: what theory says on planted data, else None.
-    frontier: of compute, and of `best`.
+    regime: the regime at the end of the window, see `analysis.questions.regimes`.
+    efficiency: the resource that the cheapest scheme needs for the loss that all of them reach, over what this one needs. It follows the
+      fitted laws inside their windows; None without a law or a second scheme.
+    theory_beta: theory's exponent on planted data, else None.
+    frontier: the frontier of compute, or of `best`; else None.
   """
 
   workload: str
@@ -52,8 +53,7 @@ class SchemeRow:
 
   def as_dict(self) -> dict[str, Any]:
     """The flat object of `laws.json`."""
-    own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("fit", "frontier")}
-    out = as_dict(self.fit) | own
+    out = row_as_dict(self, "frontier")
     if self.frontier is not None:
       names = ["budget", "loss", "scheme", "size", "examples", "agreement"]
       columns = [self.frontier.budget, self.frontier.loss.mean(axis=0)]
@@ -72,7 +72,7 @@ def scheme_rows(sweep: Sweep, rows: list[LawRow], sizes: list[LawRow], law: str)
 
   Args:
     sweep: its runs.
-    rows, sizes: its data laws and those over sizes (`study.data_laws`, `study.size_laws`).
+    rows, sizes: its data laws and those over sizes (`sweep_laws.data_laws`, `sweep_laws.size_laws`).
     law: `auto`, or the law of every row.
   """
   frame = fitted(sweep).filter((pl.col("learner") == "dlrm") & ~pl.col("horizon"))
@@ -88,7 +88,8 @@ def scheme_rows(sweep: Sweep, rows: list[LawRow], sizes: list[LawRow], law: str)
     for scheme in axes_of(group):
       mine += _frontier_row(workload, scheme, "compute", metric, group.filter(axis=scheme), constant)
     mine += _frontier_row(workload, BEST, "data", metric, group, without)
-    short = (pl.col("axis") == "data") & (pl.col("size") < pl.col("size").filter(pl.col("axis") == "data").max())  # of other lengths
+    data = pl.col("axis") == "data"
+    short = data & (pl.col("size") < pl.col("size").filter(data).max())  # shorter runs of the base
     mine += _frontier_row(workload, BEST, "params", metric, final_points(group.filter(~short))[0], constant)
     mine += _frontier_row(workload, BEST, "compute", metric, group, constant)
     out += _with_efficiency(mine)
@@ -107,14 +108,14 @@ def _end_regime(fit: Fit) -> str:
 def _frontier_row(workload: str, scheme: str, resource: str, metric: str, frame: pl.DataFrame, law: str) -> list[SchemeRow]:
   span = np.inf if resource == "params" else SPAN  # every model has its parameters from the start
   found = frontier(candidates(frame, metric, resource), span) if len(frame) else None
-  if found is None:  # this scheme does not move that resource
+  if found is None:  # this scheme does not change that resource
     return []
   fit = frontier_law(found, law, f"{workload} / {scheme} / {resource}")
   return [SchemeRow(workload, scheme, resource, metric, fit, _end_regime(fit), frontier=found)]
 
 
 def _with_efficiency(rows: list[SchemeRow]) -> list[SchemeRow]:
-  """Efficiencies among the rows of one workload, by resource and loss."""
+  """The rows of one workload with their efficiencies, compared by resource and loss."""
   out = []
   for row in rows:
     peers = [r for r in rows if (r.resource, r.metric) == (row.resource, row.metric) and r.scheme != BEST and _known(r.fit)]
@@ -134,7 +135,7 @@ def _known(fit: Fit) -> bool:
 
 
 def _needed(fit: Fit, target: float) -> float | None:
-  """The x at which a fitted law reaches a loss, inside its window; its start where it is below from the start on."""
+  """The x inside its window at which a fitted law reaches a loss; the window's start where it is lower throughout."""
   if fit.x_min is None or fit.x_max is None or float(fit.predict(np.array([fit.x_max]))[0]) > target * (1 + 1e-9):
     return None
   low, high = np.log(fit.x_min), np.log(fit.x_max)

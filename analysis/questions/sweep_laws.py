@@ -1,9 +1,11 @@
-"""Which laws a sweep allows: loss against examples for every curve, final loss against size, parameters and FLOPs for every axis.
+"""The laws of a sweep: loss against examples for every curve, final loss against size, parameters and FLOPs for every axis.
 
-Called by `analysis.report`. Metric and law follow from the data: on planted data the excess, whose limit is 0, with `power`; on a real
-click log NE with `power_constant`. Each fit carries the metric, law and window it was made with. Curves are training passes, whose noise
-is told by the seeds of all configurations together; points over sizes are runs of their own. Grids get no law (one of one variable would
-mix their axes), hardware axes neither: they change no loss. Where a learning rate runs out at a horizon, only the ends of curves count.
+Metric and law follow from the data. On planted data `power` is fitted to the excess, whose limit is 0; on a real click log `power_constant`
+is fitted to NE. Each fit carries its metric, law and window. Curves are training passes: their noise is estimated from the seeds of all
+configurations together. Points over sizes are separate runs. Grids get no law, since a law of one variable would mix their axes. Hardware
+axes get none, since they change no loss. Where a learning rate runs out at a horizon, only the ends of curves count.
+
+Called by `analysis.report` and by the other questions.
 """
 
 import dataclasses
@@ -14,17 +16,18 @@ import polars as pl
 
 from analysis.fitting.fit_law import fit_law
 from analysis.fitting.noise import Noise
-from analysis.fitting.result import Fit, as_dict
-from analysis.fitting.settings import noise_of, passes_of, repeated
+from analysis.fitting.result import Fit, row_as_dict
+from analysis.fitting.settings import noise_of, passes_of, repeated, usable
 from analysis.load import Sweep
 from dlrm_jax.common.axis_names import AXES, HARDWARE_AXES
 
-PLANTED_X_MIN = 2**17  # examples: earlier, a trained model still learns its bias and scale (the default window on planted data)
-ROWS_LIMIT = 0.97  # share of the ideal excess owed to the rows, from which the rows law is read beside its theory
+PLANTED_X_MIN = 2**17  # examples, the start of the default window on planted data: earlier, a model still learns its bias and scale
+ROWS_LIMIT = 0.97  # share of the ideal excess that the rows cause, from which the rows law is compared with its theory
 REAL_SPAN = 64  # on a click log the default window is the last factor of this in examples
-LIMITED = ("rows", "tables", "all")  # axes on which the excess of planted data has a limit above 0: ids or fields that have no row
+LIMITED = ("rows", "tables", "all")  # axes on which ids or fields without a row keep the excess of planted data above 0
+COLUMNS = {"size": "size", "params": "params_total", "flops": "flops"}  # of `ends`, by what a law over sizes is fitted against
 PART_OF = {"data": "excess_tail", "rows": "excess_tail", "dim": "excess_pairs", "overarch": "excess_scores", "mlp": "excess_dense"}
-MIN_MOVE = 1.5  # an axis that moves parameters or FLOPs by a smaller factor says nothing about them
+MIN_MOVE = 1.5  # an axis that changes parameters or FLOPs by a smaller factor gets no law of them
 MIN_WINDOW_POINTS = 5  # evaluations that the default window must keep; else all are fitted
 
 
@@ -34,12 +37,12 @@ class LawRow:
 
   Attributes:
     workload, learner, axis: as in `sweep.json`.
-    size: of the curve, for a fit against examples; None for a fit over the sizes of the axis.
+    size: the size of the curve, for a fit against examples; None for a fit over the sizes of the axis.
     x: `examples`, `size`, `params` or `flops`.
-    metric: the loss: `excess`, that of a part such as `excess_tail`, or `ne`.
+    metric: the loss: `excess`, the excess of a part such as `excess_tail`, or `ne`.
     fit: the law.
-    at_examples: examples seen where sizes are compared; None for a fit against examples.
-    theory_beta, theory_gamma: what theory says on planted data, else None.
+    at_examples: the number of examples at which sizes are compared; None for a fit against examples.
+    theory_beta, theory_gamma: theory's exponent and constant on planted data, else None.
   """
 
   workload: str
@@ -55,19 +58,18 @@ class LawRow:
 
   def as_dict(self) -> dict[str, Any]:
     """The flat object of `laws.json`."""
-    own = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "fit"}
-    return as_dict(self.fit) | own
+    return row_as_dict(self)
 
 
 def total_metric(frame: pl.DataFrame) -> str:
-  """The whole loss: the excess where it is known, else NE. What learning rates and schemes are compared by."""
+  """The whole loss, by which learning rates and schemes are compared: the excess where it is known, else NE."""
   return "excess" if len(frame) and frame["excess"].is_not_null().all() else "ne"
 
 
 def part_metric(frame: pl.DataFrame, axis: str) -> str:
-  """The excess of the part of planted data that answers to an axis, where there are several parts; else the whole loss.
+  """The excess of the part of planted data that an axis can affect, where there are several parts; else the whole loss.
 
-  Examples are what the tail answers to, whatever the model: while other parts are being learned the whole falls faster than its law.
+  Examples affect the tail, whatever the model. While other parts are being learned the whole loss falls faster than the tail's law.
   """
   part = PART_OF.get(axis)
   return part if part and len(frame) and frame[part].is_not_null().all() else total_metric(frame)
@@ -80,6 +82,17 @@ def final_points(frame: pl.DataFrame) -> tuple[pl.DataFrame, int | None]:
     return frame.clear().with_columns(flops=pl.lit(None, pl.Float64)), None
   at = max(common)
   return frame.filter(pl.col("examples") == at).with_columns(flops=pl.col("flops_per_example") * at), at
+
+
+def last_points(frame: pl.DataFrame) -> pl.DataFrame:
+  """The last evaluation of every run, with its `flops`."""
+  last = frame.filter(pl.col("examples") == pl.col("examples").max().over("config_id"))
+  return last.with_columns(flops=pl.col("flops_per_example") * pl.col("examples"))
+
+
+def ends(group: pl.DataFrame, axis: str) -> tuple[pl.DataFrame, int | None]:
+  """The evaluations by which the sizes of an axis are compared: the last ones on the data axis, else `final_points`."""
+  return (last_points(group), None) if axis == "data" else final_points(group)
 
 
 def fitted(sweep: Sweep) -> pl.DataFrame:
@@ -96,8 +109,9 @@ class Curve:
     metric: the loss.
     law: the law to fit.
     points: evaluations in the window, one a seed and number of examples.
-    short: planted data, and too few evaluations from `PLANTED_X_MIN` examples on: all are taken.
-    limited: planted data, and a limit above 0 is left of its excess: an axis of `LIMITED`, but for the base run that other axes have, too.
+    short: on planted data, whether all evaluations are fitted because too few come after `PLANTED_X_MIN` examples.
+    limited: on planted data, whether the excess has a limit above 0. It has on an axis of `LIMITED`, except the base run, which is on other
+      axes too.
   """
 
   workload: str
@@ -117,10 +131,23 @@ class Curve:
     return x, y, self.points["seed"].to_numpy()
 
   @property
+  def runs(self) -> tuple[str, ...]:
+    """Its runs and its loss: the same for the curves of one configuration on several axes."""
+    return (*sorted(set(self.points["config_id"])), self.metric)
+
+  @property
   def fittable(self) -> bool:
     """Whether a law can be fitted to its points: some, all positive and finite, one for each seed and number of examples."""
     x, y, seed = self.arrays
-    return len(y) > 0 and bool(np.all(np.isfinite(y) & (y > 0))) and not repeated(x[:, None], seed)
+    return len(y) > 0 and bool(usable(x[:, None], y).all()) and not repeated(x[:, None], seed)
+
+
+def distinct(given: list[Curve]) -> list[Curve]:
+  """The curves that a law can be fitted to, those of one configuration on several axes once."""
+  first: dict[tuple[str, ...], Curve] = {}
+  for curve in given:
+    first.setdefault(curve.runs, curve)
+  return [curve for curve in first.values() if curve.fittable]
 
 
 def largest(given: list[Curve]) -> list[Curve]:
@@ -129,13 +156,13 @@ def largest(given: list[Curve]) -> list[Curve]:
 
 
 def curves(sweep: Sweep, law: str, x_min: float | None, x_max: float | None, whole: bool = False) -> list[Curve]:
-  """The curves of a sweep that get a data law, of every (workload, learner, axis, size).
+  """The curves of a sweep that get a data law, one for each (workload, learner, axis, size).
 
   Args:
     sweep: its runs.
     law: `auto` or the law of every curve.
     x_min, x_max: the window in examples; None: its default start, no end.
-    whole: the whole excess also where the tail's part of it is known.
+    whole: take the whole excess also where the tail's part of it is known.
   """
   out = []
   frame = fitted(sweep).filter(~pl.col("horizon"))
@@ -144,9 +171,9 @@ def curves(sweep: Sweep, law: str, x_min: float | None, x_max: float | None, who
   longest_of = {(w, learner): size for w, learner, size in longest.rows()}
   for (workload, learner, axis, size), curve in frame.group_by("workload", "learner", "axis", "size", maintain_order=True):
     if axis == "data" and size != longest_of[workload, learner]:
-      continue  # shorter runs of the same model are points of the fit over sizes below
+      continue  # shorter runs of the same model are points of `size_laws`
     planted, metric = bool(curve["planted"].any()), total_metric(curve) if whole else part_metric(curve, "data")
-    # Limited rows leave a constant that is not known; without it the excess falls to 0.
+    # Limited rows leave an unknown constant; with rows for all ids the excess falls to 0.
     limited = planted and axis in LIMITED and not free & set(curve["config_id"])
     chosen = law if law != "auto" else "power" if planted and not limited else "power_constant"
     curve = curve.filter(pl.col(metric).is_not_null()).unique(["config_id", "examples"], maintain_order=True)
@@ -163,15 +190,11 @@ Noises = dict[tuple[str, str, str], Noise]
 
 
 def pooled_noise(given: list[Curve]) -> Noises:
-  """How passes scatter, by workload, learner and metric: told by the seeds of all their curves."""
+  """The noise of passes by workload, learner and metric, estimated from the seeds of all their curves."""
   groups: dict[tuple[str, str, str], list[Any]] = {}
-  seen = set()
-  for curve in given:
-    key = (*sorted(set(curve.points["config_id"])), curve.metric)
-    if key not in seen and curve.fittable:  # one configuration may stand on several axes
-      x, y, seed = curve.arrays
-      groups.setdefault((curve.workload, curve.learner, curve.metric), []).extend(passes_of(x[:, None], y, seed)[0])
-    seen.add(key)
+  for curve in distinct(given):
+    x, y, seed = curve.arrays
+    groups.setdefault((curve.workload, curve.learner, curve.metric), []).extend(passes_of(x[:, None], y, seed)[0])
   found = {key: noise_of(members) for key, members in groups.items()}
   return {key: noise for key, noise in found.items() if noise is not None}
 
@@ -180,7 +203,7 @@ def data_laws(given: list[Curve], noises: Noises) -> list[LawRow]:
   """Loss against examples for every curve, over its seeds."""
   rows, cache = [], {}
   for curve in given:
-    key = (*sorted(set(curve.points["config_id"])), curve.law, curve.metric)
+    key = (curve.runs, curve.law)
     if key not in cache:
       x, y, seed = curve.arrays
       fit = fit_law(x, y, curve.law, seed, noise=noises.get((curve.workload, curve.learner, curve.metric)))
@@ -201,7 +224,7 @@ def _number(value: Any) -> float | None:
 
 
 def default_x_min(examples: np.ndarray, planted: bool) -> float | None:
-  """Where the window of data laws starts unless one is asked for; None where too few evaluations would be left."""
+  """The default start of the window of data laws; None where too few evaluations would be left."""
   start = float(PLANTED_X_MIN if planted else examples.max() / REAL_SPAN)
   return start if np.sum(examples >= start) >= MIN_WINDOW_POINTS else None
 
@@ -209,19 +232,13 @@ def default_x_min(examples: np.ndarray, planted: bool) -> float | None:
 def size_laws(sweep: Sweep, law: str) -> list[LawRow]:
   """Final loss against the axis' size, the parameters and the FLOPs, for every (workload, learner, axis) of at least two sizes."""
   frame, rows = fitted(sweep), []
-  law = "power_constant" if law == "auto" else law  # examples are limited, so there is a constant on planted data too
+  law = "power_constant" if law == "auto" else law  # examples are limited, so planted data have a constant too
   for (workload, learner, axis), group in frame.group_by("workload", "learner", "axis", maintain_order=True):
     if group["size"].n_unique() < 2:
       continue
-    if axis == "data":  # runs of their own at each size: their last evaluations
-      last, at = group.filter(pl.col("examples") == pl.col("examples").max().over("config_id")), None
-      last = last.with_columns(flops=pl.col("flops_per_example") * pl.col("examples"))
-    else:
-      last, at = final_points(group)
-    planted = bool(group["planted"].any())
-    columns = {"size": "size", "params": "params_total", "flops": "flops"}
-    for x, column in columns.items():
-      # A size is held against its own part, what it costs against the whole loss.
+    (last, at), planted = ends(group, axis), bool(group["planted"].any())
+    for x, column in COLUMNS.items():
+      # The law of a size is fitted to the part that it affects, the laws of its costs to the whole loss.
       metric = part_metric(last, axis) if x == "size" and axis != "data" else total_metric(last)
       chosen = "power" if axis == "data" and planted and metric != "ne" else law
       points = last.filter(pl.col(column).is_not_null() & pl.col(metric).is_not_null())
@@ -229,11 +246,11 @@ def size_laws(sweep: Sweep, law: str) -> list[LawRow]:
         continue
       values = points[column].to_numpy()
       if x != "size" and values.max() < MIN_MOVE * values.min():
-        continue  # this axis does not move that resource
+        continue  # this axis does not change that resource
       fit = fit_law(values, points[metric].to_numpy(), chosen, points["seed"].to_numpy(), points="independent")
       fit = dataclasses.replace(fit, group=f"{workload} / {learner} / {axis} / final loss against {x}")
       known = x == "size" and axis in ("rows", "data")
-      if axis == "rows":  # theory is for unlimited data: apt where the rows are what limits
+      if axis == "rows":  # theory assumes unlimited data: it applies where the rows are the limit
         known &= bool(((points["rows_floor"] / points["excess_ideal"]).fill_null(0) > ROWS_LIMIT).all())
       beta = _number(points[f"beta_{axis}"].max()) if known else None
       rows.append(LawRow(workload, learner, axis, None, x, metric, fit, at, beta))

@@ -1,4 +1,4 @@
-"""Examples a second over the hardware axes of a sweep, devices and placement: what gets no law of quality. Called by `analysis.report`."""
+"""Examples a second over the hardware axes of a sweep, devices and placement. They get no law of quality. Called by `analysis.report`."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from dlrm_jax.common.axis_names import HARDWARE_AXES
 
 
 def throughput(sweep: Sweep) -> list[dict[str, Any]]:
-  """One object a (workload, learner, axis, size): the median rate of its seeds, beside the axis' first size.
+  """One object for each (workload, learner, axis, size), with the median rate of its seeds.
 
-  speedup: the rate over that of the first size (of devices, the fewest; of placements, the first of the list).
-  efficiency: of devices, the speedup over that of the devices, 1 where all of them help as much as the first; None of placements.
+  speedup: the rate over that of the first size: the fewest devices, or the first placement of the list.
+  efficiency: for devices, the speedup over the ratio of devices, 1 where all of them help as much as the first; None for placements.
   """
   speeds = sweep.runs.filter(pl.col("status") == "done").select("config_id", "examples_per_s")
   frame = sweep.points.filter(pl.col("axis").is_in(HARDWARE_AXES)).join(speeds, on="config_id").drop_nulls("examples_per_s")

@@ -1,4 +1,4 @@
-"""Which learning rates a sweep is read at, where it tried several at each point (`--lr_factors`). Called by `analysis.report`."""
+"""The learning rate that is used at each point of a sweep which tried several (`--lr_factors`). Called by `analysis.report`."""
 
 import dataclasses
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 
 from analysis.load import Sweep
-from analysis.questions.sweep_laws import total_metric
+from analysis.questions.sweep_laws import last_points, total_metric
 from dlrm_jax.common.axis_names import HARDWARE_AXES
 
 _PLACE = ("workload", "learner", "axis", "size")
@@ -18,10 +18,10 @@ class Choice:
 
   Attributes:
     workload, learner, axis, size, label: the point, over its seeds.
-    metric: the whole loss, which was compared at the end of the runs.
-    losses: its mean over the seeds, by factor, of those that have a run that is done.
-    lr_factor: the best one's. A factor of which fewer seeds are done comes behind those with more.
-    at_end: whether it is the smallest or the largest of them, so that a better one may lie beyond.
+    metric: the whole loss, compared at the end of the runs.
+    losses: the mean loss over the seeds by factor, for factors with a run that is done.
+    lr_factor: the best factor. A factor with fewer finished seeds ranks behind those with more.
+    at_end: whether it is the smallest or the largest that was tried, so that a better one may be beyond.
   """
 
   workload: str
@@ -49,8 +49,8 @@ class Choice:
 
 
 def tuned(sweep: Sweep) -> tuple[Sweep, list[Choice]]:
-  """The sweep with the best learning rate of each point alone, and the choices. Points of hardware axes stay: they are about speed."""
-  last = sweep.evaluations().filter(pl.col("examples") == pl.col("examples").max().over("config_id"))
+  """The sweep with only the best learning rate of each point, and the choices. Points of hardware axes stay: they measure speed."""
+  last = last_points(sweep.evaluations())
   choices, kept = [], []
   for place, group in sweep.points.group_by(_PLACE, maintain_order=True):
     choice = None
@@ -63,7 +63,7 @@ def tuned(sweep: Sweep) -> tuple[Sweep, list[Choice]]:
 
 
 def _choose(place: dict[str, Any], ends: pl.DataFrame) -> Choice:
-  """The factor of which most seeds are done, and of those the one of least loss."""
+  """The factor with the most finished seeds, and among equals the one with the least loss."""
   metric = total_metric(ends)
   table = ends.group_by("lr_factor").agg(pl.col(metric).mean(), pl.len()).sort("lr_factor")
   losses = dict(zip(table["lr_factor"], table[metric], strict=True))

@@ -1,1 +1,1 @@
-"""TODO"""
+"""`python -m analysis.report`: the tables, figures and offline page of a sweep."""

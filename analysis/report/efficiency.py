@@ -1,5 +1,6 @@
-"""Figures after those of Ardalani et al. 2022: data efficiency with the Pareto curve (their figure 4), compute efficiency by scheme, by
-data and by model size (their figure 5); and the residuals of the data laws. Called by `analysis.report.plots`.
+"""Figures after those of Ardalani et al. 2022, and the residuals of the data laws. Called by `analysis.report.plots`.
+
+Data efficiency with the Pareto curve is their figure 4; compute efficiency by scheme, by data and by model size is their figure 5.
 """
 
 from typing import Any
@@ -16,16 +17,16 @@ from dlrm_jax.common.figures import chart
 from dlrm_jax.common.figures.render import Figure
 
 _SPAN = 256  # a panel shows the last factor of this in examples
-_MEANS = 700  # mean points of a panel at most
+_MEANS = 700  # mean points that a panel draws at most
 _BEST_LINES = alt.Scale(domain=["best for the budget", "its law"], range=[[5, 4], [1, 0]])
 
 
 def figures(frame: pl.DataFrame, schemes: list[SchemeRow], rows: list[LawRow]) -> list[Figure]:
-  """All of them that a sweep allows.
+  """All of these figures that a sweep allows.
 
   Args:
     frame: evaluations of the axes that change what is learned.
-    schemes: `schemes.scheme_rows`.
+    schemes: the result of `schemes.scheme_rows`.
     rows: the data laws.
   """
   frame = marks.some_sizes(frame.filter(pl.col("learner") == "dlrm"))
@@ -34,7 +35,7 @@ def figures(frame: pl.DataFrame, schemes: list[SchemeRow], rows: list[LawRow]) -
 
 
 def _means(group: pl.DataFrame, metric: str) -> list[dict[str, Any]]:
-  """Mean over seeds of every evaluation of every configuration, late enough to show."""
+  """The mean over seeds of every evaluation in the span that is shown."""
   group = group.filter((pl.col(metric) > 0) & pl.col("flops_per_example").is_not_null())
   group = group.filter(pl.col("examples") >= pl.col("examples").max() / _SPAN)
   table = group.group_by("axis", "size", "label", "examples").agg(
@@ -48,7 +49,7 @@ def _means(group: pl.DataFrame, metric: str) -> list[dict[str, Any]]:
 
 
 def _best_layers(row: SchemeRow | None, key: str, x: Any, y: Any) -> list[Any]:
-  """The frontier over all schemes, dashed, and its law."""
+  """The layers of the frontier over all schemes, dashed, and of its law."""
   if row is None or row.frontier is None:
     return []
   found, lines = row.frontier, []
@@ -64,17 +65,13 @@ def _best_layers(row: SchemeRow | None, key: str, x: Any, y: Any) -> list[Any]:
 
 _RESOURCES = {"data": ("examples", "examples seen"), "compute": ("flops", "training FLOPs")}
 _TOOLTIP = (
-  ("run", "first run"),
-  ("axis", "axis"),
-  ("label", "size"),
-  ("params", "parameters"),
-  ("examples", "examples"),
-  ("flops", "FLOPs"),
+  *(("run", "first run"), ("axis", "axis"), ("label", "size")),
+  *(("params", "parameters"), ("examples", "examples"), ("flops", "FLOPs")),
 )
 
 
 def _by_scheme(frame: pl.DataFrame, schemes: list[SchemeRow], resource: str) -> Figure | None:
-  """One panel a workload: every configuration's curve along a resource, one colour a scheme, and the best that the resource buys."""
+  """One panel a workload: the curve of every configuration along a resource, one colour a scheme, and the frontier over all."""
   key, title = _RESOURCES[resource]
   panels, axes = [], axes_of(frame)
   for (workload,), group in frame.group_by("workload", maintain_order=True):
@@ -97,13 +94,12 @@ def _by_scheme(frame: pl.DataFrame, schemes: list[SchemeRow], resource: str) -> 
     )
   if not panels:
     return None
-  what = "data" if resource == "data" else "compute"
   caption = (
     f"Loss against {title}, mean over seeds, one line for each configuration; dashed: the best loss that the budget buys, its winner "
     "picked on other seeds than it is measured on, and the law fitted to that."
   )
   name = {"data": "data_efficiency", "compute": "compute"}[resource]
-  return Figure(name, f"{what.capitalize()} efficiency by scheme", caption, chart.finish(panels, 2))
+  return Figure(name, f"{resource.capitalize()} efficiency by scheme", caption, chart.finish(panels, 2))
 
 
 def _by_resource(frame: pl.DataFrame, schemes: list[SchemeRow]) -> Figure | None:
@@ -133,7 +129,7 @@ def _by_resource(frame: pl.DataFrame, schemes: list[SchemeRow]) -> Figure | None
 
 
 def _residuals(frame: pl.DataFrame, rows: list[LawRow]) -> Figure | None:
-  """One panel a workload: how far each evaluation lies from its data law, for the largest size of every axis."""
+  """One panel a workload: the residual of each evaluation from its data law, for the largest size of every axis."""
   largest = {(r.workload, r.axis): r for r in rows if r.learner == "dlrm" and not r.fit.refused}  # in order of size
   panels = []
   for workload in dict.fromkeys(w for w, _ in largest):

@@ -1,4 +1,4 @@
-"""What the figures of a sweep share: axes by metric, layers for points and lines. Called by `analysis.report.plots`."""
+"""Helpers of a sweep's figures: axes by metric, layers for points and lines. Called by `analysis.report.plots`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,7 +28,7 @@ def y_axis(metric: str, values: Sequence[float | int]) -> Any:
 
 
 def tooltip(*fields: tuple[str, str]) -> list[alt.Tooltip]:
-  """What hovering over a mark shows: (field, title) in order."""
+  """The tooltip of a mark: pairs (field, title) in order."""
   kinds: dict[str, Any] = {"run": "nominal", "learner": "nominal", "workload": "nominal", "axis": "nominal", "label": "nominal"}
   formats = {"examples": ",", "size": "~g", "params": ",", "flops": ".3~s", "value": ".5~g", "roc_auc": ".4f", "residual": "+.3~%"}
   return [
@@ -39,10 +39,8 @@ def tooltip(*fields: tuple[str, str]) -> list[alt.Tooltip]:
 _RUN = (("run", "run"), ("learner", "learner"), ("axis", "axis"), ("label", "size"), ("seed", "seed"), ("lr_factor", "learning rate x"))
 RUN_TOOLTIP = (*_RUN, ("params", "parameters"), ("examples", "examples"), ("value", "loss"), ("roc_auc", "ROC AUC"))
 _LAW_POINTS = 40  # of a fitted line
-MOST_POINTS, MOST_CURVES = (
-  450,
-  24,
-)  # of a panel, and of an axis in it: of more some are drawn, so that pages of thousands of runs open at once
+# Points that a panel draws, and curves of an axis in it, at most. So pages of thousands of runs open at once.
+MOST_POINTS, MOST_CURVES = 450, 24
 
 
 def some_sizes(frame: pl.DataFrame) -> pl.DataFrame:
@@ -53,7 +51,7 @@ def some_sizes(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def points_of(frame: pl.DataFrame, metric: str, row: LawRow | None = None) -> list[dict[str, Any]]:
-  """Chart points of evaluations, with whether the fit used them."""
+  """Chart points of evaluations. `fitted` says whether the fit used them."""
   low = row.fit.x_min if row is not None and row.fit.x_min is not None else 0.0
   keep = frame.filter(pl.col(metric).is_not_null() & (pl.col(metric) > 0)).sort("examples")
   return [
@@ -82,12 +80,12 @@ def workload_text(workload: str) -> str:
 
 
 def law_opacity(row: LawRow) -> float:
-  """A line whose exponent the points do not determine is drawn faint."""
+  """The opacity of a law's line: faint where the points do not determine its exponent."""
   return 0.35 if row.fit.status == "not_identifiable" else 1.0
 
 
 def fitted_line(row: LawRow, key: str = "examples", extra: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-  """The fitted law over its window, cut where its regime changes."""
+  """Chart points of the fitted law over its window, in segments of one regime."""
   shared = {"size": row.size, "learner": LEARNER_NAMES.get(row.learner, row.learner), "line": "fitted law"} | (extra or {})
   out: list[dict[str, Any]] = []
   if row.fit.x_min is None or row.fit.x_max is None:
@@ -101,7 +99,7 @@ def fitted_line(row: LawRow, key: str = "examples", extra: dict[str, Any] | None
 
 
 def band_layer(row: LawRow, color: Any, x: Any, y: Any, pick: Any) -> list[Any]:
-  """The 95% interval of a law, where the points determine it."""
+  """The layer of a law's 95% interval, where the points determine it."""
   if not row.fit.band or row.fit.status not in ("ok", "on_bound"):
     return []
   shared = {"learner": LEARNER_NAMES.get(row.learner, row.learner), "size": row.size}
@@ -111,6 +109,7 @@ def band_layer(row: LawRow, color: Any, x: Any, y: Any, pick: Any) -> list[Any]:
 
 
 def ideal_line(frame: pl.DataFrame) -> list[dict[str, Any]]:
+  """Chart points of the ideal learner."""
   known = frame.filter(pl.col("excess_ideal") > 0).unique("examples").sort("examples")
   return [{"examples": e["examples"], "value": e["excess_ideal"], "line": "ideal learner (theory)"} for e in known.to_dicts()]
 
@@ -120,13 +119,13 @@ _REGIMES = [regimes.POWER, regimes.TRANSITION, regimes.SATURATED]
 
 
 def regime_width(points: list[dict[str, Any]]) -> Any:
-  """Line widths by regime: thick while the resource pays. A legend where there is more than one."""
+  """Line widths by regime, thick while the resource pays, with a legend where there are several."""
   several = len({p["regime"] for p in points}) > 1
   scale = alt.Scale(domain=_REGIMES, range=[3.4, 1.7, 0.7])
   return alt.StrokeWidth("regime:N", title="regime", scale=scale, legend=alt.Legend() if several else None)
 
 
-def line_layers(fitted: list[dict], ideal: list[dict], color: Any, x: Any, y: Any, pick: Any) -> list[Any]:
+def line_layers(fitted: list[dict[str, Any]], ideal: list[dict[str, Any]], color: Any, x: Any, y: Any, pick: Any) -> list[Any]:
   """Layers of fitted laws and of the ideal learner."""
   dash = alt.StrokeDash("line:N", title=None, scale=_LINE_KINDS if ideal else alt.Scale(domain=["fitted law"], range=[[1, 0]]))
   layers = []
@@ -141,8 +140,8 @@ def line_layers(fitted: list[dict], ideal: list[dict], color: Any, x: Any, y: An
   return layers
 
 
-def point_layer(points: list[dict], color: Any, x: Any, y: Any, pick: Any, size: int) -> Any:
-  """Evaluations, those before the fitted window faint; hovering shows the run, clicking the legend picks a series."""
+def point_layer(points: list[dict[str, Any]], color: Any, x: Any, y: Any, pick: Any, size: int) -> Any:
+  """The layer of evaluations, faint before the fitted window. Hovering shows the run; a click on the legend picks a series."""
   window = alt.Opacity("fitted:O", scale=alt.Scale(domain=["before it", "in the window"], range=[0.22, 0.85]), legend=None)
   layer = alt.Chart(chart.data(evenly(points, MOST_POINTS))).mark_point(size=size, strokeWidth=1.2)
   return layer.encode(x=x, y=y, color=color, opacity=chart.picked(pick, window), tooltip=tooltip(*RUN_TOOLTIP)).add_params(pick)

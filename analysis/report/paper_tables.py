@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from analysis.fitting.result import interval_text
+from analysis.fitting.result import Fit, interval_text
 from analysis.questions import regimes
 from analysis.questions.advice import Advice, option_rows
 from analysis.questions.comparison import DISTANCES, Compared
 from analysis.questions.parts import Exponents
 from analysis.questions.published import PAPER
 from analysis.questions.schemes import BEST, SchemeRow
-from analysis.questions.sweep_laws import LawRow, Noises
-from analysis.report.tables import Extra, short
+from analysis.questions.sweep_laws import Noises
+from analysis.report.tables import ADVICE, Table, known, short
 
 _RESOURCES = {"data": "data", "params": "parameters", "compute": "compute"}
 
@@ -27,31 +27,17 @@ SCHEMES_TEXT = (
 )
 
 
-def scheme_table(rows: list[SchemeRow]) -> Extra:
+def scheme_table(rows: list[SchemeRow]) -> Table:
   """Schemes by resource."""
-  columns = [
-    "workload",
-    "resource",
-    "scheme",
-    "loss",
-    "exponent [95%]",
-    "constant",
-    "regime at the end",
-    "efficiency",
-    "theory",
-    "published",
-  ]
+  columns = ["workload", "resource", "scheme", "loss", "exponent [95%]", "constant"]
+  columns += ["regime at the end", "efficiency", "theory", "published"]
   cells = []
   for r in rows:
-    gamma = r.fit.params.get("gamma")
-    constant = "-" if gamma is None else interval_text(gamma, 3)
-    beta = interval_text(r.fit.params.get("beta"), 3) if not r.fit.refused else r.fit.status
-    beta += " (not identifiable)" if r.fit.status == "not_identifiable" else ""
-    efficiency = "-" if r.efficiency is None else f"{r.efficiency:.2f}"
-    theory = "-" if r.theory_beta is None else f"{r.theory_beta:.3f}"
+    constant = interval_text(r.fit.params.get("gamma"), 3)
     published = PAPER[r.resource].text if r.scheme in (BEST, "data") else "-"
-    cells.append([r.workload, _RESOURCES[r.resource], r.scheme, r.metric, beta, constant, r.regime, efficiency, theory, published])
-  return Extra("Schemes and resources", columns, cells, SCHEMES_TEXT)
+    place = [r.workload, _RESOURCES[r.resource], r.scheme, r.metric]
+    cells.append([*place, _exponent(r.fit), constant, r.regime, known(r.efficiency, ".2f"), known(r.theory_beta, ".3f"), published])
+  return Table("Schemes and resources", columns, cells, SCHEMES_TEXT)
 
 
 EXPONENTS_TEXT = (
@@ -61,26 +47,22 @@ EXPONENTS_TEXT = (
 )
 
 
-def exponent_table(found: list[Exponents]) -> Extra:
+def exponent_table(found: list[Exponents]) -> Table:
   """The data exponents of planted data."""
   columns = ["workload", "learner", "scheme", "size", "seeds", "tail, exponent [95%]", "from", "whole, exponent [95%]", "theory"]
   cells = []
   for e in found:
     r = e.window
-    theory = "-" if r.theory_beta is None else f"{r.theory_beta:.3f}"
-    start = "-" if r.fit.x_min is None else short(r.fit.x_min)
-    size = "-" if r.size is None else short(r.size)
-    cells.append(
-      [r.workload, r.learner, r.axis, size, r.fit.num_seeds, _exponent(r), start, "-" if e.whole is None else _exponent(e.whole), theory]
-    )
-  return Extra("Data exponents by scheme", columns, cells, EXPONENTS_TEXT)
+    whole = "-" if e.whole is None else _exponent(e.whole.fit)
+    place = [r.workload, r.learner, r.axis, short(r.size), r.fit.num_seeds]
+    cells.append([*place, _exponent(r.fit), short(r.fit.x_min), whole, known(r.theory_beta, ".3f")])
+  return Table("Data exponents by scheme", columns, cells, EXPONENTS_TEXT)
 
 
-def _exponent(row: LawRow) -> str:
-  if row.fit.refused:
-    return row.fit.status
-  beta = interval_text(row.fit.params["beta"], 3)
-  return beta + (" (not identifiable)" if row.fit.status == "not_identifiable" else "")
+def _exponent(fit: Fit) -> str:
+  if fit.refused:
+    return fit.status
+  return interval_text(fit.params["beta"], 3) + (" (not identifiable)" if fit.status == "not_identifiable" else "")
 
 
 PARTS_TEXT = (
@@ -91,30 +73,18 @@ PARTS_TEXT = (
 )
 
 
-def parts_table(entries: list[dict[str, Any]]) -> Extra:
+def parts_table(entries: list[dict[str, Any]]) -> Table:
   """Every size beside its floor."""
-  columns = [
-    "workload",
-    "axis",
-    "size",
-    "examples",
-    "loss",
-    "left",
-    "± sd",
-    "floor",
-    "left / floor",
-    "ideal",
-    "left / ideal",
-    "whole excess",
-  ]
+  columns = ["workload", "axis", "size", "examples", "loss", "left", "± sd", "floor", "left / floor"]
+  columns += ["ideal", "left / ideal", "whole excess"]
   cells = []
   for e in entries:
-    numbers = {name: "-" if e[name] is None else f"{e[name]:.4g}" for name in ("excess", "std", "floor", "excess_ideal", "total")}
+    numbers = {name: known(e[name], ".4g") for name in ("excess", "std", "floor", "excess_ideal", "total")}
     over = {name: f"{e['excess'] / e[name]:.3f}" if e[name] else "-" for name in ("floor", "excess_ideal")}
-    place = [e["workload"], e["axis"], e["label"], "-" if e["examples"] is None else short(e["examples"]), e["metric"]]
+    place = [e["workload"], e["axis"], e["label"], short(e["examples"]), e["metric"]]
     shares = [numbers["floor"], over["floor"], numbers["excess_ideal"], over["excess_ideal"], numbers["total"]]
     cells.append([*place, numbers["excess"], numbers["std"], *shares])
-  return Extra("Sizes beside theory", columns, cells, PARTS_TEXT)
+  return Table("Sizes beside theory", columns, cells, PARTS_TEXT)
 
 
 FRONTIER_TEXT = (
@@ -123,7 +93,7 @@ FRONTIER_TEXT = (
 )
 
 
-def frontier_table(rows: list[SchemeRow]) -> Extra:
+def frontier_table(rows: list[SchemeRow]) -> Table:
   """The winners along compute and parameters."""
   cells = []
   for r in (r for r in rows if r.scheme == BEST and r.frontier is not None and r.resource != "data"):
@@ -140,7 +110,7 @@ def frontier_table(rows: list[SchemeRow]) -> Extra:
       [r.workload, _RESOURCES[r.resource], f"{short(low)} to {short(high)}", name, f"{value:.5g}", f"{agreement:.0%}"]
       for name, low, high, value, agreement in merged
     ]
-  return Extra(
+  return Table(
     "Which scheme wins where", ["workload", "resource", "budget", "winner", "loss at the end", "agreement"], cells, FRONTIER_TEXT
   )
 
@@ -151,17 +121,15 @@ COMPARISON_TEXT = (
 )
 
 
-def comparison_table(compared: list[Compared]) -> Extra:
+def comparison_table(compared: list[Compared]) -> Table:
   """Laws beside each other."""
   columns = ["curve", "law", "AICc behind", *(f"to {d:g}x" for d in DISTANCES), "condition", "status"]
   cells = []
   for c in compared:
     errors = ["-" if np.isnan(e) else f"{e:.2%}" for e in c.errors]
-    condition = "-" if c.condition_number is None else f"{c.condition_number:.1e}"
     status = c.status or ("on bound: " + ", ".join(c.on_bound) if c.on_bound else "ok")
-    behind = "-" if c.behind is None else f"{c.behind:.1f}"
-    cells.append([c.group, c.law, behind, *errors, condition, status])
-  return Extra("Extrapolation, and laws compared", columns, cells, COMPARISON_TEXT, printed=False)
+    cells.append([c.group, c.law, known(c.behind, ".1f"), *errors, known(c.condition_number, ".1e"), status])
+  return Table("Extrapolation, and laws compared", columns, cells, COMPARISON_TEXT, printed=False)
 
 
 NOISE_TEXT = (
@@ -170,34 +138,24 @@ NOISE_TEXT = (
 )
 
 
-def noise_table(noises: Noises) -> Extra:
+def noise_table(noises: Noises) -> Table:
   """How passes scatter."""
-  columns = [
-    "workload",
-    "learner",
-    "loss",
-    "passes",
-    "offset",
-    "drift",
-    "dies out over",
-    "white noise",
-    "variance per decade",
-    "correlation",
-  ]
+  columns = ["workload", "learner", "loss", "passes", "offset", "drift", "dies out over"]
+  columns += ["white noise", "variance per decade", "correlation"]
   cells = []
   for (workload, learner, metric), n in noises.items():
-    parts = [f"{np.sqrt(v):.2%}" for v in (n.offset, n.drift)] + [f"{np.exp(n.length):.3g}x", f"{np.sqrt(n.nugget):.2%}"]
-    tilt = f"x{10**n.tilt:.2f}"
-    cells.append([workload, learner, metric, n.free, *parts[:2], *parts[2:], tilt, f"{n.correlation(0.5 * np.log(2)):.2f}"])
-  return Extra("Noise of training passes", columns, cells, NOISE_TEXT, printed=False)
+    offset, drift, nugget = (f"{np.sqrt(v):.2%}" for v in (n.offset, n.drift, n.nugget))
+    correlation = f"{n.correlation(0.5 * np.log(2)):.2f}"
+    cells.append([workload, learner, metric, n.free, offset, drift, f"{np.exp(n.length):.3g}x", nugget, f"x{10**n.tilt:.2f}", correlation])
+  return Table("Noise of training passes", columns, cells, NOISE_TEXT, printed=False)
 
 
-def advice_tables(given: list[Advice]) -> list[Extra]:
+def advice_tables(given: list[Advice]) -> list[Table]:
   """One table a workload."""
   out = []
   for advice in given:
     columns, cells = option_rows(advice)
     text = f"{advice.verdict} " + " ".join(f"{note[0].upper()}{note[1:]}." for note in advice.notes)
-    title = f"Advice: the next {advice.times:g} times the FLOPs, {advice.workload}"
-    out.append(Extra(title, columns, [list(row) for row in cells], text))
+    title = f"{ADVICE}: the next {advice.times:g} times the FLOPs, {advice.workload}"
+    out.append(Table(title, columns, cells, text))
   return out

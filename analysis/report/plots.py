@@ -12,7 +12,7 @@ from altair.utils.schemapi import debug_mode
 from analysis.load import SIZE_NAMES, Sweep, axes_of, evenly
 from analysis.questions.parts import FLOOR_OF
 from analysis.questions.schemes import SchemeRow
-from analysis.questions.sweep_laws import LawRow, final_points, fitted
+from analysis.questions.sweep_laws import COLUMNS, LawRow, ends, fitted
 from analysis.report import efficiency, marks, unfitted
 from analysis.report.marks import LEARNER_NAMES, X_NAMES
 from dlrm_jax.common.axis_names import HARDWARE_AXES
@@ -25,8 +25,11 @@ from dlrm_jax.common.figures.render import Figure
 def figures(
   sweep: Sweep, data_rows: list[LawRow], size_rows: list[LawRow], schemes: list[SchemeRow], speeds: list[dict[str, Any]]
 ) -> list[Figure]:
-  """Every figure that the sweep allows: the headline data law, efficiency along data and compute, residuals, data curves by axis, final
-  loss against size, and those of grids and hardware axes."""
+  """Every figure that the sweep allows, in the order of the page.
+
+  They are the headline data law, efficiency along data and compute, residuals, data curves by axis, final loss against size, and the
+  figures of grids and hardware axes.
+  """
   everything, frame = sweep.evaluations(), fitted(sweep)
   axes = axes_of(frame)
   out = [_headline(frame, data_rows)]
@@ -95,9 +98,8 @@ def _data_curves(frame: pl.DataFrame, rows: list[LawRow], axis: str) -> Figure |
   panels, any_ideal = [], False
   sizes = evenly(sorted(set(frame.filter(axis=axis)["size"])), marks.MOST_CURVES)
   for workload in dict.fromkeys(r.workload for r in rows if r.axis == axis):
-    mine = sorted(
-      (r for r in rows if r.workload == workload and r.axis == axis and r.learner == "dlrm" and r.size in sizes), key=lambda r: r.size or 0
-    )
+    mine = [r for r in rows if (r.workload, r.axis, r.learner) == (workload, axis, "dlrm") and r.size in sizes]
+    mine.sort(key=lambda r: r.size or 0)
     shown, points, fitted = frame.filter(workload=workload, axis=axis, learner="dlrm"), [], []
     for row in mine:
       points += marks.points_of(shown.filter(size=row.size), row.metric, row)
@@ -125,17 +127,10 @@ def _size_curves(frame: pl.DataFrame, rows: list[LawRow], axis: str) -> Figure |
   panels, note = [], ""
   for row in (r for r in rows if r.axis == axis and r.learner == "dlrm"):
     group = frame.filter(workload=row.workload, axis=axis, learner=row.learner)
-    if axis == "data":
-      last = group.filter(pl.col("examples") == pl.col("examples").max().over("config_id")).with_columns(
-        flops=pl.col("flops_per_example") * pl.col("examples")
-      )
-    else:
-      last = final_points(group)[0]
-    column = {"size": "size", "params": "params_total", "flops": "flops"}[row.x]
-    last = last.filter(pl.col(column).is_not_null() & pl.col(row.metric).is_not_null())
-    points = [
-      {**p, "at": float(e[column])} for p, e in zip(marks.points_of(last, row.metric), last.sort("examples").to_dicts(), strict=True)
-    ]
+    column = COLUMNS[row.x]
+    last = ends(group, axis)[0].filter(pl.col(column).is_not_null() & pl.col(row.metric).is_not_null())
+    shown = zip(marks.points_of(last, row.metric), last.sort("examples").to_dicts(), strict=True)
+    points = [{**p, "at": float(e[column])} for p, e in shown]
     theory = []
     if row.x == "size" and axis in FLOOR_OF:
       floor = FLOOR_OF[axis]
@@ -145,9 +140,8 @@ def _size_curves(frame: pl.DataFrame, rows: list[LawRow], axis: str) -> Figure |
           theory.append({"at": e[column], "value": e["excess_ideal"], "line": "ideal learner, these examples"})
     title = SIZE_NAMES[axis] if row.x == "size" else X_NAMES[row.x]
     distinct = sorted({p["at"] for p in points})
-    x = chart.log_axis(
-      alt.X, "at", title, distinct, at=distinct if len(distinct) <= 8 and (row.x == "size" or distinct[-1] < 3 * distinct[0]) else None
-    )
+    few = len(distinct) <= 8 and (row.x == "size" or distinct[-1] < 3 * distinct[0])
+    x = chart.log_axis(alt.X, "at", title, distinct, at=distinct if few else None)
     y = marks.y_axis(row.metric, [p["value"] for p in points + theory])
     layers = []
     if theory:
@@ -158,19 +152,14 @@ def _size_curves(frame: pl.DataFrame, rows: list[LawRow], axis: str) -> Figure |
     if fitted:
       line = alt.Chart(chart.data(fitted)).mark_line(opacity=marks.law_opacity(row))
       layers.append(line.encode(x=x, y=y, color=color, strokeWidth=marks.regime_width(fitted), detail="segment:N"))
-    tooltip = marks.tooltip(*marks.RUN_TOOLTIP)
-    layers.append(
-      alt.Chart(chart.data(evenly(points, marks.MOST_POINTS)))
-      .mark_point(size=34, opacity=0.8)
-      .encode(x=x, y=y, color=color, tooltip=tooltip)
-    )
+    dots = alt.Chart(chart.data(evenly(points, marks.MOST_POINTS))).mark_point(size=34, opacity=0.8)
+    layers.append(dots.encode(x=x, y=y, color=color, tooltip=marks.tooltip(*marks.RUN_TOOLTIP)))
     beta = "no law: " + row.fit.status.removeprefix("refused: ") if row.fit.refused else _exponent_text(row).split(": ", 1)[1]
     beta = "saturated or too noisy for an exponent" if row.fit.status == "not_identifiable" else beta
     if row.fit.refused and "does not fall" in row.fit.status:
       beta = "does not fall: saturated"
-    panels.append(
-      alt.layer(*layers).properties(width=250, height=230, title=alt.TitleParams(f"{marks.workload_text(row.workload)}", subtitle=beta))
-    )
+    heading = alt.TitleParams(marks.workload_text(row.workload), subtitle=beta)
+    panels.append(alt.layer(*layers).properties(width=250, height=230, title=heading))
     note = f" after {row.at_examples:,} examples" if row.at_examples else ""
   if not panels:
     return None

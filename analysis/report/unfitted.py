@@ -1,4 +1,4 @@
-"""Figures of what gets no law: the curves of a grid, and throughput over hardware axes. Called by `analysis.report.plots`."""
+"""Figures without a law: the curves of a grid, and throughput over hardware axes. Called by `analysis.report.plots`."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def grid_figure(frame: pl.DataFrame, axis: str) -> Figure | None:
 
 
 def throughput_figure(entries: list[dict[str, Any]], axis: str) -> Figure | None:
-  """One panel a workload and learner: examples/s against devices, beside a line that no device slows down; or a bar a placement."""
+  """One panel a workload and learner: examples/s against devices, with the line of perfect scaling; or a bar a placement."""
   panels = []
   mine = [e for e in entries if e["axis"] == axis]
   for workload, learner in dict.fromkeys((e["workload"], e["learner"]) for e in mine):
@@ -64,7 +64,7 @@ def throughput_figure(entries: list[dict[str, Any]], axis: str) -> Figure | None
 
 
 def others(frame: pl.DataFrame, speeds: list[dict[str, Any]], axes: list[str]) -> list[Figure]:
-  """All of them that a sweep allows."""
+  """All of these figures that a sweep allows."""
   grids = [grid_figure(frame, axis) for axis in axes if axis not in AXES]
   rates = [throughput_figure(speeds, axis) for axis in dict.fromkeys(e["axis"] for e in speeds)]
   return [figure for figure in grids + rates if figure is not None]

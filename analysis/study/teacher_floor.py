@@ -1,6 +1,6 @@
 """The loss that a limited number of rows costs on one planted teacher, from its own effects and the model's own hash functions.
 
-`closed_forms.rows_floor` has the mean over all teachers. Called by `claims`.
+`closed_forms.rows_floor` has the mean over all teachers. Called by `predictions`.
 """
 
 import functools

@@ -92,5 +92,5 @@ def section(rows: list[Row], header: dict[str, Any], date: datetime.date) -> str
     f"*{unit[0].upper()}{unit[1:]} for a step of {rows[0]['batch_size']:,} examples, median; in brackets, how many times ours, "
     f"paired by round. W1, W2: whole training steps of a DLRM with 26 tables of so many rows, dim 16 and 64; emb: lookup, gradient and "
     f"update of W1's tables alone; growth: from the smallest tables to the largest.{products} "
-    f"{markdown.made_by(header, date)}, {versions}.*"
+    f"Made by {markdown.made_by(header, date)}, {versions}.*"
   )

@@ -1,6 +1,5 @@
-"""A generated table in a section of a Markdown file, such as README.md, between two comments that name it."""
+"""Generated tables in a Markdown file, such as README.md. A section is the text between two comments that name it."""
 
-import datetime
 import re
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ def check_markers(path: str, section: str) -> None:
 
 
 def replaced(text: str, section: str, new: str) -> str:
-  """The text with what is in the section replaced."""
+  """The text with a new content of the section."""
   start, end = _markers(section)
   return f"{text.split(start)[0]}{start}\n{new}\n{end}{text.split(end)[1]}"
 
@@ -36,14 +35,14 @@ def write(path: str, section: str, new: str) -> None:
 
 
 def table(lines: list[list[str]], num_names: int) -> str:
-  """Rows of cells as a table, the first row its heading; all columns but the first `num_names` are numbers."""
+  """A table of rows of cells, the first row its heading. All columns but the first `num_names` hold numbers."""
   rule = ["---"] * num_names + ["---:"] * (len(lines[0]) - num_names)
   return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:]))
 
 
-def made_by(header: dict[str, Any], date: datetime.date) -> str:
-  """By which command a table was made, on what processor, when and with what code; without flags that name files."""
+def made_by(header: dict[str, Any], detail: object) -> str:
+  """The command that made a table, the processor, some detail such as the date, and the commit; without flags that name files."""
   words = [word for word in header["command"] if not word.startswith(("--output", "--markdown", "--peers_python"))]
   head, _, changes = (header["software"]["git_commit"] or "unknown").partition("+")
   commit = f"commit {head[:12]}" + ("+changes" if changes else "")
-  return f"Made by `{' '.join(words).replace('.__main__', '')}` on {header['hardware']['cpu']}, {date}, {commit}"
+  return f"`{' '.join(words).replace('.__main__', '')}` on {header['hardware']['cpu']}, {detail}, {commit}"

@@ -9,7 +9,7 @@ import pytest
 from analysis.load import load
 from analysis.questions.additive import models
 from analysis.questions.advice import advise
-from analysis.report.report import NEXT_TIMES
+from analysis.report.analysis import NEXT_TIMES
 from dlrm_jax.common import flags
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data.planted import closed_forms as planted_theory

@@ -6,9 +6,10 @@ import altair as alt
 import polars as pl
 import pytest
 from browser_case import Browser, missing, wait_until
+from markupsafe import Markup
 from report_sweeps import write_planted, write_real
 
-from analysis.report import report
+from analysis.report import program
 from dlrm_jax.common.figures import chart, page, render
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"needs a browser, absent here: {missing()}")
@@ -24,7 +25,7 @@ def report_of(tmp_path_factory):
   @functools.cache
   def make(name: str):
     root = SWEEPS[name](tmp_path_factory.mktemp(name))
-    report.main(report.ReportConfig(workdir=str(root)))
+    program.main(program.ReportConfig(workdir=str(root)))
     return root / "report"
 
   return make
@@ -99,26 +100,21 @@ def test_theme_follows_the_system(opened):
   assert browser.console_errors() == []
 
 
-def small_page(path, script: str = "", html: str = "", **change):
+def small_page(path, html: str = "", **change):
   """A page of one chart of two series with a legend to click, and with whatever a test adds to it."""
   rows = [{"x": x, "y": x * k, "series": f"series {k}"} for k in (1, 2) for x in (1, 2, 3)]
   chosen = alt.selection_point(fields=["series"], bind="legend")
   opacity = alt.condition(chosen, alt.value(0.9), alt.value(0.1))
   base = alt.Chart(chart.data(rows)).encode(x="x:Q", y="y:Q", color="series:N", opacity=opacity)
   drawn = alt.layer(base.mark_line(), base.mark_point(size=60).encode(tooltip=["series:N", "y:Q"])).add_params(chosen)
-  spec = drawn.to_dict() | change
-  text = page.page("A page", "of one chart", [("", page.figure("small", "Two lines.") + html)], {"small": spec}, chart.THEMES, script)
-  path.write_text(text)
+  figure = render.Figure("small", "", "Two lines.", drawn.to_dict() | change)
+  drawn_at = page.environment().get_template("parts.html").module.section(figure)
+  path.write_text(page.page("A page", "of one chart", drawn_at + Markup(html), [figure]))
   return path
 
 
-@pytest.fixture(scope="module")
-def javascript():
-  return render.javascript()
-
-
-def test_a_legend_that_works_is_seen_to(tmp_path, javascript):
-  with Browser(small_page(tmp_path / "page.html", javascript)) as browser:
+def test_a_legend_that_works_is_seen_to(tmp_path):
+  with Browser(small_page(tmp_path / "page.html")) as browser:
     browser.wait_for_charts()
     assert list(browser.legend("small")) == ["series 1", "series 2"]
     dims_the_others(browser, "small")
@@ -127,13 +123,13 @@ def test_a_legend_that_works_is_seen_to(tmp_path, javascript):
     assert (tmp_path / "page.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and browser.console_errors() == browser.fetched() == []
 
 
-def test_what_a_page_does_wrong_is_seen(tmp_path, javascript):
+def test_what_a_page_does_wrong_is_seen(tmp_path):
   wrong = '<img src="http://example.invalid/a.png"><script>nowhere.to.be.found()</script>'
-  with Browser(small_page(tmp_path / "page.html", javascript, wrong)) as browser:
+  with Browser(small_page(tmp_path / "page.html", wrong)) as browser:
     browser.wait_for_charts()
     assert browser.fetched() == ["http://example.invalid/a.png"]
     errors = browser.console_errors()
     assert len(errors) == 2 and any("nowhere is not defined" in e for e in errors) and any("a.png" in e for e in errors)
-  empty = small_page(tmp_path / "page.html", javascript, data={"values": []}, layer=[{"mark": "point"}])
+  empty = small_page(tmp_path / "page.html", data={"values": []}, layer=[{"mark": "point"}])
   with Browser(empty) as browser, pytest.raises(AssertionError, match="no marks in .*chart-small"):
     browser.wait_for_charts(1)

@@ -132,7 +132,7 @@ def test_bootstrap_agrees_with_the_profile_on_many_independent_points():
 @pytest.mark.parametrize(
   ("rows", "change", "reason"),
   [
-    (12, {}, "12 points, a bootstrap, .* needs at least 30"),
+    (12, {}, "12 points: a bootstrap, .* needs at least 30"),
     (40, {"seed": "seed"}, "points of one training pass are correlated"),
   ],
 )

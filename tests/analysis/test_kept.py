@@ -10,7 +10,7 @@ from tiny_sweep import in_directory, sweep_of
 
 from analysis import kept
 from analysis.load import load
-from analysis.report import report
+from analysis.report import program
 from dlrm_jax.common import record
 from dlrm_jax.common.flags import UserError
 from sweeps import run
@@ -31,8 +31,8 @@ def test_what_was_kept_is_read_as_the_directory_was(tmp_path, capsys):
   assert (before.diverged, before.not_done, before.failed) == (after.diverged, after.not_done, after.failed) and after.diverged
   assert after.path == target
   with pytest.raises(UserError, match=r"--output=: give a directory, since --workdir=.*small\.parquet is a file"):
-    report.main(report.ReportConfig(workdir=str(target)))
-  report.main(report.ReportConfig(workdir=str(target), output=str(tmp_path / "report")))
+    program.main(program.ReportConfig(workdir=str(target)))
+  program.main(program.ReportConfig(workdir=str(target), output=str(tmp_path / "report")))
   assert (tmp_path / "report" / "index.html").exists()
 
 

@@ -16,7 +16,8 @@ from report_sweeps import write_planted, write_real
 
 from analysis.load import load
 from analysis.questions.parts import data_exponents, part_sizes
-from analysis.report import report, tables
+from analysis.questions.sweep_laws import curves, data_laws, pooled_noise
+from analysis.report import program, tables
 from analysis.report.paper_tables import exponent_table, parts_table
 from dlrm_jax.common import flags, record
 
@@ -24,14 +25,14 @@ from dlrm_jax.common import flags, record
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
   root = write_planted(tmp_path_factory.mktemp("planted"))
-  report.main(report.ReportConfig(workdir=str(root)))
+  program.main(program.ReportConfig(workdir=str(root)))
   return root
 
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
   root = write_real(tmp_path_factory.mktemp("real"))
-  report.main(report.ReportConfig(workdir=str(root)))
+  program.main(program.ReportConfig(workdir=str(root)))
   return root
 
 
@@ -135,8 +136,8 @@ def test_points_csv_holds_every_evaluation(planted):
 
 def test_law_table_on_standard_output(planted, capsys):
   sweep = load(planted)
-  given = report.curves(sweep, "auto", 2.0**18, None)
-  rows = report.data_laws(given, report.pooled_noise(given))
+  given = curves(sweep, "auto", 2.0**18, None)
+  rows = data_laws(given, pooled_noise(given))
   tables.print_tables(rows, [exponent_table(data_exponents(sweep, rows)), parts_table(part_sizes(sweep))])
   out = capsys.readouterr().out
   assert "262k to 4.19M" in out and "excess" in out and "0.100" in out and "Intervals, gls" in out
@@ -146,7 +147,7 @@ def test_a_single_run_is_enough(tmp_path, planted):
   source = next((planted / "runs").glob("dlrmdata*n0"))
   for name in ("record.json", "curve.jsonl"):
     (tmp_path / name).write_bytes((source / name).read_bytes())
-  report.main(report.ReportConfig(workdir=str(tmp_path), output=str(tmp_path / "out")))
+  program.main(program.ReportConfig(workdir=str(tmp_path), output=str(tmp_path / "out")))
   (fit,) = record.read_json(tmp_path / "out" / "laws.json")["fits"]
   assert fit["axis"] == "data" and fit["method"] == "profile_independent_points" and fit["num_seeds"] == 1
   assert (tmp_path / "out" / "data_law.png").exists()
@@ -180,7 +181,7 @@ def broken(root: Path, **files: str) -> Path:
 )
 def test_bad_work_directories(tmp_path, files, message):
   with pytest.raises(flags.UserError, match=message) as error:
-    report.main(report.ReportConfig(workdir=str(broken(tmp_path, **files))))
+    program.main(program.ReportConfig(workdir=str(broken(tmp_path, **files))))
   assert "\n" not in str(error.value)
   assert not (tmp_path / "report").exists()
 

@@ -11,7 +11,7 @@ import pytest
 from report_case import write_run
 
 from analysis.load import load
-from analysis.report import report
+from analysis.report import program
 from dlrm_jax.common import flags, record
 
 EXAMPLES = [2**k for k in range(14, 21)]
@@ -62,7 +62,7 @@ def root(tmp_path_factory) -> Path:
   failed = add(root, points, "dim", 16, 0.7, status="failed", error={"type": "ValueError", "message": "no", "traceback": "..."})
   (root / "runs" / failed / "curve.jsonl").unlink()
   record.write_json(root / "sweep.json", record.header() | {"points": points})
-  report.main(report.ReportConfig(workdir=str(root)))
+  program.main(program.ReportConfig(workdir=str(root)))
   return root
 
 
@@ -129,7 +129,7 @@ def test_lengths_trained_anew_are_read_at_their_ends(tmp_path):
     for k in range(14, 21):
       add(tmp_path, points, "data", 2**k, 0.7 + 1e-5 * seed, seed, at=[n for n in EXAMPLES if n <= 2**k], lr_schedule="cosine")
   record.write_json(tmp_path / "sweep.json", record.header() | {"points": points})
-  report.main(report.ReportConfig(workdir=str(tmp_path)))
+  program.main(program.ReportConfig(workdir=str(tmp_path)))
   fits = laws_of(tmp_path)["fits"]
   assert {(f["axis"], f["x"]) for f in fits} == {("data", "size"), ("data", "flops")}
   (fit,) = [f for f in fits if f["x"] == "size"]
@@ -164,7 +164,7 @@ def test_nothing_to_report_on(tmp_path, status, message):
   add(tmp_path, points, "data", EXAMPLES[-1], 0.8, status=status)
   record.write_json(tmp_path / "sweep.json", record.header() | {"points": points})
   with pytest.raises(flags.UserError, match=message):
-    report.main(report.ReportConfig(workdir=str(tmp_path)))
+    program.main(program.ReportConfig(workdir=str(tmp_path)))
 
 
 def test_axes_that_are_not_there_are_refused(tmp_path):

@@ -61,7 +61,7 @@ def test_planted_theory_stands_beside_the_fit(rows):
   np.testing.assert_allclose(row.theory_beta, 0.2, rtol=1e-12)
   np.testing.assert_allclose(row.fit.value("beta"), 0.2, atol=0.01)
   table = paper_tables.scheme_table(found)
-  (cells,) = [c for c in table.cells if c[:3] == ["s=1.25", "data", "data"]]
+  (cells,) = [c for c in table.rows if c[:3] == ["s=1.25", "data", "data"]]
   assert cells[8] == "0.200" and cells[9] == "0.07 x^-0.10 + 0.98"
 
 
@@ -72,7 +72,7 @@ def test_frontier_table_merges_what_wins_on(rows):
   for row in best:
     names = [f"{w['axis']} {w['label']}" for w in row.frontier.winner]
     changes = [name for i, name in enumerate(names) if i == 0 or names[i - 1] != name]
-    assert [c[3] for c in table.cells if c[:2] == [row.workload, "compute"]] == changes
+    assert [c[3] for c in table.rows if c[:2] == [row.workload, "compute"]] == changes
 
 
 def test_published_values():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_sweep import in_directory, sweep_of, with_train
 
-from analysis.report import report
+from analysis.report import program
 from dlrm_jax import train
 from dlrm_jax.common import record
 from dlrm_jax.common.flags import UserError
@@ -54,7 +54,7 @@ def test_a_sweep_can_be_reported(tmp_path: Path):
   """Records of the real trainer in the real report: data laws on the tail, sizes on the whole where their part is not planted."""
   sweep = sweep_of(axes=("data", "dim"), sizes_dim=(1, 4), seeds=2, measure=False)
   run.main(in_directory(with_train(sweep, num_examples=16_384), tmp_path))
-  report.main(report.ReportConfig(workdir=str(tmp_path)))
+  program.main(program.ReportConfig(workdir=str(tmp_path)))
   laws = record.read_json(tmp_path / "report" / "laws.json")
   assert laws["num_runs"] == 4
   assert {(fit["axis"], fit["x"], fit["metric"]) for fit in laws["fits"]} >= {

@@ -1,6 +1,6 @@
-"""What figures share: themes, axes with readable ticks, rows to a frame. Called by whatever draws a chart.
+"""Helpers of figures: themes, axes with readable ticks, rows to a frame. Called by everything that draws a chart.
 
-Colours are not written into the specs but come from the theme (`THEMES`), which the page swaps with the reader's colour scheme.
+Specs hold no colours. Colours come from the theme (`THEMES`), which the page swaps with the reader's colour scheme.
 """
 
 import warnings
@@ -11,7 +11,7 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-_DIGITS = 7  # of the numbers in a chart: pages stay small
+_DIGITS = 7  # digits of the numbers in a chart, so that pages stay small
 _FONT = "Inter, Helvetica Neue, Arial, Liberation Sans, DejaVu Sans, sans-serif"
 PLAIN, PERCENT = "format(datum.value, '~g')", "format(datum.value, '.3~%')"  # labelExpr of an axis
 SI, SI_LABEL = (f"{v} < 1000 ? format({v}, '~g') : replace(format({v}, '.3~s'), 'G', 'B')" for v in ("datum.value", "datum.label"))
@@ -69,7 +69,7 @@ THEMES = {
 
 
 def ticks(low: float | int, high: float | int) -> list[float]:
-  """Tick values of a logarithmic axis: powers of ten, numbers between them where there are few, even steps where the range is narrow."""
+  """Tick values of a logarithmic axis: powers of ten, with numbers between them where they are few; even steps in a narrow range."""
   decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
   for steps in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8)):
     values = [float(f"{m}e{d}") for d in decades for m in steps if low * 0.999 <= m * 10.0**d <= high * 1.001]
@@ -85,6 +85,7 @@ def ticks(low: float | int, high: float | int) -> list[float]:
 def log_axis(
   channel: Any, field: str, title: str, values: Sequence[float | int], at: Sequence[float | int] | None = None, label: str = SI
 ) -> Any:
+  """A logarithmic axis around some values, with its ticks at `at` where they are given."""
   low, high = min(values), max(values)
   pad = max((high / low) ** 0.03, 1.01)
   axis = alt.Axis(values=at or ticks(low / pad, high * pad), labelExpr=label)
@@ -92,13 +93,13 @@ def log_axis(
 
 
 def data(rows: list[dict[str, Any]]) -> pl.DataFrame:
-  """Rows of a layer, their numbers rounded. A frame, because Altair copies lists over and over while it builds a chart."""
+  """The data of a layer, with rounded numbers. It is a frame, because Altair copies lists over and over while it builds a chart."""
   frame = pl.DataFrame(rows, infer_schema_length=None).fill_nan(None)
   return frame.with_columns(pl.selectors.float().round_sig_figs(_DIGITS))
 
 
 def pick(field: str) -> Any:
-  """A selection of series by `field`: a click on the legend shows one, with shift several, a double click all. For `add_params`."""
+  """A selection of series by `field`, for `add_params`: a click on the legend shows one, with shift several, a double click all."""
   return alt.selection_point(name="pick", fields=[field], bind="legend")
 
 
@@ -108,7 +109,7 @@ def picked(selection: Any, value: Any) -> Any:
 
 
 def finish(panels: list[Any], columns: int, own_colors: bool = False) -> dict[str, Any]:
-  """The spec of one panel, or of several in rows of `columns`; with `own_colors` each has a colour scale and a legend of its own."""
+  """The spec of one panel, or of several in rows of `columns`. With `own_colors` each has its own colour scale and legend."""
 
   def draw() -> Any:
     drawn = panels[0] if len(panels) == 1 else alt.concat(*panels, columns=columns, spacing=36)
@@ -118,7 +119,7 @@ def finish(panels: list[Any], columns: int, own_colors: bool = False) -> dict[st
 
 
 def small_multiples(panels: list[Any], columns: int) -> dict[str, Any]:
-  """The spec of many small panels, plot areas in line, with room for a title, a subtitle and axes between them."""
+  """The spec of many small panels with aligned plot areas, and room for a title, a subtitle and axes between them."""
   return _spec(lambda: alt.concat(*panels, columns=columns, bounds="flush", spacing={"row": 84, "column": 54}))
 
 

@@ -1,4 +1,4 @@
-"""Vega-Lite specs to SVG, PNG, and the JavaScript that draws them in a page without any network. Called by whatever writes a report."""
+"""Draws Vega-Lite specs as SVG and PNG, and bundles the JavaScript that draws them in an offline page. Called by everything that draws."""
 
 import contextlib
 import dataclasses
@@ -12,7 +12,7 @@ import vl_convert
 from dlrm_jax.common import cache, record
 from dlrm_jax.common.figures.chart import THEMES
 
-_GLOBALS = "window.vegaEmbed = vegaEmbed;"  # what the page's own script calls
+_GLOBALS = "window.vegaEmbed = vegaEmbed;"  # the page's own script calls it
 PNG_SCALE = 2.0  # pixels per point: sharp on screens of today
 
 
@@ -27,7 +27,7 @@ class Figure:
 
 
 def _version() -> str:
-  """The Vega-Lite that Altair writes for, or the newest that the converter has."""
+  """The version of Vega-Lite that Altair writes for, or the newest that the converter has."""
   wanted = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
   known = vl_convert.get_vegalite_versions()
   return wanted if wanted in known else known[-1]
@@ -54,7 +54,7 @@ def write_figures(directory: Path, figures: Iterable[Figure]) -> None:
 def javascript() -> str:
   """Vega, Vega-Lite and Vega-Embed as one script for a `<script>` element.
 
-  Bundling takes seconds and depends on versions alone, so the result is kept in the user's cache directory where that can be written.
+  Bundling takes seconds and depends only on versions. So the result is kept in the user's cache directory, where that can be written.
   """
   kept = None
   with contextlib.suppress(OSError):  # no home, or read-only: bundled again next time

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -17,7 +18,7 @@ from dlrm_jax.data.dataset import SPLITS, Dataset, open_dataset
 from dlrm_jax.data.describe import inventory
 from dlrm_jax.data.describe import tables as describe_tables
 from dlrm_jax.data.describe.inventory import Inventory
-from dlrm_jax.data.describe.tables import MOST_SOURCES, TextTable
+from dlrm_jax.data.describe.tables import MOST_SOURCES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,38 +95,29 @@ def as_json(dataset: Dataset, contents: dict[str, Any], found: Inventory) -> dic
   }
 
 
-def sections(dataset: Dataset, contents: dict[str, Any], found: Inventory, figures: list[Any]) -> list[tuple[str, str]]:
-  """The page: facts, then tables, each followed by its figures."""
+def page_body(dataset: Dataset, contents: dict[str, Any], found: Inventory, figures: list[Any]) -> Markup:
+  """The body of the page: facts, then each table with the figures that belong to it."""
   from dlrm_jax.common.figures import page
 
   drawn = {figure.name: figure for figure in figures}
 
-  def picture(name: str) -> list[tuple[str, str]]:
-    return [(drawn[name].title, page.figure(name, drawn[name].caption))] if name in drawn else []
+  def pictures(*names: str) -> list[Any]:
+    return [drawn[name] for name in names if name in drawn]
 
-  def table(what: TextTable, heading: str) -> tuple[str, str]:
-    return heading, page.table(what.columns, what.rows, what.note)
-
-  made, versions = contents.get("command", []), contents.get("software", {})
-  facts = "".join(f"<li>{page.escape(f'{name}: {value}')}</li>" for name, value in describe_tables.facts(contents))
-  head = f"<pre>{page.escape(shlex.join(map(str, made)))}\n{page.escape(shlex.join(record.command()))}</pre>"
-  head += f"<ul>{facts}</ul><p>{page.escape(looked_at(dataset, found))}</p>"
-  head += f'<p class="faint">Prepared with {page.escape(", ".join(f"{name} {v}" for name, v in versions.items() if v))}</p>'
-  sources = describe_tables.sources(contents)
-  listed = f"<details><summary>{len(sources.rows)} files</summary>{page.table(sources.columns, sources.rows)}</details>"
-  return [
-    ("", head),
-    table(describe_tables.splits(contents), "Splits"),
-    *picture("base_rate"),
-    table(describe_tables.categorical(contents, found), "Categorical features"),
-    *picture("id_frequency"),
-    *picture("id_frequency_by_feature"),
-    *picture("missing"),
-    *picture("dense"),
-    *([table(describe_tables.dense(contents, found), "")] if found.dense else []),
-    table(describe_tables.rejects(contents), "Rejected lines"),
-    (sources.title, listed),
-  ]
+  sections = [describe_tables.splits(contents), *pictures("base_rate"), describe_tables.categorical(contents, found)]
+  sections += pictures("id_frequency", "id_frequency_by_feature", "missing", "dense")
+  sections += [dataclasses.replace(describe_tables.dense(contents, found), title="")] if found.dense else []
+  return page.render(
+    "dlrm_jax.data.describe",
+    "description.html",
+    made=shlex.join(map(str, contents.get("command", []))),
+    command=shlex.join(record.command()),
+    facts=[f"{name}: {value}" for name, value in describe_tables.facts(contents)],
+    looked_at=looked_at(dataset, found),
+    versions=", ".join(f"{name} {version}" for name, version in contents.get("software", {}).items() if version),
+    sections=[*sections, describe_tables.rejects(contents)],
+    sources=describe_tables.sources(contents),
+  )
 
 
 def print_tables(dataset: Dataset, contents: dict[str, Any], found: Inventory) -> None:
@@ -159,16 +151,14 @@ def main(config: DescribeConfig) -> None:
   check_output(output)
   found = inventory.take(dataset, config.max_rows)
 
-  from dlrm_jax.common.figures import chart, page, render
+  from dlrm_jax.common.figures import page, render
   from dlrm_jax.data.describe import plots as describe_plots  # Altair is slow to import, so the input is checked first
 
   columns = (("dense", contents["columns"]["dense"]), ("categorical", contents["columns"]["categorical"]))
   missing = [(kind, column["name"], column["missing_share"]) for kind, entries in columns for column in entries]
   figures = describe_plots.figures(found, missing, first_rows(dataset))
-  specs = {figure.name: figure.spec for figure in figures}
   rows = ", ".join(f"{dataset.rows(split):,} {split}" for split in SPLITS if dataset.rows(split))
-  body = sections(dataset, contents, found, figures)
-  text = page.page(f"Data set: {dataset.name}", f"{rows} rows", body, specs, chart.THEMES, render.javascript())
+  text = page.page(f"Data set: {dataset.name}", f"{rows} rows", page_body(dataset, contents, found, figures), figures)
   render.write_figures(output, figures)
   record.write_json(output / "describe.json", record.header() | as_json(dataset, contents, found))
   record.write_text(output / "index.html", text)

@@ -1,7 +1,11 @@
-"""dlrm_jax/figures and dlrm_jax/common/cache.py: what charts and pages share. The figures themselves are judged where they are made."""
+"""What charts and pages share, and the cache. The figures themselves are tested where they are made."""
 
 import ast
+import json
 import re
+import shutil
+import subprocess
+from types import SimpleNamespace
 
 import altair as alt
 import pytest
@@ -44,10 +48,38 @@ def test_nothing_points_back():
       assert not [name for name in names if name.split(".")[0] in ("sweeps", "analysis", "benchmarks")], path
 
 
-def test_numbers_stand_flush_right():
-  text = page.table(["name", "value", "mixed"], [["a", "-1.5", "1"], ["<b>", "+2", "x"], ["c", "-", "-"]])
+SCRIPT = PACKAGE / "common" / "figures" / "templates" / "page.js"
+
+
+def checked_by_node(path):
+  return subprocess.run(["node", "--check", str(path)], capture_output=True, text=True)
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node, which checks JavaScript; absent here")
+def test_the_script_of_pages_is_javascript(tmp_path):
+  done = checked_by_node(SCRIPT)
+  assert done.returncode == 0, done.stderr
+  (tmp_path / "broken.js").write_text(SCRIPT.read_text().replace("{", "", 1))
+  assert "SyntaxError" in checked_by_node(tmp_path / "broken.js").stderr
+
+
+def test_a_page_is_one_file_with_style_script_and_charts(monkeypatch):
+  monkeypatch.setattr(page, "javascript", lambda: "window.vega = '<b>';")
+  figure = render.Figure("small", "A & B", "Caption.", {"mark": "</script>"})
+  text = page.page("T <1>", "sub", page.environment().get_template("parts.html").module.section(figure), [figure])
+  assert "<title>T &lt;1&gt;</title>" in text and "<h2>A &amp; B</h2>" in text and '<a href="small.svg">SVG</a>' in text
+  assert SCRIPT.read_text().strip() in text and SCRIPT.with_suffix(".css").read_text().strip() in text
+  assert "<script>window.vega = '<b>';</script>" in text and text.count("</script>") == 3
+  saved = json.loads(re.search(r'id="report">(.*?)</script>', text).group(1))
+  assert saved == {"specs": {"small": figure.spec}, "themes": json.loads(json.dumps(chart.THEMES))}
+
+
+def test_a_table_aligns_numbers_and_escapes_text():
+  rows = [["a", "-1.5", "1"], ["<b>", "+2", "x"], ["c", "-", "-"]]
+  table = SimpleNamespace(title="", columns=["name", "value", "mixed"], rows=rows, note="")
+  text = page.environment().get_template("parts.html").module.cells(table, {1})
   assert [bool(kind) for kind in re.findall(r'<th class="(number)?">', text)] == [False, True, False]
-  assert "&lt;b&gt;" in text and '<td class="number">-1.5</td>' in text
+  assert "&lt;b&gt;" in text and '<td class="number">-1.5</td>' in text and text.count('<tr class="key">') == 1
 
 
 @pytest.mark.parametrize(

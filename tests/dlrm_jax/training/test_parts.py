@@ -69,7 +69,7 @@ def test_every_schemes_data_law_is_read_on_the_tail_and_on_the_whole(sweep):
     assert e.window.fit.value("beta") == pytest.approx(BETA, abs=0.003)
     assert e.whole.fit.value("beta") > 0.2  # the other parts are being learned
   table = exponent_table(found)
-  assert [row[2] for row in table.cells] == [e.window.axis for e in found] and "0.10" in str(table.cells[0])
+  assert [row[2] for row in table.rows] == [e.window.axis for e in found] and "0.10" in str(table.rows[0])
 
 
 def test_a_curve_with_two_losses_at_one_place_gets_no_noise(sweep):
@@ -103,7 +103,7 @@ def test_sizes_stand_beside_the_floor_of_their_own_part(sweep):
   assert found["dim", 4]["floor"] == pytest.approx(left("pairs", 4)) and found["mlp", 1]["floor"] == pytest.approx(0.5 * left("dense", 1))
   assert found["overarch", 2]["floor"] is None and found["dim", 4]["excess_ideal"] is None
   assert found["rows", 64]["excess"] == pytest.approx(0.05 * GRID[-1] ** -BETA, rel=0.01)
-  (row,) = [row for row in parts_table(part_sizes(sweep)).cells if row[1:3] == ["mlp", "1"]]
+  (row,) = [row for row in parts_table(part_sizes(sweep)).rows if row[1:3] == ["mlp", "1"]]
   assert row[8] == f"{(left('dense', 1) + late) / (0.5 * left('dense', 1)):.3f}"
 
 

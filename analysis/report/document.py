@@ -1,0 +1,88 @@
+"""The page of a report: the commands that made it, findings, setting, figures and tables, every run. Called by `analysis.report`."""
+
+import shlex
+from typing import Any
+
+import polars as pl
+
+from analysis.fitting.result import METHODS
+from analysis.load import Sweep
+from analysis.report.analysis import Analysis
+from analysis.report.tables import ADVICE, LAW_COLUMNS, Table, law_cells, runs_table
+from dlrm_jax.common import record
+from dlrm_jax.common.figures import page
+from dlrm_jax.common.figures.render import Figure
+
+LAW_CAPTION = (
+  "Power laws: L(x) = alpha * x**-beta + gamma (gamma = 0 in law power), fitted by least squares on log L. Window: the fitted range of x. "
+  "Held-out error: prediction / measured - 1 at the largest x, by a fit to the smaller x. ? is an end that the points leave open."
+)
+_BEFORE_LAWS = ("data_law", "Schemes and resources", "data_efficiency", "compute", "compute_by", "Which scheme wins where")
+_AFTER_LAWS = ("residuals", "Extrapolation, and laws compared")
+
+
+def document(found: Analysis, figures: list[Figure]) -> str:
+  """The whole page as HTML."""
+  sweep, laws = found.everything, found.laws
+  left: dict[str, Table | Figure] = {table.title: table for table in found.tables} | {figure.name: figure for figure in figures}
+  advice = [title for title in left if title.startswith(ADVICE)]
+  before, after = ([left.pop(name) for name in names if name in left] for names in ((*_BEFORE_LAWS, *advice), _AFTER_LAWS))
+  hardware, software = sweep.source.get("hardware") or {}, sweep.source.get("software") or {}
+  methods = dict.fromkeys(row.fit.method for row in laws if row.fit.method)
+  notes = dict.fromkeys(f"{row.fit.group}: {row.fit.note}." for row in laws if row.fit.note and row.axis == "data")
+  body = page.render(
+    "analysis.report",
+    "report.html",
+    made=shlex.join(str(word) for word in sweep.source.get("command", [])),
+    command=shlex.join(record.command()),
+    machine=", ".join(str(v) for v in (hardware.get("cpu"), f"{hardware['cores']} cores" if hardware.get("cores") else None) if v),
+    versions=", ".join(f"{name} {version}" for name, version in software.items() if version),
+    findings=found.findings,
+    warnings=found.warnings,
+    setting=_setting(sweep),
+    cost=_cost(sweep),
+    before_laws=before,
+    laws=Table("Laws", LAW_COLUMNS, [law_cells(row) for row in laws], LAW_CAPTION),
+    key_laws={i for i, row in enumerate(laws) if row.axis == "data" and row.x == "examples"},
+    law_notes=[*(f"{name}: {METHODS[name]}." for name in methods), *notes],
+    after_laws=[*after, *left.values()],
+    runs=runs_table(sweep),
+  )
+  axes = ", ".join(dict.fromkeys(sweep.points["axis"]))
+  subtitle = f"{sweep.num_done} runs, {sweep.points['workload'].n_unique()} workloads, axes {axes}"
+  return page.page(f"Scaling laws: {sweep.path.resolve().name}", subtitle, body, figures)
+
+
+def _setting(sweep: Sweep) -> Table:
+  """The base configuration of each workload, a row each."""
+  rows = []
+  joined = sweep.points.join(sweep.runs.filter(status="done"), on="config_id", maintain_order="left")
+  axes = pl.col("axis").n_unique().over("workload", "config_id")  # the base is a point of most axes
+  base_rates = -pl.col("lr_factor").log().abs()  # the rates that the others are multiples of
+  joined = joined.sort((pl.col("axis") == "data", axes, pl.col("examples"), base_rates), descending=True, maintain_order=True)
+  for (workload,), group in joined.group_by("workload", maintain_order=True):
+    base = group.row(0, named=True)
+    config = sweep.configs.get(base["config_id"]) or {}
+    model, train = config.get("model") or {}, config.get("train") or {}
+    widths = [model.get(name) for name in ("embed_dim", "num_rows", "bottom", "overarch", "overarch_inputs", "interaction")]
+    trained = [train.get(name) for name in ("batch_size", "table_optimizer", "table_lr", "dense_optimizer", "dense_lr")]
+    counts = [len(group["config_id"].unique()), group["seed"].n_unique(), base["examples"]]
+    data = config.get("data") or "planted"
+    rows.append([workload, data, *counts, *(_text(value) for value in [*widths, *trained])])
+  columns = ["workload", "data", "runs", "seeds", "examples", "dim", "rows at most", "bottom", "overarch", "overarch inputs"]
+  columns += ["interaction", "batch", "tables by", "table lr", "MLPs by", "MLP lr"]
+  note = "The base configuration of each workload; every axis varies one thing of it. Runs are listed at the end."
+  return Table("Setting", columns, rows, note)
+
+
+def _cost(sweep: Sweep) -> str:
+  """The time and FLOPs of all runs, and the sizes of their models."""
+  low, high = sweep.runs["params_total"].min(), sweep.runs["params_total"].max()
+  wall = float(sweep.runs["wall_s"].fill_null(0.0).sum())
+  flops = float(sweep.runs.filter(pl.col("flops_total").is_not_null())["flops_total"].sum())
+  span = "" if low is None or high is None else f", models of {low!s} to {high!s} parameters"
+  return f"All runs together: {wall / 3600:.2f} hours of training, {flops:.3g} FLOPs{span}."
+
+
+def _text(value: Any) -> str:
+  return "-" if value is None else "-".join(map(str, value)) if isinstance(value, list) else str(value)
