@@ -9,14 +9,13 @@ Intervals come from fits to 200 sweeps drawn from the law with the noise of the 
 """
 
 import dataclasses
-import sys
 from pathlib import Path
 
 from analysis.load import load
 from analysis.questions.additive import Base, models
 from analysis.questions.advice import advise, option_rows, to_reach
 from analysis.questions.tuning import tuned
-from dlrm_jax.common import flags, record
+from dlrm_jax.common import flags, record, terminal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,26 +50,18 @@ def times_of(config: AdviseConfig, base: Base) -> float:
 
 
 def main(config: AdviseConfig) -> None:
-  from rich.console import Console
-  from rich.table import Table
-
   sweep, _ = tuned(load(config.workdir))
-  found, console = [], Console(width=None if sys.stdout.isatty() else 160, markup=False)
+  found, console = [], terminal.console(160)
   for model in models(sweep):
     advice = advise(model, times_of(config, model.base))
     found.append(advice.as_dict())
-    table = Table(title=f"{model.workload}: {advice.times:,.4g} times the base run's {advice.base['flops']:.3g} FLOPs, by {model.metric}")
-    columns, rows = option_rows(advice)
-    for column in columns:
-      table.add_column(column, overflow="fold")
-    for row in rows:
-      table.add_row(*row)
-    console.print(table)
+    title = f"{model.workload}: {advice.times:,.4g} times the base run's {advice.base['flops']:.3g} FLOPs, by {model.metric}"
+    terminal.show(console, title, *option_rows(advice))
     for line in (advice.verdict, *advice.notes):
-      console.print(line, markup=False, highlight=False)
+      console.print(line)
     if config.target_loss is not None:
       found[-1]["target"] = to_reach(model, config.target_loss)
-      console.print(f"A loss of {found[-1]['target']}", markup=False, highlight=False)
+      console.print(f"A loss of {found[-1]['target']}")
   if config.output:
     record.write_json(Path(config.output), record.header() | {"advice": found})
 

@@ -9,7 +9,6 @@ import concurrent.futures
 import dataclasses
 import multiprocessing
 import os
-import sys
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from analysis.fitting.laws import LAWS
 from analysis.fitting.noise import Noise
 from analysis.fitting.result import Fit
 from analysis.fitting.settings import noise_of
-from dlrm_jax.common import flags, record
+from dlrm_jax.common import flags, record, terminal
 from dlrm_jax.common.progress import Bar
 
 Array = np.ndarray
@@ -156,20 +155,15 @@ def run(config: CoverageConfig) -> list[dict[str, Any]]:
 
 def print_rows(rows: list[dict[str, Any]]) -> None:
   """The table on standard output."""
-  from rich.console import Console
-  from rich.table import Table
-
-  console = Console(width=None if sys.stdout.isatty() else 200, markup=False)
-  table = Table(title="Share of 95% intervals that hold the truth (in brackets the median estimate's bias)")
-  for column in ("law", "truth", "noise", "points", "coverage", "not identifiable", "refused"):
-    table.add_column(column, overflow="fold")
+  cells = []
   for row in rows:
     names = list(TRUTHS[row["law"]][row["truth"]])
     cover = "  ".join(f"{name} {row[f'coverage_{name}']:.1%} ({row[f'bias_{name}']:+.1%})" for name in names)
-    table.add_row(
-      row["law"], row["truth"], f"{row['level']:.2%}", row["points"], cover, f"{row['not_identifiable']:.0%}", f"{row['refused']:.0%}"
-    )
-  console.print(table)
+    shares = [f"{row[name]:.0%}" for name in ("not_identifiable", "refused")]
+    cells.append([row["law"], row["truth"], f"{row['level']:.2%}", row["points"], cover, *shares])
+  columns = ("law", "truth", "noise", "points", "coverage", "not identifiable", "refused")
+  title = "Share of 95% intervals that contain the truth (in brackets the median estimate's bias)"
+  terminal.show(terminal.console(200), title, columns, cells)
 
 
 def main(config: CoverageConfig) -> None:

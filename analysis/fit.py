@@ -11,7 +11,6 @@ groups of the file.
 
 import csv
 import dataclasses
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from analysis.fitting.least_squares import Loss
 from analysis.fitting.result import METHODS, Fit, as_dict, interval_text
 from analysis.fitting.settings import inside, noise_of, passes_of, repeated, usable
 from analysis.questions.frontier import joint_optimum, pareto_front
-from dlrm_jax.common import flags, record
+from dlrm_jax.common import flags, record, terminal
 
 _DRAWS = 1000  # bootstrap draws for the intervals of a robust loss
 
@@ -154,26 +153,21 @@ def fit_groups(groups: dict[str, Points], config: FitConfig) -> list[Fit]:
 
 def print_fits(fits: list[Fit]) -> None:
   """The fits as a table on standard output."""
-  from rich.console import Console
-  from rich.table import Table
-
-  console = Console(width=None if sys.stdout.isatty() else 200, markup=False)
   names = list(dict.fromkeys(name for fit in fits for name in LAWS[fit.law].names))
-  table = Table(title="Estimates with 95% intervals; ? is an end that the points leave open")
-  for column in ("group", "law", "window", "points", "seeds", *names, "objective", "held-out error", "status"):
-    table.add_column(column, overflow="fold")
+  columns, rows = ("group", "law", "window", "points", "seeds", *names, "objective", "held-out error", "status"), []
   for fit in fits:
     window = "-" if fit.x_min is None else f"{fit.x_min:.4g} to {fit.x_max:.4g}"
     held_out = "-" if fit.extrapolation is None else f"{fit.extrapolation['relative_error']:+.2%}"
     objective = "-" if fit.objective is None else f"{fit.objective:.4g}"
     cells = [interval_text(fit.params.get(name)) for name in names]
-    table.add_row(fit.group, fit.law, window, str(fit.num_points), str(fit.num_seeds), *cells, objective, held_out, fit.status)
-  console.print(table)
+    rows.append([fit.group, fit.law, window, fit.num_points, fit.num_seeds, *cells, objective, held_out, fit.status])
+  console = terminal.console(200)
+  terminal.show(console, "Estimates with 95% intervals; ? is an end that the points leave open", columns, rows)
   for method in dict.fromkeys(fit.method for fit in fits if fit.method):
-    console.print(f"Intervals, {method}: {METHODS[method]}.", markup=False)
+    console.print(f"Intervals, {method}: {METHODS[method]}.")
   for fit in fits:
     if fit.note:
-      console.print(f"{fit.group}: {fit.note}.", markup=False)
+      console.print(f"{fit.group}: {fit.note}.")
 
 
 def main(config: FitConfig) -> None:

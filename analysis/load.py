@@ -37,45 +37,18 @@ PART_METRICS = ("excess_tail", "excess_pairs", "excess_dense", "excess_scores") 
 FLOORS = ("rows_floor", "pairs_floor", "dense_floor")  # the excess of a part that theory says a model of some size must leave
 _POINT = {"workload": pl.String, "axis": pl.String, "size": pl.Float64, "seed": pl.Int64, "learner": pl.String, "config_id": pl.String}
 _NEWER = {"label": pl.String, "sizes": pl.String, "lr_factor": pl.Float64}  # absent from sweeps of earlier versions
+_LOSSES = dict.fromkeys(("log_loss", "ne", "roc_auc", "calibration", "excess", *PART_METRICS), pl.Float64)
 _RUN = {
-  "config_id": pl.String,
-  "status": pl.String,
-  "examples": pl.Int64,
-  "params_embedding": pl.Int64,
-  "params_dense": pl.Int64,
-  "params_total": pl.Int64,
-  "flops_total": pl.Float64,
-  "flops_per_example": pl.Float64,
-  "log_loss": pl.Float64,
-  "ne": pl.Float64,
-  "roc_auc": pl.Float64,
-  "calibration": pl.Float64,
-  "excess": pl.Float64,
-  **dict.fromkeys(PART_METRICS, pl.Float64),
-  "wall_s": pl.Float64,
-  "examples_per_s": pl.Float64,
-  "beta_data": pl.Float64,
-  "beta_rows": pl.Float64,
-  **dict.fromkeys(FLOORS, pl.Float64),
-  "planted": pl.Boolean,
-  "horizon": pl.Boolean,
-  "rows": pl.Float64,
-  "dim": pl.Float64,
-  "rows_cap": pl.Float64,
+  **dict.fromkeys(("config_id", "status"), pl.String),
+  **dict.fromkeys(("examples", "params_embedding", "params_dense", "params_total"), pl.Int64),
+  **dict.fromkeys(("flops_total", "flops_per_example"), pl.Float64),
+  **_LOSSES,
+  **dict.fromkeys(("wall_s", "examples_per_s", "beta_data", "beta_rows", *FLOORS), pl.Float64),
+  **dict.fromkeys(("planted", "horizon"), pl.Boolean),
+  **dict.fromkeys(("rows", "dim", "rows_cap"), pl.Float64),
 }
+_EVALUATION = {"config_id": pl.String, "examples": pl.Int64, **_LOSSES, **dict.fromkeys(("excess_ideal", "wall_s"), pl.Float64)}
 _STATUSES = ("done", "diverged", "failed")
-_EVALUATION = {
-  "config_id": pl.String,
-  "examples": pl.Int64,
-  "log_loss": pl.Float64,
-  "ne": pl.Float64,
-  "roc_auc": pl.Float64,
-  "calibration": pl.Float64,
-  "excess": pl.Float64,
-  **dict.fromkeys(PART_METRICS, pl.Float64),
-  "excess_ideal": pl.Float64,
-  "wall_s": pl.Float64,
-}
 
 
 @dataclasses.dataclass(frozen=True)

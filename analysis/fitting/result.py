@@ -12,9 +12,9 @@ Array = np.ndarray
 CONSTANT, RISES = "y is constant", "y does not fall with x"  # refusals of a flat curve
 METHODS = {
   "gls": "95% profile likelihood of the mean over seeds, by generalised least squares with the covariance of the seeds' residuals along a "
-  "pass; what the seeds share (teacher or log, evaluation examples) is not in it",
-  "profile_independent_points": "95% profile likelihood (F test), points taken as runs of their own: too narrow if they come from one pass",
-  "bootstrap": "95% percentiles of fits to points drawn with replacement, points taken as runs of their own",
+  "pass; errors that the seeds share (teacher or log, evaluation examples) are not in it",
+  "profile_independent_points": "95% profile likelihood (F test), points taken as separate runs: too narrow if they come from one pass",
+  "bootstrap": "95% percentiles of fits to points drawn with replacement, points taken as separate runs",
 }
 
 

@@ -30,8 +30,8 @@ def figures(frame: pl.DataFrame, schemes: list[SchemeRow], rows: list[LawRow]) -
     rows: the data laws.
   """
   frame = marks.some_sizes(frame.filter(pl.col("learner") == "dlrm"))
-  made = [_by_scheme(frame, schemes, "data"), _by_scheme(frame, schemes, "compute"), _by_resource(frame, schemes), _residuals(frame, rows)]
-  return [figure for figure in made if figure is not None]
+  curves = _by_scheme(frame, schemes, "data") + _by_scheme(frame, schemes, "compute")
+  return curves + _by_resource(frame, schemes) + _residuals(frame, rows)
 
 
 def _means(group: pl.DataFrame, metric: str) -> list[dict[str, Any]]:
@@ -70,7 +70,7 @@ _TOOLTIP = (
 )
 
 
-def _by_scheme(frame: pl.DataFrame, schemes: list[SchemeRow], resource: str) -> Figure | None:
+def _by_scheme(frame: pl.DataFrame, schemes: list[SchemeRow], resource: str) -> list[Figure]:
   """One panel a workload: the curve of every configuration along a resource, one colour a scheme, and the frontier over all."""
   key, title = _RESOURCES[resource]
   panels, axes = [], axes_of(frame)
@@ -92,17 +92,15 @@ def _by_scheme(frame: pl.DataFrame, schemes: list[SchemeRow], resource: str) -> 
     panels.append(
       alt.layer(encoded, *_best_layers(best, key, x, y), dots).properties(width=380, height=290, title=marks.workload_text(workload))
     )
-  if not panels:
-    return None
   caption = (
     f"Loss against {title}, mean over seeds, one line for each configuration; dashed: the best loss that the budget buys, its winner "
     "picked on other seeds than it is measured on, and the law fitted to that."
   )
   name = {"data": "data_efficiency", "compute": "compute"}[resource]
-  return Figure(name, f"{resource.capitalize()} efficiency by scheme", caption, chart.finish(panels, 2))
+  return marks.figure(name, f"{resource.capitalize()} efficiency by scheme", caption, panels)
 
 
-def _by_resource(frame: pl.DataFrame, schemes: list[SchemeRow]) -> Figure | None:
+def _by_resource(frame: pl.DataFrame, schemes: list[SchemeRow]) -> list[Figure]:
   """Two panels a workload: loss against FLOPs, coloured by examples and by parameters."""
   panels = []
   for (workload,), group in frame.group_by("workload", maintain_order=True):
@@ -119,16 +117,13 @@ def _by_resource(frame: pl.DataFrame, schemes: list[SchemeRow]) -> Figure | None
       layer = points.encode(x=x, y=y, color=color, tooltip=marks.tooltip(*_TOOLTIP, ("value", "loss")))
       heading = alt.TitleParams(marks.workload_text(workload), subtitle=f"by {title}")
       panels.append(alt.layer(*_best_layers(best, "flops", x, y), layer).properties(width=380, height=290, title=heading))
-  if not panels:
-    return None
-  drawn = alt.concat(*panels, columns=2, spacing=36).resolve_scale(color="independent")
   caption = (
     "The same evaluations, coloured by the examples seen and by the model's parameters: where along the frontier either should grow."
   )
-  return Figure("compute_by", "Compute efficiency, by data and by model size", caption, chart.finish([drawn], 1))
+  return marks.figure("compute_by", "Compute efficiency, by data and by model size", caption, panels, own_colors=True)
 
 
-def _residuals(frame: pl.DataFrame, rows: list[LawRow]) -> Figure | None:
+def _residuals(frame: pl.DataFrame, rows: list[LawRow]) -> list[Figure]:
   """One panel a workload: the residual of each evaluation from its data law, for the largest size of every axis."""
   largest = {(r.workload, r.axis): r for r in rows if r.learner == "dlrm" and not r.fit.refused}  # in order of size
   panels = []
@@ -152,10 +147,8 @@ def _residuals(frame: pl.DataFrame, rows: list[LawRow]) -> Figure | None:
     dots = alt.Chart(chart.data(evenly(points, marks.MOST_POINTS))).mark_point(size=22).encode(x=x, y=y, color=color, tooltip=tooltip)
     dots = dots.encode(opacity=chart.picked(pick, alt.value(0.8))).add_params(pick)
     panels.append(alt.layer(zero, dots).properties(width=380, height=200, title=marks.workload_text(workload)))
-  if not panels:
-    return None
   caption = (
-    "Residuals of the data laws in their windows, every seed. Neighbours along a pass lie on one side together: their noise is correlated, "
-    "which the intervals account for. A bend that all seeds share is the law's misfit."
+    "Residuals of the data laws in their windows, every seed. The noise of neighbours along a pass is correlated, which the intervals "
+    "account for. A bend that all seeds share is the law's misfit."
   )
-  return Figure("residuals", "Residuals", caption, chart.finish(panels, 2))
+  return marks.figure("residuals", "Residuals", caption, panels)

@@ -11,6 +11,7 @@ from analysis.load import PART_METRICS, evenly
 from analysis.questions import regimes
 from analysis.questions.sweep_laws import LawRow
 from dlrm_jax.common.figures import chart
+from dlrm_jax.common.figures.render import Figure
 
 METRIC_NAMES = {"excess": "excess log loss (nats)", "ne": "normalised entropy (NE)"}
 METRIC_NAMES |= {name: f"excess log loss, {name.removeprefix('excess_')} part (nats)" for name in PART_METRICS}
@@ -72,6 +73,11 @@ def points_of(frame: pl.DataFrame, metric: str, row: LawRow | None = None) -> li
     }
     for e in keep.to_dicts()
   ]
+
+
+def figure(name: str, title: str, caption: str, panels: list[Any], columns: int = 2, own_colors: bool = False) -> list[Figure]:
+  """One figure of these panels (see `chart.finish`); nothing where there are none."""
+  return [Figure(name, title, caption, chart.finish(panels, columns, own_colors))] if panels else []
 
 
 def workload_text(workload: str) -> str:

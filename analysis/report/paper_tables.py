@@ -1,4 +1,4 @@
-"""The tables that answer the paper's questions: schemes by resource beside what is published, frontier, laws compared, noise, advice.
+"""The tables for the paper's questions: schemes by resource with the published laws, frontier, laws compared, noise, advice.
 
 Called by `analysis.report`.
 """
@@ -41,9 +41,9 @@ def scheme_table(rows: list[SchemeRow]) -> Table:
 
 
 EXPONENTS_TEXT = (
-  "The largest size of each scheme. Tail: on the excess of the tail, the part that answers to examples, from the start of the window on "
-  "(where the tail is all there is, on the whole excess). Whole: on the whole excess over all evaluations, which falls faster while other "
-  "parts are being learned. An interval from one seed is too narrow: it leaves out what the points of a pass share."
+  "The largest size of each scheme. Tail: fitted to the excess of the tail, the part that examples affect, from the start of the window on "
+  "(where there is no other part, to the whole excess). Whole: fitted to the whole excess over all evaluations, which falls faster while "
+  "other parts are being learned. An interval from one seed is too narrow: it ignores the noise that the points of a pass share."
 )
 
 
@@ -66,15 +66,15 @@ def _exponent(fit: Fit) -> str:
 
 
 PARTS_TEXT = (
-  "What a model of each size leaves of the part of planted data that answers to its axis: rows of the tail, dim of the pairs, overarch of "
-  "the scores, bottom MLP of the dense part; after as many examples as all sizes have, mean over seeds. Floor: of the best model of that "
-  "size with unlimited data. Ideal: of the ideal learner with these rows and examples. Where the floor is nearly all of the ideal, the "
-  "rows are the limit and more data buys little. Both are averages over teachers, and exact for small logit errors only."
+  "The excess that a model of each size leaves of the part of planted data that its axis affects: rows the tail, dim the pairs, overarch "
+  "the scores, bottom MLP the dense part. It is the mean over seeds after as many examples as all sizes have. Floor: that of the best "
+  "model of that size with unlimited data. Ideal: that of the ideal learner with these rows and examples. Where the floor is nearly all of "
+  "the ideal, the rows are the limit and more data buys little. Both are averages over teachers, and exact for small logit errors only."
 )
 
 
 def parts_table(entries: list[dict[str, Any]]) -> Table:
-  """Every size beside its floor."""
+  """Every size with its floor."""
   columns = ["workload", "axis", "size", "examples", "loss", "left", "± sd", "floor", "left / floor"]
   columns += ["ideal", "left / ideal", "whole excess"]
   cells = []
@@ -88,8 +88,9 @@ def parts_table(entries: list[dict[str, Any]]) -> Table:
 
 
 FRONTIER_TEXT = (
-  "Which configuration gives the least loss for a budget. Agreement: share of the seeds without which the same scheme wins; where it is "
-  "low, the data cannot tell the schemes apart there. Losses are those of seeds that did not pick, and may rise a little."
+  "The configuration with the least loss for a budget. Agreement: the share of choices without one seed in which the same scheme wins. "
+  "Where it is low, the data cannot tell the schemes apart. A loss is measured on seeds that did not pick the winner, so it may rise a "
+  "little with the budget."
 )
 
 
@@ -116,13 +117,14 @@ def frontier_table(rows: list[SchemeRow]) -> Table:
 
 
 COMPARISON_TEXT = (
-  "Every law of one variable on one curve of each axis, its largest. AICc: how far behind the best law. The other columns: fitted on the "
-  "points up to some x, the root mean square relative error of predictions at up to so many times that x, over up to four such x."
+  "Every law of one variable on the curve of the largest size of each axis. AICc: the distance from the best law's. The other columns: the "
+  "law is fitted to the points up to some x; the root mean square relative error of its predictions at up to so many times that x, over up "
+  "to four such x."
 )
 
 
 def comparison_table(compared: list[Compared]) -> Table:
-  """Laws beside each other."""
+  """Laws compared."""
   columns = ["curve", "law", "AICc behind", *(f"to {d:g}x" for d in DISTANCES), "condition", "status"]
   cells = []
   for c in compared:
@@ -133,13 +135,13 @@ def comparison_table(compared: list[Compared]) -> Table:
 
 
 NOISE_TEXT = (
-  "What seeds differ by along a pass, as standard deviations of the log loss: an offset of the whole pass, a drift that dies out over a "
-  "range in x, white noise. Intervals of data laws rest on it. Correlation: of two evaluations a factor of 1.4 in examples apart."
+  "The noise between seeds along a pass, as standard deviations of the log loss: an offset of the whole pass, a drift that dies out over a "
+  "range in x, white noise. Intervals of data laws are computed from it. Correlation: of two evaluations a factor of 1.4 in examples apart."
 )
 
 
 def noise_table(noises: Noises) -> Table:
-  """How passes scatter."""
+  """The noise of passes."""
   columns = ["workload", "learner", "loss", "passes", "offset", "drift", "dies out over"]
   columns += ["white noise", "variance per decade", "correlation"]
   cells = []

@@ -32,15 +32,16 @@ def figures(
   """
   everything, frame = sweep.evaluations(), fitted(sweep)
   axes = axes_of(frame)
-  out = [_headline(frame, data_rows)]
-  out += [_data_curves(frame, data_rows, axis) for axis in axes if axis != "data"]
-  out += [_size_curves(frame, size_rows, axis) for axis in axes]
-  found = [figure for figure in out if figure is not None]
   trained = everything.filter(pl.col("axis").is_in(HARDWARE_AXES).not_() & ~pl.col("horizon"))
-  return found[:1] + efficiency.figures(trained, schemes, data_rows) + found[1:] + unfitted.others(everything, speeds, axes_of(everything))
+  out = _headline(frame, data_rows) + efficiency.figures(trained, schemes, data_rows)
+  for axis in axes:
+    out += _data_curves(frame, data_rows, axis) if axis != "data" else []
+  for axis in axes:
+    out += _size_curves(frame, size_rows, axis)
+  return out + unfitted.others(everything, speeds, axes_of(everything))
 
 
-def _headline(frame: pl.DataFrame, rows: list[LawRow]) -> Figure | None:
+def _headline(frame: pl.DataFrame, rows: list[LawRow]) -> list[Figure]:
   """One panel a workload: loss against examples, each learner with its law and exponent, the ideal learner dashed."""
   panels = []
   for workload in dict.fromkeys(r.workload for r in rows):
@@ -69,18 +70,16 @@ def _headline(frame: pl.DataFrame, rows: list[LawRow]) -> Figure | None:
     subtitle = f"theory: exponent {theory:.3f}" if theory is not None else f"{chosen[0].axis}, size {chosen[0].size:g}"
     title = alt.TitleParams(marks.workload_text(workload), subtitle=subtitle)
     panels.append(alt.layer(*layers).properties(width=380, height=290, title=title))
-  if not panels:
-    return None
   caption = (
-    "Loss against examples seen; every point is one evaluation of one seed, faint ones lie before the fitted window. "
+    "Loss against examples seen; every point is one evaluation of one seed, faint before the fitted window. "
     "Lines: the fitted law, with its 95% interval" + (IDEAL_CAPTION if frame["excess_ideal"].is_not_null().any() else ".")
   )
-  return Figure("data_law", "The data law", caption, chart.finish(panels, 2))
+  return marks.figure("data_law", "The data law", caption, panels)
 
 
 IDEAL_CAPTION = (
   "; dashed: the closed form of the ideal learner, an average over teachers that is exact for small logit errors only, so that a learner "
-  "on one teacher may lie some per cent under it."
+  "on one teacher may be a few per cent below it."
 )
 
 
@@ -93,7 +92,7 @@ def _exponent_text(row: LawRow) -> str:
   return f"{name}: β = {beta.estimate:.3f}{spread}{gamma}"
 
 
-def _data_curves(frame: pl.DataFrame, rows: list[LawRow], axis: str) -> Figure | None:
+def _data_curves(frame: pl.DataFrame, rows: list[LawRow], axis: str) -> list[Figure]:
   """One panel a workload: loss against examples, one colour a size."""
   panels, any_ideal = [], False
   sizes = evenly(sorted(set(frame.filter(axis=axis)["size"])), marks.MOST_CURVES)
@@ -114,15 +113,13 @@ def _data_curves(frame: pl.DataFrame, rows: list[LawRow], axis: str) -> Figure |
     pick = chart.pick("size")
     layers = [*marks.line_layers(fitted, ideal, color, x, y, pick), marks.point_layer(points, color, x, y, pick, 22)]
     panels.append(alt.layer(*layers).properties(width=380, height=290, title=marks.workload_text(workload)))
-  if not panels:
-    return None
   caption = f"Loss against examples seen, one colour for each size of the {axis} axis; lines are the fitted laws over their windows, "
   caption += "thick while more examples pay, thin where that saturates"
   caption += "; dashed: the ideal learner at the largest size." if any_ideal else "."
-  return Figure(f"data_{axis}", f"Data curves, {axis} axis", caption, chart.finish(panels, 2))
+  return marks.figure(f"data_{axis}", f"Data curves, {axis} axis", caption, panels)
 
 
-def _size_curves(frame: pl.DataFrame, rows: list[LawRow], axis: str) -> Figure | None:
+def _size_curves(frame: pl.DataFrame, rows: list[LawRow], axis: str) -> list[Figure]:
   """Final loss against size, parameters and FLOPs of an axis, at the same number of examples."""
   panels, note = [], ""
   for row in (r for r in rows if r.axis == axis and r.learner == "dlrm"):
@@ -161,9 +158,7 @@ def _size_curves(frame: pl.DataFrame, rows: list[LawRow], axis: str) -> Figure |
     heading = alt.TitleParams(marks.workload_text(row.workload), subtitle=beta)
     panels.append(alt.layer(*layers).properties(width=250, height=230, title=heading))
     note = f" after {row.at_examples:,} examples" if row.at_examples else ""
-  if not panels:
-    return None
   caption = (
     f"Final loss of the {axis} axis{note}; each point is one seed, the line is the fitted law (power + constant: examples are limited)."
   )
-  return Figure(f"model_{axis}", f"Model scaling, {axis} axis", caption, chart.finish(panels, len({r.x for r in rows if r.axis == axis})))
+  return marks.figure(f"model_{axis}", f"Model scaling, {axis} axis", caption, panels, len({r.x for r in rows if r.axis == axis}))

@@ -1,13 +1,13 @@
 """The tables of a report, for the page and for the terminal: laws, runs, learning rates, throughput. Called by `analysis.report`."""
 
 import dataclasses
-import sys
 from typing import Any
 
 from analysis.fitting.result import METHODS, interval_text
 from analysis.load import Sweep
 from analysis.questions.sweep_laws import LawRow
 from analysis.questions.tuning import Choice
+from dlrm_jax.common import terminal
 
 LAW_COLUMNS = [
   *("workload", "learner", "axis", "size", "law", "metric", "window", "beta [95% interval]", "theory"),
@@ -90,8 +90,8 @@ def rates_table(choices: list[Choice]) -> Table:
 
 
 _RATES_NOTE = (
-  "Loss at the end of the runs, mean over seeds, by what both learning rates were multiplied by; everything else of this report is read at "
-  "the best. Where that is the smallest or the largest tried, a better one may lie beyond: try more."
+  "Loss at the end of the runs, mean over seeds, by the factor of both learning rates. Everything else in the report uses the best one. "
+  "Where that is the smallest or the largest tried, a better one may be beyond: try more."
 )
 
 
@@ -113,27 +113,15 @@ _THROUGHPUT_NOTE = (
 
 def print_tables(laws: list[LawRow], more: list[Table]) -> None:
   """The law table and the others on standard output."""
-  from rich import table as rich_table
-  from rich.console import Console
-
-  console = Console(width=None if sys.stdout.isatty() else 230, markup=False)
-
-  def show(table: Table) -> None:
-    shown = rich_table.Table(title=table.title)
-    for column in table.columns:
-      shown.add_column(column, overflow="fold")
-    for row in table.rows:
-      shown.add_row(*map(str, row))
-    console.print(shown)
-
+  console = terminal.console(230)
   shown = laws if len(laws) <= _MOST_LAWS else [row for row in laws if row.axis == "data" or row.x != "examples"]
   if shown:
     title = "Scaling laws, L(x) = alpha * x**-beta + gamma; ? is an end that the points leave open"
-    show(Table(title, LAW_COLUMNS, [law_cells(row) for row in shown]))
+    terminal.show(console, title, LAW_COLUMNS, [law_cells(row) for row in shown])
   if len(shown) < len(laws):
     console.print(f"{len(laws) - len(shown)} more laws, of curves of single sizes, are in laws.json and on the page.")
   for method in dict.fromkeys(row.fit.method for row in laws if row.fit.method):
-    console.print(f"Intervals, {method}: {METHODS[method]}.", markup=False, highlight=False)
+    console.print(f"Intervals, {method}: {METHODS[method]}.")
   for table in (table for table in more if table.printed):
-    show(table)
-    console.print(table.note, markup=False, highlight=False)
+    terminal.show(console, table.title, table.columns, table.rows)
+    console.print(table.note)

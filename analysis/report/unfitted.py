@@ -13,7 +13,7 @@ from dlrm_jax.common.figures import chart
 from dlrm_jax.common.figures.render import Figure
 
 
-def grid_figure(frame: pl.DataFrame, axis: str) -> Figure | None:
+def grid_figure(frame: pl.DataFrame, axis: str) -> list[Figure]:
   """One panel a workload: loss against examples, one line a combination of sizes, mean over seeds."""
   panels = []
   for (workload,), group in frame.filter(axis=axis, learner="dlrm").group_by("workload", maintain_order=True):
@@ -29,13 +29,11 @@ def grid_figure(frame: pl.DataFrame, axis: str) -> Figure | None:
     tooltip = marks.tooltip(("label", "size"), ("examples", "examples"), ("value", "loss"))
     line = alt.Chart(chart.data(values)).mark_line(strokeWidth=1.5, point=alt.OverlayMarkDef(size=14))
     panels.append(line.encode(x=x, y=y, color=color, tooltip=tooltip).properties(width=380, height=290, title=workload))
-  if not panels:
-    return None
   caption = "Loss against examples seen, mean over seeds, one line for each combination of sizes; no law of one variable is fitted to them."
-  return Figure(f"grid_{axis.replace(GRID, '_')}", f"Curves of the grid {axis}", caption, chart.finish(panels, 2))
+  return marks.figure(f"grid_{axis.replace(GRID, '_')}", f"Curves of the grid {axis}", caption, panels)
 
 
-def throughput_figure(entries: list[dict[str, Any]], axis: str) -> Figure | None:
+def throughput_figure(entries: list[dict[str, Any]], axis: str) -> list[Figure]:
   """One panel a workload and learner: examples/s against devices, with the line of perfect scaling; or a bar a placement."""
   panels = []
   mine = [e for e in entries if e["axis"] == axis]
@@ -55,16 +53,13 @@ def throughput_figure(entries: list[dict[str, Any]], axis: str) -> Figure | None
       y = alt.Y("examples_per_s:Q", title="examples/s", axis=alt.Axis(format="~s"))
       panel = alt.layer(alt.Chart(chart.data(values)).mark_bar(width=30).encode(x=x, y=y, tooltip=tooltip))
     panels.append(panel.properties(width=300, height=230, title=title))
-  if not panels:
-    return None
   caption = f"Training examples a second over the {axis} axis, median over seeds" + (
     "; dashed: as many times the first rate as there are times its devices." if axis == "devices" else "."
   )
-  return Figure(f"throughput_{axis}", f"Throughput, {axis} axis", caption, chart.finish(panels, 2))
+  return marks.figure(f"throughput_{axis}", f"Throughput, {axis} axis", caption, panels)
 
 
 def others(frame: pl.DataFrame, speeds: list[dict[str, Any]], axes: list[str]) -> list[Figure]:
   """All of these figures that a sweep allows."""
-  grids = [grid_figure(frame, axis) for axis in axes if axis not in AXES]
-  rates = [throughput_figure(speeds, axis) for axis in dict.fromkeys(e["axis"] for e in speeds)]
-  return [figure for figure in grids + rates if figure is not None]
+  grids = [figure for axis in axes if axis not in AXES for figure in grid_figure(frame, axis)]
+  return grids + [figure for axis in dict.fromkeys(e["axis"] for e in speeds) for figure in throughput_figure(speeds, axis)]

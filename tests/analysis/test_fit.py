@@ -47,7 +47,7 @@ def test_program_fits_each_group(tmp_path, capsys):
 def test_program_says_that_points_are_taken_as_independent(tmp_path, capsys):
   rows = ["x,y", *(f"{x},{2.0 * x**-0.1 * e}" for x, e in zip(X, noise(0, 0.01), strict=True))]
   program.main(config_of(write_csv(tmp_path / "p.csv", rows), tmp_path / "o.json", law="power"))
-  assert "taken as runs of their own" in capsys.readouterr().out
+  assert "taken as separate runs" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

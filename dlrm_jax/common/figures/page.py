@@ -4,6 +4,7 @@ The page's frame, style and script are files in `templates/`; a program that wri
 """
 
 import json
+from importlib import resources
 from typing import Any
 
 import jinja2
@@ -38,8 +39,10 @@ def page(title: str, subtitle: str, body: Markup, figures: list[Figure]) -> str:
   """
   specs = {figure.name: figure.spec for figure in figures}
   data = json.dumps({"specs": specs, "themes": chart.THEMES}, allow_nan=False).replace("<", "\\u003c")
-  values = {"title": title, "subtitle": subtitle, "body": body, "data": Markup(data), "vega": Markup(javascript())}
-  return render(_HERE, "page.html", **values)
+  files = resources.files(_HERE) / "templates"
+  style, script = (Markup((files / name).read_text()) for name in ("page.css", "page.js"))
+  parts = {"style": style, "body": body, "data": Markup(data), "vega": Markup(javascript()), "script": script}
+  return render(_HERE, "page.html", title=title, subtitle=subtitle, **parts)
 
 
 def _kinds(table: Any) -> list[str]:
