@@ -1,4 +1,4 @@
-"""The tables for the paper's questions: schemes by resource with the published laws, frontier, laws compared, noise, advice.
+"""The tables for the questions of the paper: schemes by resource with the published laws, frontier, laws compared, noise, advice.
 
 Called by `analysis.report`.
 """

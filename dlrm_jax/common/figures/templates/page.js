@@ -1,3 +1,4 @@
+// Draws the charts of a page from its JSON, and again when the reader's system changes its theme.
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const report = JSON.parse(document.getElementById("report").textContent);
 let drawing = 0;
