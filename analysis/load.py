@@ -157,8 +157,13 @@ def axes_of(frame: pl.DataFrame) -> list[str]:
 
 
 def evenly(values: list[Any], most: int) -> list[Any]:
-  """At most so many of the values, at even distances, the first and the last among them."""
+  """No more than so many of the values, at even distances, with the first and the last."""
   return values if len(values) <= most else [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
+
+
+def some_sizes(frame: pl.DataFrame, most: int) -> pl.DataFrame:
+  """The rows of one axis at no more than so many sizes, chosen `evenly`."""
+  return frame.filter(pl.col("size").is_in(evenly(sorted(set(frame["size"])), most)))
 
 
 def _points(rows: list[dict[str, Any]], tables: dict[str, int]) -> pl.DataFrame:

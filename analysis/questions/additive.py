@@ -14,7 +14,7 @@ from scipy import special
 from analysis.fitting import settings
 from analysis.fitting.laws import Law, additive
 from analysis.fitting.least_squares import SQUARES, Problem, Solution, solve, solve_held
-from analysis.load import Sweep, evenly
+from analysis.load import Sweep, some_sizes
 from analysis.questions.sweep_laws import default_x_min, fitted, total_metric
 from dlrm_jax.common import flags
 from dlrm_jax.common.axis_names import SCHEMES
@@ -152,7 +152,9 @@ def _model(group: pl.DataFrame) -> list[Model]:
   axes = tuple(sizes)
   if not axes:
     return []
-  group = pl.concat(group.filter(axis=axis) if axis == "data" else _some_sizes(group.filter(axis=axis)) for axis in (*axes, "data"))
+  group = pl.concat(
+    group.filter(axis=axis) if axis == "data" else some_sizes(group.filter(axis=axis), MOST_SIZES) for axis in (*axes, "data")
+  )
   low = default_x_min(group["examples"].unique().to_numpy(), bool(group["planted"].any()))
   points = group.filter(pl.col("axis").is_in([*axes, "data"]) & (pl.col("examples") >= (low or 0)) & (pl.col(metric) > 0))
   points = points.filter((pl.col("axis") != "data") | pl.col("config_id").is_in(base["config_id"].unique().to_list()))
@@ -191,10 +193,6 @@ def _seen(problem: Problem, solution: Solution, free: int, deviation: float) -> 
   names = {i: p.name.removeprefix("alpha_") for i, p in enumerate(problem.law.params) if p.exponent}
   starts = np.concatenate([solution.theta[None], problem.starts[::9]])
   return tuple(name for i, name in names.items() if solve_held(problem, i, 0.0, starts)[1] - solution.cost > limit)
-
-
-def _some_sizes(mine: pl.DataFrame) -> pl.DataFrame:
-  return mine.filter(pl.col("size").is_in(evenly(sorted(set(mine["size"])), MOST_SIZES)))
 
 
 def _costs(mine: pl.DataFrame, base_size: float, base_flops: float) -> tuple[tuple[float, float], ...]:

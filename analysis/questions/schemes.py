@@ -98,11 +98,9 @@ def scheme_rows(sweep: Sweep, rows: list[LawRow], sizes: list[LawRow], law: str)
 
 
 def _law_row(row: LawRow, resource: str) -> SchemeRow:
-  return SchemeRow(row.workload, row.axis, resource, row.metric, row.fit, _end_regime(row.fit), theory_beta=row.theory_beta)
-
-
-def _end_regime(fit: Fit) -> str:
-  return regime_at(fit, fit.x_max or 1.0)
+  return SchemeRow(
+    row.workload, row.axis, resource, row.metric, row.fit, regime_at(row.fit, row.fit.x_max or 1.0), theory_beta=row.theory_beta
+  )
 
 
 def _frontier_row(workload: str, scheme: str, resource: str, metric: str, frame: pl.DataFrame, law: str) -> list[SchemeRow]:
@@ -111,7 +109,7 @@ def _frontier_row(workload: str, scheme: str, resource: str, metric: str, frame:
   if found is None:  # this scheme does not change that resource
     return []
   fit = frontier_law(found, law, f"{workload} / {scheme} / {resource}")
-  return [SchemeRow(workload, scheme, resource, metric, fit, _end_regime(fit), frontier=found)]
+  return [SchemeRow(workload, scheme, resource, metric, fit, regime_at(fit, fit.x_max or 1.0), frontier=found)]
 
 
 def _with_efficiency(rows: list[SchemeRow]) -> list[SchemeRow]:

@@ -7,6 +7,7 @@ import altair as alt
 import numpy as np
 import polars as pl
 
+from analysis import load
 from analysis.load import PART_METRICS, evenly
 from analysis.questions import regimes
 from analysis.questions.sweep_laws import LawRow
@@ -45,9 +46,8 @@ MOST_POINTS, MOST_CURVES = 450, 24
 
 
 def some_sizes(frame: pl.DataFrame) -> pl.DataFrame:
-  """Evaluations of at most `MOST_CURVES` sizes of each axis, evenly, the smallest and the largest among them."""
-  kept = [frame.filter(axis=axis) for axis in frame["axis"].unique(maintain_order=True)]
-  kept = [mine.filter(pl.col("size").is_in(evenly(sorted(set(mine["size"])), MOST_CURVES))) for mine in kept]
+  """The evaluations at no more than `MOST_CURVES` sizes of each axis."""
+  kept = [load.some_sizes(frame.filter(axis=axis), MOST_CURVES) for axis in frame["axis"].unique(maintain_order=True)]
   return pl.concat(kept) if kept else frame
 
 

@@ -1,9 +1,10 @@
-"""Writes a made-up sweep of many runs as `sweeps.run` leaves it: for reports that are large, and for laws beneath correlated noise.
+"""Writes an invented sweep of many runs as `sweeps.run` does: for large reports, and for laws under correlated noise.
 
   python tests/helpers/big_sweep.py DIR [N]
 
-Two workloads, one planted and one of a click log; axes data, rows, dim, overarch and mlp, as many sizes of each model axis as make N runs
-(2,000 unless told otherwise) of three seeds. Losses follow power laws with a constant, times exp(noise); the same seed, the same files.
+It has two workloads, one planted and one of a click log, and three seeds. The axes are data, rows, dim, overarch and mlp. The model axes
+have as many sizes as make N runs, by default 2,000. Losses follow power laws with a constant, times exp(noise). The same seed gives the
+same files.
 """
 
 import hashlib
@@ -29,13 +30,13 @@ SIZES = {
   "overarch": lambda i: 0.125 * 1.05**i,
   "mlp": lambda i: 0.125 * 1.05**i,
 }
-# What a size costs in loss, at the smallest, and the exponent by which it falls; the planted rows axis has that of the theory.
+# The loss that the smallest size adds, and the exponent by which it falls with size. The planted rows axis has theory's exponent.
 COSTS = {"data": (0.0, 0.0), "rows": (0.02, 0.35), "dim": (0.015, 0.8), "overarch": (0.008, 0.5), "mlp": (0.004, 0.6)}
-OFFSET, WANDER, WHITE, MEMORY = 1.0, 0.7, 0.3, 2.0  # parts of the noise, by the first one; octaves over which it wanders
+OFFSET, WANDER, WHITE, MEMORY = 1.0, 0.7, 0.3, 2.0  # deviations of the parts of the noise; correlation length in octaves
 
 
 def noise(rng: np.random.Generator, examples: list[int]) -> np.ndarray:
-  """The noise of one pass, of deviation near 1.3: an offset of the whole pass, an AR(1) over log examples, and white noise."""
+  """The noise of one pass, with a deviation near 1.3: an offset of the whole pass, an AR(1) over log examples, and white noise."""
   octaves = np.diff(np.log2(examples))
   wander = [rng.standard_normal()]
   for step in octaves:

@@ -1,6 +1,6 @@
 """A page in a real browser: Debian's chromium without a window, driven by selenium, light or dark, and with no network to reach.
 
-Used by the tests of pages; `missing()` says what this machine lacks for that.
+Used by the tests of pages. `missing()` names the programs that this machine lacks.
 """
 
 import base64
@@ -17,7 +17,7 @@ _FLAGS = (
   "--proxy-server=127.0.0.1:9",  # nobody listens there: whatever a page asks of the network fails, and the console says so
 )
 _MARKS = ".role-mark.mark-symbol path, .role-mark.mark-line path, .role-mark.mark-rect path"
-# What the scripts below share. A colour of a mark is its fill, or its stroke where nothing is filled.
+# Functions of the scripts below. The colour of a mark is its fill, or its stroke where it is not filled.
 _SHARED = """
 const chart = name => document.getElementById("chart-" + name);
 const seen = colour => colour !== "none" && colour !== "transparent" && colour !== "rgba(0, 0, 0, 0)";
@@ -39,13 +39,13 @@ const entries = name => {  // of the first legend that tells series apart by col
 
 
 def missing() -> str:
-  """What is not here of chromium, its driver and selenium; nothing if all are."""
+  """The missing ones among chromium, its driver and selenium; "" if all are here."""
   absent = [f"{path} (Debian: {package})" for path, package in ((CHROMIUM, "chromium"), (DRIVER, "chromium-driver")) if not path.exists()]
   return ", ".join(absent + ([] if importlib.util.find_spec("selenium") else ["selenium"]))
 
 
 class Browser:
-  """A context in which one page is open. Charts go by the names of their figures: `data_law` is drawn in `#chart-data_law`."""
+  """A context in which one page is open. Charts have the names of their figures: `data_law` is drawn in `#chart-data_law`."""
 
   def __init__(self, path: Path, theme: str = "light"):
     self.address, self.theme, self.started = path.resolve().as_uri(), theme, 0.0
@@ -93,12 +93,12 @@ class Browser:
     return time.monotonic() - self.started
 
   def console_errors(self) -> list[str]:
-    """What the page did wrong so far: errors on the console, uncaught exceptions, promises broken, fetches that failed."""
+    """The page's errors so far: on the console, uncaught exceptions, rejected promises, failed fetches."""
     self._errors += [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
     return list(self._errors)
 
   def fetched(self) -> list[str]:
-    """The addresses that the page asked for since the last call: all but its own and what it has within itself."""
+    """The addresses that the page fetched since the last call, without its own and without embedded data."""
     messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
     asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
     return [url for url in asked if url != self.address and not url.startswith(("data:", "blob:"))]
@@ -162,7 +162,7 @@ class Browser:
 
 
 def wait_until(what: Callable[[], Any], timeout: float, otherwise: Callable[[], str]) -> None:
-  """Waits until `what` is true; raises AssertionError with what `otherwise` says where it is not in time."""
+  """Waits until `what` is true. Raises AssertionError with the message of `otherwise` after the timeout."""
   until = time.monotonic() + timeout
   while not what():
     assert time.monotonic() < until, otherwise()

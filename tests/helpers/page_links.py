@@ -1,4 +1,4 @@
-"""What an HTML page would fetch, for tests that it is whole without a network."""
+"""Finds what an HTML page would fetch, for tests that it needs no network."""
 
 from html.parser import HTMLParser
 

@@ -1,4 +1,4 @@
-"""Runs written as the trainer leaves them, for the tests of reports."""
+"""Writes runs as the trainer does, for the tests of reports."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ NUMBERS = ("log_loss", "ne", "roc_auc", "calibration", "excess", "excess_tail")
 def write_run(
   folder: Path, name: str, curve: list[dict], learner: str, seed: int, data: str, params: int | None, theory: dict | None, **change
 ):
-  """A run as the trainer leaves it. `change`: other values of the record; its header, which takes a while to make, if there is one."""
+  """Writes a run as the trainer does. `change`: other values of the record. Its header takes a while to make, so it can be given too."""
   folder.mkdir(parents=True, exist_ok=True)
   (folder / "curve.jsonl").write_text("".join(json.dumps(line) + "\n" for line in curve))
   flops = None if params is None else float(params)

@@ -1,4 +1,4 @@
-"""Two small sweeps as `sweeps.run` leaves them, one planted and one of a click log, for the tests of reports."""
+"""Writes two small sweeps as `sweeps.run` does, one planted and one of a click log, for the tests of reports."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from dlrm_jax.common import record
 
 
 def write_planted(root: Path) -> Path:
-  """Two workloads; axis data with both learners, axis rows with three sizes; two seeds."""
+  """Two workloads and two seeds. Axis data has both learners, axis rows has four sizes."""
   rng, points = np.random.default_rng(0), []
   for s in (10 / 9, 1.25):
     beta = (s - 1) / s
@@ -35,7 +35,7 @@ def write_planted(root: Path) -> Path:
 
 
 def write_real(root: Path) -> Path:
-  """One click log, four axes, two seeds, NE = .07 (n/1e3)**-.3 + .75 + a share that falls with size; one run diverged."""
+  """One click log, four axes and two seeds. NE = .07 (n/1e3)**-.3 + .75 + a share that falls with size. One run diverged."""
   rng, points = np.random.default_rng(1), []
   for axis, sizes in {"rows": [100, 400, 1600, 6400], "dim": [4, 8], "overarch": [0.5, 1], "mlp": [0.25, 0.5, 1, 2]}.items():
     for size in sizes:
