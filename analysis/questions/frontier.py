@@ -137,7 +137,7 @@ def frontier_law(found: Frontier, law: str, group: str) -> Fit:
   fit = fit_law(np.tile(found.budget, seeds), found.loss.ravel(), law, np.repeat(np.arange(seeds), count), group=group)
   notes = [fit.note] if fit.note else []
   if not found.crossed:
-    notes.append("one seed: the winner is measured on the noise it was picked by, the frontier lies too low")
+    notes.append("one seed: the winner is measured on the noise it was picked by, the frontier is too low")
   if found.left_out:
     notes.append(f"{found.left_out} evaluations left out: they lack a seed that most have")
   return dataclasses.replace(fit, note="; ".join(notes))

@@ -1,4 +1,4 @@
-"""The program behind `python -m analysis.report`; `__main__.py` says what it reads and writes."""
+"""The program behind `python -m analysis.report`: its flags, and the files that it writes."""
 
 import dataclasses
 from pathlib import Path

@@ -67,7 +67,7 @@ def test_frontier_of_a_sweep_and_its_law():
   law = frontier_law(found, "power_constant", "all")
   assert law.method == "gls" and law.num_seeds == 3
   alone = frontier_law(frontier(candidates(frame.filter(seed=0), "ne", "compute")), "power", "one")
-  assert "lies too low" in alone.note
+  assert "is too low" in alone.note
 
 
 def test_a_seed_that_few_have_does_not_empty_the_frontier():
