@@ -1,6 +1,6 @@
 """The HTML of a report: one file that needs no network, light or dark as the reader's system asks.
 
-The page's frame, style and script are files in `templates/`; a program that writes a page has the template of its own part.
+The frame, style and script of pages are files in `templates/`. A program that writes a page has a template for its body.
 """
 
 import json
@@ -8,7 +8,6 @@ from importlib import resources
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from dlrm_jax.common.figures import chart
 from dlrm_jax.common.figures.render import Figure, javascript
@@ -24,24 +23,24 @@ def environment(package: str = _HERE) -> jinja2.Environment:
   return made
 
 
-def render(package: str, template: str, **values: Any) -> Markup:
+def render(package: str, template: str, **values: Any) -> str:
   """A template of a package, which may use the macros of `parts.html`."""
-  return Markup(environment(package).get_template(template).render(values))
+  return environment(package).get_template(template).render(values)
 
 
-def page(title: str, subtitle: str, body: Markup, figures: list[Figure]) -> str:
+def page(title: str, subtitle: str, body: str, figures: list[Figure]) -> str:
   """The whole document.
 
   Args:
-    title, subtitle: of the report.
-    body: made by `render`.
+    title, subtitle: the headings.
+    body: HTML, made by `render`.
     figures: those that `body` has a place for.
   """
   specs = {figure.name: figure.spec for figure in figures}
   data = json.dumps({"specs": specs, "themes": chart.THEMES}, allow_nan=False).replace("<", "\\u003c")
   files = resources.files(_HERE) / "templates"
-  style, script = (Markup((files / name).read_text()) for name in ("page.css", "page.js"))
-  parts = {"style": style, "body": body, "data": Markup(data), "vega": Markup(javascript()), "script": script}
+  style, script = ((files / name).read_text() for name in ("page.css", "page.js"))
+  parts = {"style": style, "body": body, "data": data, "vega": javascript(), "script": script}
   return render(_HERE, "page.html", title=title, subtitle=subtitle, **parts)
 
 

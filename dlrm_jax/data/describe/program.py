@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -95,7 +94,7 @@ def as_json(dataset: Dataset, contents: dict[str, Any], found: Inventory) -> dic
   }
 
 
-def page_body(dataset: Dataset, contents: dict[str, Any], found: Inventory, figures: list[Any]) -> Markup:
+def page_body(dataset: Dataset, contents: dict[str, Any], found: Inventory, figures: list[Any]) -> str:
   """The body of the page: facts, then each table with the figures that belong to it."""
   from dlrm_jax.common.figures import page
 
