@@ -15,6 +15,7 @@ from dlrm_jax.common import flags
 from dlrm_jax.config import MeshConfig, ModelConfig, RunConfig, TrainConfig
 from dlrm_jax.data.shapes import SHAPES
 from dlrm_jax.embedding.exchange.row import capacity
+from dlrm_jax.embedding.layout import make_layout
 from dlrm_jax.embedding.planner import Machine, make_plan
 from dlrm_jax.embedding.tables import OPTIMIZER_SLOTS
 from dlrm_jax.machine.mesh import make_mesh
@@ -103,7 +104,7 @@ def test_no_table_is_copied_on_the_cpu_either(optimizer: str):
   train = TrainConfig(batch_size=64, table_optimizer=optimizer)
   model = dataclasses.replace(SMALL.model, embed_dim=8, bottom=(8,), num_rows=100_000)
   config, shape = dataclasses.replace(SMALL, model=model, train=train), SHAPES["criteo_like"]
-  plan = make_plan(config, layout_of(config, shape), Machine(1))
+  plan = make_plan(config, make_layout(config.model, shape), Machine(1))
   compiled = lower(OneRun(Build.of(config, plan, shape.num_dense, make_mesh(config))))[0].compile()
   slots = 2_600_000 * 4  # one value a row: the smallest array that must not be copied
   assert hlo.largest_arrays(compiled.as_text() or "", slots // 2) == []
