@@ -23,18 +23,18 @@ class AdviseConfig:
   """Flags of `python -m analysis.advise`."""
 
   workdir: str = flags.option(help="directory of a sweep (sweep.json, runs/) with at least one model axis")
-  budget_flops: float | None = flags.option(None, "training FLOPs of the next run")
-  budget_examples: float | None = flags.option(None, "the budget as the number of examples that cost it at the base model")
-  target_loss: float | None = flags.option(None, "also print the least budget that reaches this loss (excess on planted data, else NE)")
+  budget_flops: float | None = flags.option(None, "training FLOPs of the next run", above=0)
+  budget_examples: float | None = flags.option(None, "the budget as the number of examples that cost it at the base model", above=0)
+  target_loss: float | None = flags.option(
+    None, "also print the least budget that reaches this loss (excess on planted data, else NE)", above=0
+  )
   output: str = flags.option("", "JSON file to write the advice to; none when empty")
 
   def __post_init__(self) -> None:
+    flags.check_fields(self)
     flags.check(bool(self.workdir), self, "workdir", "a directory")
     if (self.budget_flops is None) == (self.budget_examples is None):
       raise flags.UserError("--budget_flops, --budget_examples: give one of the two")
-    for field in ("budget_flops", "budget_examples", "target_loss"):
-      value = getattr(self, field)
-      flags.check(value is None or value > 0, self, field, "above 0")
 
 
 def times_of(config: AdviseConfig, base: Base) -> float:

@@ -50,13 +50,13 @@ class CoverageConfig:
   """Flags of `python -m analysis.coverage`."""
 
   output: str = flags.option(help="JSON file to write")
-  simulations: int = flags.option(1000, "sweeps to simulate for every law, truth, noise level and kind of points")
+  simulations: int = flags.option(1000, "sweeps to simulate for every law, truth, noise level and kind of points", at_least=1)
   seed: int = flags.option(0, "seed of the noise")
   workers: int = flags.option(0, "processes; 0: one for each core")
 
   def __post_init__(self) -> None:
+    flags.check_fields(self)
     flags.check(bool(self.output), self, "output", "a name")
-    flags.check(self.simulations >= 1, self, "simulations", "at least 1")
     flags.check(self.workers >= 0, self, "workers", "0 or more")
 
 

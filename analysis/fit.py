@@ -45,25 +45,25 @@ class FitConfig:
   x_min: float | None = flags.option(None, "leave out points with smaller x (of the last column)")
   x_max: float | None = flags.option(None, "leave out points with larger x (of the last column)")
   loss: str = flags.option("squares", "the loss of a residual of log y; huber: robust, points taken as independent", ("squares", "huber"))
-  huber_delta: float = flags.option(1e-3, "with --loss=huber: residuals of log y up to this are squared, larger ones count by their size")
+  huber_delta: float = flags.option(
+    1e-3, "with --loss=huber: residuals of log y up to this are squared, larger ones count by their size", above=0
+  )
   bootstrap_draws: int = flags.option(
     0, f"draws of a bootstrap over independent points, for the intervals; 0: profile likelihood, or {_DRAWS} draws with huber"
   )
   front: bool = flags.option(False, "fit the Pareto front of each group alone: points that no other beats in both x and y")
   budget_flops: float | None = flags.option(
-    None, "with --law=chinchilla and x parameters, examples: the best split of so many FLOPs C = 6 N D, printed and written"
+    None, "with --law=chinchilla and x parameters, examples: the best split of so many FLOPs C = 6 N D, printed and written", above=0
   )
 
   def __post_init__(self) -> None:
-    flags.check_choices(self)
+    flags.check_fields(self)
     for field in ("input", "y", "output"):
       flags.check(bool(getattr(self, field)), self, field, "a name")
     count = LAWS[self.law].num_x
     flags.check(len(self.x) == count, self, "x", f"{count} column{'s' if count > 1 else ''} for --law={self.law}")
-    flags.check(self.huber_delta > 0, self, "huber_delta", "above 0")
     flags.check(not self.front or count == 1, self, "front", "false for a law of two columns")
     flags.check(self.budget_flops is None or count == 2, self, "budget_flops", "left out, except with --law=chinchilla")
-    flags.check(self.budget_flops is None or self.budget_flops > 0, self, "budget_flops", "above 0")
     flags.check(self.bootstrap_draws == 0 or self.bootstrap_draws >= 100, self, "bootstrap_draws", "0, or 100 or more")
     if self.x_min is not None and self.x_max is not None:
       flags.check(self.x_min < self.x_max, self, "x_min", f"below --x_max={self.x_max:g}")

@@ -52,16 +52,14 @@ class CollectivesConfig:
   kinds: tuple[str, ...] = option(KINDS, "which collectives", KINDS)
   dtypes: tuple[str, ...] = option(("float32",), "data types of the values", ("float32", "bfloat16"))
   sizes_mib: tuple[float, ...] = option((0.0625, 0.25, 1.0, 4.0, 16.0), "data of a device before or after, whichever is larger, MiB")
-  steps: int = option(20, "timed steps of each row")
-  warmup: int = option(3, "untimed steps before them")
+  steps: int = option(20, "timed steps of each row", at_least=1)
+  warmup: int = option(3, "untimed steps before them", at_least=0)
 
   def __post_init__(self) -> None:
-    flags.check_choices(self)
+    flags.check_fields(self)
     for name in ("kinds", "dtypes", "sizes_mib"):
       flags.check(len(getattr(self, name)) > 0, self, name, "a list of at least one")
     flags.check(min(self.sizes_mib) > 0, self, "sizes_mib", "above 0 each")
-    flags.check(self.steps >= 1, self, "steps", "at least 1")
-    flags.check(self.warmup >= 0, self, "warmup", "at least 0")
     if self.mesh is not None:
       MeshConfig(mesh=self.mesh)
 

@@ -45,12 +45,12 @@ class FedConfig:
 
   output: str = option("", "JSON file to write; required")
   steps: int = option(64, "steps of a turn")
-  rounds: int = option(10, "pairs of turns")
+  rounds: int = option(10, "pairs of turns", at_least=1)
   run: RunConfig = RunConfig()
 
   def __post_init__(self) -> None:
+    flags.check_fields(self)
     flags.check(self.steps >= 1 and self.steps % self.run.steps_per_call == 0, self, "steps", "a multiple of --steps_per_call")
-    flags.check(self.rounds >= 1, self, "rounds", "at least 1")
 
 
 PRESETS = {name: FedConfig(run=run) for name, run in RUNS.items()}

@@ -55,16 +55,15 @@ class InputConfig:
   data: str = option("planted", "planted, or a directory written by dlrm_jax.data.prepare")
   batch_size: tuple[int, ...] = option((2048,), "examples per batch, a list")
   num_examples: int = option(262_144, "timed examples of each row; all of a data set that has fewer")
-  warmup: int = option(5, "untimed batches before them")
+  warmup: int = option(5, "untimed batches before them", at_least=0)
   seed: int = option(0, "planted data: which examples are drawn; a data set: their order if shuffled")
   order: str = option("time", "order of a data set's examples: as in the log, or shuffled by the seed", ORDERS)
   mesh: str = option("1", "devices that a batch is put to: a number, or two axes such as 2x4")
   planted: PlantedConfig = _PLANTED
 
   def __post_init__(self) -> None:
-    flags.check_choices(self)
+    flags.check_fields(self)
     flags.check(len(self.batch_size) > 0 and min(self.batch_size) >= 1, self, "batch_size", "a list of numbers of at least 1")
-    flags.check(self.warmup >= 0, self, "warmup", "at least 0")
     for run in runs(self):
       flags.check(run.train.batch_size <= self.num_examples, self, "num_examples", f"at least one batch ({run.train.batch_size})")
 

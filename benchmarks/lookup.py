@@ -71,8 +71,8 @@ class LookupConfig:
   bag_lengths: tuple[int, ...] = option((1,), "ids an example has of every feature, a list")
   skew: tuple[float, ...] = option((3.0,), "ids are floor(V u^skew), a list; 1: uniform, few duplicates")
   operations: tuple[str, ...] = option(OPERATIONS, "what is timed for each combination", OPERATIONS)
-  steps: int = option(50, "timed steps of each row")
-  warmup: int = option(5, "untimed steps before them")
+  steps: int = option(50, "timed steps of each row", at_least=1)
+  warmup: int = option(5, "untimed steps before them", at_least=0)
   batch_size: int = option(2048, "examples per step")
   table_optimizer: str = option("rowwise_adagrad", "optimiser of the tables", tuple(OPTIMIZER_SLOTS))
   table_dtype: str = option("float32", "dtype of the rows", ("float32", "bfloat16"))
@@ -81,15 +81,13 @@ class LookupConfig:
   mesh: MeshConfig = _ONE_DEVICE
 
   def __post_init__(self) -> None:
-    flags.check_choices(self)
+    flags.check_fields(self)
     for name in ("rows", "dims", "bag_lengths", "skew", "operations"):
       flags.check(len(getattr(self, name)) > 0, self, name, "a list of at least one")
     flags.check(min(self.dims) >= 1, self, "dims", "at least 1 each")
     flags.check(min(self.rows) >= 2, self, "rows", "at least 2 each")
     flags.check(min(self.bag_lengths) >= 1, self, "bag_lengths", "at least 1 each")
     flags.check(min(self.skew) > 0, self, "skew", "above 0 each")
-    flags.check(self.steps >= 1, self, "steps", "at least 1")
-    flags.check(self.warmup >= 0, self, "warmup", "at least 0")
     flags.check(self.mesh.parallelism == "jit", self.mesh, "parallelism", "jit: benchmarks.step times pmap")
 
 

@@ -53,15 +53,15 @@ class PrepareConfig:
   input: str = option("", "a Criteo log to read; otherwise files are made")
   head: str = option("", "the beginning of a Criteo log, whose lines are repeated with varied categories; none: made-up lines")
   gb: tuple[float, ...] = option((1.0,), "sizes of the files that are made, in 10^9 bytes, a list")
-  rounds: int = option(3, "how often each way runs; medians are reported")
+  rounds: int = option(3, "how often each way runs; medians are reported", at_least=1)
   markdown: str = option("", "put the table between <!-- prepare --> and <!-- /prepare --> of this file")
   core: int = option(min(os.sched_getaffinity(0)), "the core on which all run")
 
   def __post_init__(self) -> None:
+    flags.check_fields(self)
     flags.check(not self.input or Path(self.input).is_file(), self, "input", "a file")
     flags.check(not self.head or Path(self.head).is_file(), self, "head", "a file")
     flags.check(len(self.gb) > 0 and min(self.gb) > 0, self, "gb", "a list of numbers above 0")
-    flags.check(self.rounds >= 1, self, "rounds", "at least 1")
     flags.check(self.core in os.sched_getaffinity(0), self, "core", "among " + ", ".join(map(str, sorted(os.sched_getaffinity(0)))))
 
 

@@ -54,13 +54,12 @@ class ProfileConfig:
 
   output: str = option("", "directory for the trace and profile.json; required")
   name: str = option("", "name of the rows; none: that of the preset")
-  steps: int = option(10, "profiled steps; on planted data rounded up to whole draws of several batches")
-  warmup: int = option(5, "steps before them that are not profiled")
+  steps: int = option(10, "profiled steps; on planted data rounded up to whole draws of several batches", at_least=1)
+  warmup: int = option(5, "steps before them that are not profiled", at_least=0)
   run: RunConfig = RunConfig()
 
   def __post_init__(self) -> None:
-    flags.check(self.steps >= 1, self, "steps", "at least 1")
-    flags.check(self.warmup >= 0, self, "warmup", "at least 0")
+    flags.check_fields(self)
     flags.check(self.run.train.learner == "dlrm", self.run.train, "learner", "dlrm: nothing else is profiled")
     flags.check(self.run.mesh.parallelism == "jit", self.run.mesh, "parallelism", "jit")
     flags.check(self.run.num_processes == 1, self.run, "num_processes", "1: a trace is of one process")

@@ -48,22 +48,19 @@ class StepConfig:
 
   output: str = option("", "JSON file to write; required")
   name: str = option("", "name of the rows; none: that of the preset")
-  steps: int = option(50, "timed steps of each mesh")
-  warmup: int = option(5, "untimed steps before them")
+  steps: int = option(50, "timed steps of each mesh", at_least=1)
+  warmup: int = option(5, "untimed steps before them", at_least=0)
   scaling: str = option(
     "none", "also time smaller meshes: weak, batch_size a device; strong, batch_size in all", ("none", "weak", "strong", "both")
   )
   meshes: tuple[str, ...] = option((), "meshes to time; none: that of --mesh, and with --scaling the smaller ones of its series")
   price_per_device_hour: float | None = option(
-    None, "price of a device for an hour, in any currency: adds the cost of a million examples to each row"
+    None, "price of a device for an hour, in any currency: adds the cost of a million examples to each row", above=0
   )
   run: RunConfig = RunConfig()
 
   def __post_init__(self) -> None:
-    flags.check_choices(self)
-    flags.check(self.steps >= 1, self, "steps", "at least 1")
-    flags.check(self.warmup >= 0, self, "warmup", "at least 0")
-    flags.check(self.price_per_device_hour is None or self.price_per_device_hour > 0, self, "price_per_device_hour", "above 0")
+    flags.check_fields(self)
     flags.check(self.run.train.learner == "dlrm", self.run.train, "learner", "dlrm: nothing else is timed")
     for mesh in self.meshes:
       try:

@@ -23,8 +23,9 @@ from benchmarks.measure.table import number
 from dlrm_jax import presets
 from dlrm_jax.common import flags, record
 from dlrm_jax.common.flags import option
-from dlrm_jax.config import RunConfig, together_key
+from dlrm_jax.config import RunConfig
 from dlrm_jax.data.source import Source, open_source
+from dlrm_jax.identity import together_key
 from dlrm_jax.machine import hardware
 from dlrm_jax.training.learner import make_learner
 from dlrm_jax.training.loop import batches_of
@@ -35,15 +36,14 @@ class TogetherConfig:
   """Flags of `python -m benchmarks.together`."""
 
   output: str = option("", "JSON file to write; required")
-  runs: int = option(4, "runs at once")
+  runs: int = option(4, "runs at once", at_least=1)
   steps: int = option(64, "steps of a turn")
-  rounds: int = option(8, "pairs of turns")
+  rounds: int = option(8, "pairs of turns", at_least=1)
   run: RunConfig = RunConfig()
 
   def __post_init__(self) -> None:
-    flags.check(self.runs >= 1, self, "runs", "at least 1")
+    flags.check_fields(self)
     flags.check(self.steps >= 1 and self.steps % self.run.steps_per_call == 0, self, "steps", "a multiple of --steps_per_call")
-    flags.check(self.rounds >= 1, self, "rounds", "at least 1")
     flags.check(together_key(self.run) is not None, self.run.mesh, "mesh", "1, with --parallelism=jit and --learner=dlrm")
 
 

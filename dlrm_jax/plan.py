@@ -22,7 +22,7 @@ class PlanConfig:
   run: RunConfig = RunConfig()
 
   def __post_init__(self) -> None:
-    flags.check_choices(self)
+    flags.check_fields(self)
 
 
 def main(config: PlanConfig) -> None:

@@ -22,10 +22,12 @@ import numpy as np
 from jaxtyping import Float
 from scipy import optimize
 
+from dlrm_jax.affects import LENGTH, TOGETHER
 from dlrm_jax.common.tasks import end_with
-from dlrm_jax.config import LENGTH, TOGETHER, RunConfig, alike
+from dlrm_jax.config import RunConfig
 from dlrm_jax.data.source import Source
 from dlrm_jax.embedding.layout import make_layout
+from dlrm_jax.identity import alike
 from dlrm_jax.machine import hardware
 from dlrm_jax.model.flops import Cost, cost
 from dlrm_jax.training.evaluation import EvalSet, evaluate

@@ -19,17 +19,17 @@ class LaunchConfig:
     "where runs execute: one after another in this process; in worker processes of this machine; in jobs of a Slurm cluster",
     LAUNCHERS,
   )
-  workers: int = flags.option(0, "local: worker processes, which share the devices or cores; slurm: most jobs at a time; 0: as many as fit")
-  max_attempts: int = flags.option(3, "most attempts at a run that fail, or are lost without progress; then it is given up")
-  stale_after_s: float = flags.option(60.0, "a sweeper on another machine counts as dead after this long without a sign of life, seconds")
-  together: int = flags.option(1, "most runs to train at once in one program; they may differ in seed and learning rates only")
+  workers: int = flags.option(
+    0, "local: worker processes, which share the devices or cores; slurm: most jobs at a time; 0: as many as fit", at_least=0
+  )
+  max_attempts: int = flags.option(3, "most attempts at a run that fail, or are lost without progress; then it is given up", at_least=1)
+  stale_after_s: float = flags.option(
+    60.0, "a sweeper on another machine counts as dead after this long without a sign of life, seconds", at_least=1
+  )
+  together: int = flags.option(1, "most runs to train at once in one program; they may differ in seed and learning rates only", at_least=1)
 
   def __post_init__(self) -> None:
-    flags.check_choices(self)
-    flags.check(self.workers >= 0, self, "workers", "at least 0")
-    flags.check(self.max_attempts >= 1, self, "max_attempts", "at least 1")
-    flags.check(self.stale_after_s >= 1, self, "stale_after_s", "at least 1")
-    flags.check(self.together >= 1, self, "together", "at least 1")
+    flags.check_fields(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,17 +39,17 @@ class SlurmConfig:
   PREFIX = "slurm_"
   partition: str | None = flags.option(None, "partition of the jobs; none: the cluster's default")
   account: str | None = flags.option(None, "account to charge; none: the default")
-  time_min: int = flags.option(240, "time limit of a job, minutes; a run that has not ended by then is saved and continues in the next job")
-  devices_per_node: int = flags.option(1, "devices of a node; a run on a larger --mesh takes several nodes")
+  time_min: int = flags.option(
+    240, "time limit of a job, minutes; a run that has not ended by then is saved and continues in the next job", at_least=1
+  )
+  devices_per_node: int = flags.option(1, "devices of a node; a run on a larger --mesh takes several nodes", at_least=1)
   gpus: bool = flags.option(False, "request GPUs as devices, with one process for each node; else each device is a CPU process")
-  cpus_per_task: int = flags.option(2, "cores of a process")
-  mem_gib: float = flags.option(0.0, "memory of a node, GiB; 0: estimated from the run")
+  cpus_per_task: int = flags.option(2, "cores of a process", at_least=1)
+  mem_gib: float = flags.option(0.0, "memory of a node, GiB; 0: estimated from the run", at_least=0)
   wait: bool = flags.option(False, "wait until every job has ended and show progress; else submit and return")
 
   def __post_init__(self) -> None:
-    for name in ("time_min", "devices_per_node", "cpus_per_task"):
-      flags.check(getattr(self, name) >= 1, self, name, "at least 1")
-    flags.check(self.mem_gib >= 0, self, "mem_gib", "at least 0")
+    flags.check_fields(self)
 
   def nodes(self, num_devices: int) -> int:
     """The nodes of a run. Raises UserError where its devices do not divide evenly over them."""

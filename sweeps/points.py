@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 from dlrm_jax.common import flags
 from dlrm_jax.common.axis_names import AXES, GRID, SCHEMES
-from dlrm_jax.config import HORIZONS, RunConfig, base_id, config_id
+from dlrm_jax.config import HORIZONS, RunConfig
 from dlrm_jax.data.planted.clicks import Planted
 from dlrm_jax.data.source import Source, one_pass, open_source
 from dlrm_jax.embedding.layout import make_layout
 from dlrm_jax.embedding.planner import Machine, make_plan
+from dlrm_jax.identity import base_id, config_id
 from dlrm_jax.model.dlrm import overarch_width_in
 from sweeps.axes import Size, at_length, default_sizes, real_size, scaled
 from sweeps.launch_flags import LaunchConfig, SlurmConfig
@@ -49,8 +50,8 @@ class SweepConfig:
     "the data axis: one pass is the whole curve; or every length trained anew, its schedules in proportion to it",
     ("online", "retrain"),
   )
-  axis_examples: int = flags.option(0, "examples of the runs on model axes; 0: as many as --num_examples")
-  seeds: int = flags.option(1, "runs of every configuration, with seeds --seed, --seed + 1, ...")
+  axis_examples: int = flags.option(0, "examples of the runs on model axes; 0: as many as --num_examples", at_least=0)
+  seeds: int = flags.option(1, "runs of every configuration, with seeds --seed, --seed + 1, ...", at_least=1)
   lr_factors: tuple[float, ...] = flags.option(
     (1.0,), "every point is trained at these multiples of both learning rates; reports keep the best"
   )
@@ -65,17 +66,15 @@ class SweepConfig:
   run: RunConfig = RunConfig()
 
   def __post_init__(self) -> None:
-    flags.check_choices(self)
+    flags.check_fields(self)
     flags.check(len(self.axes) > 0 or len(self.grid) > 0, self, "axes", f"some of {', '.join(AXES)}")
     flags.check(len(self.grid) != 1 and len(set(self.grid)) == len(self.grid), self, "grid", "two or more different axes")
-    flags.check(self.seeds >= 1, self, "seeds", "at least 1")
     factors = self.lr_factors
     flags.check(
       len(factors) > 0 and min(factors) > 0 and len(set(factors)) == len(factors), self, "lr_factors", "different numbers above 0"
     )
     flags.check(self.run.restore is None, self.run, "restore", "left out: every run of a sweep starts anew")
     flags.check(self.run.coordinator in (None, "auto"), self.run, "coordinator", "left out: the launcher says where processes meet")
-    flags.check(self.axis_examples >= 0, self, "axis_examples", "at least 0")
     flags.check(all(1 < s <= 3 for s in self.zipf_s_values), self, "zipf_s_values", "numbers above 1, at most 3")
     if self.data_mode == "online" and "data" in self.axes + self.grid and self.run.train.lr_schedule in HORIZONS:
       schedule = self.run.train.lr_schedule

@@ -49,11 +49,13 @@ class StatusConfig:
 
   workdir: str = flags.option("", "the directory of the sweep")
   watch: bool = flags.option(False, "update the table every two seconds until every run has ended")
-  stale_after_s: float = flags.option(60.0, "a sweeper on another machine counts as dead after this long without a sign of life, seconds")
+  stale_after_s: float = flags.option(
+    60.0, "a sweeper on another machine counts as dead after this long without a sign of life, seconds", at_least=1
+  )
 
   def __post_init__(self) -> None:
+    flags.check_fields(self)
     flags.check(bool(self.workdir), self, "workdir", "the directory of a sweep")
-    flags.check(self.stale_after_s >= 1, self, "stale_after_s", "at least 1")
 
 
 def main(config: StatusConfig) -> None:

@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 
 from dlrm_jax.common import flags, record, stopping
 from dlrm_jax.common.tasks import end_with
-from dlrm_jax.config import together_key
+from dlrm_jax.identity import together_key
 from dlrm_jax.machine import hardware, mesh
 from dlrm_jax.training import loop
 from sweeps import claims, store

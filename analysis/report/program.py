@@ -29,7 +29,7 @@ class ReportConfig:
   x_max: float | None = flags.option(None, "largest number of examples that data laws are fitted to")
 
   def __post_init__(self) -> None:
-    flags.check_choices(self)
+    flags.check_fields(self)
     flags.check(bool(self.workdir), self, "workdir", "a directory")
     if self.x_min is not None and self.x_max is not None:
       flags.check(self.x_min < self.x_max, self, "x_min", f"below --x_max={self.x_max:g}")

@@ -37,23 +37,20 @@ class PeersConfig:
   trainers: tuple[str, ...] = option(tuple(TRAINERS), "trainers to time; all but ours need `make peers`", tuple(TRAINERS))
   workloads: tuple[str, ...] = option(WORKLOADS, "W1 and W2: whole steps; emb: lookup, gradient and update of W1's tables alone", WORKLOADS)
   num_rows: tuple[int, ...] = option((1000, _W2_ROWS, 1_000_000), f"rows of each table in W1 and emb; W2 has {_W2_ROWS:,}")
-  batch_size: int = option(2048, "examples per step")
-  rounds: int = option(6, "turns of each trainer")
-  steps: int = option(8, "timed steps of a turn")
-  warmup: int = option(2, "untimed steps before them, in each turn")
+  batch_size: int = option(2048, "examples per step", at_least=1)
+  rounds: int = option(6, "turns of each trainer", at_least=1)
+  steps: int = option(8, "timed steps of a turn", at_least=1)
+  warmup: int = option(2, "untimed steps before them, in each turn", at_least=0)
   cores: tuple[int, ...] = option((), "cores that each worker is pinned to; none: the first that this process may use")
   scaling: bool = option(False, f"also time W1 at {_W2_ROWS:,} rows on one core and on two")
   check: bool = option(True, "first compare the losses of a few steps with ours, from the same weights, and stop where they differ")
   peers_python: str = option(".venv-peers/bin/python", "Python of the peers' environment")
 
   def __post_init__(self) -> None:
-    flags.check_choices(self)
+    flags.check_fields(self)
     for name in ("trainers", "workloads", "num_rows"):
       flags.check(len(getattr(self, name)) == len(set(getattr(self, name))) > 0, self, name, "one or more, each once")
     flags.check(min(self.num_rows) >= 2, self, "num_rows", "each at least 2")
-    for name in ("batch_size", "rounds", "steps"):
-      flags.check(getattr(self, name) >= 1, self, name, "at least 1")
-    flags.check(self.warmup >= 0, self, "warmup", "at least 0")
     usable = usable_cores()
     fits = set(self.cores) <= set(usable) and len(set(self.cores)) == len(self.cores)
     flags.check(fits, self, "cores", "among " + ", ".join(map(str, usable)) + ", each once")

@@ -34,6 +34,8 @@ def option(
   choices: tuple[str, ...] = (),
   words: bool = False,
   affects: object = None,
+  at_least: float | None = None,
+  above: float | None = None,
 ) -> Any:
   """A dataclass field that is also a flag. Without a default the flag is required.
 
@@ -42,9 +44,11 @@ def option(
     help: one line for `--help`, with the unit where there is one.
     choices: the allowed values; for tuple fields, of each element.
     words: not a flag: the field takes the words between the flags, such as names of files. A program has one such field at most.
-    affects: what the field of a run's config affects (`config.Affects`).
+    affects: what the field of a run's config affects (`affects.Affects`).
+    at_least, above: the bound of a number. None passes where the field may be None.
   """
-  return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "words": words, "affects": affects})
+  bounds = {"at_least": at_least, "above": above}
+  return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "words": words, "affects": affects, **bounds})
 
 
 def check(ok: bool, config: Any, field: str, allowed: str) -> None:
@@ -53,14 +57,17 @@ def check(ok: bool, config: Any, field: str, allowed: str) -> None:
     raise UserError(f"--{getattr(config, 'PREFIX', '')}{field}={_shown(getattr(config, field))}: must be {allowed}")
 
 
-def check_choices(config: Any) -> None:
-  """Checks all fields of a dataclass that were declared with `choices`."""
+def check_fields(config: Any) -> None:
+  """Checks all fields of a dataclass that were declared with `choices`, `at_least` or `above`. Raises UserError for the first bad one."""
   for field in dataclasses.fields(config):
-    choices = field.metadata.get("choices")
+    value, choices = getattr(config, field.name), field.metadata.get("choices")
+    values = value if isinstance(value, tuple) else () if value is None else (value,)
     if choices:
-      value = getattr(config, field.name)
-      values = value if isinstance(value, tuple) else (value,)
       check(all(v in choices for v in values), config, field.name, "among " + ", ".join(choices))
+    if (at_least := field.metadata.get("at_least")) is not None:
+      check(all(v >= at_least for v in values), config, field.name, f"at least {at_least}")
+    if (above := field.metadata.get("above")) is not None:
+      check(all(v > above for v in values), config, field.name, f"above {above}")
 
 
 def _without_none(kind: Any) -> Any:

@@ -58,7 +58,7 @@ class Learner:
 
 
 def make_learner(configs: Sequence[RunConfig], source: Source) -> Learner:
-  """The learner of runs of one `config.together_key`, or of one run, compiled for its batch size."""
+  """The learner of runs of one `identity.together_key`, or of one run, compiled for its batch size."""
   if configs[0].train.learner == "per_id":
     return per_id_learner(configs[0], source)
   return dlrm_learner(configs, build_of(configs[0], source.shape))

@@ -64,7 +64,7 @@ def train_runs(
   quiet: bool = False,
   on_progress: Sequence[OnProgress | None] | None = None,
 ) -> list[Outcome]:
-  """`train` for runs of one `config.together_key`: at once, or in several lots where the device has not room for all.
+  """`train` for runs of one `identity.together_key`: at once, or in several lots where the device has not room for all.
 
   Several runs begin at the start, in directories without checkpoints; what was stopped here goes on alone. The losses are those of the runs
   alone, but for the order of sums (with bfloat16 rows also for what is rounded otherwise because of it). A run whose loss is not finite

@@ -13,11 +13,13 @@ from typing import Any
 
 import jax
 
+from dlrm_jax.affects import RESUMABLE, Affects, fields_of
 from dlrm_jax.common import record
-from dlrm_jax.config import RESUMABLE, Affects, RunConfig, config_id, fields_of
+from dlrm_jax.config import RunConfig
 from dlrm_jax.data.planted.clicks import Planted
 from dlrm_jax.data.planted.theory import ideal, theory
 from dlrm_jax.data.source import Source
+from dlrm_jax.identity import config_id
 from dlrm_jax.machine import hardware
 from dlrm_jax.training import metrics
 from dlrm_jax.training.evaluation import Progressive

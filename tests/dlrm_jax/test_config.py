@@ -4,24 +4,10 @@ import dataclasses
 
 import pytest
 
+from dlrm_jax.affects import NUMBERS, RATE, SEED, TOGETHER, Affects, fields_of
 from dlrm_jax.common import flags
-from dlrm_jax.config import (
-  NUMBERS,
-  RATE,
-  SEED,
-  TOGETHER,
-  Affects,
-  MeshConfig,
-  ModelConfig,
-  PlantedConfig,
-  RunConfig,
-  StepSettings,
-  TrainConfig,
-  alike,
-  base_id,
-  config_id,
-  fields_of,
-)
+from dlrm_jax.config import MeshConfig, ModelConfig, PlantedConfig, RunConfig, StepSettings, TrainConfig
+from dlrm_jax.identity import alike, base_id, config_id
 from dlrm_jax.presets import PRESETS
 
 
@@ -146,7 +132,7 @@ def test_a_field_that_does_not_state_what_it_affects_is_named():
     momentum: float = flags.option(0.0, "of the dense optimiser")
 
   message = (
-    r"^Longer\.momentum does not state what it affects: declare it with NUMBERS\.option\(\.\.\.\), or with another of config\.Affects$"
+    r"^Longer\.momentum does not state what it affects: declare it with NUMBERS\.option\(\.\.\.\), or with another of affects\.Affects$"
   )
   with pytest.raises(TypeError, match=message):
     fields_of(Longer, [NUMBERS])

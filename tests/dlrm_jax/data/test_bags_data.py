@@ -17,7 +17,7 @@ from prepared_case import rows_of
 
 from dlrm_jax.common import flags, hashing
 from dlrm_jax.common.flags import UserError
-from dlrm_jax.config import PlantedConfig, RunConfig, TrainConfig, config_id
+from dlrm_jax.config import PlantedConfig, RunConfig, TrainConfig
 from dlrm_jax.data.dataset import open_dataset
 from dlrm_jax.data.pipeline import batches
 from dlrm_jax.data.planted import closed_forms as theory
@@ -33,6 +33,7 @@ from dlrm_jax.data.prepare.program import PrepareConfig, prepare
 from dlrm_jax.data.prepare.schema import Bag
 from dlrm_jax.data.prepare.schema_file import load_schema
 from dlrm_jax.data.source import PreparedSource, open_source
+from dlrm_jax.identity import config_id
 from dlrm_jax.training import metrics
 
 GENRES = 'label = "y"\ncategorical = ["c"]\n[bags]\ngenres = ["g1", "g2", "g3"]\n'

@@ -8,11 +8,12 @@ import pytest
 
 from dlrm_jax.common import flags, record
 from dlrm_jax.common.flags import UserError
-from dlrm_jax.config import ModelConfig, PlantedConfig, RunConfig, TrainConfig, config_id
+from dlrm_jax.config import ModelConfig, PlantedConfig, RunConfig, TrainConfig
 from dlrm_jax.data.planted.theory import ideal, theory
 from dlrm_jax.data.prepare import program
 from dlrm_jax.data.shapes import SHAPES, shape_of
 from dlrm_jax.data.source import open_source
+from dlrm_jax.identity import config_id
 from dlrm_jax.training import loop
 
 SETTINGS = TrainConfig(num_examples=512, batch_size=64, eval_examples=128, first_eval=256)

@@ -18,11 +18,12 @@ from process_losses import losses, run
 
 from dlrm_jax import train
 from dlrm_jax.common import flags, record
-from dlrm_jax.config import MeshConfig, RunConfig, TrainConfig, config_id
+from dlrm_jax.config import MeshConfig, RunConfig, TrainConfig
 from dlrm_jax.data import pipeline, shard_format
 from dlrm_jax.data.dataset import open_dataset
 from dlrm_jax.data.prepare.program import PrepareConfig, prepare
 from dlrm_jax.data.source import open_source
+from dlrm_jax.identity import config_id
 from dlrm_jax.machine import mesh
 from dlrm_jax.presets import PRESETS
 from dlrm_jax.training import loop

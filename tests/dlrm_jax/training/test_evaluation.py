@@ -16,10 +16,11 @@ from scipy import special
 from dlrm_jax import train
 from dlrm_jax.common import flags, record
 from dlrm_jax.common.flags import UserError
-from dlrm_jax.config import ModelConfig, PlantedConfig, RunConfig, TrainConfig, config_id
+from dlrm_jax.config import ModelConfig, PlantedConfig, RunConfig, TrainConfig
 from dlrm_jax.data.planted.clicks import Planted
 from dlrm_jax.data.prepare import program
 from dlrm_jax.data.source import PreparedSource, open_source
+from dlrm_jax.identity import config_id
 from dlrm_jax.presets import PRESETS
 from dlrm_jax.training import evaluation, loop, metrics, trajectory
 from dlrm_jax.training.evaluation import EvalSet, evaluate

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from dlrm_jax.common import record, stopping
-from dlrm_jax.config import MeshConfig, ModelConfig, PlantedConfig, RunConfig, TrainConfig, together_key
+from dlrm_jax.config import MeshConfig, ModelConfig, PlantedConfig, RunConfig, TrainConfig
 from dlrm_jax.data.planted.clicks import Planted
 from dlrm_jax.data.source import open_source
 from dlrm_jax.embedding.layout import make_layout
 from dlrm_jax.embedding.planner import working_bytes
+from dlrm_jax.identity import together_key
 from dlrm_jax.training import loop
 from dlrm_jax.training.build import Build, build_of, runs_that_fit
 from dlrm_jax.training.learner import make_learner

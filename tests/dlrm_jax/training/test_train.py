@@ -15,9 +15,10 @@ import pytest
 from dlrm_jax import train
 from dlrm_jax.common import flags, record
 from dlrm_jax.common.flags import UserError
-from dlrm_jax.config import ModelConfig, PlantedConfig, RunConfig, TrainConfig, config_id
+from dlrm_jax.config import ModelConfig, PlantedConfig, RunConfig, TrainConfig
 from dlrm_jax.data.planted.clicks import Planted
 from dlrm_jax.data.prepare.program import PrepareConfig, prepare
+from dlrm_jax.identity import config_id
 from dlrm_jax.presets import PRESETS
 from dlrm_jax.training import evaluation, loop, trajectory
 from dlrm_jax.training.learner import make_learner
