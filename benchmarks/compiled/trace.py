@@ -50,14 +50,14 @@ class Division:
     return sum(self.ops.values()) + self.before + self.between + self.after
 
 
-def read(path: Path) -> tuple[list[OpEvent], list[tuple[float, float]]]:
+def read(path: Path, most_events: int = _MOST_EVENTS) -> tuple[list[OpEvent], list[tuple[float, float]]]:
   """The operations and the (start, end) of every marked step in a trace.json.gz.
 
   Raises UserError where either is missing or the trace was cut off.
   """
   found = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
   whole = [event for event in found if event.get("ph") == "X"]
-  if len(whole) >= _MOST_EVENTS:
+  if len(whole) >= most_events:
     raise UserError(f"{path}: holds {len(whole):,} events and is cut off there; ask for fewer --steps")
   events, steps = [], {}
   for event in whole:

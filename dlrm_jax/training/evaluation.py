@@ -43,11 +43,12 @@ class EvalSet:
     num_examples: how many there are.
   """
 
-  def __init__(self, source: Source, learner: Learner, settings: TrainConfig):
+  def __init__(self, source: Source, learner: Learner, settings: TrainConfig, kept_bytes: int | None = None):
+    """Keeps the batches on the devices if they take at most `kept_bytes` (None: `KEPT_BYTES`)."""
     wanted = settings.eval_examples
     self.source, self.num_examples = source, source.num_eval_examples(wanted)
     self._put, self._batch_size = learner.put, settings.batch_size
-    self._kept = list(self._read()) if self._bytes() <= KEPT_BYTES else None
+    self._kept = list(self._read()) if self._bytes() <= (KEPT_BYTES if kept_bytes is None else kept_bytes) else None
 
   def __iter__(self) -> Iterator[EvalBatch]:
     return self._read() if self._kept is None else iter(self._kept)

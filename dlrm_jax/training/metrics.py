@@ -104,10 +104,11 @@ class Accumulator:
   Args:
     train_rate: click rate of the training split, for NE.
     max_bins: most rows of the ROC AUC's table.
+    block: predictions that are summed at once.
   """
 
-  def __init__(self, train_rate: float, max_bins: int = MAX_BINS):
-    self._count = 0
+  def __init__(self, train_rate: float, max_bins: int = MAX_BINS, block: int = _BLOCK):
+    self._count, self._block = 0, block
     self._waiting: list[tuple[np.ndarray, ...]] = []  # summed up many at a time: small batches cost more
     self._num_waiting, self._train_rate, self._finite = 0, train_rate, True
     self._loss = self._clicks = self._prob = self._excess = 0.0  # sums over examples
@@ -138,7 +139,7 @@ class Accumulator:
     self._finite &= bool(np.isfinite(logit_n).all())
     self._waiting.append((logit_n, label_n, *truths.values()))
     self._num_waiting += len(logit_n)
-    if self._num_waiting >= _BLOCK:
+    if self._num_waiting >= self._block:
       self._sum_up()
 
   def _sum_up(self) -> None:

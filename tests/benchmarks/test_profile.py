@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks import profile
-from benchmarks.compiled import trace
 from benchmarks.compiled.trace import Division, OpEvent, divide, op_names, read, scope_of
 from benchmarks.profile import PRESETS, ProfileConfig, rows_of, steps_of
 from dlrm_jax.common import flags
@@ -67,14 +66,13 @@ def test_a_trace_is_read_by_its_marks(tmp_path):
   assert steps == [(5.5, 25.5), (40, 60)]
 
 
-def test_traces_without_marks_or_cut_off_are_refused(tmp_path, monkeypatch):
+def test_traces_without_marks_or_cut_off_are_refused(tmp_path):
   with pytest.raises(UserError, match=r"names no operation \(hlo_op\)"):
     read(trace_file(tmp_path, [MARK, DOT | {"args": {}}]))
   with pytest.raises(UserError, match="names no step"):
     read(trace_file(tmp_path, [DOT]))
-  monkeypatch.setattr(trace, "_MOST_EVENTS", 2)
   with pytest.raises(UserError, match="holds 2 events and is cut off there; ask for fewer --steps"):
-    read(trace_file(tmp_path, [MARK, DOT]))
+    read(trace_file(tmp_path, [MARK, DOT]), most_events=2)
 
 
 @pytest.mark.parametrize(

@@ -70,12 +70,15 @@ def log_spaced(first: int, last: int, count: int) -> Int64[np.ndarray, " R"]:
   return np.unique(np.round(np.geomspace(first, last, count)).astype(np.int64))
 
 
-def counted(read: Callable[[], Iterable[Int[np.ndarray, " n"]]], most_ids: int = MOST_IDS) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def counted(
+  read: Callable[[], Iterable[Int[np.ndarray, " n"]]], most_ids: int = MOST_IDS, merge_ids: int = _MERGE_IDS
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Counts ids. Yields pairs of ids and counts, more than one if the ids do not fit in memory. Ids ascend over all pairs.
 
   Args:
     read: reads the ids, chunk by chunk. It is called once for every pair.
     most_ids: the most distinct ids to hold in memory.
+    merge_ids: the fewest ids that are merged at once.
   """
   low, whole = -(1 << 31), False
   while not whole:
@@ -83,7 +86,7 @@ def counted(read: Callable[[], Iterable[Int[np.ndarray, " n"]]], most_ids: int =
     for id_n in read():
       within = id_n if low < -1 and high > id_n.max(initial=0) else id_n[(id_n >= low) & (id_n < high)]
       waiting.append(np.unique(within, return_counts=True))
-      if sum(len(some) for some, _ in waiting) > max(_MERGE_IDS, len(ids) // 2):  # so that all merges together take linear time
+      if sum(len(some) for some, _ in waiting) > max(merge_ids, len(ids) // 2):  # so that all merges together take linear time
         ids, seen, waiting = *_merged([(ids, seen), *waiting]), []
         if len(ids) > most_ids:
           high = int(ids[most_ids // 2])

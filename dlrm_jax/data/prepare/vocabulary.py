@@ -90,13 +90,13 @@ def _merged(runs: Sequence[Counts], low: int, high: int) -> Counts:
   return hash_n[first], np.add.reduceat(count_n[order], first) if len(first) else count_n
 
 
-def rank(runs: Sequence[Counts], min_count: int, path: Path) -> None:
+def rank(runs: Sequence[Counts], min_count: int, path: Path, entries: int = _MERGE_ENTRIES) -> None:
   """Ranks the values seen at least `min_count` times by descending count, then ascending hash, so that the order of the log has no effect.
 
   Writes `PATH.hash.npy` and then `PATH.id.npy`, each whole. Hashes are evenly distributed, so the runs are merged by ranges of hashes:
-  memory holds about `_MERGE_ENTRIES` entries in addition to the runs, which may be mapped from files.
+  memory holds about `entries` of them in addition to the runs, which may be mapped from files.
   """
-  num_ranges = -(-max(sum(len(hash_d) for hash_d, _ in runs), 1) // _MERGE_ENTRIES)
+  num_ranges = -(-max(sum(len(hash_d) for hash_d, _ in runs), 1) // entries)
   edges = [(i << 64) // num_ranges for i in range(num_ranges + 1)]
   having = Counter[int]()  # count -> number of values with it
   with tempfile.TemporaryFile(dir=path.parent) as kept:

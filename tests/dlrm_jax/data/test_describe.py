@@ -224,8 +224,7 @@ def test_bags_and_their_padding(tmp_path):
 
 
 @pytest.mark.parametrize(("most_ids", "merge_ids"), [(1 << 22, 1 << 20), (64, 32), (2, 1), (1000, 1)])
-def test_ids_that_do_not_fit_at_once_are_counted_in_several_passes(most_ids, merge_ids, monkeypatch):
-  monkeypatch.setattr(frequency, "_MERGE_IDS", merge_ids)
+def test_ids_that_do_not_fit_at_once_are_counted_in_several_passes(most_ids, merge_ids):
   rng = np.random.default_rng(2)
   ids = np.concatenate([rng.integers(-1, 700, 3000), [2**31 - 1, 2**31 - 2, 0, -1]]).astype(np.int32)
   passes, pieces = 0, np.array_split(ids, 9)
@@ -235,7 +234,7 @@ def test_ids_that_do_not_fit_at_once_are_counted_in_several_passes(most_ids, mer
     passes += 1
     return iter(pieces)
 
-  got = list(frequency.counted(read, most_ids))
+  got = list(frequency.counted(read, most_ids, merge_ids))
   joined, seen = (np.concatenate(arrays) for arrays in zip(*got, strict=True))
   assert joined.tolist() == sorted(set(ids.tolist()))
   assert dict(zip(joined.tolist(), seen.tolist(), strict=True)) == Counter(ids.tolist())

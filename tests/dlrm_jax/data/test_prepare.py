@@ -147,12 +147,11 @@ def test_ties_go_by_hash_and_not_by_file_order(tmp_path):
 
 
 @pytest.mark.parametrize("entries", [1 << 22, 999])
-def test_vocabulary_merges_as_one_count(tmp_path, monkeypatch, entries):
+def test_vocabulary_merges_as_one_count(tmp_path, entries):
   """The result is the same by one range of hashes and by many."""
-  monkeypatch.setattr(vocabulary, "_MERGE_ENTRIES", entries)
   rng = np.random.default_rng(0)
   hashes = np.concatenate([vocabulary.hash_uint32("x", (rng.zipf(1.3, 30_000) % 5000).astype(np.uint64)), [np.uint64(2**64 - 1)] * 3])
-  vocabulary.rank([np.unique(part, return_counts=True) for part in np.array_split(hashes, 37)], 3, tmp_path / "v")
+  vocabulary.rank([np.unique(part, return_counts=True) for part in np.array_split(hashes, 37)], 3, tmp_path / "v", entries)
   table = vocabulary.load(tmp_path / "v")
   counts = Counter(hashes.tolist())
   ranked = sorted((h for h, n in counts.items() if n >= 3), key=lambda h: (-counts[h], h))

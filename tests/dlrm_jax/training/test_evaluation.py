@@ -99,9 +99,8 @@ def test_an_evaluation_equals_the_metrics_of_all_its_predictions_at_once(tmp_pat
 
 
 @pytest.mark.parametrize("kind", ["planted", "set"])
-def test_what_is_read_anew_is_let_go_of(kind: str, data: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_is_read_anew_is_let_go_of(kind: str, data: Path):
   """The most batches that are alive at once do not depend on how many there are."""
-  monkeypatch.setattr(evaluation, "KEPT_BYTES", 0)
   config = with_train(TINY if kind == "planted" else dataclasses.replace(TINY, data=str(data / kind)), batch_size=4)
   source = open_source(config)
   learner = make_learner([config], source)
@@ -116,19 +115,18 @@ def test_what_is_read_anew_is_let_go_of(kind: str, data: Path, monkeypatch: pyte
       return learner.put(batch)
 
     watched = dataclasses.replace(learner, put=put)
-    evaluate(watched, state, EvalSet(source, watched, dataclasses.replace(config.train, eval_examples=examples)))
+    evaluate(watched, state, EvalSet(source, watched, dataclasses.replace(config.train, eval_examples=examples), kept_bytes=0))
     assert len(alive) == examples // 4
     most.append(max(counts))
   assert most[0] == most[1] <= 4
 
 
-def test_the_set_is_kept_up_to_the_budget(monkeypatch: pytest.MonkeyPatch):
+def test_the_set_is_kept_up_to_the_budget():
   source = Planted(TINY.planted)
   learner = make_learner([TINY], source)
   total = 6 * 256 * 4 * (3 + 4 + 5)  # 3 tail ids and 4 of pairs; label, weight, and the logit of the teacher and its two parts
   for budget, kept in ((total, True), (total - 1, False)):
-    monkeypatch.setattr(evaluation, "KEPT_BYTES", budget)
-    assert (EvalSet(source, learner, TINY.train)._kept is not None) == kept
+    assert (EvalSet(source, learner, TINY.train, kept_bytes=budget)._kept is not None) == kept
 
 
 def test_the_split_that_is_asked_for_is_evaluated(data: Path, tmp_path: Path):

@@ -47,15 +47,14 @@ def test_roc_auc_equals_all_pairs_with_ties_half():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_stream_gives_what_other_formulas_give_at_once(seed: int, monkeypatch: pytest.MonkeyPatch):
+def test_a_stream_gives_what_other_formulas_give_at_once(seed: int):
   """Judges: scipy's rank test, logistic function and entropy, numpy's covariance; logits of few and of many values."""
   rng = np.random.default_rng(seed)
   true = rng.normal(-1.5, 1, 3000)
   logit = np.round((true + rng.normal(0, 0.5, 3000)) * (4 if seed % 2 else 1e9)) / (4 if seed % 2 else 1e9)
   logit, tail = logit.astype(np.float32), rng.normal(0.3, 0.4, 3000) + 0.1 * (true - logit)
   label = (rng.uniform(size=3000) < special.expit(true)).astype(np.float32)
-  monkeypatch.setattr(metrics, "_BLOCK", int(rng.integers(1, 2000)))
-  stream = metrics.Accumulator(0.2)
+  stream = metrics.Accumulator(0.2, block=int(rng.integers(1, 2000)))
   in_batches(stream.add, rng, logit, label, true, {"tail": tail})
   got, wide = stream.metrics(), logit.astype(np.float64)
   prob, right = special.expit(wide), special.expit(true)
