@@ -61,7 +61,7 @@ def compile_programs(build: Build, rates: Rates) -> Programs:
     del rates  # they are constants of the program
     for (batch,) in batches[:count]:
       state = step(state, batch)
-      if devices[0].platform == "cpu":  # see learner.dlrm
+      if devices[0].platform == "cpu":  # see learner.dlrm_learner
         jax.block_until_ready(state)
     return state
 

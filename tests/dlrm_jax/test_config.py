@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from dlrm_jax.affects import NUMBERS, RATE, SEED, TOGETHER, Affects, fields_of
+from dlrm_jax.affects import IDENTITY, NUMBERS, RATE, SEED, TOGETHER, Affects, fields_of
 from dlrm_jax.common import flags
 from dlrm_jax.config import MeshConfig, ModelConfig, PlantedConfig, RunConfig, StepSettings, TrainConfig
 from dlrm_jax.identity import alike, base_id, config_id
@@ -157,3 +157,8 @@ def test_the_settings_of_a_step_have_no_learning_rate_and_no_seed():
   for name in ("seed", "table_lr", "dense_lr", "num_examples", "order"):
     with pytest.raises(AttributeError):
       getattr(train.step_settings(), name)
+
+
+def test_a_field_of_the_run_itself_is_not_hashed():
+  """`config_id` reads the nested configs alone: a setting that changes numbers belongs into one of them."""
+  assert fields_of(RunConfig, IDENTITY) == [], "move the field into ModelConfig, TrainConfig, PlantedConfig or MeshConfig"
