@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 from dlrm_jax.common.axis_names import AXES
 from dlrm_jax.common.flags import UserError
@@ -35,31 +36,31 @@ def scaled(base: RunConfig, axis: str, size: Size, source: Source) -> RunConfig:
   """
   model = base.model
   if axis == "data":
-    return _with(base, "train", num_examples=_whole(axis, size))
+    return with_part(base, "train", num_examples=_whole(axis, size))
   if axis == "rows":
-    return _with(base, "model", num_rows=_rows(model, _whole(axis, size), source))
+    return with_part(base, "model", num_rows=_rows(model, _whole(axis, size), source))
   if axis == "dim":
     return dataclasses.replace(base, model=_with_dim(model, _whole(axis, size)))
   if axis == "all":
     return dataclasses.replace(base, model=_all(model, _factor(axis, size), source))
   if axis == "tables":
-    return _with(base, "model", num_tables=_tables(model, _whole(axis, size), source))
+    return with_part(base, "model", num_tables=_tables(model, _whole(axis, size), source))
   if axis == "batch_size":
-    return _with(base, "train", batch_size=_whole(axis, size))
+    return with_part(base, "train", batch_size=_whole(axis, size))
   if axis == "devices":
-    return base if _whole(axis, size) == base.mesh.num_devices else _with(base, "mesh", mesh=str(_whole(axis, size)))
+    return base if _whole(axis, size) == base.mesh.num_devices else with_part(base, "mesh", mesh=str(_whole(axis, size)))
   if axis == "placement":
     if base.mesh.num_devices == 1:
       raise UserError("--axes=placement: on one device there is nothing to place; give --mesh of 2 or more")
-    return _with(base, "mesh", placement=(str(size),))
+    return with_part(base, "mesh", placement=(str(size),))
   if axis in ("overarch", "overarch_depth"):
-    return _with(base, "model", overarch=_resized(axis, size, model.overarch))
+    return with_part(base, "model", overarch=_resized(axis, size, model.overarch))
   if axis in ("mlp", "mlp_depth"):
     if source.shape.num_dense == 0:
       raise UserError(f"--axes={axis}: the data has no dense inputs, so there is no bottom MLP to scale")
     widths = model.bottom_widths(source.shape.num_dense)
     bottom = _resized(axis, size, widths)
-    return base if bottom == widths else _with(base, "model", bottom=bottom)  # unchanged: the base stays one run on every axis
+    return base if bottom == widths else with_part(base, "model", bottom=bottom)  # unchanged: the base stays one run on every axis
   raise UserError(f"--axes={axis}: must be among {', '.join(AXES)}")
 
 
@@ -114,10 +115,11 @@ def at_length(config: RunConfig, num_examples: int) -> RunConfig:
   share = num_examples / train.num_examples
   names = ("decay_examples", "warmup_examples", "table_warmup_examples")
   changed = {name: max(1, round(getattr(train, name) * share)) for name in names if getattr(train, name)}
-  return _with(config, "train", num_examples=num_examples, **changed)
+  return with_part(config, "train", num_examples=num_examples, **changed)
 
 
-def _with(config: RunConfig, part: str, **changes: object) -> RunConfig:
+def with_part(config: RunConfig, part: str, **changes: Any) -> RunConfig:
+  """Returns `config` with other values of some fields in its part "model", "train", "planted" or "mesh"."""
   return dataclasses.replace(config, **{part: dataclasses.replace(getattr(config, part), **changes)})
 
 

@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from sweeps import store
 from sweeps.points import Run, SweepConfig, runs_of
-from sweeps.states import Runs, Totals, outcome_line
+from sweeps.states import RunStates, Totals, outcome_line
 
 _LINE_EVERY_S = 10.0
 _BAR_EVERY_S = 1.0
@@ -28,7 +28,8 @@ class Display:
     self._follow = follow
     runs = runs_of(points)
     self.names = {config_id: point.name for config_id, (point, _) in runs.items()}
-    self.runs = Runs(sweep.run.workdir, {config_id: point.examples for config_id, (point, _) in runs.items()}, sweep.launch.stale_after_s)
+    totals = {config_id: run.point.examples for config_id, run in runs.items()}
+    self.runs = RunStates(sweep.run.workdir, totals, sweep.launch.stale_after_s)
     self.totals = self.runs.look()
     self._known = {config_id: run.state for config_id, run in self.runs.states.items()}
     console = Console(stderr=True)

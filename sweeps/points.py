@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from dlrm_jax.common import flags
@@ -14,7 +14,7 @@ from dlrm_jax.embedding.layout import make_layout
 from dlrm_jax.embedding.planner import Machine, make_plan
 from dlrm_jax.identity import base_id, config_id
 from dlrm_jax.model.dlrm import overarch_width_in
-from sweeps.axes import Size, at_length, default_sizes, real_size, scaled
+from sweeps.axes import Size, at_length, default_sizes, real_size, scaled, with_part
 from sweeps.launch_flags import LaunchConfig, SlurmConfig
 from sweeps.rates import RULES, transferred
 
@@ -115,12 +115,18 @@ class Point:
   @property
   def name(self) -> str:
     """Names the run to people."""
-    rates = "" if self.lr_factor == 1 else f" lr x{self.lr_factor:g}"
-    return f"{self.workload} {self.axis}={self.label} seed {self.seed} {self.learner}{rates}"
+    return name_of(self.describe())
 
   def describe(self) -> dict[str, Any]:
     """What sweep.json keeps of a point."""
     return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "config"}
+
+
+def name_of(described: Mapping[str, Any]) -> str:
+  """`Point.name` of a point as sweep.json keeps it. Older files have neither label nor lr_factor."""
+  factor, label = described.get("lr_factor", 1), described.get("label", f"{described['size']:g}")
+  rates = "" if factor == 1 else f" lr x{factor:g}"
+  return f"{described['workload']} {described['axis']}={label} seed {described['seed']} {described['learner']}{rates}"
 
 
 class Run(NamedTuple):
@@ -152,7 +158,7 @@ def expand(sweep: SweepConfig) -> list[Run]:
     for seed in range(base.train.seed, base.train.seed + sweep.seeds):
       for names in [*((axis,) for axis in sweep.axes), *([sweep.grid] if sweep.grid else [])]:
         seen: set[RunConfig] = set()
-        for cell in _cells(sweep, names, _with_train(base, seed=seed), source):
+        for cell in _cells(sweep, names, with_part(base, "train", seed=seed), source):
           if cell.config in seen:
             continue  # narrow widths round to the same model
           seen.add(cell.config)
@@ -160,7 +166,7 @@ def expand(sweep: SweepConfig) -> list[Run]:
           rates = transferred(base, cell.config) if sweep.lr_rule == "transfer" else cell.config
           out += [_point(*where, names, cell, _at_rates(rates, factor), factor) for factor in sweep.lr_factors]
           if names == ("data",) and planted and sweep.judge and seed == base.train.seed:
-            out.append(_point(*where, names, cell, _with_train(cell.config, learner="per_id")))
+            out.append(_point(*where, names, cell, with_part(cell.config, "train", learner="per_id")))
   return out
 
 
@@ -181,7 +187,7 @@ def _cells(sweep: SweepConfig, names: tuple[str, ...], base: RunConfig, source: 
   """The combinations of sizes along the axes `names`, each with its configuration."""
   length = base.train.num_examples if "data" in names else sweep.axis_examples or base.train.num_examples
   retrain = sweep.data_mode == "retrain"
-  center = one_pass(_with_train(base, num_examples=length), source)
+  center = one_pass(with_part(base, "train", num_examples=length), source)
   sizes = [getattr(sweep, f"sizes_{axis}") or default_sizes(center, axis, source, retrain) for axis in names]
   for position, cell in enumerate(itertools.product(*sizes)):
     config, its_source = center, source
@@ -191,7 +197,7 @@ def _cells(sweep: SweepConfig, names: tuple[str, ...], base: RunConfig, source: 
         its_source = source.first_tables(config.model.num_tables)
     config = one_pass(config, source)
     if retrain:
-      config = at_length(_with_train(config, num_examples=base.train.num_examples), config.train.num_examples)
+      config = at_length(with_part(config, "train", num_examples=base.train.num_examples), config.train.num_examples)
     if sweep.launch.launcher == "slurm":  # the order of prepared data, and so the run's name, depends on the number of processes
       config = sweep.slurm.over_processes(config)
     reached = {axis: _place(config, axis, size, its_source, of) for axis, size, of in zip(names, cell, sizes, strict=True)}
@@ -215,12 +221,10 @@ def runs_of(points: list[Run]) -> dict[str, Run]:
 def _workloads(sweep: SweepConfig) -> list[RunConfig]:
   if sweep.run.data != "planted" or not sweep.zipf_s_values:
     return [sweep.run]
-  return [dataclasses.replace(sweep.run, planted=dataclasses.replace(sweep.run.planted, zipf_s=s)) for s in sweep.zipf_s_values]
-
-
-def _with_train(config: RunConfig, **changes: Any) -> RunConfig:
-  return dataclasses.replace(config, train=dataclasses.replace(config.train, **changes))
+  return [with_part(sweep.run, "planted", zipf_s=s) for s in sweep.zipf_s_values]
 
 
 def _at_rates(config: RunConfig, factor: float) -> RunConfig:
-  return config if factor == 1 else _with_train(config, table_lr=config.train.table_lr * factor, dense_lr=config.train.dense_lr * factor)
+  if factor == 1:
+    return config
+  return with_part(config, "train", table_lr=config.train.table_lr * factor, dense_lr=config.train.dense_lr * factor)

@@ -1,8 +1,7 @@
 """How learning rates follow the size of a run along an axis (`--lr_rule`). Called by `points.py`."""
 
-import dataclasses
-
 from dlrm_jax.config import RunConfig
+from sweeps.axes import with_part
 
 RULES = ("constant", "transfer")
 # A learning rate follows the batch size to this power, by optimiser.
@@ -35,4 +34,4 @@ def transferred(base: RunConfig, config: RunConfig) -> RunConfig:
     return config
   table_lr = train.table_lr * ratio ** BATCH_POWER[train.table_optimizer]
   dense_lr = train.dense_lr * ratio ** BATCH_POWER[train.dense_optimizer]
-  return dataclasses.replace(config, train=dataclasses.replace(train, table_lr=table_lr, dense_lr=dense_lr))
+  return with_part(config, "train", table_lr=table_lr, dense_lr=dense_lr)

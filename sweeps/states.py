@@ -97,7 +97,7 @@ class Totals:
     return f"{sum(self.counts.values())} runs: {', '.join(parts)}"
 
 
-class Runs:
+class RunStates:
   """The states of a sweep's runs. Each `look` reads them anew, except those of runs that have a result.
 
   Args:

@@ -16,13 +16,14 @@ from rich.live import Live
 from rich.table import Table
 
 from dlrm_jax.common import flags, record
-from sweeps.states import Runs, duration, failures
+from sweeps.points import name_of
+from sweeps.states import RunStates, duration, failures
 
 _EVERY_S = 2.0
 _WIDE = 140  # columns of a terminal that shows all
 
 
-def _table(points: Mapping[str, dict[str, Any]], runs: Runs, width: int) -> Table:
+def _table(points: Mapping[str, dict[str, Any]], runs: RunStates, width: int) -> Table:
   """A table with one line for each run. A narrow terminal shows fewer columns."""
   totals = runs.look()
   table = Table(title=totals.line(), title_justify="left")
@@ -61,8 +62,8 @@ class StatusConfig:
 def main(config: StatusConfig) -> None:
   """Prints the table, or keeps it up to date with --watch."""
   described = record.read_json(Path(config.workdir) / "sweep.json")["points"]
-  points = {d["config_id"]: d | {"name": _name(d), "examples": d.get("examples", 0)} for d in reversed(described)}
-  runs = Runs(config.workdir, {config_id: d["examples"] for config_id, d in points.items()}, config.stale_after_s)
+  points = {d["config_id"]: d | {"name": name_of(d), "examples": d.get("examples", 0)} for d in reversed(described)}
+  runs = RunStates(config.workdir, {config_id: d["examples"] for config_id, d in points.items()}, config.stale_after_s)
   console = Console(width=None if sys.stdout.isatty() else 200)
   if not config.watch:
     console.print(_table(points, runs, console.width))
@@ -73,13 +74,6 @@ def main(config: StatusConfig) -> None:
         live.update(_table(points, runs, console.width), refresh=True)
   for line in failures({config_id: d["name"] for config_id, d in points.items()}, runs.states, config.workdir):
     console.print(line, soft_wrap=True, markup=False)
-
-
-def _name(described: dict[str, Any]) -> str:
-  """`Point.name` of a point in sweep.json; older files have no label."""
-  rates = "" if described.get("lr_factor", 1) == 1 else f" lr x{described['lr_factor']:g}"
-  label = described.get("label", f"{described['size']:g}")
-  return f"{described['workload']} {described['axis']}={label} seed {described['seed']} {described['learner']}{rates}"
 
 
 if __name__ == "__main__":
