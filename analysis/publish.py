@@ -20,10 +20,11 @@ from analysis.questions.parts import ideal
 from analysis.questions.sweep_laws import ROWS_LIMIT, final_points
 from analysis.report.analysis import Analysis, analyse
 from analysis.report.paper_tables import exponent_table, frontier_table, parts_table, scheme_table
-from analysis.report.tables import ADVICE, Table, short
+from analysis.report.tables import ADVICE, short
 from analysis.study.predictions import predictions, ratios, teacher_floors
 from dlrm_jax.common import flags, markdown, record
 from dlrm_jax.common.progress import Bar
+from dlrm_jax.common.terminal import Table
 
 Analyses = dict[str, Analysis]  # by the names of SWEEPS
 _HERE = Path(__file__).parent

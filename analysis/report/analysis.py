@@ -15,9 +15,10 @@ from analysis.questions.sweep_laws import LawRow, Noises, curves, data_laws, poo
 from analysis.questions.throughput import throughput
 from analysis.questions.tuning import Choice, tuned
 from analysis.report import paper_tables
-from analysis.report.tables import Table, rates_table, throughput_table
+from analysis.report.tables import rates_table, throughput_table
 from dlrm_jax.common import flags
 from dlrm_jax.common.progress import Bar
+from dlrm_jax.common.terminal import Table
 
 NEXT_TIMES = 10.0  # the budget that the report's advice is for, times the base run's
 _MOST_NAMES = 8  # of runs that are left out

@@ -8,10 +8,11 @@ import polars as pl
 from analysis.fitting.result import METHODS
 from analysis.load import Sweep
 from analysis.report.analysis import Analysis
-from analysis.report.tables import ADVICE, LAW_COLUMNS, Table, law_cells, runs_table
+from analysis.report.tables import ADVICE, LAW_COLUMNS, law_cells, runs_table
 from dlrm_jax.common import record
 from dlrm_jax.common.figures import page
 from dlrm_jax.common.figures.render import Figure
+from dlrm_jax.common.terminal import Table
 
 LAW_CAPTION = (
   "Power laws: L(x) = alpha * x**-beta + gamma (gamma = 0 in law power), fitted by least squares on log L. Window: the fitted range of x. "

@@ -15,7 +15,8 @@ from analysis.questions.parts import Exponents
 from analysis.questions.published import PAPER
 from analysis.questions.schemes import BEST, SchemeRow
 from analysis.questions.sweep_laws import Noises
-from analysis.report.tables import ADVICE, Table, known, short
+from analysis.report.tables import ADVICE, known, short
+from dlrm_jax.common.terminal import Table
 
 _RESOURCES = {"data": "data", "params": "parameters", "compute": "compute"}
 

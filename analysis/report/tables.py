@@ -1,6 +1,5 @@
 """The tables of a report, for the page and for the terminal: laws, runs, learning rates, throughput. Called by `analysis.report`."""
 
-import dataclasses
 from typing import Any
 
 from analysis.fitting.result import METHODS, interval_text
@@ -8,6 +7,7 @@ from analysis.load import Sweep
 from analysis.questions.sweep_laws import LawRow
 from analysis.questions.tuning import Choice
 from dlrm_jax.common import terminal
+from dlrm_jax.common.terminal import Table
 
 LAW_COLUMNS = [
   *("workload", "learner", "axis", "size", "law", "metric", "window", "beta [95% interval]", "theory"),
@@ -15,24 +15,6 @@ LAW_COLUMNS = [
 ]
 ADVICE = "Advice"  # how the titles of tables of advice begin
 _MOST_LAWS = 60  # rows of the law table; with more, the terminal leaves out those of single sizes
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-  """A table of a report.
-
-  Attributes:
-    title: its heading.
-    columns, rows: names and cells.
-    note: what the numbers mean.
-    printed: whether the terminal shows it too.
-  """
-
-  title: str
-  columns: list[str]
-  rows: list[list[Any]]
-  note: str = ""
-  printed: bool = True
 
 
 def short(value: float | int | None) -> str:

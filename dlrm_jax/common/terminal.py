@@ -1,11 +1,30 @@
-"""Tables on standard output. Called by programs that print results."""
+"""Tables of results, for standard output and for pages. Called by programs that print results."""
 
+import dataclasses
 import sys
 from collections.abc import Iterable
 from typing import Any
 
+from rich import table as rich_table
 from rich.console import Console
-from rich.table import Table
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """A table of results.
+
+  Attributes:
+    title: its heading.
+    columns, rows: names and cells.
+    note: what the numbers mean.
+    printed: whether the terminal shows it too.
+  """
+
+  title: str
+  columns: list[str]
+  rows: list[list[Any]]
+  note: str = ""
+  printed: bool = True
 
 
 def console(width: int) -> Console:
@@ -15,7 +34,7 @@ def console(width: int) -> Console:
 
 def show(to: Console, title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
   """Prints a table, whose cells are folded where they do not fit."""
-  table = Table(title=title)
+  table = rich_table.Table(title=title)
   for column in columns:
     table.add_column(column, overflow="fold")
   for row in rows:

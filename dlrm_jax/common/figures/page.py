@@ -11,6 +11,7 @@ import jinja2
 
 from dlrm_jax.common.figures import chart
 from dlrm_jax.common.figures.render import Figure, javascript
+from dlrm_jax.common.terminal import Table
 
 _HERE = "dlrm_jax.common.figures"
 
@@ -44,7 +45,7 @@ def page(title: str, subtitle: str, body: str, figures: list[Figure]) -> str:
   return render(_HERE, "page.html", title=title, subtitle=subtitle, **parts)
 
 
-def _kinds(table: Any) -> list[str]:
+def _kinds(table: Table) -> list[str]:
   """A CSS class for each column: numbers are set flush right, the `status` column may wrap."""
 
   def is_number(cell: Any) -> bool:

@@ -1,22 +1,12 @@
 """The tables of `describe` as rows of text, for the terminal and the page."""
 
-import dataclasses
 from typing import Any
 
+from dlrm_jax.common.terminal import Table
 from dlrm_jax.data.describe.frequency import FIRST_RANK, LEAST_IDS, SEEN_ENOUGH
 from dlrm_jax.data.describe.inventory import QUANTILES, Inventory
 
 MOST_SOURCES = 30  # files that the terminal lists; the page lists all
-
-
-@dataclasses.dataclass(frozen=True)
-class TextTable:
-  """A title, column names, rows of text, and a note that explains the numbers."""
-
-  title: str
-  columns: list[str]
-  rows: list[list[str]]
-  note: str = ""
 
 
 def percent(value: float | None) -> str:
@@ -36,12 +26,12 @@ def number(value: float) -> str:
   return f"{value:.4g}"
 
 
-def splits(contents: dict[str, Any]) -> TextTable:
+def splits(contents: dict[str, Any]) -> Table:
   rows = [
     [name, f"{s['rows']:,}", percent(s["base_rate"]), str(len(s["shards"])), size(sum(shard["bytes"] for shard in s["shards"]))]
     for name, s in contents["splits"].items()
   ]
-  return TextTable("Splits", ["split", "rows", "base rate", "shards", "size"], rows, "Base rate: the share of label 1.")
+  return Table("Splits", ["split", "rows", "base rate", "shards", "size"], rows, "Base rate: the share of label 1.")
 
 
 def dense_facts(contents: dict[str, Any]) -> list[dict[str, Any]]:
@@ -52,7 +42,7 @@ def dense_facts(contents: dict[str, Any]) -> list[dict[str, Any]]:
   ]
 
 
-def dense(contents: dict[str, Any], found: Inventory) -> TextTable:
+def dense(contents: dict[str, Any], found: Inventory) -> Table:
   """Dense columns as the model sees them."""
   rows = [
     [
@@ -69,10 +59,10 @@ def dense(contents: dict[str, Any], found: Inventory) -> TextTable:
     "Missing: share of empty cells in the whole log. The other columns are about the rows that were read, after the transform, with empty"
     " cells filled. Columns in per cent are quantiles."
   )
-  return TextTable("Dense columns", names, rows, note)
+  return Table("Dense columns", names, rows, note)
 
 
-def categorical(contents: dict[str, Any], found: Inventory) -> TextTable:
+def categorical(contents: dict[str, Any], found: Inventory) -> Table:
   """Categorical features: their entries in dataset.json, and the ids in the rows that were read."""
   entries = contents["columns"]["categorical"]
   ranked, bags = contents["vocabulary"]["mode"] == "frequency", any(f.bag_length > 1 for f in found.features)
@@ -104,19 +94,19 @@ def categorical(contents: dict[str, Any], found: Inventory) -> TextTable:
     f" seen {SEEN_ENOUGH} times. A feature with fewer than {LEAST_IDS} such ids gets no slope. Fit error: root mean square residual of log"
     " p; if it is large, the curve bends."
   )
-  return TextTable("Categorical features", names, rows, note)
+  return Table("Categorical features", names, rows, note)
 
 
-def rejects(contents: dict[str, Any]) -> TextTable:
+def rejects(contents: dict[str, Any]) -> Table:
   """Lines that were not used, by reason."""
   total = contents["rejects"]["total"]
   lines = total + sum(split["rows"] for split in contents["splits"].values())
   rows = [[reason, f"{count:,}", percent(count / lines)] for reason, count in contents["rejects"]["by_reason"].items()]
   note = "The lines themselves are in rejects.tsv." if total else "No line was rejected."
-  return TextTable("Rejected lines", ["reason", "lines", "share of lines"], [*rows, ["all", f"{total:,}", percent(total / lines)]], note)
+  return Table("Rejected lines", ["reason", "lines", "share of lines"], [*rows, ["all", f"{total:,}", percent(total / lines)]], note)
 
 
-def sources(contents: dict[str, Any]) -> TextTable:
+def sources(contents: dict[str, Any]) -> Table:
   """The files that the data set was made from, with their entries in dataset.json. Digests are shortened."""
   entries = contents["sources"]
   names = [name for name, value in entries[0].items() if isinstance(value, str | int | float)] if entries else []
@@ -127,7 +117,7 @@ def sources(contents: dict[str, Any]) -> TextTable:
     return value[:16] if isinstance(value, str) and name != "path" else f"{value:,}" if isinstance(value, int) else str(value)
 
   rows = [[cell(name, entry.get(name, "-")) for name in names] for entry in entries]
-  return TextTable("Sources", ["file" if name == "path" else "size" if name == "bytes" else name for name in names], rows)
+  return Table("Sources", ["file" if name == "path" else "size" if name == "bytes" else name for name in names], rows)
 
 
 def facts(contents: dict[str, Any]) -> list[tuple[str, str]]:

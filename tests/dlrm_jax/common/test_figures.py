@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import subprocess
-from types import SimpleNamespace
 
 import altair as alt
 import pytest
@@ -14,6 +13,7 @@ from places import ROOT
 
 from dlrm_jax.common import cache
 from dlrm_jax.common.figures import chart, page, render
+from dlrm_jax.common.terminal import Table
 
 PACKAGE = ROOT / "dlrm_jax"
 
@@ -76,7 +76,7 @@ def test_a_page_is_one_file_with_style_script_and_charts(monkeypatch):
 
 def test_a_table_aligns_numbers_and_escapes_text():
   rows = [["a", "-1.5", "1"], ["<b>", "+2", "x"], ["c", "-", "-"]]
-  table = SimpleNamespace(title="", columns=["name", "value", "mixed"], rows=rows, note="")
+  table = Table("", ["name", "value", "mixed"], rows)
   text = page.environment().get_template("parts.html").module.cells(table, {1})
   assert [bool(kind) for kind in re.findall(r'<th class="(number)?">', text)] == [False, True, False]
   assert "&lt;b&gt;" in text and '<td class="number">-1.5</td>' in text and text.count('<tr class="key">') == 1
