@@ -1,10 +1,10 @@
-"""Runs trained together in one program beside the same runs trained one after the other: what `--together` of the sweeps is worth here.
+"""Times runs trained together in one program against the same runs trained in turn: what `--together` of the sweeps saves here.
 
   python -m benchmarks.together --output=together.json --runs=4 --preset=small
 
 Runs differ in seed, so that each draws or reads examples of its own, or in learning rates, so that all see the same ones. Both ways take
-the same steps in turns, examples drawn or read on the way as in training; a pair of turns gives a ratio, whose median is shown. Records and
-evaluations are left out, and compiling, which a cache spares runs in turn too.
+the same steps in turns. Examples are drawn or read on the way, as in training. Each pair of turns gives a ratio, and the median is shown.
+Records, evaluations and compiling are left out: a cache saves compiling in both ways.
 """
 
 import dataclasses

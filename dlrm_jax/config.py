@@ -158,12 +158,12 @@ KERNELS = ("auto", "native", "xla")
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """The devices of a run and where each table lies on them (embedding/planner.py)."""
+  """The devices of a run, and where each table is placed on them (embedding/planner.py)."""
 
   mesh: str = PLACEMENT.option("1", "devices: a number, or two axes (data x model) such as 2x4")
   placement: tuple[str, ...] = PLACEMENT.option(
     ("auto",),
-    f"where tables lie: {', '.join(PLACEMENTS)}, or auto (planned); for one table, feature:placement, such as auto,C3:row,C20:column",
+    f"where tables are placed: {', '.join(PLACEMENTS)}, or auto (planned); for one table, feature:placement, as in auto,C3:row,C20:column",
   )
   device_memory_gib: float | None = EXECUTION.option(
     None, "memory of a device that the plan may fill, GiB; none: what the device has", above=0

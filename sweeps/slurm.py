@@ -80,7 +80,7 @@ def launch(sweep: SweepConfig, todo: list[Run], tick: Callable[[], None]) -> Non
       groups.setdefault(needs_of(point, source, sweep), []).append(point)
   new = _submit_all(sweep, folder, groups, jobs)
   if jobs + new:
-    store.say(f"squeue --name={_name(sweep)} and python -m sweeps.status --workdir={sweep.run.workdir} tell how far they are")
+    store.say(f"squeue --name={_name(sweep)} and python -m sweeps.status --workdir={sweep.run.workdir} show how far they are")
   if sweep.slurm.wait:
     _wait({job["job"] for job in jobs + new}, tick)
 

@@ -69,8 +69,11 @@ def work(
     tick: called now and then, to show progress.
     tell: called with one line on how each run ended.
 
-  Raises OSError where the directory cannot be written (nothing is counted against a run then), UserError where a run needs more devices
-  than there are, Stopped when the process was asked to stop, and whatever a run raises in one of several processes.
+  Raises:
+    OSError: the directory cannot be written. Nothing is counted against a run then.
+    UserError: a run needs more devices than there are.
+    Stopped: the process was asked to stop.
+    Exception: in one of several processes, whatever a run raises.
   """
   runs = {config_id: run for config_id, run in runs_of(points).items() if not only or config_id in only}
   for config_id, (point, _) in runs.items():

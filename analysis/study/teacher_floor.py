@@ -14,7 +14,7 @@ from dlrm_jax.data.planted.clicks import Planted
 from dlrm_jax.data.planted.draws import tail_effects
 from dlrm_jax.embedding.layout import make_layout, row_of
 
-_IDS = 2**17  # the most frequent ids are summed one by one; the others are many and rare, so their mean stands for them
+_IDS = 2**17  # the most frequent ids are summed one by one; the others are many and rare, so their mean represents them
 
 
 @functools.lru_cache

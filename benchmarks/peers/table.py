@@ -8,7 +8,7 @@ from benchmarks.measure.table import Columns, Row, number
 from dlrm_jax.common import markdown
 
 SECTION = "how-fast"  # name of the markers in a Markdown file
-TITLE = "a training step, beside ours; ratios are medians over rounds"
+TITLE = "a training step, compared with ours; ratios are medians over rounds"
 COLUMNS: Columns = {
   "trainer": "name",
   "series": "series",

@@ -33,7 +33,7 @@ from dlrm_jax.training.build import Build
 from dlrm_jax.training.state import TrainState, state_shapes
 
 MANIFEST, ARRAYS = "checkpoint.json", "arrays"
-FORMAT = 2  # of the directory; 1 had its arrays in a or b beside the manifest
+FORMAT = 2  # of the directory; 1 had its arrays in directories a or b
 _CHUNK_BYTES = 2**25  # of a file that is read or written at once; a share of another mesh must not be read as a whole
 
 

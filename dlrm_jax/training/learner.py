@@ -1,4 +1,4 @@
-"""`Learner`: what the loop trains. The DLRM of one run or of several, or the exact per-id estimator that judges it on planted data."""
+"""`Learner`: what the loop trains. The DLRM of one run or of several, or the exact per-id estimator that it is compared with."""
 
 import dataclasses
 import functools

@@ -43,8 +43,8 @@ def train(
     directory: its own, and of no other run.
     source: that of the config, where it is open already.
     quiet: no progress on standard error.
-    on_progress: called with the examples so far and the mean training loss since the last look at it: at every look, and once more before
-      a checkpoint or the record is written. What it raises ends the run.
+    on_progress: called with the examples so far and the mean training loss since the last look at it. It is called at every look, and once
+      more before a checkpoint or the record is written. What it raises ends the run.
 
   Raises:
     UserError: bad input, before anything is written.

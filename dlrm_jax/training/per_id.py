@@ -1,7 +1,7 @@
 """The exact per-id estimator: what an ideal online learner gets out of planted tail data. Theory and training are compared with it.
 
-Diagonal online Bayesian logistic regression (adPredictor; Graepel et al. 2010, in the Laplace form): every (field, id) has a
-mean w and a precision; after each single example, with q the predicted probability, `prec += q(1-q)` and `w += (y-q)/prec`.
+It is diagonal online Bayesian logistic regression (adPredictor; Graepel et al. 2010, in the Laplace form). Every (field, id) has a mean w
+and a precision. After each single example, with q the predicted probability, `prec += q(1-q)` and `w += (y-q)/prec`.
 """
 
 import functools
