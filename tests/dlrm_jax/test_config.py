@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from dlrm_jax.affects import IDENTITY, NUMBERS, RATE, SEED, TOGETHER, Affects, fields_of
+from dlrm_jax.affects import IDENTITY, NUMBERS, RATE, RESUMABLE, SEED, TOGETHER, Affects, fields_of
 from dlrm_jax.common import flags
 from dlrm_jax.config import MeshConfig, ModelConfig, PlantedConfig, RunConfig, StepSettings, TrainConfig
 from dlrm_jax.identity import alike, base_id, config_id
@@ -140,6 +140,10 @@ def test_a_field_that_does_not_state_what_it_affects_is_named():
 
 def test_lists_of_fields_follow_what_the_fields_affect():
   assert fields_of(TrainConfig, TOGETHER) == ["seed", "table_lr", "dense_lr"]
+  assert fields_of(TrainConfig, RESUMABLE) == ["num_examples", "eval_examples", "eval_split", "first_eval", "evals_per_octave"]
+  assert fields_of(ModelConfig, RESUMABLE) == fields_of(PlantedConfig, RESUMABLE) == []
+  assert fields_of(MeshConfig, IDENTITY) == ["mesh", "placement", "parallelism"]
+  assert fields_of(TrainConfig, IDENTITY) == fields_of(TrainConfig, list(Affects))  # no setting of training may lack in config_id
   train = TrainConfig(seed=3, table_lr=0.5, dense_lr=0.4, batch_size=7)
   assert alike(train, RATE) == TrainConfig(seed=3, batch_size=7) and alike(train, SEED, RATE) == TrainConfig(batch_size=7)
 

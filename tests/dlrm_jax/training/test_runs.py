@@ -126,14 +126,16 @@ def test_what_the_device_has_no_room_for_is_trained_in_lots(monkeypatch: pytest.
     room = dataclasses.replace(config, kernels="xla", mesh=MeshConfig(device_memory_gib=gib))
     assert runs_that_fit(room, source) == fitting
 
-  def train(configs: list[RunConfig], directories: list[str], source: Planted, quiet: bool, callbacks: list[None]) -> list[Any]:
-    assert quiet and callbacks == [None] * len(configs)
-    return [{"seed": c.train.seed, "directory": d, "of": len(configs)} for c, d in zip(configs, directories, strict=True)]
+  def train(configs: list[RunConfig], directories: list[str], source: Planted, quiet: bool, callbacks: list[Any]) -> list[Any]:
+    each = zip(configs, directories, callbacks, strict=True)
+    return [{"seed": c.train.seed, "directory": d, "told": told, "of": len(configs), "quiet": quiet} for c, d, told in each]
 
   monkeypatch.setattr(loop, "runs_that_fit", lambda config, source: 2)
   monkeypatch.setattr(loop, "_train_at_once", train)
-  outs = loop.train_runs(alike(BASE, (0, 0.2, 0.02), (1, 0.2, 0.02), (2, 0.2, 0.02)), ["a", "b", "c"], source, quiet=True)
-  assert [(*out.values(),) for out in outs if isinstance(out, dict)] == [(0, "a", 2), (1, "b", 2), (2, "c", 1)]
+  tell, configs = [lambda examples, loss: None for _ in range(3)], alike(BASE, (0, 0.2, 0.02), (1, 0.2, 0.02), (2, 0.2, 0.02))
+  outs = loop.train_runs(configs, ["a", "b", "c"], source, quiet=True, on_progress=tell)
+  expected = [(0, "a", tell[0], 2, True), (1, "b", tell[1], 2, True), (2, "c", tell[2], 1, True)]
+  assert [(*out.values(),) for out in outs if isinstance(out, dict)] == expected
 
 
 def test_runs_that_see_the_same_examples_share_them(monkeypatch: pytest.MonkeyPatch):
