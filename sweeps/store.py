@@ -52,7 +52,8 @@ def read_run(directory: Path) -> dict[str, Any] | None:
     return None
   except ValueError as error:
     raise DamagedRun(path, f"not valid JSON ({error})") from None
-  if not isinstance(out, dict) or out.get("status") not in ENDED or out.get("config_id") != directory.name:
+  known = isinstance(out, dict) and out.get("status") in ENDED and out.get("config_id") == directory.name
+  if not known or (out["status"] in RESULTS and not isinstance(out.get("examples"), int)):
     raise DamagedRun(path, "not the record of this run")
   if out["status"] in RESULTS:
     _check_curve(directory / "curve.jsonl", out)
@@ -138,7 +139,7 @@ def write_sweep(workdir: str | Path, points: list[Point], header: dict[str, Any]
   path.parent.mkdir(parents=True, exist_ok=True)
   with open(path.parent / ".sweep.lock", "w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file is closed or the process dies
-    described = record.read_json(path)["points"] if path.exists() else []
+    described = _described(path) if path.exists() else []
     bases = {d["workload"]: d["base"] for d in described}
     if bases and not set(bases) & {point.workload for point in points}:
       raise UserError(f"--workdir={workdir}: holds a sweep of {', '.join(bases)}; choose another directory")
@@ -150,6 +151,14 @@ def write_sweep(workdir: str | Path, points: list[Point], header: dict[str, Any]
     if wanted.items() <= there.items():
       return
     record.write_json(path, header | {"points": list((there | wanted).values())})
+
+
+def _described(path: Path) -> list[dict[str, Any]]:
+  """The points in a sweep.json. Raises UserError where something else is in it."""
+  points, needed = record.read_json(path).get("points"), {"workload", "base", "config_id", "axis", "size"}
+  if not isinstance(points, list) or not all(isinstance(point, dict) and needed <= point.keys() for point in points):
+    raise UserError(f"{path}: not the points of a sweep; choose another --workdir")
+  return points
 
 
 def _place(described: dict[str, Any]) -> tuple[Any, ...]:

@@ -110,7 +110,7 @@ def open_dataset(path: str | Path, verify: bool = False) -> Dataset:
 def _from_contents(path: Path, contents: dict[str, Any]) -> Dataset:
   columns, splits = contents["columns"], contents["splits"]
   shards = {
-    split: tuple(Shard(path / s["file"], int(s["rows"]), int(s["bytes"]), s["xxh3_128"]) for s in entry["shards"])
+    split: tuple(Shard(path / s["file"], int(s["rows"]), int(s["bytes"]), str(s["xxh3_128"])) for s in entry["shards"])
     for split, entry in splits.items()
   }
   for split in splits:

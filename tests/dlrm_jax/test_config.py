@@ -117,6 +117,15 @@ def test_config_id_follows_what_changes_the_numbers_only():
 def test_how_a_run_is_computed_does_not_name_it():
   """Kernels and steps a call change roundings, not what is trained."""
   assert config_id(RunConfig(kernels="xla", steps_per_call=8)) == config_id(RunConfig())
+  mesh = MeshConfig("2", device_memory_gib=3.0)
+  assert config_id(RunConfig(mesh=mesh)) == config_id(RunConfig(mesh=MeshConfig("2"))) != config_id(RunConfig())
+
+
+def test_processes_name_a_run_on_a_data_set_only():
+  """They change the order of its examples."""
+  several = RunConfig(num_processes=2, coordinator="auto")
+  assert config_id(several) == config_id(RunConfig())
+  assert config_id(dataclasses.replace(several, data="here"), "a") != config_id(RunConfig(data="here"), "a")
 
 
 @pytest.mark.parametrize("config", [ModelConfig, TrainConfig, PlantedConfig, MeshConfig, RunConfig])

@@ -55,6 +55,23 @@ def test_a_damaged_result_is_kept_aside_and_its_run_alone_done_again(
     assert (path.parent / f"{name}.damaged").read_bytes() == content
 
 
+@pytest.mark.parametrize("examples", [{}, {"examples": None}, {"examples": "2048"}])
+def test_a_record_without_its_number_of_examples_is_damaged(tmp_path: Path, examples: dict[str, Any]):
+  (tmp_path / "run").mkdir()
+  record.write_json(tmp_path / "run" / "record.json", {"status": "diverged", "config_id": "run"} | examples)
+  (tmp_path / "run" / "curve.jsonl").write_text('{"examples": 1024}\n')
+  with pytest.raises(store.DamagedRun, match=r"record\.json: not the record of this run$"):
+    store.read_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("text", ["{}", '{"points": 3}', '{"points": [1]}', '{"points": [{"workload": "planted"}]}'])
+def test_a_sweep_is_not_added_to_something_else(tmp_path: Path, text: str):
+  (tmp_path / "sweep.json").write_text(text)
+  with pytest.raises(UserError, match=r"sweep\.json: not the points of a sweep; choose another --workdir$"):
+    store.write_sweep(tmp_path, [], {})
+  assert (tmp_path / "sweep.json").read_text() == text
+
+
 def test_checkpoints_that_are_removed_while_they_are_listed_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
   """Another sweeper ends the run at that moment."""
   directory, real = tmp_path / "checkpoint", os.scandir

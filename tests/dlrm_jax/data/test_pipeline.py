@@ -3,6 +3,7 @@ does not open, or is not read."""
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -267,6 +268,7 @@ def test_missing_or_broken_data_sets(copy, tmp_path, monkeypatch):
     (json.dumps(contents | {"columns": {}}), "not made by"),
     (json.dumps(contents | {"schema_version": 99}), "schema_version 99, but this version reads 1"),
     (good.replace('"rows": 96', '"rows": 97', 1), "do not add up"),
+    (re.sub(r'"xxh3_128": "[0-9a-f]+"', '"xxh3_128": []', good), "changed since it was prepared"),
   ):
     (copy / "dataset.json").write_text(text)
     with pytest.raises(UserError, match=message):

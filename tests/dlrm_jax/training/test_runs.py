@@ -101,6 +101,14 @@ def test_one_that_diverges_and_one_that_is_lost_leave_the_others_alone(tmp_path:
   check_same(done, directories[0], tmp_path / "alone")
 
 
+def test_the_last_checkpoint_is_of_sound_runs_only(tmp_path: Path):
+  short = dataclasses.replace(BASE, checkpoint=True, train=dataclasses.replace(BASE.train, num_examples=512, first_eval=512))
+  configs, directories = alike(short, (0, 0.2, 0.02), (0, 1e30, 1e30), (1, 0.2, 0.02)), [tmp_path / str(i) for i in range(3)]
+  outs = loop.train_runs(configs, directories, quiet=True)
+  assert [out["status"] for out in outs if isinstance(out, dict)] == ["done", "diverged", "done"]
+  assert [[int(path.name) for path in directory.glob("checkpoint/*")] for directory in directories] == [[512], [], [512]]
+
+
 def test_stopped_runs_go_on_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
   configs, source = alike(BASE, (0, 0.2, 0.02), (1, 0.1, 0.02), (1, 0.2, 0.02)), open_source(BASE)
   directories = [tmp_path / str(i) for i in range(3)]
@@ -162,11 +170,12 @@ def test_only_runs_alike_have_one_key():
   estimator = dataclasses.replace(one.train, learner="per_id")
   changes: list[dict[str, Any]] = [
     {"mesh": MeshConfig("2")},
+    {"num_processes": 2, "coordinator": "auto"},
     {"mesh": MeshConfig(parallelism="pmap")},
     {"restore": "x"},
     {"train": estimator},
   ]
-  assert [together_key(dataclasses.replace(one, **change)) for change in changes] == [None] * 4
+  assert [together_key(dataclasses.replace(one, **change)) for change in changes] == [None] * 5
 
 
 @pytest.mark.parametrize("steps_per_call", [1, 4])
