@@ -74,6 +74,15 @@ def test_a_page_is_one_file_with_style_script_and_charts(monkeypatch):
   assert saved == {"specs": {"small": figure.spec}, "themes": json.loads(json.dumps(chart.THEMES))}
 
 
+def test_titles_and_captions_are_text(monkeypatch):
+  monkeypatch.setattr(page, "javascript", lambda: "")
+  figure = render.Figure("a", "a < b", "<b>c</b>", {})
+  section = page.environment().get_template("parts.html").module.section(figure)
+  assert "<h2>a &lt; b</h2>" in section and "&lt;b&gt;c&lt;/b&gt;" in section and "<b>" not in section
+  made = page.page("<i>t</i>", "<i>s</i>", "", [])
+  assert "<h1>&lt;i&gt;t&lt;/i&gt;</h1>" in made and "<title>&lt;i&gt;t" in made and "&lt;i&gt;s" in made and "<i>" not in made
+
+
 def test_a_table_aligns_numbers_and_escapes_text():
   rows = [["a", "-1.5", "1"], ["<b>", "+2", "x"], ["c", "-", "-"]]
   table = Table("", ["name", "value", "mixed"], rows)

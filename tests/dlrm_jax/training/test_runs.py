@@ -101,6 +101,18 @@ def test_one_that_diverges_and_one_that_is_lost_leave_the_others_alone(tmp_path:
   check_same(done, directories[0], tmp_path / "alone")
 
 
+def test_an_error_of_the_disk_is_no_run_s_own(tmp_path: Path):
+  """It ends all, where anything else that a run's on_progress raises ends that run alone."""
+
+  def full(examples: int, loss: float) -> None:
+    raise OSError("disk full")
+
+  configs, directories = alike(BASE, (0, 0.2, 0.02), (1, 0.2, 0.02), (2, 0.2, 0.02)), [tmp_path / str(i) for i in range(3)]
+  with pytest.raises(OSError, match="^disk full$"):
+    loop.train_runs(configs, directories, quiet=True, on_progress=[None, full, None])
+  assert not list(tmp_path.glob("*/record.json"))
+
+
 def test_the_last_checkpoint_is_of_sound_runs_only(tmp_path: Path):
   short = dataclasses.replace(BASE, checkpoint=True, train=dataclasses.replace(BASE.train, num_examples=512, first_eval=512))
   configs, directories = alike(short, (0, 0.2, 0.02), (0, 1e30, 1e30), (1, 0.2, 0.02)), [tmp_path / str(i) for i in range(3)]
