@@ -1,5 +1,6 @@
-"""WORKSPACE.md's map lists the files that exist, as the files describe themselves."""
+"""WORKSPACE.md's map lists the files that exist, as the files describe themselves; its tables name files that exist."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,16 @@ def test_the_map_is_true():
   gone = sorted(path for path in named - there if not path.endswith("__init__.py"))
   assert not missing and not gone, f"WORKSPACE.md's map misses {missing} and names {gone}, which are not there: run `make map`"
   assert text == workspace_map.mapped(text), "WORKSPACE.md's map is not what the files' docstrings say: run `make map`"
+
+
+def test_the_tables_name_what_is_there():
+  tables = workspace_map.PAGE.read_text().split(workspace_map.START)[0]
+  places = re.findall(r"`([\w/]+(?:\.py|/))(?:: (\w+))?`", tables)
+  assert places
+  for path, name in places:
+    found = [there for there in (workspace_map.ROOT / path, workspace_map.ROOT / "dlrm_jax" / path) if there.exists()]
+    assert found, f"WORKSPACE.md names {path}, which is not there"
+    assert not name or re.search(rf"\b{name}\b", found[0].read_text()), f"WORKSPACE.md looks for {name} in {path}"
 
 
 def test_every_file_says_what_it_is_for():
