@@ -113,9 +113,16 @@ def test_an_error_of_the_disk_is_no_run_s_own(tmp_path: Path):
   assert not list(tmp_path.glob("*/record.json"))
 
 
-def test_the_last_checkpoint_is_of_sound_runs_only(tmp_path: Path):
+def test_the_last_checkpoint_is_of_sound_runs_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+  real = loop.evaluate
+
+  def second_is_bad(*args: Any) -> Any:
+    first, second, third = real(*args) or []
+    return [first, dataclasses.replace(second, log_loss=float("nan")), third]
+
+  monkeypatch.setattr(loop, "evaluate", second_is_bad)
   short = dataclasses.replace(BASE, checkpoint=True, train=dataclasses.replace(BASE.train, num_examples=512, first_eval=512))
-  configs, directories = alike(short, (0, 0.2, 0.02), (0, 1e30, 1e30), (1, 0.2, 0.02)), [tmp_path / str(i) for i in range(3)]
+  configs, directories = alike(short, (0, 0.2, 0.02), (1, 0.2, 0.02), (2, 0.2, 0.02)), [tmp_path / str(i) for i in range(3)]
   outs = loop.train_runs(configs, directories, quiet=True)
   assert [out["status"] for out in outs if isinstance(out, dict)] == ["done", "diverged", "done"]
   assert [[int(path.name) for path in directory.glob("checkpoint/*")] for directory in directories] == [[512], [], [512]]
