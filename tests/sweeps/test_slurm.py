@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.slurm]
 SLURM = ("--launcher=slurm", "--slurm_cpus_per_task=1", "--slurm_time_min=30", "--slurm_mem_gib=2")
 SMALL = ("--preset=tiny", "--axes=dim", "--axis_examples=0", "--batch_size=128", "--num_rows=300", "--overarch=8,1", "--measure=false")
 SWEEP = (*SMALL, "--sizes_dim=2,4", "--seeds=2", "--num_examples=65536")
+EXAMPLES = 12_000_000  # of a run that is still training when another program has started and looks at it
 LONG = (*SMALL, "--sizes_dim=4", "--eval_examples=2048", "--checkpoint_every_s=1")
 
 
@@ -125,12 +126,12 @@ def kill(workdir: Path) -> str | None:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
   """The long run, inline."""
-  return inline(tmp_path_factory.mktemp("inline"), *LONG, "--num_examples=3000000")
+  return inline(tmp_path_factory.mktemp("inline"), *LONG, f"--num_examples={EXAMPLES}")
 
 
 @pytest.mark.parametrize("happens", [requeue, preempt, kill])
 def test_a_job_that_is_disturbed_is_queued_again_and_goes_on(undisturbed: Path, tmp_path: Path, happens: Callable[[Path], str | None]):
-  words = (*LONG, "--num_examples=3000000", "--slurm_partition=low")
+  words = (*LONG, f"--num_examples={EXAMPLES}", "--slurm_partition=low")
   code, said = slurm(tmp_path, *words)
   assert code == 0 and "submitted" in said, said
   until(tmp_path, lambda: begun(tmp_path))
