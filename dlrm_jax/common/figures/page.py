@@ -3,6 +3,7 @@
 The frame, style and script of pages are files in `templates/`. A program that writes a page has a template for its body.
 """
 
+import functools
 import json
 from importlib import resources
 from typing import Any
@@ -16,6 +17,7 @@ from dlrm_jax.common.terminal import Table
 _HERE = "dlrm_jax.common.figures"
 
 
+@functools.cache
 def environment(package: str = _HERE) -> jinja2.Environment:
   """The templates in the folder `templates` of a package, and those of this one. They escape text, and refuse a name without a value."""
   loader = jinja2.ChoiceLoader([jinja2.PackageLoader(package), jinja2.PackageLoader(_HERE)])
