@@ -21,11 +21,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, Int8
 
-from benchmarks.measure.output import check_output, say, write_and_show
+from benchmarks.measure.output import check_output, write_and_show
 from benchmarks.measure.table import Columns, Row, number
 from benchmarks.measure.timing import peak_rss_bytes, time_steps
 from dlrm_jax.common import flags
 from dlrm_jax.common.flags import UserError, option
+from dlrm_jax.common.progress import say
 from dlrm_jax.config import MeshConfig, RunConfig, TrainConfig
 from dlrm_jax.machine import hardware
 from dlrm_jax.machine.mesh import make_mesh, split

@@ -17,11 +17,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.measure.output import check_output, say, write_and_show
+from benchmarks.measure.output import check_output, write_and_show
 from benchmarks.measure.table import Columns, Row, number
 from benchmarks.measure.workloads import RUNS
 from dlrm_jax.common import flags
 from dlrm_jax.common.flags import option
+from dlrm_jax.common.progress import say
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data.source import open_source
 from dlrm_jax.machine import hardware

@@ -21,12 +21,13 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from benchmarks.measure.output import check_output, say, write_and_show
+from benchmarks.measure.output import check_output, write_and_show
 from benchmarks.measure.table import Columns, Row, number
 from benchmarks.measure.timing import Timing, peak_rss_bytes
 from dlrm_jax.batch import Batch, empty_batch
 from dlrm_jax.common import flags
 from dlrm_jax.common.flags import option
+from dlrm_jax.common.progress import say
 from dlrm_jax.config import ORDERS, MeshConfig, ModelConfig, PlantedConfig, RunConfig, TrainConfig
 from dlrm_jax.data.source import Source, one_pass, open_source
 from dlrm_jax.machine import hardware

@@ -25,11 +25,12 @@ from jax.sharding import NamedSharding
 
 from benchmarks.measure import ceilings
 from benchmarks.measure.engine_alone import OPERATIONS, EngineCase, distinct_share, draw, make_programs, operation_bytes
-from benchmarks.measure.output import check_output, say, write_and_show
+from benchmarks.measure.output import check_output, write_and_show
 from benchmarks.measure.table import Columns, Row, counted, number
 from benchmarks.measure.timing import peak_rss_bytes, time_steps
 from dlrm_jax.common import flags
 from dlrm_jax.common.flags import option
+from dlrm_jax.common.progress import say
 from dlrm_jax.config import KERNELS, MeshConfig, ModelConfig, RunConfig, TrainConfig
 from dlrm_jax.embedding.layout import make_layout
 from dlrm_jax.embedding.planner import machine_of, make_plan

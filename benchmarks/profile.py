@@ -22,13 +22,14 @@ from jax.sharding import NamedSharding
 
 from benchmarks.compiled import trace
 from benchmarks.measure import table
-from benchmarks.measure.output import check_output, say
+from benchmarks.measure.output import check_output
 from benchmarks.measure.table import Row
 from benchmarks.measure.timing import time_steps
 from benchmarks.measure.workloads import RUNS
 from dlrm_jax.batch import Batch
 from dlrm_jax.common import flags, record
 from dlrm_jax.common.flags import UserError, option
+from dlrm_jax.common.progress import say
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data.planted import clicks as planted
 from dlrm_jax.data.shapes import random_batch, shape_of

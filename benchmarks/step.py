@@ -22,12 +22,13 @@ from benchmarks.compiled import hlo
 from benchmarks.compiled.exchanged import exchanged
 from benchmarks.measure import ceilings
 from benchmarks.measure.floor import Floor
-from benchmarks.measure.output import check_output, say, write_and_show
+from benchmarks.measure.output import check_output, write_and_show
 from benchmarks.measure.table import Columns, Row, counted, number
 from benchmarks.measure.timing import peak_rss_bytes, time_steps
 from benchmarks.measure.workloads import RUNS
 from dlrm_jax.common import flags
 from dlrm_jax.common.flags import UserError, option
+from dlrm_jax.common.progress import say
 from dlrm_jax.config import MeshConfig, RunConfig
 from dlrm_jax.data.shapes import random_batch, shape_of
 from dlrm_jax.embedding.planner import costs, machine_of

@@ -7,7 +7,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from sweeps import store
+from dlrm_jax.common.progress import say
 from sweeps.points import Run, SweepConfig, runs_of
 from sweeps.states import RunStates, Totals, outcome_line
 
@@ -52,7 +52,7 @@ class Display:
     if time.monotonic() >= self._next:
       self._look()
       if self._lines:
-        store.say(self.totals.line())
+        say(self.totals.line())
       self._next = time.monotonic() + self._every_s
 
   def finish(self) -> Totals:

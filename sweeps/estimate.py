@@ -23,6 +23,7 @@ from jaxtyping import Float
 from scipy import optimize
 
 from dlrm_jax.affects import LENGTH, TOGETHER
+from dlrm_jax.common.progress import say
 from dlrm_jax.common.tasks import end_with
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data.source import Source
@@ -33,7 +34,6 @@ from dlrm_jax.model.flops import Cost, cost
 from dlrm_jax.training.evaluation import EvalSet, evaluate
 from dlrm_jax.training.learner import make_learner
 from dlrm_jax.training.trajectory import eval_points
-from sweeps import store
 from sweeps.points import Point, Run
 from sweeps.states import duration
 
@@ -172,7 +172,7 @@ def measured(todo: Iterable[Run]) -> tuple[Sample, ...]:
     try:
       samples.append(_time(point, source))
     except Exception as error:  # the sweep will report it for that run, and do the others
-      store.say(f"{point.name}: not measured, {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+      say(f"{point.name}: not measured, {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
   return tuple(samples)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import jax
 
 from dlrm_jax.common import flags, stopping
+from dlrm_jax.common.progress import say
 from sweeps import claims, store
 from sweeps.launch_flags import extended
 from sweeps.points import Run, SweepConfig
@@ -147,7 +148,7 @@ class _Workers:
         raise stopping.Stopped(f"{len(self._places)} workers were stopped; their runs are saved under {self._workdir}/runs")
     except BaseException as error:
       if isinstance(error, KeyboardInterrupt):
-        store.say("the workers save their runs; Ctrl-C again ends them at once")
+        say("the workers save their runs; Ctrl-C again ends them at once")
       self._end()
       raise
 
@@ -183,7 +184,7 @@ class _Workers:
     how = signal.Signals(-process.returncode).name if process.returncode < 0 else f"code {process.returncode}"
     if self._deaths >= (_MAX_KILLED_STARTS if process.returncode < 0 else _MAX_FAILED_STARTS):
       raise flags.UserError(f"{self._deaths} workers in a row ended ({how}) without beginning a run; see {self._log(number)}")
-    store.say(f"worker {number} ended ({how}) and is started again; its output is in {self._log(number)}")
+    say(f"worker {number} ended ({how}) and is started again; its output is in {self._log(number)}")
     self._start(number)
 
   def _end(self) -> None:

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from dlrm_jax.common import flags, record, stopping
+from dlrm_jax.common.progress import say
 from dlrm_jax.machine import hardware
 from sweeps import estimate, local, slurm, store, worker
 from sweeps.display import Display
@@ -37,7 +38,7 @@ def main(sweep: SweepConfig) -> None:
     count, lengths = len(display.names), sorted({point.examples for point, _ in points})
     say_time = _time(sweep, todo, groups)
     examples = " to ".join(f"{n:,}" for n in dict.fromkeys((lengths[0], lengths[-1])))
-    store.say(f"{count} runs of {examples} examples, {count - len(todo)} done before, {len(todo)} to do: {say_time}")
+    say(f"{count} runs of {examples} examples, {count - len(todo)} done before, {len(todo)} to do: {say_time}")
     if launcher == "local":
       local.launch(sweep, groups, display.tick)
     elif launcher == "slurm":
@@ -49,7 +50,7 @@ def main(sweep: SweepConfig) -> None:
         worker.work(sweep, todo, wait=True, tick=display.tick, tell=display.say)
     counts = display.finish().counts
   for line in failures(display.names, display.runs.states, workdir):
-    store.say(line)
+    say(line)
   if counts["diverged"] == count:
     raise flags.UserError(f"all {count} runs diverged; their records are kept under {workdir}/runs")
   kept = f", {counts['diverged']} diverged (kept as results, left out of fits)" if counts["diverged"] else ""
@@ -58,7 +59,7 @@ def main(sweep: SweepConfig) -> None:
     raise flags.UserError(f"{failed}{kept}; the same command with a larger --max_attempts tries them again")
   if left := counts["queued"] + counts["running"]:
     raise flags.UserError(f"{left} of {count} runs have not ended{kept}; the same command goes on")
-  store.say(f"all {count} runs recorded{kept}")
+  say(f"all {count} runs recorded{kept}")
 
 
 def _time(sweep: SweepConfig, todo: list[estimate.Run], groups: list[local.WorkerGroup]) -> str:

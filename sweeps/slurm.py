@@ -18,10 +18,11 @@ from typing import Any
 
 from dlrm_jax.common import flags, record
 from dlrm_jax.common.flags import UserError
+from dlrm_jax.common.progress import say
 from dlrm_jax.data.source import Source
 from dlrm_jax.embedding.layout import make_layout
 from dlrm_jax.embedding.planner import Machine, make_plan, plan_bytes, working_bytes
-from sweeps import slurm_cluster, slurm_job, store
+from sweeps import slurm_cluster, slurm_job
 from sweeps.launch_flags import extended
 from sweeps.points import Point, Run, SweepConfig
 from sweeps.slurm_cluster import Needs
@@ -73,14 +74,14 @@ def launch(sweep: SweepConfig, todo: list[Run], tick: Callable[[], None]) -> Non
   jobs = [job for job in _submitted(folder) if job["job"] in alive]
   covered = {run for job in jobs for run in job["runs"]}
   if there := sum(point.config_id in covered for point, _ in todo):
-    store.say(f"{there} of the runs are in jobs that wait or run already: {', '.join(job['job'] for job in jobs)}")
+    say(f"{there} of the runs are in jobs that wait or run already: {', '.join(job['job'] for job in jobs)}")
   groups: dict[Needs, list[Point]] = {}
   for point, source in todo:
     if point.config_id not in covered:
       groups.setdefault(needs_of(point, source, sweep), []).append(point)
   new = _submit_all(sweep, folder, groups, jobs)
   if jobs + new:
-    store.say(f"squeue --name={_name(sweep)} and python -m sweeps.status --workdir={sweep.run.workdir} show how far they are")
+    say(f"squeue --name={_name(sweep)} and python -m sweeps.status --workdir={sweep.run.workdir} show how far they are")
   if sweep.slurm.wait:
     _wait({job["job"] for job in jobs + new}, tick)
 
@@ -164,7 +165,7 @@ def _submit(sweep: SweepConfig, folder: Path, needs: Needs, points: list[Point])
       raise UserError(f"sbatch: {slurm_cluster.one_line(str(error)) or 'no reason given'}") from None
   job = str(jobs[0].job_id).partition("_")[0]
   sizes = f"{len(runs)} runs, {sweepers} jobs at a time" if len(runs) > 1 else "1 run"
-  store.say(f"submitted {job}: {sizes}, each {needs}")
+  say(f"submitted {job}: {sizes}, each {needs}")
   return {"job": job, "runs": list(runs)}
 
 
@@ -177,13 +178,13 @@ def _wait(jobs: set[str], tick: Callable[[], None]) -> None:
       try:
         alive = {job: reason for job, reason in slurm_cluster.alive().items() if job in jobs}
       except UserError as error:
-        store.say(f"{error}: asking again")
+        say(f"{error}: asking again")
       else:
         if not alive:
           return
         for job, reason in alive.items():
           if reason not in (*_ALL_WELL, told.get(job)):
-            store.say(f"{job} waits: {reason}")
+            say(f"{job} waits: {reason}")
             told[job] = reason
     tick()
     time.sleep(1)

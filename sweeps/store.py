@@ -8,7 +8,6 @@ import fcntl
 import json
 import os
 import statistics
-import sys
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from dlrm_jax.common import record
 from dlrm_jax.common.flags import UserError
+from dlrm_jax.common.progress import say
 from dlrm_jax.data.source import Source
 from dlrm_jax.machine import hardware
 from dlrm_jax.training import checkpoint, trajectory
@@ -164,8 +164,3 @@ def _described(path: Path) -> list[dict[str, Any]]:
 def _place(described: dict[str, Any]) -> tuple[Any, ...]:
   """What identifies a point, whatever other fields later versions give it."""
   return described["config_id"], described["axis"], described["size"]
-
-
-def say(text: str) -> None:
-  """Prints a line of progress on standard error."""
-  print(text, file=sys.stderr, flush=True)

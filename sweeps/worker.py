@@ -18,6 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dlrm_jax.common import flags, record, stopping
+from dlrm_jax.common.progress import say
 from dlrm_jax.common.tasks import end_with
 from dlrm_jax.identity import together_key
 from dlrm_jax.machine import hardware, mesh
@@ -48,7 +49,7 @@ def main(config: WorkerConfig) -> None:
   connected = mesh.connect(config.run)
   hardware.share_compiled(store.compile_cache(config.run.workdir))
   with stopping.installed():
-    work(config, expand(dataclasses.replace(config, run=connected)), config.wait, config.only, tell=store.say)
+    work(config, expand(dataclasses.replace(config, run=connected)), config.wait, config.only, tell=say)
 
 
 def work(

@@ -1,6 +1,5 @@
 """What every benchmark does with its output: the file is checked before anything is timed, then written, and the rows are printed."""
 
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,11 +26,6 @@ def check_output(output: str) -> None:
       pass
   except OSError as error:
     raise UserError(f"--output={path}: must be in a directory that can be written ({error.strerror})") from None
-
-
-def say(text: str = "", end: str = "\n") -> None:
-  """Prints progress to standard error at once."""
-  print(text, end=end, file=sys.stderr, flush=True)
 
 
 def write_and_show(output: str, rows: Sequence[table.Row], title: str, columns: table.Columns, num_devices: int = 1) -> dict[str, Any]:

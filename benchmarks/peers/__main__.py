@@ -12,7 +12,7 @@ import datetime
 import tempfile
 from pathlib import Path
 
-from benchmarks.measure.output import say, write_and_show
+from benchmarks.measure.output import write_and_show
 from benchmarks.peers.check import check_losses
 from benchmarks.peers.config import PeersConfig, available_bytes, check_files, check_memory, series, spec_of
 from benchmarks.peers.process import Worker, command_of
@@ -20,6 +20,7 @@ from benchmarks.peers.rounds import measure, rows_of
 from benchmarks.peers.table import COLUMNS, SECTION, TITLE, section
 from benchmarks.peers.worker import Spec
 from dlrm_jax.common import flags, markdown
+from dlrm_jax.common.progress import say
 from dlrm_jax.data.criteo import NUM_CATEGORICAL
 from dlrm_jax.machine import hardware
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.measure.output import say
 from benchmarks.peers.process import Worker
 from benchmarks.peers.worker import Spec
 from dlrm_jax.common.flags import UserError
+from dlrm_jax.common.progress import say
 
 # Each batch once. A rounding that flips a ReLU changes the whole gradient of an example, and row-wise Adagrad steps as far for small
 # gradients as for large ones. Two float32 runs of one formula differed by 2e-4 after these steps and by 7e-4 two steps later.

@@ -7,10 +7,10 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from benchmarks.measure.output import say
 from benchmarks.measure.timing import Timing
 from benchmarks.peers.process import Worker
 from benchmarks.peers.worker import Spec
+from dlrm_jax.common.progress import say
 
 _FIRST = 5  # steps of each worker before the first round
 _FLOOR_REPEATS = 5  # of each product, in each round

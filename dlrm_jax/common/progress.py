@@ -49,3 +49,8 @@ class Bar:
     if self._lines and time.monotonic() >= self._next_line:
       print(line, file=sys.stderr, flush=True)
       self._next_line = time.monotonic() + _LINE_EVERY_S
+
+
+def say(text: str = "", end: str = "\n") -> None:
+  """Prints a line of progress to standard error at once."""
+  print(text, end=end, file=sys.stderr, flush=True)
