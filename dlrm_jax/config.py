@@ -223,6 +223,11 @@ class RunConfig:
   kernels: str = EXECUTION.option(
     "auto", "on a CPU: kernels compiled for this machine's processor, or XLA's own loops; auto: kernels where they compile", KERNELS
   )
+  log_to: tuple[str, ...] = EXECUTION.option(
+    (),
+    "loggers of the curve and of the training loss, besides curve.jsonl: csv (WORKDIR/log.csv), tensorboard (event files), or names of "
+    "the entry points dlrm_jax.loggers",
+  )
   steps_per_call: int = EXECUTION.option(1, "training steps in one call of the compiled program; pays where steps are short", at_least=1)
   model: ModelConfig = ModelConfig()
   train: TrainConfig = TrainConfig()

@@ -23,6 +23,7 @@ from dlrm_jax.identity import config_id
 from dlrm_jax.machine import hardware
 from dlrm_jax.training import metrics
 from dlrm_jax.training.evaluation import Progressive
+from dlrm_jax.training.loggers import Loggers
 
 METRICS = (*(f.name for f in dataclasses.fields(metrics.Metrics)), *Progressive.FIELDS)
 _CHECK_EVERY = 512  # steps between looks at the loss when no evaluation is due
@@ -88,6 +89,7 @@ class Trajectory:
     self.rows: list[dict[str, Any]] = []
     self.progressive = Progressive(source.base_rate())
     self._num_eval_examples, self._on_progress = num_eval_examples, on_progress
+    self._loggers = Loggers(config.log_to)
     self._first = 0  # example that this run began with: not the first of the data where it branched off another run
     self._bad_step, self._loss = -1, math.nan
     self._points: list[int] = []
@@ -112,6 +114,8 @@ class Trajectory:
     points = eval_points(settings.num_examples, settings.batch_size, settings.first_eval, settings.evals_per_octave)
     self._points = [point for point in points if point > self._first]
     self._write_curve()
+    if jax.process_index() == 0:
+      self._loggers.open(self.directory, self.examples, describe(self.config, self.source))
     self._started = self._resumed = time.perf_counter()
 
   @property
@@ -152,6 +156,7 @@ class Trajectory:
     """The mean training log loss (nats) since the last look; the first step whose loss was not finite, or -1."""
     self.progressive.add(loss, self.examples)
     self._loss = loss
+    self._loggers.log(self.examples, {"train/log_loss": loss})
     if bad_step >= 0:
       self.diverged, self._bad_step = "train log_loss", bad_step
       self.pause()
@@ -186,6 +191,7 @@ class Trajectory:
         file.write(record.dumps(self.rows[-1], indent=None) + "\n")
         file.flush()
         os.fsync(file.fileno())
+    self._loggers.log(self.examples, {f"curve/{name}": value for name, value in self.rows[-1].items() if name != "examples"})
     self.go_on()
 
   def facts(self) -> dict[str, Any]:
@@ -226,6 +232,7 @@ class Trajectory:
     self._write_curve()  # whole again, whoever else may have written to it
     if jax.process_index() == 0:
       record.write_json(self.directory / "record.json", out)
+    self._loggers.close()
     return out
 
   def _write_curve(self) -> None:
