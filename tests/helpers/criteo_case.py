@@ -48,7 +48,7 @@ def meaning(line: bytes) -> Meaning | tuple[str, str]:
     return f"{NAMES[i]} is {repr(cells[i] or None)[:40]}"
 
   if not re.fullmatch(r"-?0{1,18}|0{0,17}1", cells[0]):
-    return "label is not 0 or 1", detail(0)
+    return "label is not 0 or 1" if cells[0] else "label is missing", detail(0)
   for i in range(1, 40):
     if i < 14 and not re.fullmatch(r"(-?[0-9]{1,18})?", cells[i]):
       return "not an integer", detail(i)

@@ -17,6 +17,7 @@ from dlrm_jax.data import shard_format
 from dlrm_jax.data.prepare import parts, read, rejects
 from dlrm_jax.data.prepare.parts import PieceResult
 from dlrm_jax.data.prepare.schema import Schema
+from dlrm_jax.data.prepare.schema_json import schema_as_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +75,6 @@ def write_rejects(path: Path, rows: Path, log: ReadLog) -> None:
     for i, (piece, before) in enumerate(zip(log.pieces, log.lines_before())):
       with parts.rejects_path(rows, i).open("rb") as lines:
         out.writelines(rejects.of_log(line, names[piece.source], before) for line in lines)
-
-
-def schema_as_json(schema: Schema) -> dict[str, Any]:
-  """A schema as it is in `dataset.json`."""
-  return {name: value for name, value in json.loads(json.dumps(dataclasses.asdict(schema))).items() if name != "bags" or value}
 
 
 def _split(written: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -1,9 +1,7 @@
 """The first pass over a log: it turns each piece of the input into parts, files of rows whose categories are numbered.
 
-A part holds up to a piece's worth of rows. `PART.arrow` has the label, the dense values and, for each id of a row, the index of its value
-among the distinct values of its feature in this part. `PART.values.arrow` has the hashes of these values, ascending, and their counts.
-Nothing later looks at a cell again, because ids are given to distinct values, not to rows. `PIECE.json` is written last: it marks a
-piece as done.
+A part (`part_files.py`) holds up to a piece's worth of rows. Nothing later looks at a cell again, because ids are given to distinct values,
+not to rows. `PIECE.json` is written last: it marks a piece as done.
 """
 
 import dataclasses
@@ -18,18 +16,11 @@ from jaxtyping import UInt64
 
 from dlrm_jax.common import record
 from dlrm_jax.data.prepare import distinct, vocabulary
-from dlrm_jax.data.prepare.read import Piece, arrow
+from dlrm_jax.data.prepare.part_files import Part, columns_of, values_of, write_part
+from dlrm_jax.data.prepare.read import Piece
 from dlrm_jax.data.prepare.rejects import Tally, text_of
 from dlrm_jax.data.prepare.rows import Read, read_piece
 from dlrm_jax.data.prepare.schema import Bag, CategoricalColumn, Schema
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-  """A file of rows: its path without endings, and the number of rows."""
-
-  path: Path
-  rows: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,26 +74,6 @@ def _encode(feature: CategoricalColumn | Bag, cells: Sequence[pa.Array]) -> tupl
   return rank_d.take(number_n), (hash_d[order_d], count_d[order_d])
 
 
-def _write(path: Path, names: Sequence[str], columns: Sequence[Any]) -> None:
-  """Writes columns as an Arrow file that can be mapped into memory. It is whole or absent, even if two runs write the same file."""
-  batch = pa.record_batch([pa.array(column) if isinstance(column, list) else arrow(column) for column in columns], list(names))
-  with record.written_whole(path) as file, pa.ipc.new_file(file, batch.schema) as writer:
-    writer.write_batch(batch)
-
-
-def columns_of(path: Path, names: Sequence[str] | None = None) -> list[pa.Array]:
-  """The named columns of a file that `_write` wrote, mapped into memory; by default all."""
-  with pa.memory_map(str(path)) as file:
-    batch = pa.ipc.open_file(file).get_batch(0)
-  return [batch.column(name) for name in (batch.schema.names if names is None else names)]
-
-
-def values_of(part: Part, feature: int) -> vocabulary.Counts:
-  """The hashes of a feature's distinct values in a part, ascending, and their counts."""
-  hashes, counts = columns_of(Path(f"{part.path}.values.arrow"), [f"hash.{feature}", f"count.{feature}"])
-  return hashes[0].values.to_numpy(), counts[0].values.to_numpy()
-
-
 def counts(schema: Schema, parts: Sequence[Part], rows: int, feature: int) -> list[vocabulary.Counts]:
   """The hashes and counts of a feature's values in the first `rows` rows of the log, part by part. Padding of a bag is left out."""
   runs, first = [], sum(other.length for other in schema.features[:feature])
@@ -112,7 +83,7 @@ def counts(schema: Schema, parts: Sequence[Part], rows: int, feature: int) -> li
       break
     hash_d, count_d = values_of(part, feature)
     if before + part.rows > rows:
-      columns = columns_of(Path(f"{part.path}.arrow"), [f"id.{first + i}" for i in range(of.length)])
+      columns = columns_of(part.file, [f"id.{first + i}" for i in range(of.length)])
       index_n = np.concatenate([column.to_numpy()[: rows - before] for column in columns])
       count_d = np.bincount(index_n, minlength=len(hash_d))
     kept_d = (count_d > 0) & (hash_d != missing_hash(of)) if isinstance(of, Bag) else count_d > 0
@@ -143,20 +114,16 @@ class _PartWriter:
     path, schema = part_path(self._directory, self._piece, len(self.rows)), self._schema
     label_n = np.concatenate([rows.label_n for rows in chunks])
     dense = [np.concatenate(columns) for columns in zip(*(rows.dense for rows in chunks))]
-    indices, hashes, counts = [], [], []
-    first = 0
+    columns = {"label": label_n} | {f"dense.{i}": value_n for i, value_n in enumerate(dense)}
+    values, first = [], 0
     for feature in schema.features:
       places = range(first, first + feature.length)
       index_n, (hash_d, count_d) = _encode(feature, [rows.cells[place] for place in places for rows in chunks])
-      indices += np.split(index_n, feature.length)
-      hashes.append(hash_d)
-      counts.append(count_d)
+      columns |= {f"id.{place}": index_m for place, index_m in zip(places, np.split(index_n, feature.length))}
+      values.append((hash_d, count_d))
       self.missing[feature.name] += int(count_d[hash_d == missing_hash(feature)].sum())
       first += feature.length
-    names = ["label", *(f"dense.{i}" for i in range(len(dense))), *(f"id.{i}" for i in range(len(indices)))]
-    _write(Path(f"{path}.arrow"), names, [label_n, *dense, *indices])
-    names = [f"{what}.{i}" for what in ("hash", "count") for i in range(len(schema.features))]
-    _write(Path(f"{path}.values.arrow"), names, [[column] for column in (*hashes, *counts)])
+    write_part(path, columns, values)
     self.rows.append(len(label_n))
 
 

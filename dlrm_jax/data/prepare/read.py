@@ -20,6 +20,7 @@ import xxhash
 from jaxtyping import Int64
 
 from dlrm_jax.common.flags import UserError
+from dlrm_jax.data.prepare.cells import is_text
 from dlrm_jax.data.prepare.rejects import Reject
 from dlrm_jax.data.prepare.schema import Schema
 
@@ -162,13 +163,6 @@ class HashingFile(io.RawIOBase):
     super().close()
 
 
-def is_text(kind: pa.DataType) -> bool:
-  """Whether a column of this type holds text."""
-  if pa.types.is_dictionary(kind):
-    return is_text(kind.value_type)
-  return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-
-
 def _is_value(kind: pa.DataType) -> bool:
   return is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
 
@@ -195,6 +189,8 @@ def _check_types(file: pa.Schema, schema: Schema, path: Path) -> None:
       raise UserError(f"{path}: column '{name}' is {kind}: a categorical column must hold integers, text or booleans")
     if not (simple or pa.types.is_floating(kind)):
       raise UserError(f"{path}: column '{name}' is {kind}: a label or dense column must hold numbers, booleans or text")
+    if name == schema.label.column and isinstance(schema.label.value, str) and not simple:
+      raise UserError(f"{path}: column '{name}' is {kind}: the label compares it with text; write a number without quotes")
 
 
 def read_parquet(path: Path, piece: Piece, schema: Schema, raw: HashingFile) -> Iterator[Chunk]:

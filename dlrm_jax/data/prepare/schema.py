@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.data import criteo
+from dlrm_jax.data.prepare.label import Label
 from dlrm_jax.data.shard_format import lookup_names
 
 TRANSFORMS = ("log1p", "none")
@@ -114,7 +115,7 @@ class Schema:
   """The columns of a click log, in the order in which the model sees them.
 
   Attributes:
-    label: the column that holds 0 or 1.
+    label: the column that holds 0 or 1, or a comparison of a column.
     dense: dense columns.
     categorical: categorical columns.
     name: name of the data set, or None.
@@ -122,7 +123,7 @@ class Schema:
     bags: features of several values, after the categorical columns. There is at least one feature.
   """
 
-  label: str
+  label: Label
   dense: tuple[DenseColumn, ...]
   categorical: tuple[CategoricalColumn, ...]
   name: str | None = None
@@ -137,12 +138,17 @@ class Schema:
     _refuse_repeats((feature.name for feature in self.features), "a schema's categorical columns and bags")
     _refuse_repeats(self.lookup_names, "the names of a schema's ids")
     for kind, names in (("dense", self.dense_names), ("categorical", self.categorical_names), ("bag", self.bag_columns)):
-      if self.label in names:
-        raise UserError(f"the label column '{self.label}' cannot be a {kind} column too")
+      if self.label.column in names:
+        raise UserError(f"the label column '{self.label.column}' cannot be a {kind} column too")
     of_one_value = {*self.dense_names, *self.categorical_names, *(c for bag in self.bags if bag.list_length is None for c in bag.columns)}
     both = [name for name in self.list_columns if name in of_one_value]
     if both:
       raise UserError(f"column '{both[0]}' cannot hold lists in one place and single values in another")
+
+  @property
+  def strict(self) -> bool:
+    """Whether the log is Criteo's, in which every cell must be an integer or hexadecimal digits."""
+    return any(column.hexadecimal for column in self.categorical)
 
   @property
   def dense_names(self) -> tuple[str, ...]:
@@ -178,7 +184,7 @@ class Schema:
   @property
   def columns(self) -> tuple[str, ...]:
     """Every column that is read, once each."""
-    return tuple(dict.fromkeys((self.label, *self.dense_names, *self.categorical_names, *self.bag_columns)))
+    return tuple(dict.fromkeys((self.label.column, *self.dense_names, *self.categorical_names, *self.bag_columns)))
 
   def check_present(self, present: Iterable[str], path: str) -> None:
     """Raises UserError unless the columns of the file at `path` are distinct and include those of the schema."""
@@ -198,7 +204,7 @@ def _refuse_repeats(names: Iterable[str], what: str) -> None:
 
 # The columns of Criteo's logs. Negative and missing integers become 0, as log(x + 1) after clipping at 0 does in the MLPerf reference.
 CRITEO = Schema(
-  label="label",
+  label=Label("label"),
   dense=tuple(DenseColumn(name, transform="log1p", missing=0.0, integer=True) for name in criteo.DENSE_NAMES),
   categorical=tuple(CategoricalColumn(name, hexadecimal=True) for name in criteo.CATEGORICAL_NAMES),
   header=("label", *criteo.DENSE_NAMES, *criteo.CATEGORICAL_NAMES),

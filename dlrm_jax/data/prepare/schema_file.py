@@ -1,6 +1,6 @@
 """Reads a schema from a TOML file. Called by `program`.
 
-label = "clicked"                          # 0 or 1
+label = "clicked"                          # 0 or 1, true or false, yes or no; or a comparison: "delay > 15", 'status == "paid"'
 categorical = ["user_id", "item_id", "age"]
 name = "my-log"                            # optional; the name of the output directory otherwise
 
@@ -11,32 +11,95 @@ views = {}                                 # transform = "log1p", missing = 0
 [bags]                                     # optional; features of several values, which follow those of `categorical`
 genres = ["genre_1", "genre_2", "genre_3"] # columns that share one vocabulary
 tags = { column = "tags", length = 5 }     # a list column (Parquet): the first 5 values of each list
+
+The tables of keys below say which keys there are and what a value may be. A key has the name of a field of `schema`'s dataclasses, whose
+defaults hold where it is left out and which check what a kind cannot.
 """
 
+import dataclasses
+import math
 import tomllib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from dlrm_jax.common.flags import UserError
+from dlrm_jax.data.prepare.label import Label
 from dlrm_jax.data.prepare.schema import Bag, CategoricalColumn, DenseColumn, Schema
 
 
-def _refuse_unknown(table: dict[str, Any], allowed: tuple[str, ...], where: str) -> None:
-  for key in table:
-    if key not in allowed:
-      raise UserError(f"{where}: unknown key '{key}'; there are {', '.join(allowed)}")
+@dataclasses.dataclass(frozen=True)
+class Kind:
+  """What the value of a key may be. `what` completes the sentence "KEY must be"."""
+
+  what: str
+  fits: Callable[[Any], bool]
+
+
+def _is_names(value: Any) -> bool:
+  return isinstance(value, list) and all(isinstance(name, str) for name in value)
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+TEXT = Kind("text", lambda value: isinstance(value, str))
+NUMBER = Kind("a finite number", _is_number)
+NAMES = Kind('a list of column names, such as ["user_id", "item_id"]', _is_names)
+COLUMNS = Kind(
+  'a table of columns, such as [dense] and then age = { transform = "none" }',
+  lambda value: isinstance(value, dict) and all(isinstance(options, dict) for options in value.values()),
+)
+FEATURES = Kind(
+  'a table of features, such as [bags] and then genres = ["genre_1", "genre_2"]',
+  lambda value: isinstance(value, dict),
+)
+
+KEYS = {"label": TEXT, "categorical": NAMES, "dense": COLUMNS, "bags": FEATURES, "name": TEXT}
+DENSE = {"transform": TEXT, "missing": NUMBER}
+
+
+def checked(table: Mapping[str, Any], keys: Mapping[str, Kind], where: str) -> Mapping[str, Any]:
+  """Returns `table`. Raises UserError if it has a key that is not in `keys`, or a value that does not fit its kind."""
+  for key, value in table.items():
+    if key not in keys:
+      raise UserError(f"{where}unknown key '{key}'; there are {', '.join(keys)}")
+    if not keys[key].fits(value):
+      shown = key if isinstance(value, list | dict) else f"{key} = {value!r}"
+      raise UserError(f"{where}{shown} must be {keys[key].what}")
+  return table
+
+
+def _dense(name: str, options: dict[str, Any]) -> DenseColumn:
+  return DenseColumn(name, **checked(options, DENSE, f"dense column '{name}': "))
 
 
 def _bag(name: str, entry: Any) -> Bag:
   """A bag from its entry in the file, which is a list of columns, or a table with a list column and a length."""
   if isinstance(entry, dict):
-    _refuse_unknown(entry, ("column", "length"), f"bag '{name}'")
+    for key in entry:
+      if key not in ("column", "length"):
+        raise UserError(f"bag '{name}': unknown key '{key}'; there are column, length")
     column, length = entry.get("column"), entry.get("length")
     if isinstance(column, str) and isinstance(length, int) and not isinstance(length, bool):
       return Bag(name, (column,), length)
-  elif isinstance(entry, list) and all(isinstance(column, str) for column in entry):
+  elif _is_names(entry):
     return Bag(name, tuple(entry))
   raise UserError(f"bag '{name}' must be a list of column names, or {{ column = \"name\", length = 5 }} for a list column")
+
+
+def _schema(table: dict[str, Any]) -> Schema:
+  checked(table, KEYS, "")
+  if "label" not in table:
+    raise UserError('no label; write label = "name of the column that holds 0 or 1", or a comparison such as label = "delay > 15"')
+  return Schema(
+    label=Label.parse(table["label"]),
+    dense=tuple(_dense(name, options) for name, options in table.get("dense", {}).items()),
+    categorical=tuple(CategoricalColumn(name) for name in table.get("categorical", [])),
+    name=table.get("name"),
+    bags=tuple(_bag(name, entry) for name, entry in table.get("bags", {}).items()),
+  )
 
 
 def load_schema(path: str) -> Schema:
@@ -48,33 +111,7 @@ def load_schema(path: str) -> Schema:
     raise UserError(f"{path}: not valid TOML ({error})") from None
   except FileNotFoundError:
     raise UserError(f"--schema={path}: no such file") from None
-  _refuse_unknown(table, ("label", "categorical", "dense", "bags", "name"), path)
-  if "label" not in table:
-    raise UserError(f'{path}: no label; write label = "name of the column that holds 0 or 1"')
-  categorical, dense, bags = table.get("categorical", []), table.get("dense", {}), table.get("bags", {})
-  if not isinstance(categorical, list) or not all(isinstance(name, str) for name in categorical):
-    raise UserError(f'{path}: categorical must be a list of column names, such as ["user_id", "item_id"]')
-  if not isinstance(dense, dict) or not all(isinstance(options, dict) for options in dense.values()):
-    raise UserError(f'{path}: dense must be a table of columns, such as [dense] and then age = {{ transform = "none" }}')
-  if not isinstance(bags, dict):
-    raise UserError(f'{path}: bags must be a table of features, such as [bags] and then genres = ["genre_1", "genre_2"]')
-  for key in ("label", "name"):
-    if not isinstance(table.get(key, ""), str):
-      raise UserError(f"{path}: {key} must be text")
-  for name, options in dense.items():
-    _refuse_unknown(options, ("transform", "missing"), f"{path}: dense column '{name}'")
-    for key, kind, what in (("transform", str, "text"), ("missing", (int, float), "a finite number")):
-      if key in options and (isinstance(options[key], bool) or not isinstance(options[key], kind)):
-        raise UserError(f"{path}: dense column '{name}': {key} = {options[key]!r} must be {what}")
   try:
-    return Schema(
-      label=table["label"],
-      dense=tuple(
-        DenseColumn(name, options.get("transform", "log1p"), float(options.get("missing", 0.0))) for name, options in dense.items()
-      ),
-      categorical=tuple(CategoricalColumn(name) for name in categorical),
-      name=table.get("name"),
-      bags=tuple(_bag(name, entry) for name, entry in bags.items()),
-    )
+    return _schema(table)
   except UserError as error:
     raise UserError(f"{path}: {error}") from None

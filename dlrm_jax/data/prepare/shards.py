@@ -17,7 +17,8 @@ from jaxtyping import Int32
 from dlrm_jax.common import record
 from dlrm_jax.data import shard_format
 from dlrm_jax.data.prepare import vocabulary
-from dlrm_jax.data.prepare.parts import Part, columns_of, counts, missing_hash, values_of
+from dlrm_jax.data.prepare.part_files import Part, columns_of, values_of
+from dlrm_jax.data.prepare.parts import counts, missing_hash
 from dlrm_jax.data.prepare.read import arrow
 from dlrm_jax.data.prepare.schema import Bag, Schema
 from dlrm_jax.data.prepare.staging import Staging
@@ -126,7 +127,7 @@ class Writing:
 
   def _columns(self, part: Part, low: int, high: int) -> list[np.ndarray]:
     """Rows of a part as the columns of a shard."""
-    columns = [column.to_numpy()[low:high] for column in columns_of(Path(f"{part.path}.arrow"))]
+    columns = [column.to_numpy()[low:high] for column in columns_of(part.file)]
     first = 1 + len(self.schema.dense)
     ids_of_lookups = [id_d for feature, id_d in zip(self.schema.features, self._ids_of(part)) for _ in range(feature.length)]
     return columns[:first] + [id_d.take(index_n) for id_d, index_n in zip(ids_of_lookups, columns[first:], strict=True)]

@@ -262,7 +262,7 @@ def test_bags_come_in_file_order_after_the_categorical_columns(tmp_path):
   assert schema.bags == (Bag("z", ("a", "b")), Bag("k", ("l",), 4))
   assert schema.columns == ("y", "a", "c", "b", "l")
   (tmp_path / "s.toml").write_text('label = "y"\nbags = 1\n')
-  with pytest.raises(UserError, match="bags must be a table of features"):
+  with pytest.raises(UserError, match="bags = 1 must be a table of features"):
     load_schema(str(tmp_path / "s.toml"))
 
 

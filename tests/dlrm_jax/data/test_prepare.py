@@ -307,7 +307,7 @@ def test_rejects_are_counted_kept_and_skipped(tmp_path):
 
 def test_csv_rejects(tmp_path):
   text = (
-    'views,y,c,age\n1,1,"a",3\n1,0,"a,3\n"1",0,a"b,3\n+1,1,a,3\nnan,0,a,3\n1e39,1,a,1e39\n1,0,a,\xff\nz,yes,a,3\n1,0.0,a,3\n1,1\n1, 0,a,3\n'
+    'views,y,c,age\n1,1,"a",3\n1,0,"a,3\n"1",0,a"b,3\n+1,1,a,3\nnan,0,a,3\n1e39,1,a,1e39\n1,0,a,\xff\nz,ja,a,3\n1,0.0,a,3\n1,1\n1, 0,a,3\n'
   )
   words = write_csv(tmp_path, "")
   (tmp_path / "log.csv").write_bytes(text.encode("latin-1"))
@@ -319,7 +319,7 @@ def test_csv_rejects(tmp_path):
     ["6", "not a number", "views is 'nan'"],
     ["7", "not finite", "age is '1e39'"],
     ["8", "not UTF-8 text", ""],
-    ["9", "label is not 0 or 1", "y is 'yes'"],
+    ["9", "label is not 0 or 1", "y is 'ja'"],
     ["11", "wrong number of columns", "2 instead of 4"],
     ["12", "label is not 0 or 1", "y is ' 0'"],
   ]
@@ -443,11 +443,11 @@ def test_criteo_facts():
 @pytest.mark.parametrize(
   ("text", "message"),
   [
-    ("label = 3", "label must be text"),
+    ("label = 3", "label = 3 must be text"),
     ("label = ", "not valid TOML"),
     ('categorical = ["a"]', "no label"),
     ('label = "y"', "at least one categorical column"),
-    ('label = "y"\ncategorical = "a"', "categorical must be a list"),
+    ('label = "y"\ncategorical = "a"', "categorical = 'a' must be a list"),
     ('label = "y"\ncategorical = ["a", "a"]', "'a' is there twice"),
     ('label = "y"\ncategorical = ["y"]', "cannot be a categorical column too"),
     ('label = "y"\ncategorical = ["a"]\nbag = 1', "unknown key 'bag'; there are label, categorical, dense, bags, name"),

@@ -236,7 +236,7 @@ def csv_meaning(line: bytes) -> tuple[str, str] | tuple[int, float, float, str, 
     return reason, f"{name} is {repr(row[name] or None)[:40]}"
 
   if not re.fullmatch(NUMBER, row["y"], re.ASCII) or float(row["y"]) not in (0, 1):
-    return reject("label is not 0 or 1", "y")
+    return reject("label is not 0 or 1" if row["y"] else "label is missing", "y")
   for name, most in (("age", 3.4028235677973366e38), ("views", math.inf)):  # half a step above the largest float32
     if row[name] and not re.fullmatch(NUMBER, row[name], re.ASCII):
       return reject("not a number", name)

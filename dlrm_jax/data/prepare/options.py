@@ -1,0 +1,52 @@
+"""The flags of `python -m dlrm_jax.data.prepare`."""
+
+import dataclasses
+
+from dlrm_jax.common import flags
+
+VOCABULARIES = ("frequency", "hash")
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareConfig:
+  """What to read, where to write, and how values become ids."""
+
+  format: str = flags.option(help="format of the input", choices=("criteo_tsv", "csv", "parquet"))
+  input: str = flags.option(help="the files to read: a path or a pattern such as 'logs/day_*.gz' (** matches any depth)")
+  output: str = flags.option(help="the directory to make")
+  schema: str | None = flags.option(None, "TOML file that names the label, dense and categorical columns of a csv or parquet log")
+  eval_rows: int | None = flags.option(None, "hold out this many rows, the last ones", at_least=1)
+  eval_files: int | None = flags.option(None, "hold out the rows of this many files, the last ones")
+  eval_fraction: float = flags.option(0.1, "hold out this share of the rows, the last ones, if neither of the two is given")
+  test_fraction: float = flags.option(0.0, "this share of the rows held out, the last ones, becomes the split test instead of eval")
+  vocabulary: str = flags.option("frequency", "ids by rank of frequency in the training rows, or by a 31-bit hash", VOCABULARIES)
+  min_count: int = flags.option(
+    2, "values seen fewer times in the training rows get id 0, as unseen ones do (frequency vocabulary)", at_least=1
+  )
+  max_reject_fraction: float = flags.option(0.001, "fail if a larger share of the lines is rejected")
+  workers: int = flags.option(0, "number of worker processes; 0: one for each core", at_least=0)
+  piece_mib: int = flags.option(128, "MiB of input that a worker reads at a time; it needs about three times as much memory", at_least=1)
+  shard: str | None = flags.option(None, "i/n: do share i (from 0) of the work of n runs that see the same directories; share 0 ends it")
+  overwrite: bool = flags.option(False, "replace the data set that is in the output directory")
+
+  def __post_init__(self) -> None:
+    flags.check_fields(self)
+    if self.format == "criteo_tsv":
+      flags.check(self.schema is None, self, "schema", "left out with --format=criteo_tsv, whose columns are fixed")
+    elif self.schema is None:
+      raise flags.UserError(f"--format={self.format} needs --schema=FILE.toml, which names the label, dense and categorical columns")
+    files_fit = self.eval_files is None or (self.eval_files >= 1 and self.eval_rows is None)
+    flags.check(files_fit, self, "eval_files", "at least 1, without --eval_rows")
+    flags.check(0 < self.eval_fraction < 1, self, "eval_fraction", "above 0 and below 1")
+    flags.check(0 <= self.test_fraction < 1, self, "test_fraction", "at least 0 and below 1")
+    flags.check(0 <= self.max_reject_fraction <= 1, self, "max_reject_fraction", "between 0 and 1")
+    share, shares = self.share
+    flags.check(0 <= share < shares, self, "shard", "i/n with 0 <= i < n, such as 0/2 and 1/2")
+
+  @property
+  def share(self) -> tuple[int, int]:
+    """(i, n): this run does share i of n of the work; (-1, 0) if `shard` is malformed."""
+    if self.shard is None:
+      return 0, 1
+    words = self.shard.split("/")
+    return (int(words[0]), int(words[1])) if len(words) == 2 and all(word.isdecimal() for word in words) else (-1, 0)

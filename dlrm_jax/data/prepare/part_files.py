@@ -1,0 +1,66 @@
+"""The files of a part, which holds rows of the log between the passes. Written by `parts`, read by it and `shards`.
+
+    PART.arrow          label, dense values, and for each id of a row the index of its value among the distinct values of its feature here
+    PART.values.arrow   the hashes of the distinct values of each feature, ascending, and their counts
+
+Files are mapped into memory.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from dlrm_jax.common import record
+from dlrm_jax.data.prepare.read import arrow
+from dlrm_jax.data.prepare.vocabulary import Counts
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """A file of rows: its path without endings, and the number of rows."""
+
+  path: Path
+  rows: int
+
+  @property
+  def file(self) -> Path:
+    """The file of its rows."""
+    return Path(f"{self.path}.arrow")
+
+
+def write(path: Path, columns: Mapping[str, Any]) -> None:
+  """Writes columns as an Arrow file that can be mapped into memory. It is whole or absent, even if two runs write the same file."""
+  arrays = [pa.array(column) if isinstance(column, list) else arrow(column) for column in columns.values()]
+  batch = pa.record_batch(arrays, list(columns))
+  with record.written_whole(path) as file, pa.ipc.new_file(file, batch.schema) as writer:
+    writer.write_batch(batch)
+
+
+def write_part(path: Path, columns: Mapping[str, np.ndarray], values: Sequence[Counts]) -> None:
+  """Writes the files of a part.
+
+  Args:
+    path: its path without endings.
+    columns: the label, then the dense values, then the indices of ids.
+    values: the hashes and counts of the distinct values of each feature.
+  """
+  write(Path(f"{path}.arrow"), columns)
+  entries = {f"hash.{f}": [hash_d] for f, (hash_d, _) in enumerate(values)} | {f"count.{f}": [n_d] for f, (_, n_d) in enumerate(values)}
+  write(Path(f"{path}.values.arrow"), entries)
+
+
+def columns_of(path: Path, names: Sequence[str] | None = None) -> list[pa.Array]:
+  """The named columns of a file that `write` wrote, mapped into memory; by default all."""
+  with pa.memory_map(str(path)) as file:
+    batch = pa.ipc.open_file(file).get_batch(0)
+  return [batch.column(name) for name in (batch.schema.names if names is None else names)]
+
+
+def values_of(part: Part, feature: int) -> Counts:
+  """The hashes of a feature's distinct values in a part, ascending, and their counts."""
+  hashes, counts = columns_of(Path(f"{part.path}.values.arrow"), [f"hash.{feature}", f"count.{feature}"])
+  return hashes[0].values.to_numpy(), counts[0].values.to_numpy()

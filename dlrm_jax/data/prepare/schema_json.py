@@ -1,0 +1,46 @@
+"""A schema as it is in dataset.json, and a schema from there, for programs that read new rows as those of a data set were read."""
+
+import dataclasses
+import json
+from typing import Any
+
+from dlrm_jax.common.flags import UserError
+from dlrm_jax.data.prepare.label import Label
+from dlrm_jax.data.prepare.schema import Bag, CategoricalColumn, DenseColumn, Schema
+
+# The fields that the first data sets have. Later ones are left out at their default.
+_ALWAYS = ("label", "dense", "categorical", "name", "header")
+_COLUMNS: dict[str, type] = {"dense": DenseColumn, "categorical": CategoricalColumn, "bags": Bag}  # fields that hold several of a dataclass
+
+
+def schema_as_json(schema: Schema) -> dict[str, Any]:
+  """A schema as JSON, from which `schema_from_json` makes an equal one. The label is text, as in a schema file."""
+  out = json.loads(json.dumps(dataclasses.asdict(schema) | {"label": schema.label.text}))
+  defaults = {field.name: field.default for field in dataclasses.fields(schema)}
+  return {name: value for name, value in out.items() if name in _ALWAYS or getattr(schema, name) != defaults[name]}
+
+
+def schema_from_json(entry: dict[str, Any]) -> Schema:
+  """The schema of a data set, from the entry `schema` of its dataset.json.
+
+  Fields that are not there have their default, as in data sets of earlier versions. Raises UserError if it has other fields.
+  """
+  try:
+    fields = {name: _value(name, value) for name, value in entry.items()}
+    return Schema(**fields)
+  except (TypeError, AttributeError, KeyError) as error:
+    why = str(error).partition("\n")[0]
+    raise UserError(f"the data set's schema was not made by this version of dlrm_jax.data.prepare, nor an earlier one ({why})") from None
+
+
+def _value(name: str, value: Any) -> Any:
+  """The value of a field of `Schema`."""
+  if name == "label":
+    return Label.parse(value)
+  if name in _COLUMNS:
+    return tuple(_COLUMNS[name](**{key: _tuples(one) for key, one in column.items()}) for column in value)
+  return _tuples(value)
+
+
+def _tuples(value: Any) -> Any:
+  return tuple(map(_tuples, value)) if isinstance(value, list) else value
