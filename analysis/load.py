@@ -47,7 +47,7 @@ _RUN = {
   **dict.fromkeys(("planted", "horizon"), pl.Boolean),
   **dict.fromkeys(("rows", "dim", "rows_cap"), pl.Float64),
 }
-_EVALUATION = {"config_id": pl.String, "examples": pl.Int64, **_LOSSES, **dict.fromkeys(("excess_ideal", "wall_s"), pl.Float64)}
+_EVALUATION = {"config_id": pl.String, "examples": pl.Int64, **_LOSSES, **dict.fromkeys(("excess_ideal", "wall_s", "epochs"), pl.Float64)}
 _STATUSES = ("done", "diverged", "failed")
 
 
@@ -59,8 +59,9 @@ class Sweep:
     path: the directory, or the file that it was kept in.
     points: one row for each planned point. `label` is the size for people, `sizes` the size on each axis of a grid, as JSON. One
       configuration may be on several axes. On the rows axis `size` is the rows of the run's largest table.
-    runs: one row for each run with a record, diverged and failed ones included. `horizon`: whether its learning rate ran out, so that only
-      the end of its curve counts. `rows`, `dim`: its sizes on these axes. `rows_cap`: the most rows that its tables may have.
+    runs: one row for each run with a record, diverged and failed ones included. `horizon`: whether only the end of its curve counts, since
+      its learning rate ran out there, or its rows are the most recent ones, of which the curve sees the oldest first.
+      `rows`, `dim`: its sizes on these axes. `rows_cap`: the most rows that its tables may have.
     curves: one row for each evaluation of a finished run.
     not_done: config_ids of planned runs without a record.
     diverged: config_ids whose run stopped on an undefined number.
@@ -125,7 +126,9 @@ def load(workdir: str | Path) -> Sweep:
   done = [(folder, entry) for folder, entry in records if entry["status"] == "done"]
   if not done:
     raise flags.UserError(f"--workdir={path}: no run to report on: {len(diverged)} diverged, {len(failed)} failed")
-  evaluations = [{**line, "config_id": entry["config_id"]} for folder, entry in done for line in _curve(folder / "curve.jsonl", entry)]
+  evaluations = [
+    {**line, "config_id": entry["config_id"]} for folder, entry in done for line in comparable(_curve(folder / "curve.jsonl", entry))
+  ]
   curves = pl.DataFrame([{name: line.get(name) for name in _EVALUATION} for line in evaluations], schema=_EVALUATION, strict=False)
   finished = set(runs["config_id"])
   not_done = tuple(name for name in dict.fromkeys(points["config_id"]) if name not in finished)
@@ -213,9 +216,11 @@ def _run(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
   row = {name: entry.get(name) for name in _RUN}
   row |= {f"params_{group}": params.get(group) for group in ("embedding", "dense", "total")}
   row |= {name: theory.get(name) for name in ("beta_data", "beta_rows", *FLOORS)}
-  schedule = ((entry.get("config") or {}).get("train") or {}).get("lr_schedule")
+  train = (entry.get("config") or {}).get("train") or {}
+  schedule = train.get("lr_schedule")
   planted = entry.get("excess") is not None or bool(theory)
-  row |= {"flops_per_example": flops.get("total"), "planted": planted, "horizon": schedule in HORIZONS}
+  ends_only = schedule in HORIZONS or train.get("window") == "recent"
+  row |= {"flops_per_example": flops.get("total"), "planted": planted, "horizon": ends_only}
   row["rows"] = max((t["num_rows"] for t in entry.get("tables") or ()), default=None)
   model = (entry.get("config") or {}).get("model") or {}
   row |= {"dim": model.get("embed_dim"), "rows_cap": model.get("num_rows")}
@@ -237,3 +242,22 @@ def _curve(path: Path, entry: dict[str, Any]) -> list[dict[str, Any]]:
   if not rows or rows[-1].get("examples") != entry.get("examples"):
     raise flags.UserError(f"{path}: does not end at the {entry.get('examples')} examples of the record")
   return rows
+
+
+def on_data_curve() -> pl.Expr:
+  """Whether an evaluation is a point of loss against examples: the curve counts before its end, and no row was trained on twice."""
+  return ~pl.col("horizon") & (pl.col("epochs").fill_null(0) <= 1)
+
+
+def comparable(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """The evaluations of a run, with the log loss and NE of each as on the examples of the last one, which may be more.
+
+  All evaluations predict some common examples. What the last one's loss is above the loss on these is added to the others: a control
+  variate. Nothing is added where all evaluations predict the same examples.
+  """
+  last, out = rows[-1], [dict(row) for row in rows]
+  for name in ("log_loss", "ne"):
+    if last.get(f"common_{name}") is not None and last.get(name) is not None:
+      for row in out[:-1]:
+        row[name] += last[name] - last[f"common_{name}"]
+  return out

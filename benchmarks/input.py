@@ -29,7 +29,7 @@ from dlrm_jax.common import flags
 from dlrm_jax.common.flags import option
 from dlrm_jax.common.progress import say
 from dlrm_jax.config import ORDERS, MeshConfig, ModelConfig, PlantedConfig, RunConfig, TrainConfig
-from dlrm_jax.data.source import Source, one_pass, open_source
+from dlrm_jax.data.source import Source, open_source, resolved
 from dlrm_jax.machine import hardware
 from dlrm_jax.machine.mesh import make_mesh, placed, put_part, split
 
@@ -152,7 +152,7 @@ def main(config: InputConfig) -> None:
   hardware.select_platform()
   todo = runs(config)
   mesh, source = make_mesh(todo[0]), open_source(todo[0])
-  todo = [one_pass(run, source) for run in todo]
+  todo = [resolved(run, source) for run in todo]
   for run in todo:
     size, rows_there = run.train.batch_size, run.train.num_examples
     flags.check(size <= rows_there, config, "batch_size", f"at most the {rows_there} training examples of {source.name}")

@@ -10,6 +10,8 @@ from dlrm_jax.affects import DATA, EVALUATION, EXECUTION, LENGTH, NUMBERS, PLACE
 from dlrm_jax.common.flags import UserError, check, check_fields
 
 ORDERS = ("time", "shuffled")  # of the training examples of a data set (data/order.py)
+WINDOWS = ("oldest", "recent")  # which training rows of a data set a run takes
+ALL = 0  # of num_examples and eval_examples: as many as a data set has
 HORIZONS = ("linear", "quadratic", "cosine")  # schedules that reach 0 after --decay_examples
 
 
@@ -106,15 +108,35 @@ class StepSettings:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(StepSettings):
-  """One online pass. Under Adagrad, the default, no learning rate knows the horizon, so one pass gives the whole data curve."""
+  """One online pass. Under Adagrad, the default, no learning rate knows the horizon, so one pass gives the whole data curve.
 
-  num_examples: int = LENGTH.option(1_000_000, "training examples; a data set with fewer is read once, to its end", at_least=1)
+  A run trains on `total_examples`: `epochs` passes over `num_examples` rows.
+  """
+
+  num_examples: int = LENGTH.option(
+    1_000_000,
+    "training examples of a pass; a data set with fewer is read to its end; all (or 0): every training row",
+    at_least=0,
+    zero="all",
+  )
+  epochs: int = LENGTH.option(
+    1, "passes over the same rows of a data set, each in a new order if shuffled; points after the first are no data curve", at_least=1
+  )
   seed: int = SEED.option(0, "initial weights; on planted data, which examples are drawn; on a data set, their order if it is shuffled")
   order: str = NUMBERS.option("time", "order of a data set's training examples: that of the log, or shuffled by the seed", ORDERS)
+  window: str = NUMBERS.option(
+    "oldest", "rows of a data set that --num_examples takes: the first in the order, or the most recent before the held-out rows", WINDOWS
+  )
   learner: str = NUMBERS.option("dlrm", "the model, or the exact per-id Bayesian estimator (planted tail data only)", ("dlrm", "per_id"))
   table_lr: float = RATE.option(0.05, "learning rate of the tables", above=0)
   dense_lr: float = RATE.option(0.02, "learning rate of the MLPs", above=0)
-  eval_examples: int = EVALUATION.option(65_536, "examples of each evaluation; on a data set at most the held-out rows", at_least=1)
+  eval_examples: int = EVALUATION.option(
+    65_536,
+    "examples of each evaluation, on a data set at most the held-out rows; all (or 0): every held-out row at the end, and fewer before, so "
+    "that evaluations take at most a third of the run",
+    at_least=0,
+    zero="all",
+  )
   eval_split: str = EVALUATION.option("eval", "which held-out rows of a data set are evaluated", ("eval", "test"))
   first_eval: int = EVALUATION.option(4096, "examples before the first evaluation", at_least=1)
   evals_per_octave: int = EVALUATION.option(2, "evaluations for each doubling of the examples seen", at_least=1)
@@ -122,6 +144,11 @@ class TrainConfig(StepSettings):
   def __post_init__(self) -> None:
     super().__post_init__()
     check(0 <= self.seed < 2**31, self, "seed", "from 0 to 2147483647")
+
+  @property
+  def total_examples(self) -> int:
+    """Examples of the whole run: each row counts once an epoch. 0 where `num_examples` is all: see `source.resolved`."""
+    return self.num_examples * self.epochs
 
   def step_settings(self) -> StepSettings:
     """What the compiled step depends on, without the other fields."""
@@ -242,8 +269,10 @@ class RunConfig:
     check(self.coordinator in (None, "auto") or bool(host and port.isdecimal()), self, "coordinator", "host:port or auto")
     if self.num_processes > 1 and not self.coordinator:
       raise UserError(f"--num_processes={self.num_processes} needs --coordinator=host:port")
-    if self.data == "planted" and self.train.order != "time":
-      raise UserError(f"--order={self.train.order}: planted examples are independent draws, without an order; leave it out")
+    if self.data == "planted":
+      for name, default, lacks in (("order", "time", "an order"), ("window", "oldest", "an order"), ("epochs", 1, "an end")):
+        if (value := getattr(self.train, name)) != default:
+          raise UserError(f"--{name}={value}: planted examples are independent draws, without {lacks}; leave it out")
     devices = self.mesh.num_devices
     if self.train.batch_size % devices:
       raise UserError(f"--batch_size={self.train.batch_size}: must be a multiple of the {devices} devices of --mesh={self.mesh.mesh}")

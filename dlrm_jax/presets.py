@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from dlrm_jax.config import ModelConfig, PlantedConfig, RunConfig, TrainConfig
+from dlrm_jax.config import ALL, ModelConfig, PlantedConfig, RunConfig, TrainConfig
 from dlrm_jax.data import criteo
 
 DLRM_INPUTS = ("dense", "dots")
@@ -10,15 +10,15 @@ DLRM_INPUTS = ("dense", "dots")
 _MLPERF = ModelConfig(
   embed_dim=128, num_rows=40_000_000, bottom=(512, 256, 128), overarch=(1024, 1024, 512, 256, 1), overarch_inputs=DLRM_INPUTS
 )
-_MLPERF_TRAIN = TrainConfig(num_examples=criteo.TB_TRAIN_ROWS, batch_size=65_536, table_lr=0.005, dense_lr=0.005)
+_MLPERF_TRAIN = TrainConfig(num_examples=ALL, eval_examples=ALL, batch_size=65_536, table_lr=0.005, dense_lr=0.005)
 
 PRESETS: dict[str, RunConfig] = {
   # A small model that learns planted data and MovieLens-sized click logs well in one pass.
   "small": RunConfig(steps_per_call=8),
-  # A click log of up to some millions of rows, one pass.
+  # A click log, one pass over all of its training rows.
   "click_log": RunConfig(
     model=ModelConfig(embed_dim=16, overarch_inputs=("dense", "dots", "rows", "first_order")),
-    train=TrainConfig(num_examples=10_000_000, batch_size=256, table_lr=0.1, dense_lr=0.05, eval_examples=1_000_000),
+    train=TrainConfig(num_examples=ALL, batch_size=256, table_lr=0.1, dense_lr=0.05, eval_examples=ALL),
     steps_per_call=8,
   ),
   # Tests and smoke runs: seconds on one core.
@@ -39,7 +39,7 @@ PRESETS: dict[str, RunConfig] = {
     ),
     # the last of the seven days is held out: prepare with --eval_rows=6548660
     train=TrainConfig(
-      num_examples=criteo.KAGGLE_ROWS, batch_size=128, dense_lr=0.1, table_lr=0.1, dense_optimizer="sgd", table_optimizer="sgd"
+      num_examples=ALL, eval_examples=ALL, batch_size=128, dense_lr=0.1, table_lr=0.1, dense_optimizer="sgd", table_optimizer="sgd"
     ),
   ),
   # facebookresearch/dlrm, bench/dlrm_s_criteo_terabyte.sh: D=64, ids capped at 10M, batch 2048, lr 0.1.
@@ -47,7 +47,7 @@ PRESETS: dict[str, RunConfig] = {
     data="criteo_1tb",
     model=ModelConfig(embed_dim=64, num_rows=10_000_000, bottom=(512, 256, 64), overarch=(512, 512, 256, 1), overarch_inputs=DLRM_INPUTS),
     train=TrainConfig(
-      num_examples=criteo.TB_TRAIN_ROWS, batch_size=2048, dense_lr=0.1, table_lr=0.1, dense_optimizer="sgd", table_optimizer="sgd"
+      num_examples=ALL, eval_examples=ALL, batch_size=2048, dense_lr=0.1, table_lr=0.1, dense_optimizer="sgd", table_optimizer="sgd"
     ),
   ),
   # Planted data of every part at the size of Criteo's terabyte: as many rows in all as its tables have, its batch as MLPerf trains it.

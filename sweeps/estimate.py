@@ -1,6 +1,6 @@
 """Estimates how long the runs of a sweep take: from a few timed steps of some of its models, or from its finished runs.
 
-A run takes `start + steps * step + evaluations * evaluated examples * e`. The seconds of a step are a sum of a constant, the examples of
+A run takes `start + steps * step + evaluated examples * e`. The seconds of a step are a sum of a constant, the examples of
 a device, their FLOPs and the table bytes that they move, each times a number found by non-negative least squares on relative errors.
 Called by `plan` and `run`.
 """
@@ -31,9 +31,9 @@ from dlrm_jax.embedding.layout import make_layout
 from dlrm_jax.identity import alike
 from dlrm_jax.machine import hardware
 from dlrm_jax.model.flops import Cost, cost
+from dlrm_jax.training.eval_plan import eval_points, evaluated_examples
 from dlrm_jax.training.evaluation import EvalSet, evaluate
 from dlrm_jax.training.learner import make_learner
-from dlrm_jax.training.trajectory import eval_points
 from sweeps.points import Point, Run
 from sweeps.states import duration
 
@@ -92,8 +92,8 @@ class Speed:
     train = point.config.train
     step_s = self._step_s(point.learner, work_of(point, source))
     evaluation = statistics.median(s.evaluation for s in self._of(point.learner))
-    held_out = source.num_eval_examples(train.eval_examples)
-    return step_s / train.batch_size * (train.num_examples + evaluation * held_out * len(_evaluations(point.config)))
+    evaluated = evaluated_examples(train, source.num_eval_examples(train.eval_examples))
+    return step_s / train.batch_size * (train.total_examples + evaluation * evaluated)
 
   def total_s(self, todo: Sequence[Run], workers: int = 1) -> float:
     """Seconds of all runs by so many workers: each shape of model is compiled once, and no run is divided."""
@@ -151,8 +151,9 @@ def _from_record(entry: dict[str, Any]) -> Sample | None:
   speed *= entry.get("trained_together", 1)  # the machine's: what it did for all of them
   examples = train["batch_size"] / devices
   moved = entry["bytes"]["tables_moved_per_example"] if model else 0
-  rows = len(eval_points(entry["examples"], train["batch_size"], train["first_eval"], train["evals_per_octave"]))
-  others = (entry["wall_s"] - entry["training_s"]) / (rows * entry["eval_examples"]) if entry.get("training_s") else 0.0
+  evaluations = len(eval_points(entry["examples"], train["batch_size"], train["first_eval"], train["evals_per_octave"]))
+  evaluated = entry.get("evaluated_examples") or evaluations * entry["eval_examples"]
+  others = (entry["wall_s"] - entry["training_s"]) / evaluated if entry.get("training_s") else 0.0
   work = np.array([1.0, examples, examples * (model["total"] if model else 0), examples * moved])
   return Sample(train["learner"], work, train["batch_size"] / speed, others * speed, math.nan)
 
@@ -180,10 +181,11 @@ def _time(point: Point, source: Source) -> Sample:
   started, config = time.perf_counter(), point.config
   train, calls = config.train, config.steps_per_call
   learner = make_learner([config], source)
-  examples = source.max_examples or train.batch_size * 2**40
+  examples = train.total_examples if source.max_examples else train.batch_size * 2**40
   passes = (source.train_batches(train.seed, train.batch_size, examples) for _ in itertools.count())
   batches = ((learner.put_part(batch),) for batch in itertools.chain.from_iterable(passes))
-  evals = EvalSet(source, learner, dataclasses.replace(train, eval_examples=min(train.eval_examples, _EVALUATED * train.batch_size)))
+  some = min(source.num_eval_examples(train.eval_examples), _EVALUATED * train.batch_size)
+  evals = EvalSet(source, learner, dataclasses.replace(train, eval_examples=some))
 
   def call(state: Any) -> Any:
     return jax.block_until_ready(learner.train(state, list(itertools.islice(batches, calls))))
@@ -217,11 +219,6 @@ def _measure_on(todo: list[Run], cores: int, cache: Path | None) -> tuple[Sample
   if cache is not None:
     hardware.share_compiled(cache)
   return measured(todo)
-
-
-def _evaluations(config: RunConfig) -> list[int]:
-  train = config.train
-  return eval_points(train.num_examples, train.batch_size, train.first_eval, train.evals_per_octave)
 
 
 def _shape(config: RunConfig) -> RunConfig:

@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from dlrm_jax.common import flags
+from dlrm_jax.common.progress import say
 from dlrm_jax.data.source import Source
 from dlrm_jax.machine import hardware
-from sweeps import estimate, store
+from sweeps import data_used, estimate, store
 from sweeps.launch_flags import extended
 from sweeps.points import Point, SweepConfig, expand, runs_of
 from sweeps.presets import PRESETS
@@ -37,6 +38,8 @@ def main(plan: PlanConfig) -> None:
   """Prints one line for each run, and the totals."""
   hardware.select_platform()
   points = expand(plan)
+  for line in data_used.lines(plan, points):
+    say(line)
   finished = store.records(plan.run.workdir) if plan.run.workdir else {}
   finished = {name: out for name, out in finished.items() if out["status"] in store.RESULTS}
   runs = runs_of(points)

@@ -9,7 +9,7 @@ from dlrm_jax.common import flags
 from dlrm_jax.common.axis_names import AXES, GRID, SCHEMES
 from dlrm_jax.config import HORIZONS, RunConfig
 from dlrm_jax.data.planted.clicks import Planted
-from dlrm_jax.data.source import Source, one_pass, open_source
+from dlrm_jax.data.source import Source, open_source, resolved
 from dlrm_jax.embedding.layout import make_layout
 from dlrm_jax.embedding.planner import Machine, make_plan
 from dlrm_jax.identity import base_id, config_id
@@ -81,6 +81,9 @@ class SweepConfig:
       raise flags.UserError(
         f"--lr_schedule={schedule}: its horizon makes one pass no data curve; give --data_mode=retrain, or leave out data"
       )
+    if self.data_mode == "online" and "data" in self.axes + self.grid and self.run.train.window == "recent":
+      why = "one pass begins with the oldest of its rows, so that its curve is not one of most recent rows"
+      raise flags.UserError(f"--window=recent: {why}; give --data_mode=retrain, or leave out data")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +96,9 @@ class Point:
     label: the size for people: "209", "row", "209*4".
     sizes: the size along each axis that was moved; of placements the position.
     lr_factor: what `--lr_factors` multiplied the learning rates by.
-    seed, learner, examples: as in the run's config.
+    seed, learner, examples: as in the run's config; `examples` over all epochs.
+    order, window, epochs: as in the run's config: which rows of a data set it reads, how often, in which order.
+    data_mode: whether points of the data axis are along one pass ("online") or runs of their own ("retrain").
     config_id: names the run's directory and record.
     base: names the configuration that the sweep varies, whatever its seed and length: points are compared within one base only.
     config: the run.
@@ -110,6 +115,10 @@ class Point:
   examples: int
   config_id: str
   base: str
+  order: str
+  window: str
+  epochs: int
+  data_mode: str
   config: RunConfig
 
   @property
@@ -164,16 +173,17 @@ def expand(sweep: SweepConfig) -> list[Run]:
           seen.add(cell.config)
           check(cell.config, cell.source)
           rates = transferred(base, cell.config) if sweep.lr_rule == "transfer" else cell.config
-          out += [_point(*where, names, cell, _at_rates(rates, factor), factor) for factor in sweep.lr_factors]
+          out += [_point(*where, names, cell, sweep.data_mode, _at_rates(rates, factor), factor) for factor in sweep.lr_factors]
           if names == ("data",) and planted and sweep.judge and seed == base.train.seed:
-            out.append(_point(*where, names, cell, with_part(cell.config, "train", learner="per_id")))
+            out.append(_point(*where, names, cell, sweep.data_mode, with_part(cell.config, "train", learner="per_id")))
   return out
 
 
-def _point(workload: str, base: str, names: tuple[str, ...], cell: _Cell, config: RunConfig, factor: float = 1.0) -> Run:
+def _point(workload: str, base: str, names: tuple[str, ...], cell: _Cell, data_mode: str, config: RunConfig, factor: float = 1.0) -> Run:
   train, name = config.train, config_id(config, cell.source.digest)
   place = (workload, GRID.join(names), cell.size, cell.label, cell.sizes, factor)
-  return Run(Point(*place, train.seed, train.learner, train.num_examples, name, base, config), cell.source)
+  rows = (train.order, train.window, train.epochs, data_mode)
+  return Run(Point(*place, train.seed, train.learner, train.total_examples, name, base, *rows, config), cell.source)
 
 
 def check(config: RunConfig, source: Source) -> None:
@@ -187,7 +197,7 @@ def _cells(sweep: SweepConfig, names: tuple[str, ...], base: RunConfig, source: 
   """The combinations of sizes along the axes `names`, each with its configuration."""
   length = base.train.num_examples if "data" in names else sweep.axis_examples or base.train.num_examples
   retrain = sweep.data_mode == "retrain"
-  center = one_pass(with_part(base, "train", num_examples=length), source)
+  center = resolved(with_part(base, "train", num_examples=length), source)
   sizes = [getattr(sweep, f"sizes_{axis}") or default_sizes(center, axis, source, retrain) for axis in names]
   for position, cell in enumerate(itertools.product(*sizes)):
     config, its_source = center, source
@@ -195,9 +205,10 @@ def _cells(sweep: SweepConfig, names: tuple[str, ...], base: RunConfig, source: 
       config = scaled(config, axis, size, its_source)
       if axis == "tables":
         its_source = source.first_tables(config.model.num_tables)
-    config = one_pass(config, source)
+    config = resolved(config, source)
     if retrain:
-      config = at_length(with_part(config, "train", num_examples=base.train.num_examples), config.train.num_examples)
+      whole = base.train.num_examples or resolved(base, source).train.num_examples
+      config = at_length(with_part(config, "train", num_examples=whole), config.train.num_examples)
     if sweep.launch.launcher == "slurm":  # the order of prepared data, and so the run's name, depends on the number of processes
       config = sweep.slurm.over_processes(config)
     reached = {axis: _place(config, axis, size, its_source, of) for axis, size, of in zip(names, cell, sizes, strict=True)}

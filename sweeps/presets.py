@@ -72,9 +72,7 @@ _PAPER_CLICK_LOG = SweepConfig(
   sizes_mlp=(1 / 32, 1 / 16, 1 / 8, 1 / 4, 1, 2),
   seeds=3,
   lr_factors=(0.5, 1.0, 2.0),
-  run=dataclasses.replace(
-    RUN_PRESETS["click_log"], train=dataclasses.replace(RUN_PRESETS["click_log"].train, first_eval=1000, eval_examples=2**17)
-  ),
+  run=dataclasses.replace(RUN_PRESETS["click_log"], train=dataclasses.replace(RUN_PRESETS["click_log"].train, first_eval=1000)),
 )
 
 # The study at the size of Criteo's terabyte log, for accelerators: 218M rows of 64 numbers, 1.1e9 examples a run, 4.3e9 on the data axis.

@@ -10,7 +10,7 @@ from pathlib import Path
 from dlrm_jax.common import flags, record, stopping
 from dlrm_jax.common.progress import say
 from dlrm_jax.machine import hardware
-from sweeps import estimate, local, slurm, store, worker
+from sweeps import data_used, estimate, local, slurm, store, worker
 from sweeps.display import Display
 from sweeps.points import SweepConfig, expand, runs_of
 from sweeps.presets import PRESETS
@@ -34,7 +34,10 @@ def main(sweep: SweepConfig) -> None:
     groups = local.groups(sweep, todo) if launcher == "local" else []
     if launcher == "slurm":
       slurm.check()
-    store.write_sweep(workdir, [point for point, _ in points], record.header())
+    used = data_used.lines(sweep, points)
+    store.write_sweep(workdir, [point for point, _ in points], record.header() | {"data_used": used})
+    for line in used:
+      say(line)
     count, lengths = len(display.names), sorted({point.examples for point, _ in points})
     say_time = _time(sweep, todo, groups)
     examples = " to ".join(f"{n:,}" for n in dict.fromkeys((lengths[0], lengths[-1])))

@@ -172,7 +172,7 @@ class _Sweeper:
 
   def _take(self, config_id: str, found: RunState) -> claims.Claim | None:
     """Claims a run, unless another sweeper is first, or has done it meanwhile."""
-    directory, total = store.run_directory(self.workdir, config_id), self.runs[config_id].point.config.train.num_examples
+    directory, total = store.run_directory(self.workdir, config_id), self.runs[config_id].point.examples
     held = claims.claim(directory, found.generation + 1, found.examples, total, self.launch.stale_after_s)
     if held is None:
       return None

@@ -14,7 +14,7 @@ from scipy import special
 from analysis.fitting import settings
 from analysis.fitting.laws import Law, additive
 from analysis.fitting.least_squares import SQUARES, Problem, Solution, solve, solve_held
-from analysis.load import Sweep, some_sizes
+from analysis.load import Sweep, on_data_curve, some_sizes
 from analysis.questions.sweep_laws import default_x_min, fitted, total_metric
 from dlrm_jax.common import flags
 from dlrm_jax.common.axis_names import SCHEMES
@@ -105,7 +105,7 @@ class Model:
 
 def models(sweep: Sweep) -> list[Model]:
   """The law of every workload. Raises UserError where no model axis has enough sizes."""
-  frame = fitted(sweep).filter((pl.col("learner") == "dlrm") & ~pl.col("horizon") & pl.col("flops_per_example").is_not_null())
+  frame = fitted(sweep).filter((pl.col("learner") == "dlrm") & on_data_curve() & pl.col("flops_per_example").is_not_null())
   out = []
   for _, group in frame.group_by("workload", maintain_order=True):
     out += _model(group)

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from analysis.fitting.result import Fit, row_as_dict
-from analysis.load import Sweep, axes_of
+from analysis.load import Sweep, axes_of, on_data_curve
 from analysis.questions.frontier import SPAN, Frontier, candidates, frontier, frontier_law
 from analysis.questions.regimes import regime_at
 from analysis.questions.sweep_laws import LawRow, final_points, fitted, total_metric
@@ -75,7 +75,7 @@ def scheme_rows(sweep: Sweep, rows: list[LawRow], sizes: list[LawRow], law: str)
     rows, sizes: its data laws and those over sizes (`sweep_laws.data_laws`, `sweep_laws.size_laws`).
     law: `auto`, or the law of every row.
   """
-  frame = fitted(sweep).filter((pl.col("learner") == "dlrm") & ~pl.col("horizon"))
+  frame = fitted(sweep).filter((pl.col("learner") == "dlrm") & on_data_curve())
   frame = frame.with_columns(flops=pl.col("flops_per_example") * pl.col("examples"))
   out: list[SchemeRow] = []
   for (workload,), group in frame.group_by("workload", maintain_order=True):

@@ -18,7 +18,7 @@ from analysis.fitting.fit_law import fit_law
 from analysis.fitting.noise import Noise
 from analysis.fitting.result import Fit, row_as_dict
 from analysis.fitting.settings import noise_of, passes_of, repeated, usable
-from analysis.load import Sweep
+from analysis.load import Sweep, on_data_curve
 from dlrm_jax.common.axis_names import AXES, HARDWARE_AXES
 
 PLANTED_X_MIN = 2**17  # examples, the start of the default window on planted data: earlier, a model still learns its bias and scale
@@ -165,7 +165,7 @@ def curves(sweep: Sweep, law: str, x_min: float | None, x_max: float | None, who
     whole: take the whole excess also where the tail's part of it is known.
   """
   out = []
-  frame = fitted(sweep).filter(~pl.col("horizon"))
+  frame = fitted(sweep).filter(on_data_curve())
   free = set(frame.filter(~pl.col("axis").is_in(LIMITED))["config_id"])
   longest = frame.filter(axis="data").group_by("workload", "learner").agg(pl.col("size").max())
   longest_of = {(w, learner): size for w, learner, size in longest.rows()}

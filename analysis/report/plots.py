@@ -9,7 +9,7 @@ import altair as alt
 import polars as pl
 from altair.utils.schemapi import debug_mode
 
-from analysis.load import SIZE_NAMES, Sweep, axes_of, evenly
+from analysis.load import SIZE_NAMES, Sweep, axes_of, evenly, on_data_curve
 from analysis.questions.parts import FLOOR_OF
 from analysis.questions.schemes import SchemeRow
 from analysis.questions.sweep_laws import COLUMNS, LawRow, ends, fitted
@@ -32,7 +32,7 @@ def figures(
   """
   everything, frame = sweep.evaluations(), fitted(sweep)
   axes = axes_of(frame)
-  trained = everything.filter(pl.col("axis").is_in(HARDWARE_AXES).not_() & ~pl.col("horizon"))
+  trained = everything.filter(pl.col("axis").is_in(HARDWARE_AXES).not_() & on_data_curve())
   out = _headline(frame, data_rows) + efficiency.figures(trained, schemes, data_rows)
   for axis in axes:
     out += _data_curves(frame, data_rows, axis) if axis != "data" else []

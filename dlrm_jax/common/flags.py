@@ -36,6 +36,7 @@ def option(
   affects: object = None,
   at_least: float | None = None,
   above: float | None = None,
+  zero: str = "",
 ) -> Any:
   """A dataclass field that is also a flag. Without a default the flag is required.
 
@@ -46,8 +47,9 @@ def option(
     words: not a flag: the field takes the words between the flags, such as names of files. A program has one such field at most.
     affects: what the field of a run's config affects (`affects.Affects`).
     at_least, above: the bound of a number. None passes where the field may be None.
+    zero: a word that the flag takes for 0, and that is shown for it, such as "all".
   """
-  bounds = {"at_least": at_least, "above": above}
+  bounds = {"at_least": at_least, "above": above, "zero": zero}
   return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "words": words, "affects": affects, **bounds})
 
 
@@ -76,8 +78,10 @@ def _without_none(kind: Any) -> Any:
   return next(k for k in typing.get_args(kind) if k is not type(None)) if union else kind
 
 
-def _shown(value: Any) -> str:
-  """Returns a value as it is written after a flag."""
+def _shown(value: Any, zero: str = "") -> str:
+  """Returns a value as it is written after a flag; 0 as the word `zero`, if there is one."""
+  if zero and value == 0:
+    return zero
   return ",".join(map(str, value)) if isinstance(value, tuple) else "none" if value is None else str(value)
 
 
@@ -113,8 +117,10 @@ def parse_value(text: str, kind: Any) -> Any:
   raise ValueError(text)
 
 
-def _describe(kind: Any) -> str:
+def _describe(kind: Any, zero: str = "") -> str:
   kind = _without_none(kind)
+  if zero:
+    return f"{_TYPE_WORDS[kind]} or {zero}"
   if typing.get_origin(kind) is tuple:
     return "a comma-separated list, each " + _TYPE_WORDS[typing.get_args(kind)[0]]
   return _TYPE_WORDS[kind]
@@ -123,12 +129,14 @@ def _describe(kind: Any) -> str:
 class _Parser(absl_flags.ArgumentParser):
   """An absl parser for one dataclass field."""
 
-  def __init__(self, kind: Any):
-    self.kind, self.syntactic_help = kind, _describe(kind)
+  def __init__(self, kind: Any, zero: str = ""):
+    self.kind, self.zero, self.syntactic_help = kind, zero, _describe(kind, zero)
 
   def parse(self, argument: Any) -> Any:
     if not isinstance(argument, str):
       return argument
+    if self.zero and argument == self.zero:
+      return 0
     try:
       return parse_value(argument, self.kind)
     except ValueError:
@@ -164,7 +172,8 @@ def _help(cls: type, presets: Mapping[str, Any] | None, base: Any) -> str:
     lines += wrapped(f"--{flag}: {text}")
     default = field.default if base is None else functools.reduce(getattr, path, base)
     required = field.default is dataclasses.MISSING
-    lines.append(f"    {_describe(kind)}; " + ("required" if required else f"default: {_shown(default) or 'none'}"))
+    shown = "required" if required else f"default: {_shown(default, field.metadata['zero']) or 'none'}"
+    lines.append(f"    {_describe(kind, field.metadata['zero'])}; {shown}")
   return "\n".join([*lines, "  --flagfile: read flags from this file, one a line", "  --help: print this"])
 
 
@@ -196,7 +205,7 @@ def parse(argv: list[str], cls: type[T], presets: Mapping[str, T] | None = None)
     if kind is bool:
       absl_flags.DEFINE_boolean(flag, None, field.metadata["help"], flag_values=values)
     else:
-      absl_flags.DEFINE(_Parser(kind), flag, None, field.metadata["help"], flag_values=values)
+      absl_flags.DEFINE(_Parser(kind, field.metadata["zero"]), flag, None, field.metadata["help"], flag_values=values)
   if presets:
     absl_flags.DEFINE_string("preset", next(iter(presets)), "", flag_values=values)
   try:

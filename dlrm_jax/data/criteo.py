@@ -10,8 +10,6 @@ NUM_CATEGORICAL = 26
 DENSE_NAMES = tuple(f"I{i}" for i in range(1, NUM_DENSE + 1))
 CATEGORICAL_NAMES = tuple(f"C{i}" for i in range(1, NUM_CATEGORICAL + 1))
 
-KAGGLE_ROWS = 45_840_617
-TB_TRAIN_ROWS = 4_195_197_692  # day_0 .. day_22, as MLPerf's reference counts them
 # Distinct values of C1..C26 in the Kaggle log.
 # fmt: off
 KAGGLE_CARDINALITIES = (

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from jaxtyping import Float32, Int32
+from jaxtyping import Float32, Int, Int32
 
 from dlrm_jax.batch import Batch
 from dlrm_jax.common import record
@@ -45,6 +45,12 @@ class _Rows:
     """Rows `low .. high - 1`, without a copy."""
     weights = self.bag_weight_nl
     return _Rows(self.dense_nm[low:high], self.ids_nl[low:high], self.label_n[low:high], None if weights is None else weights[low:high])
+
+  def take(self, position_k: Int[np.ndarray, " k"]) -> "_Rows":
+    """A copy of the rows at these positions, in their order."""
+    weights = self.bag_weight_nl
+    taken = (self.dense_nm[position_k], self.ids_nl[position_k], self.label_n[position_k])
+    return _Rows(*taken, None if weights is None else weights[position_k])
 
 
 class _OpenFiles(threading.local):
@@ -127,6 +133,24 @@ class _Units:
     return f"_Units({len(self)})"
 
 
+class _UnitsAgain:
+  """The units of a later epoch, as Grain's random-access source: those of a pass over `count` rows of this process, in another order."""
+
+  def __init__(self, units: _Units, epoch: int, count: int):
+    self._units, self._epoch, self._count, self._order = units, epoch, count, units.order.units_again(epoch, count)
+
+  def __len__(self) -> int:
+    return len(self._order)
+
+  def __getitem__(self, place: int) -> _Rows:
+    unit, order = int(self._order[place]), self._units.order
+    rows = self._units[unit].cut(0, self._count - unit * order.rows_per_unit)
+    return rows.take(order.rows_again(self._epoch, unit, len(rows)))
+
+  def __repr__(self) -> str:
+    return f"_UnitsAgain({len(self)})"
+
+
 def _put_rows(out: np.ndarray, there: slice | np.ndarray, columns: Sequence[np.ndarray]) -> None:
   """Writes columns into the rows `there` of the row-major array `out`."""
   rows = out[there] if isinstance(there, slice) else np.empty((len(there), len(columns)), out.dtype)
@@ -145,6 +169,9 @@ def batches(
   order: str = "time",
   seed: int = 0,
   process: tuple[int, int] = (0, 1),
+  first_row: int = 0,
+  pass_rows: int | None = None,
+  only: Int[np.ndarray, " k"] | None = None,
 ) -> Iterator[Batch]:
   """Batches of numpy arrays. The last batch of a process is padded with examples of weight 0.
 
@@ -158,36 +185,65 @@ def batches(
     split: one of its splits, such as "train".
     batch_size: examples per batch, over all processes.
     num_examples: number of examples over all processes; by default all from `start` on. A larger number begins with the same examples.
-    start: number of examples of the split that are skipped.
+    start: number of examples that are skipped; with several epochs it may lie in any of them.
     order: "time", that of the log, or "shuffled"; with several processes see `order.py`.
     seed: of the shuffled order, from 0 to 2**32 - 1.
     process: (p, P): this is process p of P.
+    first_row: number of rows of the split that are left out of its beginning: the window starts there.
+    pass_rows: examples of an epoch: after so many the same ones come again, in another order (`order.py`). None: there is one epoch.
+    only: sorted positions of the examples to take, counted from `start`, for one process. None: all.
 
   Raises:
-    UserError: the split has fewer rows than asked for, or the processes do not divide `batch_size` or `start`.
+    UserError: the split has fewer rows than asked for, or the processes do not divide `batch_size`.
   """
   if split not in SPLITS:
     raise UserError(f"split '{split}' must be among {', '.join(SPLITS)}")
   if order not in ORDERS:
     raise UserError(f"order '{order}' must be among {', '.join(ORDERS)}")
-  rows = dataset.rows(split)
+  rows = dataset.rows(split) - first_row
   num_examples = rows - start if num_examples is None else num_examples
   if batch_size < 1 or start < 0 or num_examples < 0:
     raise UserError(f"batch_size={batch_size}, start={start}, num_examples={num_examples}: must be at least 1, 0 and 0")
-  if start + num_examples > rows:
-    raise UserError(f"num_examples={num_examples} from example {start} on: the {split} split of {dataset.name} has {rows} rows")
-  if start % process[1]:
-    raise UserError(f"start={start}: must be a multiple of the {process[1]} processes")
-  units = _Units(dataset, split, ReadOrder(rows, dataset.rows_per_group, order, seed, process))
+  if (pass_rows or start + num_examples) > rows:
+    where = f" after its first {first_row}" if first_row else ""
+    asked = f"num_examples={num_examples} from example {start} on" if pass_rows is None else f"pass_rows={pass_rows}"
+    raise UserError(f"{asked}: the {split} split of {dataset.name} has {rows} rows{where}")
   size = local_batch_size(batch_size, process)
-  return _batches(units, size, -(-num_examples // batch_size), local_count(start, process), local_count(start + num_examples, process))
+
+  def units_for(role: tuple[int, int]) -> _Units:
+    return _Units(dataset, split, ReadOrder(rows, dataset.rows_per_group, order, seed, role, first_row))
+
+  read = _read_epochs(units_for, process, start, start + num_examples, pass_rows or rows)
+  count = num_examples if only is None else len(only)
+  return _batches(units_for(process), read if only is None else _only(read, only), size, -(-count // batch_size))
 
 
-def _batches(units: _Units, size: int, count: int, start: int, stop: int) -> Iterator[Batch]:
-  """`count` batches of the process's rows `start .. stop - 1`."""
+def _read_epochs(
+  units_for: Callable[[tuple[int, int]], _Units], process: tuple[int, int], start: int, stop: int, each: int
+) -> Iterator[_Rows]:
+  """The process's rows of the examples `start .. stop - 1`, of which every `each` are an epoch."""
+  for epoch in range(start // each, -(-stop // each)) if start < stop else ():
+    before = epoch * each  # after them this process is where another one was at the start, so that it takes that one's part
+    role = ((process[0] - before) % process[1], process[1])
+    low, high = (local_count(min(max(count - before, 0), each), role) for count in (start, stop))
+    yield from _read_ahead(units_for(role), low, high, epoch, local_count(each, role))
+
+
+def _only(read: Iterator[_Rows], positions: Int[np.ndarray, " k"]) -> Iterator[_Rows]:
+  """The rows at these sorted positions of a stream."""
+  done = 0
+  for rows in read:
+    low, high = np.searchsorted(positions, (done, done + len(rows)))
+    if low < high:
+      yield rows.take(positions[low:high] - done)
+    done += len(rows)
+
+
+def _batches(units: _Units, read: Iterator[_Rows], size: int, count: int) -> Iterator[Batch]:
+  """`count` batches of a stream of rows."""
   cuts: list[_Rows] = []
   waiting = 0
-  for rows in _read_ahead(units, start, stop):
+  for rows in read:
     low = 0
     while low < len(rows):
       taken = min(size - waiting, len(rows) - low)
@@ -215,8 +271,8 @@ def _batch(units: _Units, cuts: list[_Rows], size: int) -> Batch:
   return Batch(rows.dense_nm, rows.ids_nl, rows.label_n, weight_b, rows.bag_weight_nl)
 
 
-def _read_ahead(units: _Units, start: int, stop: int) -> Iterator[_Rows]:
-  """The process's rows `start .. stop - 1`, unit by unit."""
+def _read_ahead(units: _Units, start: int, stop: int, epoch: int, count: int) -> Iterator[_Rows]:
+  """The process's rows `start .. stop - 1` of the `count` of an epoch, unit by unit."""
   if start == stop:
     return
   import grain  # takes half a second, which runs without a data set need not wait for
@@ -225,7 +281,8 @@ def _read_ahead(units: _Units, start: int, stop: int) -> Iterator[_Rows]:
   threads = max(1, min(_MOST_THREADS, record.hardware()["cores"] // 2))
   options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads * (_WINDOWS_AHEAD if shuffled else _BLOCKS_AHEAD))
   first, last = start // per_unit, -(-stop // per_unit)
-  with contextlib.closing(iter(grain.MapDataset.source(units)[first:last].to_iter_dataset(options))) as read:
+  source = _UnitsAgain(units, epoch, count) if epoch and shuffled else units
+  with contextlib.closing(iter(grain.MapDataset.source(source)[first:last].to_iter_dataset(options))) as read:
     try:
       for unit, rows in enumerate(read, first):
         yield rows.cut(max(0, start - unit * per_unit), min(len(rows), stop - unit * per_unit))

@@ -1,16 +1,17 @@
 """`Source`: where the examples of a run come from. The loop treats planted data and prepared data sets alike."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Protocol, runtime_checkable
 
 import jax
 
 from dlrm_jax.batch import Batch
 from dlrm_jax.common.flags import UserError
-from dlrm_jax.config import RunConfig
+from dlrm_jax.config import ALL, RunConfig
 from dlrm_jax.data import pipeline
 from dlrm_jax.data.dataset import Dataset, open_dataset
+from dlrm_jax.data.order import spread
 from dlrm_jax.data.planted.clicks import Planted
 from dlrm_jax.data.planted.draws import Truth
 from dlrm_jax.shape import DataShape
@@ -34,7 +35,7 @@ class Source(Protocol):
 
   @property
   def max_examples(self) -> int | None:
-    """The number of training examples; None: unlimited."""
+    """The number of training examples of an epoch; None: unlimited."""
 
   def base_rate(self) -> float:
     """The click rate of the training examples. Planted data estimates it by 2**18 draws."""
@@ -48,11 +49,15 @@ class Source(Protocol):
     Every process gets the same number of batches, each of batch_size / processes examples. Raises UserError if that is no whole number.
     """
 
-  def num_eval_examples(self, wanted: int) -> int:
-    """The number of evaluation examples there are, at most `wanted`."""
+  def num_eval_examples(self, wanted: int, octaves: int = 0) -> int:
+    """The number of evaluation examples there are, at most `wanted` unless that is `ALL`; of 2**octaves of them one."""
 
-  def eval_batches(self, batch_size: int, num_examples: int) -> Iterator[tuple[Batch, Truth | None]]:
-    """The first `num_examples` evaluation examples, each batch with its Truth if that is known."""
+  def eval_batches(self, batch_size: int, num_examples: int, octaves: int = 0) -> Iterator[tuple[Batch, Truth | None]]:
+    """The first `num_examples` evaluation examples, each batch with its Truth if that is known; of 2**octaves of them one."""
+
+  @property
+  def eval_key(self) -> Hashable:
+    """Equal for sources that have the same evaluation examples."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +68,15 @@ class PreparedSource:
     dataset: from `open_dataset`.
     eval_split: the held-out rows that are evaluated.
     order: of the training examples, "time" or "shuffled" (order.py).
+    window: the training rows that a run of fewer examples takes, "oldest" or "recent".
+    epochs: passes over them.
   """
 
   dataset: Dataset
   eval_split: str = "eval"
   order: str = "time"
+  window: str = "oldest"
+  epochs: int = 1
 
   @property
   def shape(self) -> DataShape:
@@ -92,15 +101,27 @@ class PreparedSource:
     return dataclasses.replace(self, dataset=dataclasses.replace(self.dataset, shape=self.shape.first(count)))
 
   def train_batches(self, seed: int, batch_size: int, num_examples: int, start: int = 0) -> Iterator[Batch]:
-    process = (jax.process_index(), jax.process_count())
-    return pipeline.batches(self.dataset, "train", batch_size, num_examples - start, start, self.order, seed, process)
+    process, rows = (jax.process_index(), jax.process_count()), num_examples // self.epochs
+    first, again = self.first_row(rows), rows if self.epochs > 1 else None
+    return pipeline.batches(self.dataset, "train", batch_size, num_examples - start, start, self.order, seed, process, first, again)
 
-  def num_eval_examples(self, wanted: int) -> int:
-    return min(wanted, self.dataset.rows(self.eval_split))
+  def first_row(self, rows: int) -> int:
+    """The first training row of a run whose epochs have so many rows."""
+    return self.dataset.rows("train") - rows if self.window == "recent" else 0
 
-  def eval_batches(self, batch_size: int, num_examples: int) -> Iterator[tuple[Batch, Truth | None]]:
-    for batch in pipeline.batches(self.dataset, self.eval_split, batch_size, self.num_eval_examples(num_examples)):
+  def num_eval_examples(self, wanted: int, octaves: int = 0) -> int:
+    rows = self.dataset.rows(self.eval_split)
+    rows = rows if wanted == ALL else min(wanted, rows)
+    return len(spread(rows, octaves)) if octaves else rows
+
+  def eval_batches(self, batch_size: int, num_examples: int, octaves: int = 0) -> Iterator[tuple[Batch, Truth | None]]:
+    count = self.num_eval_examples(num_examples)
+    for batch in pipeline.batches(self.dataset, self.eval_split, batch_size, count, only=spread(count, octaves) if octaves else None):
       yield batch, None
+
+  @property
+  def eval_key(self) -> Hashable:
+    return (str(self.dataset.path), self.digest, self.eval_split, self.shape)
 
 
 def open_source(config: RunConfig) -> Source:
@@ -116,11 +137,21 @@ def open_source(config: RunConfig) -> Source:
     raise UserError(f"--data={config.data}: {hint if split == 'eval' else f'has no rows for --eval_split={split}'}")
   if dataset.vocabulary == "hash" and config.model.rows_by == "top":
     raise UserError(f"--rows_by=top: the ids of {config.data} are hashes, not ranks of frequency; use --rows_by=hash")
-  return PreparedSource(dataset, split, config.train.order).first_tables(config.model.num_tables)
+  train = config.train
+  return PreparedSource(dataset, split, train.order, train.window, train.epochs).first_tables(config.model.num_tables)
 
 
-def one_pass(config: RunConfig, source: Source) -> RunConfig:
-  """`config` with at most as many examples as the source has: a run makes no second pass."""
-  if source.max_examples is None or config.train.num_examples <= source.max_examples:
+def resolved(config: RunConfig, source: Source) -> RunConfig:
+  """`config` with as many examples of an epoch as the source has, where all or more are asked for. Its `config_id` is that of this number.
+
+  Raises UserError where all of an unlimited source are asked for.
+  """
+  train, most = config.train, source.max_examples
+  if most is None:
+    for name in ("num_examples", "eval_examples"):
+      if getattr(train, name) == ALL:
+        raise UserError(f"--{name}=all: planted examples have no end; give a number, or a data set with --data=DIR")
     return config
-  return dataclasses.replace(config, train=dataclasses.replace(config.train, num_examples=source.max_examples))
+  if train.num_examples != ALL and train.num_examples <= most:
+    return config
+  return dataclasses.replace(config, train=dataclasses.replace(train, num_examples=most))

@@ -41,20 +41,27 @@ class EvalSet:
   Attributes:
     source: gives the examples.
     num_examples: how many there are.
+    num_bytes: about how many bytes all batches take.
   """
 
-  def __init__(self, source: Source, learner: Learner, settings: TrainConfig, kept_bytes: int | None = None):
-    """Keeps the batches on the devices if they take at most `kept_bytes` (None: `KEPT_BYTES`)."""
-    wanted = settings.eval_examples
-    self.source, self.num_examples = source, source.num_eval_examples(wanted)
+  def __init__(self, source: Source, learner: Learner, settings: TrainConfig, kept_bytes: int | None = None, octaves: int = 0):
+    """Keeps the batches on the devices if they take at most `kept_bytes` (None: `KEPT_BYTES`). Takes one of 2**`octaves` examples."""
+    self.source, self._of, self._octaves = source, source.num_eval_examples(settings.eval_examples), octaves
+    self.num_examples = source.num_eval_examples(settings.eval_examples, octaves)
     self._put, self._batch_size = learner.put, settings.batch_size
-    self._kept = list(self._read()) if self._bytes() <= (KEPT_BYTES if kept_bytes is None else kept_bytes) else None
+    self.num_bytes = self._bytes()
+    self._kept = list(self._read()) if self.num_bytes <= (KEPT_BYTES if kept_bytes is None else kept_bytes) else None
+
+  @property
+  def kept(self) -> bool:
+    """Whether the batches stay on the devices."""
+    return self._kept is not None
 
   def __iter__(self) -> Iterator[EvalBatch]:
     return self._read() if self._kept is None else iter(self._kept)
 
   def _read(self) -> Iterator[EvalBatch]:
-    for batch, truth in self.source.eval_batches(self._batch_size, self.num_examples):
+    for batch, truth in self.source.eval_batches(self._batch_size, self._of, self._octaves):
       placed = self._put(jax.tree.map(jnp.asarray, batch))
       yield EvalBatch(placed, np.asarray(batch.label_b), np.asarray(batch.weight_b) > 0, truth)
 

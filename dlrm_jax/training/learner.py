@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class Learner:
     snapshot: (state, run) -> a copy of the run's state, for a checkpoint; None where there are none.
     restore: path of a checkpoint -> state of one run; None where there are none.
     program_text: gives the DLRM's compiled train program, as XLA writes it.
+    where: equal for learners whose `put` gives the same arrays.
   """
 
   start: Callable[[], Any]
@@ -55,6 +56,7 @@ class Learner:
   snapshot: Callable[[Any, int], checkpoint.Snapshot] | None = None
   restore: Callable[[Path], Any] | None = None
   program_text: Callable[[], str] = lambda: ""
+  where: Hashable = None
 
 
 def make_learner(configs: Sequence[RunConfig], source: Source) -> Learner:
@@ -99,6 +101,7 @@ def dlrm_learner(configs: Sequence[RunConfig], build: Build) -> Learner:
     functools.partial(read_progress, runs=runs),
     facts_of(config, build, programs.xla_flops) | ({"trained_together": runs} if runs > 1 else {}),
     program_text=lambda: programs.compiled.as_text() or "",
+    where=(mesh, pmapped),
   )
   if pmapped:
     return learner

@@ -12,13 +12,15 @@ from typing import Any
 import jax
 
 from dlrm_jax.common import stopping
-from dlrm_jax.common.progress import Bar
+from dlrm_jax.common.progress import Bar, say
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data.planted.clicks import Planted
-from dlrm_jax.data.source import Source, one_pass, open_source
+from dlrm_jax.data.source import Source, open_source, resolved
 from dlrm_jax.training.build import runs_that_fit
 from dlrm_jax.training.checkpoints import Checkpoints
-from dlrm_jax.training.evaluation import EvalSet, evaluate
+from dlrm_jax.training.coverage import coverage_of
+from dlrm_jax.training.evaluation import evaluate
+from dlrm_jax.training.held_out import HeldOut
 from dlrm_jax.training.learner import Learner, make_learner
 from dlrm_jax.training.read_ahead import read_ahead
 from dlrm_jax.training.resume import first_state
@@ -79,7 +81,9 @@ def train_runs(
   Returns each run's record, or what its `on_progress` raised. Raises as `train` does.
   """
   source = source or open_source(configs[0])
-  configs = [one_pass(config, source) for config in configs]
+  coverage = coverage_of(configs[0], source)
+  for line in coverage.lines() if coverage and not quiet and not jax.process_index() else []:
+    say(line)
   callbacks: Sequence[OnProgress | None] = [None] * len(configs) if on_progress is None else on_progress
   lot, outcomes = 1 if len(configs) == 1 else runs_that_fit(configs[0], source), list[Outcome]()
   for first in range(0, len(configs), lot):
@@ -92,17 +96,18 @@ def _train_at_once(
   configs: Sequence[RunConfig], directories: Sequence[str | Path], source: Source, quiet: bool, callbacks: Sequence[OnProgress | None]
 ) -> list[Outcome]:
   """Trains runs by one program, to the end of all; their outcomes, in order."""
+  asked, configs = configs[0].train.num_examples, [resolved(config, source) for config in configs]
   config, primary = configs[0], jax.process_index() == 0
   learner = make_learner(configs, source)
   stopping.check()
-  evals = EvalSet(source, learner, config.train)
+  held_out = HeldOut(source, learner, config.train)
   stopping.check()
   each = zip(configs, directories, callbacks, strict=True)
-  trajectories = [Trajectory(config, source, path, evals.num_examples, marked(callback)) for config, path, callback in each]
+  trajectories = [Trajectory(config, source, path, held_out.num_examples, marked(callback), asked) for config, path, callback in each]
   with contextlib.ExitStack() as opened:
     every_s, keep = config.checkpoint_every_s, config.keep_checkpoints
     checkpoints = [opened.enter_context(Checkpoints(run.directory / "checkpoint", keep, every_s)) for run in trajectories]
-    bar = opened.enter_context(Bar("examples", config.train.num_examples, quiet=quiet or not primary))
+    bar = opened.enter_context(Bar("examples", config.train.total_examples, quiet=quiet or not primary))
     alone = len(configs) == 1
     state = first_state(trajectories[0], learner, checkpoints[0], quiet) if alone else learner.start()
     runs = Runs(trajectories, checkpoints, learner)
@@ -117,9 +122,10 @@ def _train_at_once(
       elif runs.first.due:  # also first of all, where a stop came during this evaluation
         jax.block_until_ready(state)
         runs.pause()
-        measured = evaluate(learner, state, evals, runs.alive)
-        if measured is not None:
-          runs.evaluated(measured)
+        sets = held_out.sets(runs.first.examples)
+        measured = [found for examples in sets if (found := evaluate(learner, state, examples, runs.alive)) is not None]
+        if len(measured) == len(sets):  # else a stop came meanwhile
+          runs.evaluated(sets[0].num_examples, *measured)
       else:
         call = list(itertools.islice(batches, runs.first.steps_to_call))
         state = learner.train(state, call)
@@ -142,7 +148,7 @@ def batches_of(configs: Sequence[RunConfig], source: Source, learner: Learner, s
   seeded = isinstance(source, Planted) or settings.order == "shuffled"
   seeds = [config.train.seed if seeded else settings.seed for config in configs]
   different = list(dict.fromkeys(seeds))
-  streams = [map(learner.put_part, source.train_batches(seed, settings.batch_size, settings.num_examples, start)) for seed in different]
+  streams = [map(learner.put_part, source.train_batches(seed, settings.batch_size, settings.total_examples, start)) for seed in different]
   positions = [different.index(seed) for seed in seeds]
   steps = (tuple(batches[i] for i in positions) for batches in zip(*streams, strict=True))
   return read_ahead(steps, _AHEAD * configs[0].steps_per_call)

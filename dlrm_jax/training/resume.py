@@ -64,9 +64,14 @@ def facts_to_branch_from(path: Path, run: Trajectory) -> dict[str, Any]:
   for name, value in stream_of(config, run.source).items():
     if there.get(name) != value:
       raise UserError(f"{flag}: its {name} is {there.get(name)}, this run's is {value}; they must be the same")
-  if facts["examples"] % config.train.batch_size:
-    size, seen = config.train.batch_size, facts["examples"]
-    raise UserError(f"{flag}: it ended inside a batch of {size}, after {seen} examples; end it at a multiple of {size} to go on")
-  if facts["examples"] >= config.train.num_examples:
-    raise UserError(f"--num_examples={config.train.num_examples}: the checkpoint has seen {facts['examples']}: nothing is left to train on")
+  train, seen = config.train, facts["examples"]
+  if seen >= train.total_examples:
+    epochs = f" --epochs={train.epochs}" if train.epochs > 1 else ""
+    raise UserError(f"--num_examples={train.num_examples}{epochs}: the checkpoint has seen {seen}: nothing is left to train on")
+  rows = facts.get("num_examples", seen)  # of an epoch; a checkpoint that is older than epochs is in its first
+  if rows != train.num_examples and (train.window == "recent" or seen > min(rows, train.num_examples)):
+    why = (
+      "a window of another length begins at another row" if train.window == "recent" else "it is past its first epoch, or this run would be"
+    )
+    raise UserError(f"{flag}: its epochs have {rows} rows and {why}; go on with --num_examples={rows}")
   return facts

@@ -82,10 +82,10 @@ class Runs:
     """Stops the clocks of training."""
     self._each(lambda i, run: run.pause())
 
-  def evaluated(self, measured: Sequence[metrics.Metrics]) -> None:
-    """Adds a row to the curve of every run that goes on; `measured` in their order."""
-    of_run = dict(zip(self.alive, measured, strict=True))
-    self._each(lambda i, run: run.evaluated(of_run[i]))
+  def evaluated(self, examples: int, measured: Sequence[metrics.Metrics], common: Sequence[metrics.Metrics] | None = None) -> None:
+    """Adds a row to the curve of every run that goes on; the metrics in their order, else as `Trajectory.evaluated` takes them."""
+    of_run = dict(zip(self.alive, zip(measured, common or measured, strict=True), strict=True))
+    self._each(lambda i, run: run.evaluated(*of_run[i], examples))
 
   def advance(self, steps: int) -> None:
     """Counts so many more steps of every run."""

@@ -22,6 +22,8 @@ from dlrm_jax.data.source import Source
 from dlrm_jax.identity import config_id
 from dlrm_jax.machine import hardware
 from dlrm_jax.training import metrics
+from dlrm_jax.training.coverage import coverage_of
+from dlrm_jax.training.eval_plan import points_of
 from dlrm_jax.training.evaluation import Progressive
 from dlrm_jax.training.loggers import Loggers
 
@@ -29,15 +31,6 @@ METRICS = (*(f.name for f in dataclasses.fields(metrics.Metrics)), *Progressive.
 _CHECK_EVERY = 512  # steps between looks at the loss when no evaluation is due
 
 OnProgress = Callable[[int, float], None]  # (examples, mean training log loss since the last look)
-
-
-def eval_points(num_examples: int, batch_size: int, first: int, per_octave: int) -> list[int]:
-  """Example counts to evaluate at: log-spaced from `first`, whole batches, the last one `num_examples`."""
-  points, k = set(), 0
-  while (wanted := first * 2 ** (k / per_octave)) < num_examples:
-    points.add(min(math.ceil(round(wanted) / batch_size) * batch_size, num_examples))
-    k += 1
-  return sorted(points | {num_examples})
 
 
 def settings_of(config: RunConfig) -> dict[str, Any]:
@@ -82,15 +75,21 @@ class Trajectory:
   """
 
   def __init__(
-    self, config: RunConfig, source: Source, directory: str | Path, num_eval_examples: int, on_progress: OnProgress | None = None
+    self,
+    config: RunConfig,
+    source: Source,
+    directory: str | Path,
+    num_eval_examples: int,
+    on_progress: OnProgress | None = None,
+    asked: int | None = None,
   ):
     self.config, self.source, self.directory = config, source, Path(directory)
     self.id, self.examples, self.diverged = config_id(config, source.digest), 0, ""
     self.rows: list[dict[str, Any]] = []
     self.progressive = Progressive(source.base_rate())
-    self._num_eval_examples, self._on_progress = num_eval_examples, on_progress
+    self._num_eval_examples, self._on_progress, self._asked = num_eval_examples, on_progress, asked
     self._loggers = Loggers(config.log_to)
-    self._first = 0  # example that this run began with: not the first of the data where it branched off another run
+    self._first = self._first_step = 0  # example and step that this run began with: not 0 where it branched off another run
     self._bad_step, self._loss = -1, math.nan
     self._points: list[int] = []
     self._wall_s = self._training_s = 0.0  # of earlier processes; training also of this one until the last pause
@@ -100,19 +99,19 @@ class Trajectory:
   def resume(self, facts: dict[str, Any]) -> None:
     """Goes on where `facts()` was taken: the same run, with the same bits from there. Call it before `start`."""
     self.examples, self._first, self.rows = facts["examples"], facts["first_example"], facts["rows"]
+    self._first_step = facts.get("first_step", self._whole_steps(self._first))
     self.progressive.resume(facts["progressive"])
     self._wall_s, self._training_s = facts["wall_s"], facts["training_s"]
 
   def branch(self, facts: dict[str, Any]) -> None:
     """Goes on from another run: its examples count as seen, its curve and times do not. Call it before `start`."""
     self.examples = self._first = facts["examples"]
+    self._first_step = facts.get("steps", self._whole_steps(self._first))
     self.progressive.branch(facts["progressive"])
 
   def start(self) -> None:
     """Makes the directory, with the curve so far, and starts the clocks. Raises OSError where it cannot be written."""
-    settings = self.config.train
-    points = eval_points(settings.num_examples, settings.batch_size, settings.first_eval, settings.evals_per_octave)
-    self._points = [point for point in points if point > self._first]
+    self._points = points_of(self.config.train, self._first)
     self._write_curve()
     if jax.process_index() == 0:
       self._loggers.open(self.directory, self.examples, describe(self.config, self.source))
@@ -120,8 +119,14 @@ class Trajectory:
 
   @property
   def steps(self) -> int:
-    """Steps taken so far; the last batch of a run may be short."""
-    return -(-self.examples // self.config.train.batch_size)
+    """Steps taken so far, with those of the run that this one branched off; the last batch of a run may be short."""
+    return self._steps_at(self.examples)
+
+  def _steps_at(self, examples: int) -> int:
+    return self._first_step + self._whole_steps(examples - self._first)
+
+  def _whole_steps(self, examples: int) -> int:
+    return -(-examples // self.config.train.batch_size)
 
   @property
   def steps_to_call(self) -> int:
@@ -130,7 +135,7 @@ class Trajectory:
     It follows from the step count alone, so that a save or a resume on the way changes no look.
     """
     point = self._points[len(self.rows)]
-    to_point = -(-point // self.config.train.batch_size) - self.steps
+    to_point = self._steps_at(point) - self.steps
     return min(self.config.steps_per_call, to_point, _CHECK_EVERY - self.steps % _CHECK_EVERY)
 
   @property
@@ -150,7 +155,7 @@ class Trajectory:
 
   def advance(self, batches: int) -> None:
     """Counts so many more batches as trained on."""
-    self.examples = min(self.examples + batches * self.config.train.batch_size, self.config.train.num_examples)
+    self.examples = min(self.examples + batches * self.config.train.batch_size, self.config.train.total_examples)
 
   def look(self, loss: float, bad_step: int) -> None:
     """The mean training log loss (nats) since the last look; the first step whose loss was not finite, or -1."""
@@ -177,13 +182,22 @@ class Trajectory:
     """Starts the clock of training again, after a `pause`."""
     self._resumed = time.perf_counter()
 
-  def evaluated(self, measured: metrics.Metrics) -> None:
-    """Adds a row to the curve, on disk too, and goes on."""
+  def evaluated(self, measured: metrics.Metrics, common: metrics.Metrics | None = None, examples: int | None = None) -> None:
+    """Adds a row to the curve, on disk too, and goes on.
+
+    Args:
+      measured: metrics of the examples of this evaluation.
+      common: those of the examples that all evaluations of the run predict; None: they are the same.
+      examples: how many this evaluation predicted; None: as many as the last one does.
+    """
+    common = common or measured
     if not math.isfinite(measured.log_loss):
       self.diverged, self._bad_step = "eval log_loss", self.steps - 1
       return
     row = {"examples": self.examples} | dataclasses.asdict(measured)
     row |= {"excess_ideal": ideal(self.config, self.source, self.examples)} | self.progressive.row()
+    row |= {"epochs": self.examples / self.config.train.num_examples, "eval_examples": examples or self._num_eval_examples}
+    row |= {"common_log_loss": common.log_loss, "common_ne": common.ne}
     self.confirm()
     self.rows.append(row | {"wall_s": self._elapsed()})
     if jax.process_index() == 0:
@@ -200,6 +214,9 @@ class Trajectory:
       "config_id": self.id,
       "examples": self.examples,
       "first_example": self._first,
+      "first_step": self._first_step,
+      "steps": self.steps,
+      "num_examples": self.config.train.num_examples,
       "progressive": self.progressive.facts(),
       "rows": list(self.rows),
       "wall_s": self._elapsed(),
@@ -221,7 +238,10 @@ class Trajectory:
       "examples": self.examples,
       "restored_examples": self._first,  # trained on by the run whose checkpoint this one went on from; times are without them
       "base_rate": self.source.base_rate(),
+      "epochs": self.examples / self.config.train.num_examples,
+      "coverage": coverage.as_record() if (coverage := coverage_of(self.config, self.source, self._asked)) else None,
       "eval_examples": self._num_eval_examples,
+      "evaluated_examples": self._evaluated_examples(),
       "seed": self.config.train.seed,
       **{name: last[name] for name in METRICS},
       "wall_s": self._elapsed(),
@@ -234,6 +254,11 @@ class Trajectory:
       record.write_json(self.directory / "record.json", out)
     self._loggers.close()
     return out
+
+  def _evaluated_examples(self) -> int:
+    """How many examples all evaluations of the run predicted; the last one may have predicted those of the others apart."""
+    counts = [row.get("eval_examples", self._num_eval_examples) for row in self.rows]
+    return sum(counts) + (counts[0] if counts and counts[0] < counts[-1] else 0)
 
   def _write_curve(self) -> None:
     if jax.process_index() == 0:

@@ -53,7 +53,7 @@ def test_interdependent_flags_are_checked_together():
     ("--batchsize=3", "Unknown command line flag 'batchsize'. Did you mean: batch_size ?"),
     ("extra", "unexpected argument 'extra': flags are written --name=value"),
     ("--table_lr=nan", "flag --table_lr=nan: expected a finite number"),
-    ("--num_examples=1e400", "flag --num_examples=1e400: expected an integer"),
+    ("--num_examples=1e400", "flag --num_examples=1e400: expected an integer or all"),
     ("--table_lr=0", "--table_lr=0.0: must be above 0"),
   ],
 )
@@ -149,7 +149,7 @@ def test_a_field_that_does_not_state_what_it_affects_is_named():
 
 def test_lists_of_fields_follow_what_the_fields_affect():
   assert fields_of(TrainConfig, TOGETHER) == ["seed", "table_lr", "dense_lr"]
-  assert fields_of(TrainConfig, RESUMABLE) == ["num_examples", "eval_examples", "eval_split", "first_eval", "evals_per_octave"]
+  assert fields_of(TrainConfig, RESUMABLE) == ["num_examples", "epochs", "eval_examples", "eval_split", "first_eval", "evals_per_octave"]
   assert fields_of(ModelConfig, RESUMABLE) == fields_of(PlantedConfig, RESUMABLE) == []
   assert fields_of(MeshConfig, IDENTITY) == ["mesh", "placement", "parallelism"]
   assert fields_of(TrainConfig, IDENTITY) == fields_of(TrainConfig, list(Affects))  # no setting of training may lack in config_id

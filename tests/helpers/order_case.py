@@ -32,3 +32,25 @@ def reference(rows: int, per_block: int, order: str, seed: int, num_processes: i
       mine += shuffled
     out.append(mine)
   return out
+
+
+def reference_epochs(
+  rows: int, per_block: int, order: str, seed: int, num_processes: int, each: int, epochs: int, window: str = "oldest"
+) -> list[list[int]]:
+  """The rows of each process over several epochs of `each` rows, by lists: a window is a log of its own, and later epochs permute units."""
+  first = rows - each if window == "recent" else 0
+  once = reference(rows - first, per_block, order, seed, num_processes)
+  size, out = per_block * (WINDOW if order == "shuffled" else 1), [list[int]() for _ in range(num_processes)]
+  for epoch in range(epochs):
+    for p in range(num_processes):
+      q = (p - epoch * each) % num_processes
+      mine = [first + row for row in once[q][: len(range(q, each, num_processes))]]
+      if epoch and order == "shuffled":
+        units = [mine[i : i + size] for i in range(0, len(mine), size)]
+        for unit, read in enumerate(units):
+          units[unit] = [read[i] for i in np.random.RandomState([seed, 3, epoch, unit, q]).permutation(len(read))]
+        full = len(mine) // size
+        order_of = [*np.random.RandomState([seed, 2, epoch]).permutation(full).tolist(), *range(full, len(units))]
+        mine = [row for unit in order_of for row in units[unit]]
+      out[p] += mine
+  return out

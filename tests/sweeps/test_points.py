@@ -10,6 +10,7 @@ from tiny_sweep import sweep_of, with_train
 
 from dlrm_jax.common import flags
 from dlrm_jax.common.flags import UserError
+from dlrm_jax.config import ALL
 from sweeps import points, presets, run
 from sweeps.points import SweepConfig, expand
 
@@ -36,6 +37,10 @@ def test_points_of_a_sweep():
     "examples": 2048,
     "config_id": got[1].config_id,
     "base": got[1].base,
+    "order": "time",
+    "window": "oldest",
+    "epochs": 1,
+    "data_mode": "online",
   }
 
 
@@ -183,4 +188,10 @@ def test_every_preset_expands():
       with pytest.raises(UserError, match=f"{preset.run.data}: no such directory; a data set is made by"):
         points.expand(preset)
       continue
+    if preset.run.train.num_examples == ALL:
+      with pytest.raises(
+        UserError, match=r"^--num_examples=all: planted examples have no end; give a number, or a data set with --data=DIR$"
+      ):
+        points.expand(preset)
+      preset = with_train(preset, num_examples=4096, eval_examples=1024)
     assert points.expand(preset if name == "paper" else dataclasses.replace(preset, axes=("data", "rows"))), name

@@ -13,7 +13,7 @@ Every example is a pure function of (teacher seed, stream, example index). `clos
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -127,12 +127,16 @@ class Planted:
     for batch, _ in self._batches(1 + seed, batch_size, num_examples, start, (jax.process_index(), jax.process_count())):
       yield batch
 
-  def num_eval_examples(self, wanted: int) -> int:
-    return wanted  # unlimited
+  def num_eval_examples(self, wanted: int, octaves: int = 0) -> int:
+    return -(-wanted >> octaves)  # unlimited
 
-  def eval_batches(self, batch_size: int, num_examples: int) -> Iterator[tuple[Batch, Truth | None]]:
-    """The evaluation draws, which are the same for every run on this teacher."""
-    yield from self._batches(EVAL_STREAM, batch_size, num_examples, 0)
+  def eval_batches(self, batch_size: int, num_examples: int, octaves: int = 0) -> Iterator[tuple[Batch, Truth | None]]:
+    """The evaluation draws, which are the same for every run on this teacher. They are independent: fewer are the first of them."""
+    yield from self._batches(EVAL_STREAM, batch_size, -(-num_examples >> octaves), 0)
+
+  @property
+  def eval_key(self) -> Hashable:
+    return self
 
   def _batches(
     self, stream: int, batch_size: int, num_examples: int, start: int, process: tuple[int, int] = (0, 1)

@@ -12,18 +12,17 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from numbered_case import numbered, rows_in
 from order_case import reference
 
-from dlrm_jax.batch import Batch
 from dlrm_jax.common import flags
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.data import pipeline, shard_format
-from dlrm_jax.data.dataset import Dataset, Shard, open_dataset
+from dlrm_jax.data.dataset import open_dataset
 from dlrm_jax.data.order import local_count
 from dlrm_jax.data.pipeline import batches
 from dlrm_jax.data.prepare.program import PrepareConfig, prepare
 from dlrm_jax.data.shard_format import check_ids
-from dlrm_jax.shape import DataShape
 
 ROWS, EVAL_ROWS = 523, 60
 SCHEMA = 'name = "toy"\nlabel = "y"\ncategorical = ["user", "item"]\n[dense]\na = { transform = "none" }\nb = {}\n'
@@ -51,33 +50,6 @@ def prepared(tmp_path_factory) -> Path:
     patch.setattr(shard_format, "GROUPS_PER_SHARD", 3)
     prepare(flags.parse(["x", f"--output={directory}/out", *words], PrepareConfig))
   return directory
-
-
-def numbered(directory: Path, rows: int, per_group: int, groups: int) -> Dataset:
-  """A data set of one split, "train", in shards of so many row groups: dense input `a` is the row's number, id `u` that times 3."""
-  paths = []
-  for first in range(0, rows, per_group * groups):
-    row = np.arange(first, min(first + per_group * groups, rows))
-    columns = {"label": (row % 5 < 2).astype(np.uint8), "dense.a": row.astype(np.float32), "id.u": (3 * row).astype(np.int32)}
-    paths.append(directory / f"train-{len(paths):05d}.parquet")
-    pq.write_table(pa.table(columns), paths[-1], row_group_size=per_group)
-  files = tuple(Shard(path, pq.ParquetFile(path).metadata.num_rows, 0, "") for path in paths)
-  shape = DataShape(1, ("u",), (3 * rows + 1,), (1,))
-  return Dataset(directory, "numbered", "", ("a",), shape, {"train": rows}, {}, {"train": files}, per_group, "hash")
-
-
-def rows_in(given: list[Batch]) -> list[int]:
-  """The row numbers in batches of a `numbered` data set. Each row must be whole; padding must be empty and last."""
-  out: list[int] = []
-  for batch in given:
-    filled = int(batch.weight_b.sum())
-    row = batch.dense_bm[:, 0].astype(int)
-    np.testing.assert_array_equal(batch.weight_b, (np.arange(len(row)) < filled).astype(np.float32))
-    np.testing.assert_array_equal(batch.ids_bl[:, 0], 3 * row)
-    np.testing.assert_array_equal(batch.label_b[:filled], row[:filled] % 5 < 2)
-    assert not row[filled:].any() and not batch.label_b[filled:].any()
-    out += row[:filled].tolist()
-  return out
 
 
 def blocks_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -251,8 +223,6 @@ def test_asking_for_more_than_there_is(prepared):
     batches(dataset, "train", 8, order="random")
   with pytest.raises(UserError, match=r"^batch_size=8: must be a multiple of the 3 processes$"):
     batches(dataset, "train", 8, process=(0, 3))
-  with pytest.raises(UserError, match=r"^start=8: must be a multiple of the 3 processes$"):
-    batches(dataset, "train", 6, start=8, process=(0, 3))
 
 
 def test_missing_or_broken_data_sets(copy, tmp_path, monkeypatch):

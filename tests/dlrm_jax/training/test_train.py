@@ -20,7 +20,8 @@ from dlrm_jax.data.planted.clicks import Planted
 from dlrm_jax.data.prepare.program import PrepareConfig, prepare
 from dlrm_jax.identity import config_id
 from dlrm_jax.presets import PRESETS
-from dlrm_jax.training import evaluation, loop, trajectory
+from dlrm_jax.training import evaluation, loop
+from dlrm_jax.training.eval_plan import eval_points
 from dlrm_jax.training.learner import make_learner
 
 TINY = RunConfig(
@@ -41,9 +42,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
 
 
 def test_eval_points_are_log_spaced_whole_batches_and_end_at_the_end():
-  assert trajectory.eval_points(10_000, 256, 1000, 1) == [1024, 2048, 4096, 8192, 10_000]
-  assert trajectory.eval_points(500, 256, 1000, 2) == [500]
-  assert trajectory.eval_points(1024, 1024, 100, 3) == [1024]
+  assert eval_points(10_000, 256, 1000, 1) == [1024, 2048, 4096, 8192, 10_000]
+  assert eval_points(500, 256, 1000, 2) == [500]
+  assert eval_points(1024, 1024, 100, 3) == [1024]
 
 
 def test_record_and_curve_say_what_happened(run: tuple[Path, dict]):
