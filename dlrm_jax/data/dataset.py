@@ -1,6 +1,8 @@
 """`Dataset`: the contents of a data set's `dataset.json`, checked against its shards. Sources open it, `pipeline` reads it."""
 
 import dataclasses
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ from dlrm_jax.data.shard_format import FORMAT, digest
 from dlrm_jax.shape import DataShape
 
 SPLITS = ("train", "eval", "test")
+_NO_MEANING = ("name", "text", "header")  # of a schema: they say how the log is called and written, not what its cells mean
+_MEASURED = ("missing_share", "statistics", "truncated")  # of a column's entry: what is known of the rows
 VERIFY_BYTES = 1 << 30  # digests of smaller data sets are checked when they are opened, those of larger ones as shards are read
 
 
@@ -38,6 +42,7 @@ class Dataset:
     shards_of: the files of each split, in order.
     rows_per_group: rows of every block of a split but its last.
     vocabulary: "frequency" (ids are ranks) or "hash".
+    encoding: from `encoding_of`.
     unverified: the shards whose digests `verify` must still check, when they are first read.
   """
 
@@ -51,6 +56,7 @@ class Dataset:
   shards_of: dict[str, tuple[Shard, ...]]
   rows_per_group: int
   vocabulary: str
+  encoding: str | None = None
   unverified: set[Shard] = dataclasses.field(default_factory=set, compare=False)
 
   def rows(self, split: str) -> int:
@@ -69,6 +75,39 @@ class Dataset:
       self.unverified.discard(shard)  # if two threads have checked it, no harm is done
 
 
+def encoding_of(contents: dict[str, Any]) -> str | None:
+  """Identifies how the rows of a log became inputs: schema, transforms with their statistics, vocabularies. None if they were not kept.
+
+  A model can read all data sets of one encoding, whatever their rows. `contents` is that of `dataset.json`.
+  """
+  vocabulary, columns = contents["vocabulary"], contents["columns"]
+  if vocabulary["mode"] == "frequency" and "files" not in vocabulary:
+    return None
+  schema = {name: value for name, value in contents["schema"].items() if name not in _NO_MEANING}
+  entries = [*columns["dense"], *columns["categorical"]]
+  inputs = [{key: value for key, value in entry.items() if key not in _MEASURED} for entry in entries]
+  identity = [schema, inputs, vocabulary["mode"], [file["content"] for file in vocabulary.get("files", [])]]
+  return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def read_contents(path: str | Path) -> dict[str, Any]:
+  """The contents of `dataset.json` in a directory made by `dlrm_jax.data.prepare`.
+
+  Raises UserError if there is none, or if it is of another version.
+  """
+  path = Path(path)
+  if not path.is_dir():
+    raise UserError(f"{path}: no such directory; a data set is made by python -m dlrm_jax.data.prepare")
+  if not (path / "dataset.json").is_file():
+    raise UserError(f"{path}: no dataset.json in it; a data set is made by python -m dlrm_jax.data.prepare")
+  contents = record.read_json(path / "dataset.json")
+  if "splits" in contents and contents.get("format") != FORMAT:
+    raise UserError(f"{path}/dataset.json: format {contents.get('format', 1)}, but this version reads {FORMAT}; prepare the log again")
+  if contents.get("schema_version", record.SCHEMA_VERSION) != record.SCHEMA_VERSION:
+    raise UserError(f"{path}/dataset.json: schema_version {contents['schema_version']}, but this version reads {record.SCHEMA_VERSION}")
+  return contents
+
+
 def open_dataset(path: str | Path, verify: bool = False) -> Dataset:
   """Opens a directory made by `dlrm_jax.data.prepare`.
 
@@ -79,21 +118,10 @@ def open_dataset(path: str | Path, verify: bool = False) -> Dataset:
   Raises:
     UserError: the directory or `dataset.json` is missing or broken, or a shard is missing or not as stated.
   """
-  path = Path(path)
-  if not path.is_dir():
-    raise UserError(f"{path}: no such directory; a data set is made by python -m dlrm_jax.data.prepare")
-  if not (path / "dataset.json").is_file():
-    raise UserError(f"{path}: no dataset.json in it; a data set is made by python -m dlrm_jax.data.prepare")
-  contents = record.read_json(path / "dataset.json")
-  if "splits" in contents and contents.get("format") != FORMAT:
-    raise UserError(f"{path}/dataset.json: format {contents.get('format', 1)}, but this version reads {FORMAT}; prepare the log again")
+  path, contents = Path(path), read_contents(path)
   try:
-    if contents["schema_version"] != record.SCHEMA_VERSION:
-      raise UserError(f"{path}/dataset.json: schema_version {contents['schema_version']}, but this version reads {record.SCHEMA_VERSION}")
     dataset = _from_contents(path, contents)
   except (KeyError, TypeError, AttributeError, ValueError) as error:
-    if isinstance(error, UserError):
-      raise
     raise UserError(f"{path}/dataset.json: not made by dlrm_jax.data.prepare ({type(error).__name__}: {error})") from None
   shards = [shard for split in dataset.shards_of for shard in dataset.shards(split)]
   for shard in shards:
@@ -107,6 +135,18 @@ def open_dataset(path: str | Path, verify: bool = False) -> Dataset:
   return dataset
 
 
+def shape_of(contents: dict[str, Any]) -> DataShape:
+  """The columns that `dataset.json` states."""
+  categorical = contents["columns"]["categorical"]
+  return DataShape(
+    num_dense=len(contents["columns"]["dense"]),
+    field_names=tuple(column["name"] for column in categorical),
+    cardinalities=tuple(int(column["cardinality"]) for column in categorical),
+    bag_lengths=tuple(int(column.get("bag_length", 1)) for column in categorical),
+    weighted=any("bag_length" in column for column in categorical),
+  )
+
+
 def _from_contents(path: Path, contents: dict[str, Any]) -> Dataset:
   columns, splits = contents["columns"], contents["splits"]
   shards = {
@@ -116,22 +156,16 @@ def _from_contents(path: Path, contents: dict[str, Any]) -> Dataset:
   for split in splits:
     if sum(shard.rows for shard in shards[split]) != splits[split]["rows"]:
       raise ValueError(f"the shards of {split} do not add up to its rows")
-  categorical = columns["categorical"]
   return Dataset(
     path=path,
     name=contents["name"],
     digest=contents["digest"],
     dense=tuple(column["name"] for column in columns["dense"]),
-    shape=DataShape(
-      num_dense=len(columns["dense"]),
-      field_names=tuple(column["name"] for column in categorical),
-      cardinalities=tuple(int(column["cardinality"]) for column in categorical),
-      bag_lengths=tuple(int(column.get("bag_length", 1)) for column in categorical),
-      weighted=any("bag_length" in column for column in categorical),
-    ),
+    shape=shape_of(contents),
     rows_of={split: int(entry["rows"]) for split, entry in splits.items()},
     base_rates={split: float(entry["base_rate"]) for split, entry in splits.items()},
     shards_of=shards,
     vocabulary=str(contents["vocabulary"]["mode"]),
     rows_per_group=int(contents["rows_per_group"]),
+    encoding=encoding_of(contents),
   )

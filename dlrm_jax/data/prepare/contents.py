@@ -18,6 +18,7 @@ from dlrm_jax.data.prepare import parts, read, rejects
 from dlrm_jax.data.prepare.parts import PieceResult
 from dlrm_jax.data.prepare.schema import Schema
 from dlrm_jax.data.prepare.schema_json import schema_as_json
+from dlrm_jax.data.prepare.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +76,14 @@ def write_rejects(path: Path, rows: Path, log: ReadLog) -> None:
     for i, (piece, before) in enumerate(zip(log.pieces, log.lines_before())):
       with parts.rejects_path(rows, i).open("rb") as lines:
         out.writelines(rejects.of_log(line, names[piece.source], before) for line in lines)
+
+
+def vocabulary_entry(mode: str, min_count: int, paths: Sequence[Path], known: Sequence[Vocabulary]) -> dict[str, Any]:
+  """The entry of the vocabulary: mode, min_count, and for ids by frequency the file of each feature with the digest of its content."""
+  if mode == "hash":
+    return {"mode": mode, "min_count": None}
+  files = [{"file": path.name, "values": len(one.hash_v), "content": one.content()} for path, one in zip(paths, known, strict=True)]
+  return {"mode": mode, "min_count": min_count, "files": files}
 
 
 def _split(written: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """`python -m dlrm_jax.data.prepare`: the order of the work."""
 
-import functools
 import os
 import sys
 import time
@@ -118,9 +117,9 @@ def prepare(config: PrepareConfig) -> dict[str, Any] | None:
     rows = tuple(Part(parts.part_path(place.rows, i, j), n) for i, result in enumerate(log.results) for j, n in enumerate(result.parts))
     splits = _splits(config, log.rows_of_file())
     ranked = config.vocabulary == "frequency"
-    ids = [shards.vocabulary_path(place.ids, f) for f in range(len(schema.features) * ranked)]
-    counted = [functools.partial(vocabulary.saved, path) for path in ids]
-    _run("counting", Ranking(place.ids, schema, rows, splits["train"], config.min_count), counted, [1] * len(ids), config)
+    ids = [shards.vocabulary_path(place.out, f) for f in range(len(schema.features) * ranked)]
+    counted = [path.exists for path in ids]
+    _run("counting", Ranking(place.out, schema, rows, splits["train"], config.min_count), counted, [1] * len(ids), config)
     _wait("counting", counted)
     wanted = shards.plan_shards(splits)
     written = [place.done / f"{shard.name}.json" for shard in wanted]
@@ -128,13 +127,14 @@ def prepare(config: PrepareConfig) -> dict[str, Any] | None:
     if config.share[0]:
       return None  # without waiting: the first share removes the directory that would show the end
     _wait("writing", [path.exists for path in written])
-    tables = [vocabulary.load(path).cardinality for path in ids] if ranked else [vocabulary.HASH_CARDINALITY] * len(schema.features)
+    known = [vocabulary.load(path) for path in ids]
+    tables = [one.cardinality for one in known] if ranked else [vocabulary.HASH_CARDINALITY] * len(schema.features)
     facts = {split: [record.read_json(p) for p, s in zip(written, wanted) if s.split == split] for split in splits}
-    name, vocabulary_entry = place.output.name, {"mode": config.vocabulary, "min_count": config.min_count if ranked else None}
-    made = contents.describe(name, vocabulary_entry, schema, log, facts, tables, rejected)
+    name, entry = place.output.name, contents.vocabulary_entry(config.vocabulary, config.min_count, ids, known)
+    made = contents.describe(name, entry, schema, log, facts, tables, rejected)
     contents.write_rejects(place.out / "rejects.tsv", place.rows, log)
     record.write_json(place.out / "dataset.json", made)
-    place.publish({"dataset.json", "rejects.tsv", *(shard.name for shard in wanted)})
+    place.publish({"dataset.json", "rejects.tsv", *(path.name for path in ids), *(shard.name for shard in wanted)})
   return made
 
 

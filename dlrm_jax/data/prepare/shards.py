@@ -17,12 +17,13 @@ from jaxtyping import Int32
 from dlrm_jax.common import record
 from dlrm_jax.data import shard_format
 from dlrm_jax.data.prepare import vocabulary
+from dlrm_jax.data.prepare.encode import Ids
 from dlrm_jax.data.prepare.part_files import Part, columns_of, values_of
-from dlrm_jax.data.prepare.parts import counts, missing_hash
+from dlrm_jax.data.prepare.parts import counts
 from dlrm_jax.data.prepare.read import arrow
-from dlrm_jax.data.prepare.schema import Bag, Schema
+from dlrm_jax.data.prepare.schema import Schema
 from dlrm_jax.data.prepare.staging import Staging
-from dlrm_jax.data.shard_format import PADDING, digest, shard_columns
+from dlrm_jax.data.shard_format import digest, shard_columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +52,8 @@ def plan_shards(splits: dict[str, int]) -> list[ShardPlan]:
 
 
 def vocabulary_path(directory: Path, feature: int) -> Path:
-  """The path of a feature's vocabulary, without its endings."""
-  return directory / f"{feature:04d}"
+  """The path of a feature's vocabulary in a data set."""
+  return directory / f"vocabulary-{feature:05d}.arrow"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,19 +136,10 @@ class Writing:
   @functools.cached_property
   def _ids_of(self) -> Callable[[Part], list[Int32[np.ndarray, " d"]]]:
     """A function that returns the ids of a part's distinct values, for each feature. It keeps two parts, which may belong to two shards."""
-    features = self.schema.features
-    tables = [vocabulary.load(vocabulary_path(self.place.ids, f)) for f in range(len(features) * self.ranked)]
-    lookups = [table.lookup for table in tables] or [vocabulary.hash_ids] * len(features)
-
-    def ids_of(part: Part) -> list[Int32[np.ndarray, " d"]]:
-      out = []
-      for f, (feature, lookup) in enumerate(zip(features, lookups, strict=True)):
-        hash_d, _ = values_of(part, f)
-        id_d = lookup(hash_d)
-        out.append(np.where(hash_d == missing_hash(feature), np.int32(PADDING), id_d) if isinstance(feature, Bag) else id_d)
-      return out
-
-    return functools.lru_cache(maxsize=2)(ids_of)
+    count = len(self.schema.features)
+    tables = [vocabulary.load(vocabulary_path(self.place.out, f)) for f in range(count)] if self.ranked else None
+    ids = Ids.of(self.schema.features, tables)
+    return functools.lru_cache(maxsize=2)(lambda part: [ids.of_hashes(f, values_of(part, f)[0]) for f in range(count)])
 
 
 def _slices(parts: Sequence[Part], shard: ShardPlan) -> Iterator[tuple[Part, int, int]]:

@@ -162,7 +162,7 @@ def test_vocabulary_merges_as_one_count(tmp_path, entries):
   assert table.lookup(asked).dtype == np.int32
   vocabulary.rank([(np.zeros(0, np.uint64), np.zeros(0, np.int64))], 1, tmp_path / "none")
   assert vocabulary.load(tmp_path / "none").lookup(asked).tolist() == [0] * len(asked)
-  assert sorted(path.name for path in tmp_path.iterdir()) == ["none.hash.npy", "none.id.npy", "v.hash.npy", "v.id.npy"]
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["none", "v"]
 
 
 def test_hash_vocabulary_keeps_all_31_bits(tmp_path):
