@@ -1,1 +1,5 @@
 """From records to laws: load, fit, intervals, figures, and the offline report (`analysis.fit`, `analysis.report`)."""
+
+from dlrm_jax.common import interrupts
+
+interrupts.while_starting(__name__)

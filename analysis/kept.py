@@ -66,7 +66,7 @@ def _without_places(entry: dict[str, Any]) -> dict[str, Any]:
   """A record without its command (the sweep's is kept), without the traceback of an error, and without directories."""
   config = dict(entry.get("config") or {})
   for name in _PLACES:
-    if config.get(name):
+    if Path(config.get(name) or "").is_absolute():  # the name of a data set may have slashes
       config[name] = Path(config[name]).name
   return {name: value for name, value in entry.items() if name not in _LEFT_OUT} | {"config": config}
 

@@ -140,7 +140,7 @@ def load(workdir: str | Path) -> Sweep:
 def _unpacked(path: Path) -> Iterator[Path]:
   """The directory that a kept file was made from, for as long as the block lasts. Raises UserError where the file is no kept sweep."""
   try:
-    table = pl.read_parquet(path, columns=["path", "text"]).cast(pl.String)
+    table = pl.read_parquet(path, columns=["path", "text"], glob=False).cast(pl.String)
   except (OSError, pl.exceptions.PolarsError) as error:
     raise flags.UserError(f"--workdir={path}: not a file of analysis.kept ({str(error).splitlines()[0]})") from None
   with tempfile.TemporaryDirectory() as folder:
@@ -202,7 +202,7 @@ def _point(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
   config = entry.get("config") or {}
   train, theory = config.get("train") or {}, entry.get("theory") or {}
   data = str(config.get("data") or "planted")
-  workload = f"s={theory['s']:.4g}" if theory.get("s") else Path(data).name
+  workload = f"s={theory['s']:.4g}" if theory.get("s") else data
   point = {"workload": workload, "axis": "data", "size": entry.get("examples"), "seed": train.get("seed", 0)}
   point |= {"learner": train.get("learner", "dlrm"), "config_id": entry.get("config_id")}
   missing = [name for name, value in point.items() if value is None]

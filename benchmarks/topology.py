@@ -11,15 +11,12 @@ import time
 from typing import Any
 
 import jax
-import rich.box
-import rich.console
-import rich.table
 
 from benchmarks.compiled import hlo, targets
 from benchmarks.compiled.exchanged import by_purpose, exchanged
 from benchmarks.compiled.hlo_text import parse_arrays
 from benchmarks.measure.output import check_output
-from dlrm_jax.common import flags, record
+from dlrm_jax.common import flags, record, terminal
 from dlrm_jax.config import MeshConfig, RunConfig
 from dlrm_jax.data.shapes import shape_of
 from dlrm_jax.embedding.layout import make_layout
@@ -131,23 +128,22 @@ def _exchange(found: list[hlo.Collective], planned: list[TableCost], dense_bytes
 
 def print_result(out: dict[str, Any]) -> None:
   """Prints the placement, the collectives and the memory."""
-  console = rich.console.Console()
-  console.width = max(console.width, 110)  # numbers of rows stay whole where the terminal's width is unknown
+  console = terminal.console(least=110)  # numbers of rows stay whole
   title = f"{out['topology']}, mesh {out['mesh']}, batch {out['batch_size']:,}: placement, per device and step"
-  table = rich.table.Table(box=rich.box.SIMPLE, title=title)
+  table = terminal.Grid(title, simple=True)
   for heading in ("table", "rows", "dim", "bag", "placement", "holds", "rows, gradients", "the least", "ids, sums"):
-    table.add_column(heading, justify="left" if heading in ("table", "placement") else "right")
+    table.column(heading, justify="left" if heading in ("table", "placement") else "right")
   for t in out["placement"]:
     sizes = (t["held_bytes"], t["value_bytes"], t["least_bytes"], t["id_bytes"] + t["sum_bytes"])
-    table.add_row(t["name"], f"{t['num_rows']:,}", str(t["dim"]), str(t["bag_length"]), t["placement"], *map(size_of, sizes))
+    table.row(t["name"], f"{t['num_rows']:,}", t["dim"], t["bag_length"], t["placement"], *map(size_of, sizes))
   console.print(table)
-  table = rich.table.Table(box=rich.box.SIMPLE, title="collectives as compiled (of rows: in one round of requests)")
+  table = terminal.Grid("collectives as compiled (of rows: in one round of requests)", simple=True)
   for heading in ("kind", "for", "arrays", "bytes", "in a loop"):
-    table.add_column(heading, justify="right" if heading == "bytes" else "left", overflow="fold")
+    table.column(heading, justify="right" if heading == "bytes" else "left", overflow="fold")
   for c in out["collectives"]:
     arrays = " ".join(c["shapes"][:2]) + (f" and {len(c['shapes']) - 2} more" if len(c["shapes"]) > 2 else "")
     purpose = c["category"].replace("exchange_", "")
-    table.add_row(c["kind"], purpose, arrays, size_of(c["bytes"]), "once a round" if c["in_loop"] else "")
+    table.row(c["kind"], purpose, arrays, size_of(c["bytes"]), "once a round" if c["in_loop"] else "")
   console.print(table)
   memory, exchange = out["memory"], out["exchange"]
   sizes_of = {name: size_of(memory[f"{name}_bytes"]) for name in ("argument", "temporary", "needed", "usable")}

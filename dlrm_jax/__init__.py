@@ -1,1 +1,5 @@
 """DLRM in Flax with sharded, sparsely trained embedding tables."""
+
+from dlrm_jax.common import interrupts
+
+interrupts.while_starting(__name__)

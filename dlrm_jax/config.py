@@ -190,7 +190,8 @@ class MeshConfig:
   mesh: str = PLACEMENT.option("1", "devices: a number, or two axes (data x model) such as 2x4")
   placement: tuple[str, ...] = PLACEMENT.option(
     ("auto",),
-    f"where tables are placed: {', '.join(PLACEMENTS)}, or auto (planned); for one table, feature:placement, as in auto,C3:row,C20:column",
+    f"where tables are placed: {', '.join(PLACEMENTS)}, or auto (planned); for one table, feature:placement, as in auto,C3:row,C20:column; "
+    'a name with a comma is put in quotes, as in "c,d":row',
   )
   device_memory_gib: float | None = EXECUTION.option(
     None, "memory of a device that the plan may fill, GiB; none: what the device has", above=0
@@ -211,7 +212,7 @@ class MeshConfig:
     check(
       sum(":" not in word for word in self.placement) <= 1, self, "placement", "one placement for all, and feature:placement for others"
     )
-    named = [word.rpartition(":")[0] for word in self.placement]
+    named = [word.rpartition(":")[0] for word in self.placement if ":" in word]
     check(len(set(named)) == len(named), self, "placement", "one placement a feature")
     if self.parallelism == "pmap":
       check(set(self.placement) <= {"auto", "replicated"}, self, "placement", "replicated with --parallelism=pmap")

@@ -1,1 +1,5 @@
 """Sweeps over every scaling axis: from flags to one record per run."""
+
+from dlrm_jax.common import interrupts
+
+interrupts.while_starting(__name__)

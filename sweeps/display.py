@@ -1,12 +1,11 @@
 """Shows the progress of a whole sweep on standard error. It reads the files of the runs, so it works alike for every launcher."""
 
-import sys
 import time
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from dlrm_jax.common import terminal
 from dlrm_jax.common.progress import say
 from sweeps.points import Run, SweepConfig, runs_of
 from sweeps.states import RunStates, Totals, outcome_line
@@ -32,11 +31,11 @@ class Display:
     self.runs = RunStates(sweep.run.workdir, totals, sweep.launch.stale_after_s)
     self.totals = self.runs.look()
     self._known = {config_id: run.state for config_id, run in self.runs.states.items()}
-    console = Console(stderr=True)
+    console = terminal.console(stderr=True)
     self._lines = not console.is_terminal
     self._every_s = _LINE_EVERY_S if self._lines else _BAR_EVERY_S
     self._next = time.monotonic() + self._every_s
-    columns = (BarColumn(), TextColumn("{task.description}"))
+    columns = (BarColumn(), TextColumn("{task.description}", markup=False))
     self._bar = Progress(*columns, console=console, transient=True, disable=self._lines)
     self._task = self._bar.add_task("", total=self.totals.total)
 
@@ -71,6 +70,6 @@ class Display:
   def say(self, text: str) -> None:
     """Prints a line above the bar."""
     if self._lines:
-      print(text, file=sys.stderr, flush=True)
+      say(text)
     else:
-      self._bar.console.print(text, markup=False, highlight=False)
+      self._bar.console.print(text)

@@ -6,10 +6,7 @@ python -m sweeps.plan --preset=paper --measure
 
 import dataclasses
 
-from rich.console import Console
-from rich.table import Table
-
-from dlrm_jax.common import flags
+from dlrm_jax.common import flags, terminal
 from dlrm_jax.common.progress import say
 from dlrm_jax.data.source import Source
 from dlrm_jax.machine import hardware
@@ -52,15 +49,15 @@ def main(plan: PlanConfig) -> None:
       return point.examples / plan.assumed_examples_per_s
     return speed.seconds(point, source) if speed else None
 
-  table = Table(title="runs of the sweep")
+  table = terminal.Grid("runs of the sweep")
   for column in _COLUMNS:
-    table.add_column(column, justify="left" if column in _TEXT else "right", no_wrap=column == "config_id")
+    table.column(column, justify="left" if column in _TEXT else "right", no_wrap=column == "config_id")
   for point, source in points:
     time = seconds(point, source)
     row = [point.config_id, point.workload, point.axis, point.label, str(point.seed), point.learner, f"{point.lr_factor:g}"]
     row += [*_costs(point, source), f"{point.examples:,}", "?" if time is None else duration(time)]
-    table.add_row(*row, "yes" if point.config_id in finished else "")
-  console = Console(width=None if Console().is_terminal else 200)
+    table.row(*row, "yes" if point.config_id in finished else "")
+  console = terminal.console(200)
   console.print(table)
   if plan.assumed_examples_per_s:
     total = sum(point.examples for point, _ in todo) / plan.assumed_examples_per_s / workers

@@ -5,17 +5,14 @@ python -m sweeps.status --workdir=runs/mine --watch
 """
 
 import dataclasses
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 
-from dlrm_jax.common import flags, record
+from dlrm_jax.common import flags, record, terminal
 from sweeps.points import name_of
 from sweeps.states import RunStates, duration, failures
 
@@ -23,13 +20,13 @@ _EVERY_S = 2.0
 _WIDE = 140  # columns of a terminal that shows all
 
 
-def _table(points: Mapping[str, dict[str, Any]], runs: RunStates, width: int) -> Table:
+def _table(points: Mapping[str, dict[str, Any]], runs: RunStates, width: int) -> terminal.Grid:
   """A table with one line for each run. A narrow terminal shows fewer columns."""
   totals = runs.look()
-  table = Table(title=totals.line(), title_justify="left")
+  table = terminal.Grid(totals.line())
   columns = ("state", "run", "examples", "left", "loss") + (("examples/s", "attempts", "by", "config_id") if width >= _WIDE else ())
   for column in columns:
-    table.add_column(column, justify="left" if column in ("run", "state", "by", "config_id") else "right", no_wrap=column != "run")
+    table.column(column, justify="left" if column in ("run", "state", "by", "config_id") else "right", no_wrap=column != "run")
   order = {state: place for place, state in enumerate(("running", "failed", "diverged", "queued", "done"))}
   for config_id, run in sorted(runs.states.items(), key=lambda item: order[item[1].state]):
     point, owner = points[config_id], run.owner
@@ -40,7 +37,7 @@ def _table(points: Mapping[str, dict[str, Any]], runs: RunStates, width: int) ->
     seen = f"{run.examples:,} of {point['examples']:,}"
     words = {"state": run.state, "run": point["name"], "examples": seen, "left": left, "loss": "" if lost is None else f"{lost:.4f}"}
     words |= {"examples/s": f"{speed:,.0f}" if speed else "", "attempts": str(run.generation), "by": by, "config_id": config_id}
-    table.add_row(*(words[column] for column in columns))
+    table.row(*(words[column] for column in columns))
   return table
 
 
@@ -64,7 +61,7 @@ def main(config: StatusConfig) -> None:
   described = record.read_json(Path(config.workdir) / "sweep.json")["points"]
   points = {d["config_id"]: d | {"name": name_of(d), "examples": d.get("examples", 0)} for d in reversed(described)}
   runs = RunStates(config.workdir, {config_id: d["examples"] for config_id, d in points.items()}, config.stale_after_s)
-  console = Console(width=None if sys.stdout.isatty() else 200)
+  console = terminal.console(200)
   if not config.watch:
     console.print(_table(points, runs, console.width))
   else:
@@ -73,7 +70,7 @@ def main(config: StatusConfig) -> None:
         time.sleep(_EVERY_S)
         live.update(_table(points, runs, console.width), refresh=True)
   for line in failures({config_id: d["name"] for config_id, d in points.items()}, runs.states, config.workdir):
-    console.print(line, soft_wrap=True, markup=False)
+    console.print(line, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def show(files: list[File], labels: list[str], match: Match, metric: str, change
     return text
 
   title = f"{metric}: {better} is better; x is the ratio to the first file, {'below' if better == 'lower' else 'above'} 1 is better"
-  table.show(title + (f"\n{common}" if common else ""), {"row": "row"} | {label: cell(n) for n, label in enumerate(labels)}, shown)
+  table.show(title, {"row": "row"} | {label: cell(n) for n, label in enumerate(labels)}, shown, common)
   for name, values in (match.differing | changed).items():
     print(f"differs: {name}: {' | '.join(map(str, values))}")
   for path, label, value in match.alone[:_MOST_ALONE]:

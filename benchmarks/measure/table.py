@@ -2,12 +2,10 @@
 
 import collections
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
+from dlrm_jax.common import terminal
 
 Row = dict[str, Any]
 Columns = Mapping[str, str | Callable[[Row], str]]  # heading -> the name of a field, or a function that returns the text of a cell
@@ -28,11 +26,11 @@ def counted(words: Sequence[str]) -> str:
   return ", ".join(f"{count} {word}" for word, count in collections.Counter(words).most_common())
 
 
-def show(title: str, columns: Columns, rows: Sequence[Row]) -> None:
-  """Prints the rows under `title`. Plain fields are aligned to the left, computed cells to the right."""
-  table = Table(title=title)
+def show(title: str, columns: Columns, rows: Sequence[Row], subtitle: str = "") -> None:
+  """Prints the rows under `title` and `subtitle`. Plain fields are aligned to the left, computed cells to the right."""
+  table = terminal.Grid(title, subtitle)
   for heading, cell in columns.items():
-    table.add_column(heading, justify="left" if isinstance(cell, str) else "right")
+    table.column(heading, justify="left" if isinstance(cell, str) else "right")
   for row in rows:
-    table.add_row(*(str(row[cell]) if isinstance(cell, str) else cell(row) for cell in columns.values()))
-  Console(width=None if sys.stdout.isatty() else 200).print(table)
+    table.row(*(row[cell] if isinstance(cell, str) else cell(row) for cell in columns.values()))
+  terminal.console(200).print(table)

@@ -6,22 +6,28 @@ A field made with `option(default, help, choices)` becomes one absl flag of the 
 
 import dataclasses
 import functools
+import io
 import math
 import os
+import re
 import sys
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn, TypeVar
 
 from absl import flags as absl_flags
 
+from dlrm_jax.common import interrupts
 from dlrm_jax.common.stopping import EXIT_CODE, Stopped
+from dlrm_jax.common.text import visible
 
 T = TypeVar("T")
 _TYPE_WORDS = {int: "an integer", float: "a finite number", str: "text", bool: "true or false"}
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
+# An element of a list: in quotes, within which "" is a quote, with what follows up to the comma; or whatever is before the comma.
+_ELEMENT = re.compile(r'\s*(?:"((?:[^"]|"")*+)"([^,]*)|([^,]*))(?:,|$)')
 
 
 class UserError(ValueError):
@@ -78,15 +84,41 @@ def _without_none(kind: Any) -> Any:
   return next(k for k in typing.get_args(kind) if k is not type(None)) if union else kind
 
 
+def split_list(text: str) -> list[str]:
+  """Splits a comma-separated list. Blanks around an element and empty elements are dropped.
+
+  An element in double quotes, or one that begins with them, keeps its commas and blanks, as in CSV: `"c,d":row` is one element. Two quotes
+  within it are a quote. A quote at another place, or one that is never closed, is text.
+  """
+  out = []
+  for found in _ELEMENT.finditer(text):
+    quoted, after, plain = found.groups()
+    if quoted is not None:
+      out.append(quoted.replace('""', '"') + after.rstrip())
+    elif plain.strip():
+      out.append(plain.strip())
+  return out
+
+
+def join_list(elements: Iterable[Any]) -> str:
+  """Returns the list that `split_list` splits into these elements: in quotes where they need them."""
+
+  def written(element: str) -> str:
+    plain = element and element == element.strip() and "," not in element and not element.startswith('"') and element != "none"
+    return element if plain else '"' + element.replace('"', '""') + '"'
+
+  return ",".join(written(str(element)) for element in elements)
+
+
 def _shown(value: Any, zero: str = "") -> str:
   """Returns a value as it is written after a flag; 0 as the word `zero`, if there is one."""
   if zero and value == 0:
     return zero
-  return ",".join(map(str, value)) if isinstance(value, tuple) else "none" if value is None else str(value)
+  return join_list(value) if isinstance(value, tuple) else "none" if value is None else str(value)
 
 
 def parse_value(text: str, kind: Any) -> Any:
-  """Converts flag text to `kind`: int, float, bool, str, `tuple[X, ...]` (comma-separated), or any of these `| None`.
+  """Converts flag text to `kind`: int, float, bool, str, `tuple[X, ...]` (see `split_list`), or any of these `| None`.
 
   Raises ValueError if the text does not fit.
   """
@@ -96,7 +128,7 @@ def parse_value(text: str, kind: Any) -> Any:
   if typing.get_origin(kind) is tuple:
     element = typing.get_args(kind)[0]
     text = "" if text == "none" else text
-    return tuple(parse_value(part.strip(), element) for part in text.split(",") if part.strip())
+    return tuple(parse_value(part, element) for part in split_list(text))
   if kind is bool:
     if text.lower() in _TRUE + _FALSE:
       return text.lower() in _TRUE
@@ -122,7 +154,8 @@ def _describe(kind: Any, zero: str = "") -> str:
   if zero:
     return f"{_TYPE_WORDS[kind]} or {zero}"
   if typing.get_origin(kind) is tuple:
-    return "a comma-separated list, each " + _TYPE_WORDS[typing.get_args(kind)[0]]
+    element = typing.get_args(kind)[0]
+    return f"a comma-separated list, each {_TYPE_WORDS[element]}" + (', in "quotes" where it has a comma' if element is str else "")
   return _TYPE_WORDS[kind]
 
 
@@ -235,7 +268,7 @@ def words(config: Any) -> list[str]:
 
 def fail(message: str) -> NoReturn:
   """Prints one line to standard error and exits with code 2."""
-  print(f"error: {message}", file=sys.stderr)
+  print(f"error: {visible(message)}", file=sys.stderr)
   sys.exit(2)
 
 
@@ -243,10 +276,13 @@ def run(main: Callable[[T], None], cls: type[T], presets: Mapping[str, T] | None
   """Parses the command line into `cls` and calls `main` with it. Bad input gives one line and exit code 2.
 
   Errors of the operating system (no such file, no permission, disk full) count as bad input. Any other exception is a bug and keeps its
-  traceback. `Stopped` gives one line and exit code 75: the same command continues the work.
+  traceback. `Stopped` gives one line and exit code 75: the same command continues the work. Ctrl-C gives one line and exit code 130.
   """
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors="backslashreplace")  # names have characters that a terminal's encoding may lack
   try:
-    main(parse(sys.argv, cls, presets))
+    with interrupts.raising():
+      main(parse(sys.argv, cls, presets))
   except Stopped as stop:
     print(stop, file=sys.stderr, flush=True)
     sys.exit(EXIT_CODE)
@@ -258,4 +294,4 @@ def run(main: Callable[[T], None], cls: type[T], presets: Mapping[str, T] | None
     message = "interrupted: unfinished work wrote no result; the same command continues from what was saved, if anything"
     print(message, file=sys.stderr, flush=True)
     sys.stdout.flush()
-    os._exit(130)  # at once: a step that still runs in XLA's threads would crash when the interpreter ends
+    os._exit(interrupts.EXIT_CODE)  # at once: a step that still runs in XLA's threads would crash when the interpreter ends

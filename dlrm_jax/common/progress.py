@@ -3,8 +3,10 @@
 import sys
 import time
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from dlrm_jax.common import terminal
+from dlrm_jax.common.text import visible
 
 _LINE_EVERY_S = 10
 
@@ -17,8 +19,9 @@ class Bar:
 
   def __init__(self, what: str, total: int, is_bytes: bool = False, quiet: bool = False):
     unit = (DownloadColumn(), TransferSpeedColumn()) if is_bytes else (MofNCompleteColumn(),)
-    console = Console(stderr=True)
-    columns = ("{task.description}", BarColumn(), *unit, TimeRemainingColumn(), "{task.fields[note]}")
+    console = terminal.console(stderr=True)
+    name, note = (TextColumn(field, markup=False) for field in ("{task.description}", "{task.fields[note]}"))
+    columns = (name, BarColumn(), *unit, TimeRemainingColumn(), note)
     self._bar = Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal)
     self._task = self._bar.add_task(what, total=total, note="")
     self._what, self._total, self._done = what, total, 0
@@ -47,10 +50,10 @@ class Bar:
     self._done = done
     self._bar.update(self._task, completed=done, note=note)
     if self._lines and time.monotonic() >= self._next_line:
-      print(line, file=sys.stderr, flush=True)
+      say(line)
       self._next_line = time.monotonic() + _LINE_EVERY_S
 
 
 def say(text: str = "", end: str = "\n") -> None:
   """Prints a line of progress to standard error at once."""
-  print(text, end=end, file=sys.stderr, flush=True)
+  print(visible(text, keep="\n"), end=end, file=sys.stderr, flush=True)

@@ -24,7 +24,7 @@ _PACKAGES = ("dlrm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "po
 
 def write_text(path: str | Path, text: str) -> None:
   """Replaces `path` with `text` atomically: readers see either the old file or the new one."""
-  write_bytes(path, text.encode())
+  write_bytes(path, text.encode(errors="surrogateescape"))  # names of files need not be UTF-8
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

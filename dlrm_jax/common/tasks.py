@@ -64,11 +64,12 @@ def run(job: Job, todo: Sequence[int], workers: int, advance: Callable[[int], No
   counter, shown = context.Value("q", 0), 0
   pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start, (job, counter, os.getpid()))
   try:
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # workers inherit it. Ctrl-C reaches this process alone, which then ends them
+    # Workers inherit the mask. Ctrl-C reaches this process alone, now or once it is unblocked, and this process then ends them.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
       waiting = {pool.submit(_do, index) for index in todo}
     finally:
-      signal.signal(signal.SIGINT, handler)
+      signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     while waiting:
       done, waiting = concurrent.futures.wait(waiting, _POLL_S, concurrent.futures.FIRST_EXCEPTION)
       now = counter.value

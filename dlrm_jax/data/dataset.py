@@ -147,6 +147,16 @@ def shape_of(contents: dict[str, Any]) -> DataShape:
   )
 
 
+def one_class_splits(contents: dict[str, Any]) -> list[str]:
+  """A line for each split in which all labels are the same, from the contents of `dataset.json`."""
+  return [
+    f"every label of the {entry['rows']:,} rows of split {split} is {entry['base_rate']:.0f}: ROC AUC is undefined there"
+    + ("" if split == "train" else "; if the log is sorted by its label, hold out other rows")
+    for split, entry in contents["splits"].items()
+    if entry["base_rate"] in (0, 1)
+  ]
+
+
 def _from_contents(path: Path, contents: dict[str, Any]) -> Dataset:
   columns, splits = contents["columns"], contents["splits"]
   shards = {

@@ -15,7 +15,7 @@ from jax.experimental.multihost_utils import process_allgather
 from jax.sharding import Mesh
 
 from dlrm_jax.common import record
-from dlrm_jax.common.flags import UserError
+from dlrm_jax.common.flags import UserError, join_list
 from dlrm_jax.config import PLACEMENTS, RunConfig
 from dlrm_jax.embedding import storage
 from dlrm_jax.embedding.exchange.row import CAPACITY
@@ -144,14 +144,14 @@ def _choices(layout: Layout, machine: Machine, words: tuple[str, ...]) -> list[t
   asked = dict(word.rsplit(":", 1) for word in words if ":" in word)
   for name in asked:
     if name not in names:
-      raise UserError(f"--placement={name}:{asked[name]}: no such feature; there are {', '.join(names)}")
+      raise UserError(f"--placement={join_list([f'{name}:{asked[name]}'])}: no such feature; there are {join_list(names)}")
   out: list[tuple[str, ...]] = []
   for table in layout.tables:
     placement = asked.get(table.name, default)
     splits = table.dim % machine.num_devices == 0
     if placement == "column" and not splits:
       raise UserError(
-        f"--placement={table.name}:column: embed_dim={table.dim} does not split into {machine.num_devices} equal slices; "
+        f"--placement={join_list([f'{table.name}:column'])}: embed_dim={table.dim} does not split into {machine.num_devices} equal slices; "
         f"use row, or a dim that {machine.num_devices} divides"
       )
     out.append(("replicated", "row", *(["column"] if splits else [])) if placement == "auto" else (placement,))

@@ -1,9 +1,6 @@
 """Prints a plan as a table on standard error: the placement of each table, the bytes a device holds, and the bytes exchanged in a step."""
 
-import rich.box
-import rich.console
-import rich.table
-
+from dlrm_jax.common import terminal
 from dlrm_jax.config import RunConfig
 from dlrm_jax.embedding.placement import Plan
 from dlrm_jax.embedding.planner import Machine, costs, memory_limit, plan_bytes, working_bytes
@@ -11,16 +8,14 @@ from dlrm_jax.embedding.planner import Machine, costs, memory_limit, plan_bytes,
 
 def print_plan(plan: Plan, config: RunConfig, machine: Machine) -> None:
   """Prints the table, and a last line with the totals and the available memory."""
-  console, planned = rich.console.Console(stderr=True), costs(plan, config, machine)
-  console.width = max(console.width, 100)  # keeps numbers whole where the width is unknown
-  table = rich.table.Table(
-    box=rich.box.SIMPLE, title=f"tables on {machine.num_devices} devices, batch {config.train.batch_size:,}: per device and step"
-  )
+  console, planned = terminal.console(least=100, stderr=True), costs(plan, config, machine)  # 100: numbers stay whole
+  title = f"tables on {machine.num_devices} devices, batch {config.train.batch_size:,}: per device and step"
+  table = terminal.Grid(title, simple=True)
   for heading in ("table", "rows", "dim", "bag", "placement", "holds", "rows, gradients", "ids, sums"):
-    table.add_column(heading, justify="left" if heading in ("table", "placement") else "right", no_wrap=True)
+    table.column(heading, justify="left" if heading in ("table", "placement") else "right", no_wrap=True)
   for t, c in zip(plan.layout.tables, planned, strict=True):
     sizes = (size_of(c.held_bytes), size_of(c.value_bytes), size_of(c.other_bytes))
-    table.add_row(t.name, f"{t.num_rows:,}", str(t.dim), str(t.bag_length), c.placement, *sizes)
+    table.row(t.name, f"{t.num_rows:,}", t.dim, t.bag_length, c.placement, *sizes)
   console.print(table)
   held, moved = plan_bytes(plan, config.train.table_optimizer), sum(c.value_bytes + c.other_bytes for c in planned)
   limit = memory_limit(config, machine)

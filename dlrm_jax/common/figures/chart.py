@@ -11,6 +11,8 @@ import altair as alt
 import numpy as np
 import polars as pl
 
+from dlrm_jax.common.text import visible
+
 _DIGITS = 7  # digits of the numbers in a chart, so that pages stay small
 _FONT = "Inter, Helvetica Neue, Arial, Liberation Sans, DejaVu Sans, sans-serif"
 PLAIN, PERCENT = "format(datum.value, '~g')", "format(datum.value, '.3~%')"  # labelExpr of an axis
@@ -93,8 +95,12 @@ def log_axis(
 
 
 def data(rows: list[dict[str, Any]]) -> pl.DataFrame:
-  """The data of a layer, with rounded numbers. It is a frame, because Altair copies lists over and over while it builds a chart."""
-  frame = pl.DataFrame(rows, infer_schema_length=None).fill_nan(None)
+  """The data of a layer, with rounded numbers. It is a frame, because Altair copies lists over and over while it builds a chart.
+
+  A column without any value, such as the ROC AUC of held-out rows of one class, is one of missing numbers. Altair refuses polars' type
+  of such columns.
+  """
+  frame = pl.DataFrame(rows, infer_schema_length=None).with_columns(pl.selectors.by_dtype(pl.Null).cast(pl.Float64)).fill_nan(None)
   return frame.with_columns(pl.selectors.float().round_sig_figs(_DIGITS))
 
 
@@ -126,4 +132,11 @@ def small_multiples(panels: list[Any], columns: int) -> dict[str, Any]:
 def _spec(draw: Callable[[], Any]) -> dict[str, Any]:
   with alt.data_transformers.enable("default", max_rows=None), warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="Automatically deduplicated selection parameter")  # one legend picks in all panels
-    return draw().to_dict(validate=False)
+    return _visible(draw().to_dict(validate=False))
+
+
+def _visible(value: Any) -> Any:
+  """A spec whose texts show control characters, which XML does not allow."""
+  if isinstance(value, dict):
+    return {_visible(name): _visible(entry) for name, entry in value.items()}
+  return [_visible(entry) for entry in value] if isinstance(value, list) else visible(value) if isinstance(value, str) else value

@@ -13,6 +13,7 @@ import jinja2
 from dlrm_jax.common.figures import chart
 from dlrm_jax.common.figures.render import Figure, javascript
 from dlrm_jax.common.terminal import Table
+from dlrm_jax.common.text import visible
 
 _HERE = "dlrm_jax.common.figures"
 
@@ -20,8 +21,14 @@ _HERE = "dlrm_jax.common.figures"
 @functools.cache
 def environment(package: str = _HERE) -> jinja2.Environment:
   """The templates in the folder `templates` of a package, and those of this one. They escape text, and refuse a name without a value."""
+
+  def shown(value: Any) -> Any:
+    return visible(value, keep="\n") if type(value) is str else value  # not what is marked as HTML
+
   loader = jinja2.ChoiceLoader([jinja2.PackageLoader(package), jinja2.PackageLoader(_HERE)])
-  made = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+  made = jinja2.Environment(
+    loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, finalize=shown, trim_blocks=True, lstrip_blocks=True
+  )
   made.globals["kinds_of"] = _kinds
   return made
 

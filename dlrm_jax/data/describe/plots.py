@@ -9,13 +9,11 @@ from altair.utils.schemapi import debug_mode
 from dlrm_jax.common.figures import chart
 from dlrm_jax.common.figures.render import Figure
 from dlrm_jax.data.describe.frequency import FIRST_RANK, LEAST_IDS, SEEN_ENOUGH
-from dlrm_jax.data.describe.inventory import DenseColumn, Feature, Inventory, RateBin
-from dlrm_jax.data.describe.tables import number, percent
+from dlrm_jax.data.describe.inventory import Feature, Inventory, RateBin
+from dlrm_jax.data.describe.panels import COLUMNS, MOST_PANELS, dense_figure, panel_title, shown_of
+from dlrm_jax.data.describe.tables import percent
 
-MOST_PANELS = 60  # of a figure with a panel for each column
-_MOST_IN_LEGEND = 40
-_MOST_COLOURS = 5  # that the theme has; more features are shaded by their position in the legend
-_COLUMNS = 4  # of panels
+_MOST_COLOURS = 5  # that the theme has; more features are grey
 _BENDS = 0.2  # root mean square residual of log p
 _CLOSE = 0.12  # names of splits that start closer than this share of the axis are stacked
 _TOOLTIP = [
@@ -26,24 +24,24 @@ _TOOLTIP = [
 
 
 @debug_mode(False)  # the checks of Altair's constructors take most of the time; the tests draw every figure
-def figures(found: Inventory, missing: Sequence[tuple[str, str, float]], starts: dict[str, int]) -> list[Figure]:
+def figures(found: Inventory, missing: Sequence[tuple[str, str, float]], starts: dict[str, int], unseen: str) -> list[Figure]:
   """All figures that the data set allows.
 
   Args:
     found: the numbers.
     missing: kind, name and missing share of every column.
     starts: the first row of each split, in the order of the log.
+    unseen: what `Feature.unseen_share` counts, "id 0" or "unseen".
   """
   out = [_base_rate(found.base_rate, starts)]
   seen = [feature for feature in found.features if feature.spectrum.distinct]
+  held_out = [feature for feature in found.features if feature.unseen_share is not None]
+  if held_out:
+    out.append(_unseen(held_out, unseen))
   if seen:
     out += [_together(seen), _one_by_one(seen)]
   out.append(_missing(missing))
-  return [*out, _dense(found.dense)] if found.dense else out
-
-
-def _shown(count: int, what: str) -> str:
-  return f" The first {MOST_PANELS} of {count} {what}." if count > MOST_PANELS else ""
+  return [*out, dense_figure(found.dense)] if found.dense else out
 
 
 def _curve(feature: Feature) -> list[dict[str, Any]]:
@@ -70,23 +68,39 @@ def _rank_axes(features: Sequence[Feature]) -> tuple[Any, Any]:
 
 
 def _together(features: Sequence[Feature]) -> Figure:
-  """All curves in one panel. A click in the legend selects one."""
+  """All curves in one panel: those with the most ids in colour, the others in grey. A click in the legend selects one."""
   x, y = _rank_axes(features)
-  names = [feature.name for feature in sorted(features, key=lambda f: f.spectrum.distinct)]
-  picked = alt.selection_point(name="picked", fields=["feature"], bind="legend")
-  columns = 1 if len(names) <= 13 else 2
-  legend = alt.Legend(columns=columns, symbolLimit=0, title="fewest ids first") if len(names) <= _MOST_IN_LEGEND else None
-  lines = alt.Chart(chart.data([point for feature in features for point in _curve(feature)])).mark_line(strokeWidth=1.6)
-  lines = lines.encode(
-    x=x,
-    y=y,
-    color=alt.Color("feature:N" if len(names) <= _MOST_COLOURS else "feature:O", sort=names, legend=legend),
-    opacity=alt.condition(picked, alt.value(0.9), alt.value(0.08)),
-    tooltip=[alt.Tooltip("feature:N"), *_TOOLTIP],
-  )
-  spec = chart.finish([lines.add_params(picked).properties(width=620, height=400)], 1)
-  caption = "How often ids occur, by rank of frequency, with a line for each feature. Click a name in the legend to see it alone."
+  largest = sorted(features, key=lambda f: -f.spectrum.distinct)
+  coloured, others = largest[:_MOST_COLOURS], largest[_MOST_COLOURS:]
+  names = [feature.name for feature in coloured]
+  picked = chart.pick("feature")
+  tooltip = [alt.Tooltip("feature:N"), *_TOOLTIP]
+  layers = []
+  if others:
+    grey = alt.Chart(chart.data([point for feature in others for point in _curve(feature)])).mark_line(style="theory", strokeWidth=1)
+    layers.append(grey.encode(x=x, y=y, detail="feature:N", opacity=alt.value(0.45), tooltip=tooltip))
+  lines = alt.Chart(chart.data([point for feature in coloured for point in _curve(feature)])).mark_line(strokeWidth=1.9)
+  color = alt.Color("feature:N", sort=names, scale=alt.Scale(domain=names), legend=alt.Legend(title="most ids first", labelLimit=260))
+  lines = lines.encode(x=x, y=y, color=color, opacity=chart.picked(picked, alt.value(0.9)), tooltip=tooltip)
+  layers.append(lines.add_params(picked))
+  spec = chart.finish([alt.layer(*layers).properties(width=620, height=400)], 1)
+  which = f" The {len(coloured)} features with the most ids are in colour; the mouse names the others." if others else ""
+  caption = f"How often ids occur, by rank of frequency, with a line for each feature.{which} Click a name in the legend to see it alone."
   return Figure("id_frequency", "Id frequency by rank", caption, spec)
+
+
+def _unseen(features: Sequence[Feature], unseen: str) -> Figure:
+  """A bar for each feature: the share of the held-out ids that were not seen in training."""
+  shares = [("held out", feature.name, feature.unseen_share or 0.0) for feature in features]
+  if unseen == "unseen":
+    spec = _bars(shares, "share of held-out ids")
+    return Figure("unseen", "Unseen ids", "Share of the ids of the held-out rows that are not in the training rows, by feature.", spec)
+  spec = _bars(shares, "share of held-out ids", [f"; in training {percent(feature.zero_share)}" for feature in features])
+  caption = (
+    "Share of the ids of the held-out rows that are id 0, by feature: values that are rare in the training rows or not in them. In the "
+    "training rows id 0 stands for rare values."
+  )
+  return Figure("unseen", "Rare or unseen ids", caption, spec)
 
 
 def _one_by_one(features: Sequence[Feature]) -> Figure:
@@ -101,48 +115,52 @@ def _one_by_one(features: Sequence[Feature]) -> Figure:
       law = f"no slope: {feature.spectrum.often} ids seen {SEEN_ENOUGH} times"
     else:
       law = f"slope {fit.slope:.3f}, ranks {fit.first_rank} to {fit.last_rank:,}" + ("; bends" if fit.error > _BENDS else "")
-    x_title = "rank of the id" if place + _COLUMNS >= len(shown) else None
-    y_title = "share of the ids" if place % _COLUMNS == 0 else None
+    x_title = "rank of the id" if place + COLUMNS >= len(shown) else None
+    y_title = "share of the ids" if place % COLUMNS == 0 else None
     axes = {"x": x.copy().title(x_title), "y": y.copy().title(y_title), "color": color}
     layers = [alt.Chart(chart.data(_curve(feature))).mark_point(size=9, opacity=0.8).encode(**axes, tooltip=_TOOLTIP)]
     if fit is not None:
       layers.append(alt.Chart(chart.data(_line(feature))).mark_line(strokeWidth=1.5).encode(**axes))
-    panels.append(alt.layer(*layers).properties(width=200, height=140, title=_panel_title(feature.name, law)))
+    panels.append(alt.layer(*layers).properties(width=200, height=140, title=panel_title(feature.name, law, 220)))
   caption = (
     "The same for each feature, with the fitted Zipf law p ~ rank^-slope as a line. It is fitted to the ranks from "
     f"{FIRST_RANK} to the last id that was seen {SEEN_ENOUGH} times. A feature with fewer than {LEAST_IDS} such ids gets no slope. "
     f"Bends: the points are {_BENDS:.0%} off the line (root mean square), so that one slope does not describe them. "
-    "Steps at the right are ids that were seen a few times; their order is chance." + _shown(len(features), "features")
+    "Steps at the right are ids that were seen a few times; their order is chance." + shown_of(len(features), "features")
   )
-  return Figure("id_frequency_by_feature", "Zipf slopes", caption, chart.small_multiples(panels, _COLUMNS))
-
-
-def _panel_title(name: str, subtitle: str) -> alt.TitleParams:
-  return alt.TitleParams(name, subtitle=subtitle, fontSize=12, subtitleFontSize=11, offset=6)
+  return Figure("id_frequency_by_feature", "Zipf slopes", caption, chart.small_multiples(panels, COLUMNS))
 
 
 def _missing(missing: Sequence[tuple[str, str, float]]) -> Figure:
-  rows = [  # a column may be both dense and categorical: its position makes the label distinct
-    {"column": f"{place:04d}{name}", "kind": kind, "share": value, "text": percent(value)}
-    for place, (kind, name, value) in enumerate(missing)
+  spec = _bars(missing, "share of empty cells")
+  return Figure("missing", "Missing values", "Share of empty cells in the whole log, by column.", spec)
+
+
+def _bars(shares: Sequence[tuple[str, str, float]], title: str, more: Sequence[str] = ()) -> dict[str, Any]:
+  """A bar for each (kind, name, share), in order, with a colour for each kind. Its text is the share and what `more` has for it.
+
+  A name may be there once for each kind: a column may be both dense and categorical. Its position makes the label distinct.
+  """
+  rows = [
+    {"column": f"{place:05d}{name}", "kind": kind, "share": value, "text": percent(value) + text}
+    for place, ((kind, name, value), text) in enumerate(zip(shares, more or [""] * len(shares), strict=True))
   ]
-  end = min(1.12 * max(0.01, *(value for _, _, value in missing)), 1.12)
+  end = min(1.12 * max(0.01, *(value for _, _, value in shares)), 1.12)
   scale = alt.Scale(domain=[0, end], nice=False)
   base = alt.Chart(chart.data(rows)).encode(
-    x=alt.X("share:Q", title="share of empty cells", scale=scale, axis=alt.Axis(labelExpr=chart.PERCENT, tickCount=6)),
+    x=alt.X("share:Q", title=title, scale=scale, axis=alt.Axis(labelExpr=chart.PERCENT, tickCount=6)),
     y=alt.Y(
       "column:N",
       title=None,
       sort=[str(row["column"]) for row in rows],
-      axis=alt.Axis(labelExpr="slice(datum.label, 4)", grid=False, ticks=False, domain=False, labelLimit=200),
+      axis=alt.Axis(labelExpr="slice(datum.label, 5)", grid=False, ticks=False, domain=False, labelLimit=200),
     ),
   )
-  kinds = list(dict.fromkeys(kind for kind, _, _ in missing))
+  kinds = list(dict.fromkeys(kind for kind, _, _ in shares))
   legend = alt.Legend(symbolType="square") if len(kinds) > 1 else None
   bars = base.mark_bar(height=9).encode(color=alt.Color("kind:N", title=None, sort=kinds, legend=legend))
   text = base.mark_text(align="left", dx=5, fontSize=10.5, style="note").encode(text="text:N")
-  spec = chart.finish([alt.layer(bars, text).properties(width=620, height=max(60, 17 * len(rows)))], 1)
-  return Figure("missing", "Missing values", "Share of empty cells in the whole log, by column.", spec)
+  return chart.finish([alt.layer(bars, text).properties(width=620, height=max(60, 17 * len(rows)))], 1)
 
 
 def _base_rate(bins: Sequence[RateBin], starts: dict[str, int]) -> Figure:
@@ -196,36 +214,3 @@ def _borders(starts: dict[str, int], end: int) -> list[dict[str, Any]]:
     close = rows and row - rows[-1]["row"] < _CLOSE * end
     rows.append({"row": row, "text": f"{name} →", "above": rows[-1]["above"] - 14 if close else 0})
   return rows
-
-
-def _dense(columns: Sequence[DenseColumn]) -> Figure:
-  panels = []
-  for column in columns[:MOST_PANELS]:
-    total = max(sum(column.counts), 1)
-    bars = [
-      {"from": low, "to": high, "share": count / total}
-      for low, high, count in zip(column.edges, column.edges[1:], column.counts, strict=False)
-    ]
-    plot = (
-      alt.Chart(chart.data(bars))
-      .mark_bar(binSpacing=0.5)
-      .encode(
-        x=alt.X(
-          "from:Q",
-          bin="binned",
-          title=None,
-          scale=alt.Scale(domain=[column.edges[0], column.edges[-1]], nice=False),
-          axis=alt.Axis(tickCount=5, grid=False),
-        ),
-        x2="to:Q",
-        y=alt.Y("share:Q", title=None, scale=alt.Scale(nice=4), axis=alt.Axis(labelExpr=chart.PERCENT, tickCount=4)),
-        tooltip=[alt.Tooltip("from:Q", format=".4~g"), alt.Tooltip("to:Q", format=".4~g"), alt.Tooltip("share:Q", format=".3~%")],
-      )
-    )
-    subtitle = f"median {number(column.median)}, mean {number(column.mean)}"
-    panels.append(plot.properties(width=180, height=120, title=_panel_title(column.name, subtitle)))
-  caption = (
-    "Share of the rows that were read, by value after the transform. Missing cells have the value that fills them. If the extremes are "
-    "far out, the lowest and the highest thousandth are not drawn; the table has them." + _shown(len(columns), "columns")
-  )
-  return Figure("dense", "Dense columns", caption, chart.small_multiples(panels, _COLUMNS))

@@ -3,19 +3,15 @@
 import dataclasses
 import os
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from dlrm_jax.common import flags, record
+from dlrm_jax.common import flags, record, terminal
 from dlrm_jax.common.flags import UserError, option
 from dlrm_jax.data.dataset import SPLITS, Dataset, open_dataset
 from dlrm_jax.data.describe import inventory
 from dlrm_jax.data.describe import tables as describe_tables
+from dlrm_jax.data.describe.dense_columns import QUANTILES
 from dlrm_jax.data.describe.inventory import Inventory
 from dlrm_jax.data.describe.tables import MOST_SOURCES
 
@@ -52,11 +48,15 @@ def first_rows(dataset: Dataset) -> dict[str, int]:
 
 
 def looked_at(dataset: Dataset, found: Inventory) -> str:
-  """A sentence about the rows that were read."""
-  train = dataset.rows("train")
-  some = f"all {found.rows:,}" if found.rows == train else f"the first {found.rows:,} of {train:,}"
-  labels = sum(dataset.rows(split) for split in SPLITS)
-  return f"Ids and dense values are those of {some} training rows; base rates are those of all {labels:,} rows."
+  """Sentences about the rows that were read."""
+  train, labels = dataset.rows("train"), sum(dataset.rows(split) for split in SPLITS)
+
+  def some(read: int, rows: int) -> str:
+    return f"all {read:,}" if read == rows else f"the first {read:,} of {rows:,}"
+
+  held_out = f" Held-out ids are those of {some(found.held_out_rows, labels - train)} rows." if labels > train else ""
+  of_train = f"Ids and dense values are those of {some(found.rows, train)} training rows"
+  return f"{of_train}; base rates are those of all {labels:,} rows.{held_out}"
 
 
 def as_json(dataset: Dataset, contents: dict[str, Any], found: Inventory) -> dict[str, Any]:
@@ -64,13 +64,16 @@ def as_json(dataset: Dataset, contents: dict[str, Any], found: Inventory) -> dic
   features, dense = [], []
   for feature, entry in zip(found.features, contents["columns"]["categorical"], strict=True):
     rank_r, seen_r = feature.spectrum.curve()
-    numbers = {name: getattr(feature, name) for name in ("lookups", "padding_share", "zero_share", "top_share")}
+    names = ("lookups", "padding_share", "zero_share", "top_share", "held_out_lookups", "unseen_share")
+    numbers = {name: getattr(feature, name) for name in names}
     law = None if feature.zipf is None else dataclasses.asdict(feature.zipf)
     curve = {"rank": rank_r.tolist(), "seen": seen_r.tolist()}
     features.append(entry | {"distinct_seen": feature.spectrum.distinct} | numbers | {"zipf": law, "frequency": curve})
   for column, facts in zip(found.dense, describe_tables.dense_facts(contents), strict=True):
-    quantiles = dict(zip(map(str, inventory.QUANTILES), column.quantiles, strict=True))
-    dense.append(facts | dataclasses.asdict(column) | {"quantiles": quantiles})
+    quantiles = dict(zip(map(str, QUANTILES), column.quantiles, strict=True))
+    measured = dataclasses.asdict(column)
+    bars = measured.pop("histogram")
+    dense.append(facts | measured | {"quantiles": quantiles} | bars)
   splits = {
     name: {
       "rows": s["rows"],
@@ -104,7 +107,7 @@ def page_body(dataset: Dataset, contents: dict[str, Any], found: Inventory, figu
     return [drawn[name] for name in names if name in drawn]
 
   sections = [describe_tables.splits(contents), *pictures("base_rate"), describe_tables.categorical(contents, found)]
-  sections += pictures("id_frequency", "id_frequency_by_feature", "missing", "dense")
+  sections += pictures("unseen", "id_frequency", "id_frequency_by_feature", "missing", "dense")
   sections += [dataclasses.replace(describe_tables.dense(contents, found), title="")] if found.dense else []
   return page.render(
     "dlrm_jax.data.describe",
@@ -121,26 +124,26 @@ def page_body(dataset: Dataset, contents: dict[str, Any], found: Inventory, figu
 
 def print_tables(dataset: Dataset, contents: dict[str, Any], found: Inventory) -> None:
   """The tables on standard output."""
-  console = Console(width=None if sys.stdout.isatty() else 200)
+  console = terminal.console(200)
   tables = [describe_tables.splits(contents), describe_tables.categorical(contents, found), describe_tables.rejects(contents)]
   tables += [describe_tables.sources(contents)]
   tables[1:1] = [describe_tables.dense(contents, found)] if found.dense else []
-  console.print(dataset.name, style="bold", markup=False, highlight=False)
+  console.print(dataset.name, style="bold")
   for name, value in describe_tables.facts(contents):
-    console.print(f"{name}: {value}", markup=False, highlight=False, soft_wrap=True)
-  console.print(looked_at(dataset, found), markup=False, highlight=False)
+    console.print(f"{name}: {value}", soft_wrap=True)
+  console.print(looked_at(dataset, found))
   for table in tables:
-    shown = Table(title=table.title, title_justify="left")
+    shown = terminal.Grid(table.title)
     for place, name in enumerate(table.columns):
-      shown.add_column(Text(name), justify="left" if place == 0 else "right", overflow="fold")
+      shown.column(name, justify="left" if place == 0 else "right", overflow="fold")
     for row in table.rows[:MOST_SOURCES] if table.title == "Sources" else table.rows:
-      shown.add_row(*map(Text, row))
+      shown.row(*row)
     console.print(shown)
     if table.note:
-      console.print(table.note, markup=False, highlight=False, style="dim")
+      console.print(table.note, style="dim")
   hidden = len(contents["sources"]) - MOST_SOURCES
   if hidden > 0:
-    console.print(f"and {hidden} more files, which the page lists", markup=False)
+    console.print(f"and {hidden} more files, which the page lists")
 
 
 def main(config: DescribeConfig) -> None:
@@ -155,7 +158,7 @@ def main(config: DescribeConfig) -> None:
 
   columns = (("dense", contents["columns"]["dense"]), ("categorical", contents["columns"]["categorical"]))
   missing = [(kind, column["name"], column["missing_share"]) for kind, entries in columns for column in entries]
-  figures = describe_plots.figures(found, missing, first_rows(dataset))
+  figures = describe_plots.figures(found, missing, first_rows(dataset), describe_tables.unseen_name(contents))
   rows = ", ".join(f"{dataset.rows(split):,} {split}" for split in SPLITS if dataset.rows(split))
   text = page.page(f"Data set: {dataset.name}", f"{rows} rows", page_body(dataset, contents, found, figures), figures)
   render.write_figures(output, figures)

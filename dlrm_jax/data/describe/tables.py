@@ -3,8 +3,10 @@
 from typing import Any
 
 from dlrm_jax.common.terminal import Table
+from dlrm_jax.data.dataset import one_class_splits
+from dlrm_jax.data.describe.dense_columns import QUANTILES
 from dlrm_jax.data.describe.frequency import FIRST_RANK, LEAST_IDS, SEEN_ENOUGH
-from dlrm_jax.data.describe.inventory import QUANTILES, Inventory
+from dlrm_jax.data.describe.inventory import Inventory
 
 MOST_SOURCES = 30  # files that the terminal lists; the page lists all
 
@@ -31,7 +33,8 @@ def splits(contents: dict[str, Any]) -> Table:
     [name, f"{s['rows']:,}", percent(s["base_rate"]), str(len(s["shards"])), size(sum(shard["bytes"] for shard in s["shards"]))]
     for name, s in contents["splits"].items()
   ]
-  return Table("Splits", ["split", "rows", "base rate", "shards", "size"], rows, "Base rate: the share of label 1.")
+  note = " ".join(["Base rate: the share of label 1.", *(f"{line[0].upper()}{line[1:]}." for line in one_class_splits(contents))])
+  return Table("Splits", ["split", "rows", "base rate", "shards", "size"], rows, note)
 
 
 def dense_facts(contents: dict[str, Any]) -> list[dict[str, Any]]:
@@ -62,6 +65,27 @@ def dense(contents: dict[str, Any], found: Inventory) -> Table:
   return Table("Dense columns", names, rows, note)
 
 
+def unseen_name(contents: dict[str, Any]) -> str:
+  """What `Feature.unseen_share` counts: "id 0", if values that are rare in the training rows have the id of unseen ones, else "unseen"."""
+  return "id 0" if (contents["vocabulary"]["min_count"] or 1) > 1 else "unseen"
+
+
+def _unseen_note(contents: dict[str, Any]) -> str:
+  """What the share of held-out ids means."""
+  vocabulary = contents["vocabulary"]
+  if vocabulary["mode"] != "frequency":
+    return (
+      " Held out, unseen: share of the held-out ids that are not among those of the training rows that were read."
+      " A value with the hash of another counts as that one."
+    )
+  if unseen_name(contents) == "unseen":
+    return " Held out, unseen: share of the held-out ids whose value is not in the training rows (id 0)."
+  return (
+    f" Held out, id 0: share of the held-out ids whose value is in the training rows fewer than {vocabulary['min_count']} times, or never."
+    " The shards do not tell these apart: values that were never seen have at most this share. --min_count=1 gives rare values ids."
+  )
+
+
 def categorical(contents: dict[str, Any], found: Inventory) -> Table:
   """Categorical features: their entries in dataset.json, and the ids in the rows that were read."""
   entries = contents["columns"]["categorical"]
@@ -81,14 +105,16 @@ def categorical(contents: dict[str, Any], found: Inventory) -> Table:
         f"{feature.spectrum.distinct:,}",
         percent(feature.top_share),
         *([percent(feature.zero_share)] if ranked else []),
+        percent(feature.unseen_share),
         *law,
       ]
     )
   names = ["feature", "ids", *(["bag", "padding"] if bags else []), *(["lists cut"] if cut else []), "missing", "ids seen", "most frequent"]
-  names += [*(["id 0"] if ranked else []), "Zipf slope", "fitted on ranks", "fit error"]
+  names += [*(["id 0"] if ranked else []), f"held out, {unseen_name(contents)}", "Zipf slope", "fitted on ranks", "fit error"]
   note = "Missing: share of empty cells in the whole log. The other shares are of the ids that were read."
   if ranked:
     note += " Every rare or unseen value has id 0, which is not ranked."
+  note += _unseen_note(contents)
   note += (
     f" Zipf slope: s of p_k ~ k**-s, fitted to log p at log-spaced ranks by least squares, from rank {FIRST_RANK} to the last id that was"
     f" seen {SEEN_ENOUGH} times. A feature with fewer than {LEAST_IDS} such ids gets no slope. Fit error: root mean square residual of log"

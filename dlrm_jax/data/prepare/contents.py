@@ -8,12 +8,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import rich.console
-import rich.table
-
-from dlrm_jax.common import record
+from dlrm_jax.common import record, terminal
 from dlrm_jax.common.flags import UserError
+from dlrm_jax.common.progress import say
 from dlrm_jax.data import shard_format
+from dlrm_jax.data.dataset import one_class_splits
 from dlrm_jax.data.prepare import parts, read, rejects
 from dlrm_jax.data.prepare.parts import PieceResult
 from dlrm_jax.data.prepare.schema import Schema
@@ -145,7 +144,10 @@ def describe(
   splits = {split: _split(shards) for split, shards in written.items()}
   if not 0 < splits["train"]["base_rate"] < 1:
     train = splits["train"]
-    raise UserError(f"every label of the {train['rows']} training rows is {train['base_rate']:.0f}: nothing can be learned")
+    raise UserError(
+      f"every label of the {train['rows']} training rows is {train['base_rate']:.0f}: nothing can be learned; "
+      "if the log is sorted by its label, hold out other rows or shuffle it"
+    )
   missing = [sum(column) / rows for column in zip(*(result.missing_dense for result in log.results))]
   columns = {
     "dense": [{"name": column, "missing_share": share} for column, share in zip(schema.dense_names, missing, strict=True)],
@@ -171,19 +173,19 @@ def describe(
   }
 
 
-def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> rich.table.Table:
+def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> terminal.Grid:
   """A table for the terminal, its first column to the left and the others to the right."""
-  table = rich.table.Table(title=title)
+  table = terminal.Grid(title)
   for place, heading in enumerate(headings):
-    table.add_column(heading, justify="right" if place else "left")
+    table.column(heading, justify="right" if place else "left")
   for row in rows:
-    table.add_row(*row)
+    table.row(*row)
   return table
 
 
 def print_summary(contents: dict[str, Any], output: str) -> None:
-  """Prints splits, columns and rejects of a data set."""
-  console = rich.console.Console()
+  """Prints splits, columns and rejects of a data set, and warns of splits with one class."""
+  console = terminal.console(200)
   splits, rejects, columns = contents["splits"], contents["rejects"], contents["columns"]
   rows = [(split, f"{e['rows']:,}", f"{e['base_rate']:.4f}", str(len(e["shards"]))) for split, e in splits.items()]
   console.print(_table(f"{contents['name']}: rows", ("split", "rows", "base rate", "shards"), rows))
@@ -201,3 +203,5 @@ def print_summary(contents: dict[str, Any], output: str) -> None:
   else:
     console.print("rejected lines: 0")
   console.print(f"written to {output}, digest {contents['digest'][:16]}", soft_wrap=True)
+  for line in one_class_splits(contents):
+    say(f"warning: {line}")

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dlrm_jax.common import flags, record, tasks
-from dlrm_jax.common.progress import Bar
+from dlrm_jax.common import flags, interrupts, record, tasks
+from dlrm_jax.common.progress import Bar, say
 from dlrm_jax.data import shard_format
 from dlrm_jax.data.prepare import contents, parts, read, shards, vocabulary
 from dlrm_jax.data.prepare.contents import ReadLog
@@ -141,8 +141,9 @@ def prepare(config: PrepareConfig) -> dict[str, Any] | None:
 def main(config: PrepareConfig) -> None:
   try:
     made = prepare(config)
-  except KeyboardInterrupt:
-    sys.exit(130)  # `opened` has printed what is kept
+  except KeyboardInterrupt as stop:
+    say(str(stop) or "interrupted: nothing was read yet")
+    sys.exit(interrupts.EXIT_CODE)  # not at once: workers of several processes share objects that are freed at the end
   if made is None:
     print(f"share {config.shard} is done; the run with --shard=0/{config.share[1]} writes {config.output}")
   else:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dlrm_jax.common.flags import UserError
+from dlrm_jax.common.text import visible
 
 HOPELESS_LINES = 10_000  # a log is not read to its end once this many lines, and most lines, were rejected
 HEADER = b"source\tline\treason\tdetail\ttext\n"
@@ -31,7 +32,7 @@ class Reject:
 
 def text_of(reject: Reject) -> bytes:
   """A line of a piece's file: line number, reason, detail and the line itself, byte for byte (it may hold more tabs), separated by tabs."""
-  return f"{reject.line}\t{reject.reason}\t{reject.detail}\t".encode() + reject.text + b"\n"
+  return f"{reject.line}\t{reject.reason}\t{visible(reject.detail)}\t".encode() + reject.text + b"\n"
 
 
 def of_log(piece_lines: bytes, source: str, lines_before: int) -> bytes:

@@ -93,6 +93,7 @@ def opened(output: Path, plan: dict[str, Any], overwrite: bool, share: int | Non
 
   Raises:
     UserError: the output is occupied, or another run is at work on it. The message for an OSError names what is kept.
+    KeyboardInterrupt: with a message that names what is kept.
   """
   output = output.absolute()
   place = Staging.of(output)
@@ -125,8 +126,7 @@ def opened(output: Path, plan: dict[str, Any], overwrite: bool, share: int | Non
       where = f"{error.filename}: " if error.filename else ""
       raise UserError(f"{where}{error.strerror or error}; {_kept(path)}") from None
     except KeyboardInterrupt:
-      print(_kept(path), file=sys.stderr, flush=True)
-      raise
+      raise KeyboardInterrupt(f"interrupted: {_kept(path)}") from None
 
 
 def _kept(path: Path, command: str = "the same command") -> str:

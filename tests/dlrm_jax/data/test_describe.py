@@ -15,10 +15,12 @@ from page_links import Links
 from places import REAL
 
 from dlrm_jax.common import flags, record
+from dlrm_jax.common.figures import chart, render
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.common.progress import Bar
 from dlrm_jax.data import dataset
-from dlrm_jax.data.describe import frequency, inventory, program
+from dlrm_jax.data.describe import columns, frequency, inventory, plots, program, tables
+from dlrm_jax.data.describe.dense_columns import QUANTILES
 from dlrm_jax.data.describe.program import DescribeConfig
 from dlrm_jax.data.prepare.program import PrepareConfig, prepare
 
@@ -161,14 +163,17 @@ def test_dense_columns(planted):
     assert (entry["low"], entry["high"]) == (values.min(), values.max())
     np.testing.assert_allclose(entry["mean"], values.mean(dtype=np.float64), rtol=1e-12)
     assert entry["zero_share"] == np.mean(values == 0) and entry["missing_share"] == known["missing_share"]
-    exact = np.quantile(values, inventory.QUANTILES, method="inverted_cdf")
+    exact = np.quantile(values, QUANTILES, method="inverted_cdf")
     got = np.array(list(entry["quantiles"].values()))
     np.testing.assert_allclose(got, exact, rtol=0 if entry["name"] != "wide" else 1 / 2000)
     inside = (values >= entry["edges"][0]) & (values <= entry["edges"][-1])
     assert sum(entry["counts"]) == pytest.approx(inside.sum(), rel=1e-3)
     assert inside.mean() > 0.997
-    if entry["name"] == "time":
-      assert entry["counts"] == np.histogram(values, bins=40)[0].tolist()
+    if entry["name"] == "time":  # 3,000 steps of 128 seconds, 75 in each bar
+      edges = values.min() + 128.0 * (75 * np.arange(41) - 0.5)
+      assert entry["edges"] == edges.tolist() and entry["counts"] == np.histogram(values.astype(np.float64), edges)[0].tolist()
+    if entry["name"] == "same":
+      assert entry["counts"] == [ROWS - EVAL - TEST] and np.mean(entry["edges"]) == 7.5
 
 
 def test_wide_histogram_leaves_the_outer_thousandths_out(planted):
@@ -190,7 +195,7 @@ def test_hashed_ids(log, planted, tmp_path):
 
 
 def test_only_the_first_rows_are_looked_at(planted, tmp_path, capsys, monkeypatch):
-  monkeypatch.setattr(inventory, "_ROWS_AT_ONCE", 1)  # a row group at a time
+  monkeypatch.setattr(columns, "_ROWS_AT_ONCE", 1)  # a row group at a time
   assert 32_000 < dataset.open_dataset(planted).rows_per_group < 40_000
   program.main(DescribeConfig((str(planted),), output=str(tmp_path / "page"), max_rows=40_001))
   assert not (tmp_path / "describe").exists()
@@ -200,11 +205,68 @@ def test_only_the_first_rows_are_looked_at(planted, tmp_path, capsys, monkeypatc
   wide = train["dense.wide"].to_numpy()
   np.testing.assert_allclose(made["dense"][0]["mean"], wide.mean(dtype=np.float64), rtol=1e-12)
   np.testing.assert_allclose(
-    list(made["dense"][0]["quantiles"].values()), np.quantile(wide, inventory.QUANTILES, method="inverted_cdf"), rtol=1 / 2000
+    list(made["dense"][0]["quantiles"].values()), np.quantile(wide, QUANTILES, method="inverted_cdf"), rtol=1 / 2000
   )
   assert made["rows_looked_at"] == 40_001 and sum(entry["rows"] for entry in made["base_rate"]) == ROWS
   sentence = "Ids and dense values are those of the first 40,001 of 108,000 training rows; base rates are those of all 120,000 rows."
+  sentence += " Held-out ids are those of all 12,000 rows."
   assert sentence in capsys.readouterr().out and sentence in (tmp_path / "page" / "index.html").read_text()
+
+
+def unseen_by_hand(frame: pl.DataFrame, column: str, held_out: int, min_count: int) -> float:
+  """The share of the held-out cells of a raw log whose value the training rows have fewer than `min_count` times."""
+  seen = Counter(frame[column][: len(frame) - held_out].to_list())
+  return float(np.mean([seen[value] < min_count for value in frame[column][len(frame) - held_out :].to_list()]))
+
+
+@pytest.mark.parametrize(("words", "min_count"), [((), 2), (("--min_count=1",), 1), (("--min_count=5",), 5), (("--vocabulary=hash",), 1)])
+def test_the_share_of_held_out_ids_that_training_has_not_seen(log, tmp_path, words, min_count, monkeypatch):
+  """Counted in the raw log. With hashed ids several passes over the ids give the same."""
+  out = make(tmp_path, log, SCHEMA, f"--eval_rows={EVAL + TEST}", f"--test_fraction={TEST / (EVAL + TEST)}", *words)
+  frame, made = pl.read_parquet(log), numbers(out)
+  few = frequency.counted
+  monkeypatch.setattr(frequency, "counted", lambda read: few(read, 512, 64))
+  for entry, again in zip(made["categorical"], numbers(out)["categorical"], strict=True):
+    assert entry["held_out_lookups"] == EVAL + TEST
+    np.testing.assert_allclose(entry["unseen_share"], unseen_by_hand(frame, entry["name"], EVAL + TEST, min_count), rtol=1e-12, atol=1e-15)
+    assert again["unseen_share"] == entry["unseen_share"] and again["held_out_lookups"] == entry["held_out_lookups"]
+  assert made["categorical"][0]["unseen_share"] > 0.05 and made["categorical"][3]["unseen_share"] == 0
+  contents = record.read_json(out / "dataset.json")
+  table = tables.categorical(contents, inventory.take(dataset.open_dataset(out), 0))
+  name, note = {2: ("id 0", "fewer than 2 times, or never"), 5: ("id 0", "fewer than 5 times")}.get(
+    min_count, ("unseen", "Held out, unseen: share")
+  )
+  assert f"held out, {name}" in table.columns and note in table.note
+
+
+def test_a_bag_of_held_out_rows_counts_without_its_padding(tmp_path):
+  lists = [[1, 2]] * 50 + [[1, 9], [8], [], [2, 2]]
+  pl.DataFrame({"y": [0, 1] * 27, "tags": lists}).write_parquet(tmp_path / "log.parquet")
+  schema = 'label = "y"\n[bags]\ntags = { column = "tags", length = 3 }\n'
+  for words in ((), ("--vocabulary=hash",)):
+    (tmp_path / "-".join(("set", *words))).mkdir()
+    (tags,) = numbers(make(tmp_path / "-".join(("set", *words)), tmp_path / "log.parquet", schema, "--eval_rows=4", *words))["categorical"]
+    assert tags["held_out_lookups"] == 5 and tags["unseen_share"] == pytest.approx(2 / 5)
+
+
+@pytest.mark.parametrize("count", [3, 5, 6, 18])
+def test_the_largest_features_have_colours_that_differ(count):
+  """18 shades of one colour could not be told apart."""
+  features = [
+    inventory.Feature(f"f[{i}]", 100, 1, 1000, 0.0, 0.0, 0.1, 0, None, frequency.spectrum([np.arange(1, i + 3)]), None)
+    for i in range(count)
+  ]
+  spec = plots._together(features).spec
+  coloured = spec["layer"][-1]["encoding"]["color"]
+  names = [f"f[{i}]" for i in reversed(range(count))]
+  assert coloured["scale"]["domain"] == names[:5] and coloured["type"] == "nominal"
+  grey = [layer for layer in spec["layer"] if "color" not in layer["encoding"]]
+  assert len(grey) == (count > 5)
+  drawn = render.svg(spec)
+  assert all((f">{name}<" in drawn) == (name in names[:5]) for name in names)
+  colours = dict(re.findall(r'feature: (f\[[0-9]+\]);[^>]*? stroke="(#[0-9a-f]{6})"', drawn))
+  assert set(colours) == set(names) and len({colours[name] for name in names[:5]}) == min(count, 5)
+  assert {colours[name] for name in names[5:]} <= {chart.THEMES["light"]["style"]["theory"]["color"]}
 
 
 def test_bags_and_their_padding(tmp_path):
@@ -260,7 +322,7 @@ def test_page_and_files(planted):
   folder = planted / "describe"
   text, links = (folder / "index.html").read_text(), Links()
   links.feed(text)
-  figures = {"base_rate", "id_frequency", "id_frequency_by_feature", "missing", "dense"}
+  figures = {"base_rate", "unseen", "id_frequency", "id_frequency_by_feature", "missing", "dense"}
   assert [a for a in links.fetched if not a.startswith("data:")] == [] and links.charts == len(figures)
   assert {path.name for path in folder.iterdir()} == {"index.html", "describe.json"} | {f"{f}.{k}" for f in figures for k in ("svg", "png")}
   made, known = described(folder), json.loads((planted / "dataset.json").read_text())
@@ -289,7 +351,7 @@ def test_tables_on_the_terminal(planted, capsys):
   cells = [cell.strip() for cell in line.strip("│").split("│")]
   assert cells == [
     *("c0", f"{c0['cardinality']:,}", "0.00%", f"{c0['distinct_seen']:,}", f"{c0['top_share']:.2%}", f"{c0['zero_share']:.2%}"),
-    *(f"{c0['zipf']['slope']:.3f}", f"10 to {c0['zipf']['last_rank']:,}", f"{c0['zipf']['error']:.1%}"),
+    *(f"{c0['unseen_share']:.2%}", f"{c0['zipf']['slope']:.3f}", f"10 to {c0['zipf']['last_rank']:,}", f"{c0['zipf']['error']:.1%}"),
   ]
   assert "too few ids" in next(line for line in out.splitlines() if line.startswith("│ few "))
   assert f"{wide['mean']:.4g}" in out and f"{wide['high']:.4g}" in out and made["digest"] in out and "log.parquet" in out

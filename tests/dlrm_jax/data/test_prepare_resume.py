@@ -72,11 +72,11 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, done: int, error: BaseException)
 
 
 @pytest.mark.parametrize("error", [Stopped(), KeyboardInterrupt()])
-def test_a_second_run_does_what_is_missing(log, monkeypatch, error, capsys):
+def test_a_second_run_does_what_is_missing(log, monkeypatch, error):
   expected = files_of(run(log, output="whole"))
   with monkeypatch.context() as patch:
     stop_after(patch, 4, error)
-    with pytest.raises(type(error)):
+    with pytest.raises(type(error)) as stopped:
       run(log)
   assert not (log / "out").exists()
   with pytest.raises(UserError, match="no such directory"):
@@ -84,7 +84,7 @@ def test_a_second_run_does_what_is_missing(log, monkeypatch, error, capsys):
   with pytest.raises(UserError, match="no such directory|no dataset.json"):
     open_dataset(log / ".out.partial" / "out" / "x")
   if isinstance(error, KeyboardInterrupt):
-    assert "the same command goes on from there" in capsys.readouterr().err
+    assert "the same command goes on from there" in str(stopped.value)
   with monkeypatch.context() as patch:
     asked = stop_after(patch, 1000, error)
     out = run(log)

@@ -1,0 +1,91 @@
+"""The numbers of a dense column, in two passes and bounded memory. Called by `inventory`."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int32, Int64
+
+from dlrm_jax.common.progress import Bar
+from dlrm_jax.data.dataset import Dataset
+from dlrm_jax.data.describe.columns import read_column
+from dlrm_jax.data.describe.histogram import LOG1P, PLAIN, Histogram, Scale, histogram
+
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+_OUTER = (0.001, 0.999)  # a histogram with far extremes is drawn between these quantiles
+_BUCKET_BITS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseColumn:
+  """One dense column in the rows that were read, as the model sees it: after its transform, with missing cells filled.
+
+  Attributes:
+    name: from the data set.
+    low, mean, high: smallest value, mean, largest.
+    zero_share: share of values that are 0.
+    quantiles: the QUANTILES. They are exact, or too low by at most one part in 2,000 if a column spans very different magnitudes.
+    histogram: of the numbers before the transform, where it can be undone. Values outside of it are beyond the _OUTER quantiles.
+  """
+
+  name: str
+  low: float
+  mean: float
+  high: float
+  zero_share: float
+  quantiles: tuple[float, ...]
+  histogram: Histogram
+
+  @property
+  def median(self) -> float:
+    return self.quantiles[QUANTILES.index(0.5)]
+
+
+def scales_of(contents: dict[str, Any]) -> dict[str, Scale]:
+  """How the values of each dense column follow from the numbers of the log."""
+  return {column["name"]: LOG1P if column["transform"] == "log1p" else PLAIN for column in contents["schema"]["dense"]}
+
+
+def _ordered(bits_n: Int32[np.ndarray, " n"]) -> Int32[np.ndarray, " n"]:
+  """Maps the bits of float32 to integers in the order of the values. It is its own inverse."""
+  return bits_n ^ ((bits_n >> 31) & np.int32(0x7FFFFFFF))
+
+
+def _keys(value_n: Float32[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+  """Integers in the order of the values. Neighbouring floats get consecutive integers."""
+  return _ordered((value_n + np.float32(0)).view(np.int32)).astype(np.int64)  # + 0 makes -0 0
+
+
+def dense_column(dataset: Dataset, name: str, scale: Scale, rows: int, bar: Bar) -> DenseColumn:
+  """Two passes: the extremes, then counts in 2**20 buckets between them, which are single float32 values if the extremes are close."""
+  column, low, high, total, zeros = f"dense.{name}", np.inf, -np.inf, 0.0, 0
+  for value_n in read_column(dataset, "train", column, rows, bar):
+    low, high = min(low, float(value_n.min())), max(high, float(value_n.max()))
+    total += float(value_n.sum(dtype=np.float64))
+    zeros += int((value_n == 0).sum())
+  first, last = _keys(np.array([low, high], np.float32)).tolist()
+  shift = max(0, (last - first).bit_length() - _BUCKET_BITS)
+  count_k = np.zeros(((last - first) >> shift) + 1, np.int64)
+  for value_n in read_column(dataset, "train", column, rows, bar):
+    count_k += np.bincount((_keys(value_n) - first) >> shift, minlength=len(count_k))
+  kept_k = np.flatnonzero(count_k)
+  key_k = (kept_k << shift) + first
+  key_k[(key_k < 0) & (key_k + (1 << shift) > 0)] = 0  # the bucket of 0 holds 0 and its nearest values
+  value_k = _ordered(key_k.astype(np.int32)).view(np.float32)  # the smallest value of each bucket
+  count_k = count_k[kept_k]
+  below_k = np.cumsum(count_k)
+
+  def quantile(share: float) -> float:
+    return float(value_k[np.searchsorted(below_k, np.ceil(share * rows))])
+
+  inner = (quantile(_OUTER[0]), quantile(_OUTER[1]))
+  ends = inner if inner[0] < inner[1] and high - low > 2 * (inner[1] - inner[0]) else (low, high)
+  return DenseColumn(
+    name=name,
+    low=low,
+    mean=total / rows,
+    high=high,
+    zero_share=zeros / rows,
+    quantiles=tuple(map(quantile, QUANTILES)),
+    histogram=histogram(value_k, count_k, scale, *ends),
+  )

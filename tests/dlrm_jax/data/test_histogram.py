@@ -1,0 +1,132 @@
+"""Histograms of dense columns: flat data have flat bars, whatever step their numbers have, and every column has some."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dlrm_jax.data.describe.histogram import LOG1P, MOST_BARS, PLAIN, Scale, histogram
+
+F32 = np.finfo(np.float32)
+
+
+def of(numbers: np.ndarray, scale: Scale = PLAIN):
+  """The histogram of some numbers of a log."""
+  value_k, count_k = np.unique(scale.value_of(np.asarray(numbers, np.float64)), return_counts=True)
+  return histogram(value_k, count_k.astype(np.int64), scale, float(value_k[0]), float(value_k[-1]))
+
+
+def check(found, total: int):
+  assert len(found.edges) == len(found.counts) + 1 and sum(found.counts) == total and min(found.counts) >= 0
+  assert np.all(np.diff(found.edges) > 0) and np.isfinite(found.edges).all()
+
+
+@pytest.mark.parametrize(
+  ("first", "step", "count"),
+  [
+    *((0, 1, n) for n in (2, 3, 14, 40, 41, 59, 60, 97, 100, 101, 127, 720, 1440, 5003)),
+    (1_717_200_000, 128, 675),  # a day of seconds in float32, which is no finer
+    (-50, 1, 101),
+    (0, 5, 77),
+    (0, 0.5, 10),
+    (0, 0.1, 101),
+    (17.87, 0.01, 350),
+    (0, 0.001, 2000),
+    (1e6, 0.0625, 300),
+    (2.0**100, 2.0**77, 90),
+  ],
+)
+def test_flat_data_have_flat_bars(first: float, step: float, count: int):
+  """Before, 0..100 had bars of 2 and of 3 numbers, and 0..59 bars of 1 and of 2."""
+  numbers = first + step * np.arange(count)
+  found = of(np.repeat(numbers, 10))
+  check(found, 10 * count)
+  each = set(found.counts[:-1])
+  assert len(each) <= 1 and found.counts[-1] <= max(each, default=10 * count)
+  assert len(found.counts) <= MOST_BARS and (count > MOST_BARS or len(found.counts) == count)
+  assert found.counts[-1] > 0.6 * found.counts[0]  # the last bar lacks few steps
+  middle_b = (np.array(found.edges[:-1]) + np.array(found.edges[1:])) / 2
+  if len(found.counts) == count:
+    np.testing.assert_allclose(middle_b, numbers, rtol=1e-6)
+
+
+def test_counts_are_those_of_the_numbers_between_the_edges():
+  rng = np.random.default_rng(4)
+  for numbers in (rng.geometric(0.03, 5000), rng.normal(0, 1, 5000), np.round(rng.lognormal(2, 1, 5000), 2), rng.zipf(1.5, 5000) % 10**6):
+    for scale in (PLAIN, LOG1P):
+      kept = np.asarray(numbers, np.float64) if scale is PLAIN else np.maximum(numbers, 0.0)
+      found = of(kept, scale)
+      check(found, 5000)
+      by_hand = [np.count_nonzero((kept >= a) & (kept < b)) for a, b in zip(found.edges, found.edges[1:])]
+      assert np.abs(np.array(by_hand) - found.counts).max() <= 2  # numbers at an edge, after float32
+
+
+def test_whole_numbers_on_a_logarithmic_axis():
+  """The density of 0..999 over log(1 + x) grows like 1 + x, without a gap between the first numbers."""
+  found = of(np.repeat(np.arange(1000), 3), LOG1P)
+  check(found, 3000)
+  assert found.log and found.edges[:4] == (-0.5, 0.5, 1.5, 2.5) and found.counts[:3] == (3, 3, 3)
+  assert all(round(edge * 2) % 2 for edge in np.array(found.edges))  # half-way between whole numbers
+  width_b = np.diff(found.edges)
+  np.testing.assert_allclose(np.array(found.counts[:-1]) / width_b[:-1], 3)
+  assert len(found.counts) < 60
+
+
+def test_a_day_of_seconds_after_log1p_has_no_spikes():
+  """float32 has 26 values of log(1 + x) in such a day."""
+  seconds = 1_717_200_000 + np.arange(86_400)
+  found = of(seconds, LOG1P)
+  check(found, 86_400)
+  density_b = np.array(found.counts) / np.diff(found.edges)
+  assert not found.log and 10 < len(found.counts) <= MOST_BARS
+  assert density_b[1:-1].max() < 1.1 * density_b[1:-1].min()
+
+
+@pytest.mark.parametrize("scale", [PLAIN, LOG1P])
+@pytest.mark.parametrize(
+  "numbers",
+  [
+    [0.0],
+    [7.5],
+    [1_717_200_000.0],
+    [float(F32.max)],
+    [float(F32.smallest_subnormal)],
+    [0.0, float(F32.smallest_subnormal)],
+    [float(F32.smallest_subnormal), 2 * float(F32.smallest_subnormal)],
+    [-float(F32.max), float(F32.max)],
+    [-float(F32.max), 0.0, float(F32.smallest_subnormal), float(F32.max)],
+    [1.0, 1.0 + float(F32.eps)],
+    [float(F32.max), float(np.nextafter(F32.max, np.float32(0)))],
+    [-1e-40, 1e-40],
+    [2.0**24, 2.0**24 + 2],
+    [-0.0, 1e38],
+  ],
+)
+def test_every_column_has_bars(numbers: list[float], scale: Scale):
+  found = of(np.array(numbers), scale)
+  check(found, len(numbers))
+  distinct = len(set(scale.value_of(np.array(numbers)).tolist()))
+  assert min(distinct, 2) <= sum(count > 0 for count in found.counts) <= distinct
+
+
+@settings(max_examples=300)
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=30), st.sampled_from([PLAIN, LOG1P]))
+def test_any_column_has_bars(numbers: list[float], scale: Scale):
+  check(of(np.array(numbers, np.float64), scale), len(numbers))
+
+
+@settings(max_examples=100)
+@given(st.floats(width=32, allow_nan=False, allow_infinity=False), st.integers(1, 40))
+def test_columns_of_neighbouring_floats(first: float, ulps: int):
+  numbers = [np.float32(first)]
+  for _ in range(ulps):
+    numbers.append(np.nextafter(numbers[-1], np.float32(np.inf)))
+  numbers = [number for number in numbers if np.isfinite(number)]
+  found = of(np.array(numbers, np.float64))
+  check(found, len(numbers))
+
+
+def test_values_outside_are_left_out():
+  value_k = np.arange(100, dtype=np.float32)
+  found = histogram(value_k, np.ones(100, np.int64), PLAIN, 10.0, 49.0)
+  assert sum(found.counts) == 40 and found.edges[0] == 9.5 and found.edges[-1] == 49.5
