@@ -89,6 +89,11 @@ class StepSettings:
   )
   table_weight_decay: float = NUMBERS.option(0.0, "rows of the batch also shrink by learning rate x this x the row (decoupled)", at_least=0)
   table_init: float = NUMBERS.option(0.05, "embedding rows start uniform in +-table_init; first-order scalars at 0", at_least=0)
+  first_logit: str = NUMBERS.option(
+    "random",
+    "logits before the first step: those of random weights, or all at the click rate of the training examples",
+    ("random", "base_rate"),
+  )
   dense_optimizer: str = NUMBERS.option("adagrad", "optimiser of the MLPs (optax)", ("sgd", "adagrad", "adam"))
   warmup_examples: int = NUMBERS.option(0, "the dense learning rate rises linearly over this many examples", at_least=0)
   table_warmup_examples: int = NUMBERS.option(0, "the tables' learning rate rises linearly over this many examples", at_least=0)
@@ -255,6 +260,12 @@ class RunConfig:
     (),
     "loggers of the curve and of the training loss, besides curve.jsonl: csv (WORKDIR/log.csv), tensorboard (event files), or names of "
     "the entry points dlrm_jax.loggers",
+  )
+  logistic: str = EXECUTION.option(
+    "auto", "train a logistic regression on the same examples, to compare the run with; auto: on data sets only", ("auto", "yes", "no")
+  )
+  lr_find: bool = EXECUTION.option(
+    False, "choose both learning rates first, by short runs on the first training examples; those of the flags are where it begins"
   )
   steps_per_call: int = EXECUTION.option(1, "training steps in one call of the compiled program; pays where steps are short", at_least=1)
   model: ModelConfig = ModelConfig()

@@ -11,14 +11,17 @@ from pathlib import Path
 import jax
 
 from dlrm_jax.common import flags, stopping
+from dlrm_jax.common.progress import say
 from dlrm_jax.config import RunConfig
+from dlrm_jax.data.source import open_source
 from dlrm_jax.machine import hardware, mesh
 from dlrm_jax.presets import PRESETS
 from dlrm_jax.training import loop
+from dlrm_jax.training.found_rates import at_found_rates
 
 
 def main(config: RunConfig) -> None:
-  """Checks, trains, prints one line of results."""
+  """Checks, trains, prints one line of results, and before it the alarms on standard error."""
   flags.check(bool(config.workdir), config, "workdir", "a directory for record.json and curve.jsonl")
   if (Path(config.workdir) / "record.json").exists():
     raise flags.UserError(f"--workdir={config.workdir}: holds a finished run (record.json); choose another directory")
@@ -27,10 +30,14 @@ def main(config: RunConfig) -> None:
   hardware.select_platform()
   config = mesh.connect(config)
   hardware.share_compiled()
+  source = open_source(config)
   with stopping.installed():
-    out = loop.train(config, config.workdir)
+    config = at_found_rates(config, source)
+    out = loop.train(config, config.workdir, source)
   if jax.process_index():
     return
+  for alarm in out["alarms"]:
+    say(f"alarm {alarm['code']}: {alarm['text']}")
   if out["status"] == "diverged":
     raise flags.UserError(f"{out['diverged_metric']} was not finite at step {out['diverged_step']}; see {config.workdir}/record.json")
   known = {name: out[name] for name in ("log_loss", "ne", "roc_auc", "calibration", "excess") if out[name] is not None}

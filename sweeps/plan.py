@@ -34,6 +34,8 @@ class PlanConfig(SweepConfig):
 def main(plan: PlanConfig) -> None:
   """Prints one line for each run, and the totals."""
   hardware.select_platform()
+  if plan.run.lr_find:
+    say("--lr_find: sweeps.run chooses the learning rates first; this plan has those of the flags, and so the config ids")
   points = expand(plan)
   for line in data_used.lines(plan, points):
     say(line)

@@ -4,17 +4,21 @@ python -m sweeps.run --preset=quick --workdir=runs/quick
 python -m sweeps.run --axes=rows,dim,overarch,mlp --data=DIR --workdir=runs/mine --launcher=local
 """
 
+import dataclasses
 import os
 from pathlib import Path
 
 from dlrm_jax.common import flags, record, stopping
 from dlrm_jax.common.progress import say
+from dlrm_jax.data.source import open_source
 from dlrm_jax.machine import hardware
+from dlrm_jax.training.found_rates import at_found_rates
 from sweeps import data_used, estimate, local, slurm, store, worker
+from sweeps.axes import with_part
 from sweeps.display import Display
 from sweeps.points import SweepConfig, expand, runs_of
 from sweeps.presets import PRESETS
-from sweeps.states import failures
+from sweeps.states import alarm_lines, failures
 
 
 def main(sweep: SweepConfig) -> None:
@@ -26,6 +30,8 @@ def main(sweep: SweepConfig) -> None:
   usable = bool(workdir) and (Path(workdir).is_dir() or not Path(workdir).exists())
   flags.check(usable, sweep.run, "workdir", "a directory, for sweep.json and runs/")
   hardware.select_platform()
+  if sweep.run.lr_find:
+    sweep = _at_found_rates(sweep)
   points = expand(sweep)
   with Display(sweep, points, follow=launcher != "inline") as display:
     todo = [run for name, run in runs_of(points).items() if display.runs.states[name].state not in store.RESULTS]
@@ -52,7 +58,7 @@ def main(sweep: SweepConfig) -> None:
       with stopping.installed():
         worker.work(sweep, todo, wait=True, tick=display.tick, tell=display.say)
     counts = display.finish().counts
-  for line in failures(display.names, display.runs.states, workdir):
+  for line in (*failures(display.names, display.runs.states, workdir), *alarm_lines(display.names, display.runs.states)):
     say(line)
   if counts["diverged"] == count:
     raise flags.UserError(f"all {count} runs diverged; their records are kept under {workdir}/runs")
@@ -63,6 +69,18 @@ def main(sweep: SweepConfig) -> None:
   if left := counts["queued"] + counts["running"]:
     raise flags.UserError(f"{left} of {count} runs have not ended{kept}; the same command goes on")
   say(f"all {count} runs recorded{kept}")
+
+
+def _at_found_rates(sweep: SweepConfig) -> SweepConfig:
+  """The sweep at the learning rates that `--lr_find` picks for its base configuration, once for all points."""
+  if sweep.launch.launcher == "slurm":
+    raise flags.UserError("--lr_find: trains here, before the jobs; find the rates with dlrm_jax.train on a node, then give them as flags")
+  base = with_part(sweep.run, "planted", zipf_s=sweep.zipf_s_values[0]) if sweep.zipf_s_values else sweep.run
+  hardware.share_compiled(store.compile_cache(sweep.run.workdir))
+  with stopping.installed():
+    train = at_found_rates(base, open_source(base)).train
+  run = with_part(sweep.run, "train", table_lr=train.table_lr, dense_lr=train.dense_lr)
+  return dataclasses.replace(sweep, run=dataclasses.replace(run, lr_find=False))
 
 
 def _time(sweep: SweepConfig, todo: list[estimate.Run], groups: list[local.WorkerGroup]) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dlrm_jax.common import record
+from dlrm_jax.training.alarms import CODES, Alarm, alarms_of
 from sweeps import claims, store
 
 STATES = (*store.ENDED, "running", "queued")
@@ -25,6 +27,7 @@ class RunState:
     examples: examples seen so far (running), or by the newest checkpoint (queued, failed).
     owner: the content of a running run's claim: host, examples_per_s, loss and others.
     out: the record, where there is an undamaged one.
+    alarms: what the record and the curve of a run with a result show.
   """
 
   state: str
@@ -35,6 +38,7 @@ class RunState:
   examples: int = 0
   owner: dict[str, Any] = dataclasses.field(default_factory=dict)
   out: dict[str, Any] | None = None
+  alarms: tuple[Alarm, ...] = ()
 
 
 def state_of(directory: Path, observer: claims.Observer) -> RunState:
@@ -46,7 +50,8 @@ def state_of(directory: Path, observer: claims.Observer) -> RunState:
     out = None  # the next owner renames the damaged file and reports it
   generation = history[-1].generation if history else 0
   if out and out["status"] in store.RESULTS:
-    return RunState(out["status"], generation=generation, examples=out["examples"], out=out)
+    alarms = tuple(alarms_of(out, record.read_curve(directory / "curve.jsonl")))
+    return RunState(out["status"], generation=generation, examples=out["examples"], out=out, alarms=alarms)
   lost = bool(history) and history[-1].outcome is None
   lives = observer.lives(directory, history[-1]) if lost else False
   if lives is not False:
@@ -142,3 +147,13 @@ def failures(names: Mapping[str, str], states: Mapping[str, RunState], workdir: 
     if run.state == "failed" and run.out:
       path = store.run_directory(workdir, config_id) / "record.json"
       yield f"{names[config_id]}: failed {run.out['attempts']} times, {_error_line(run.out)} ({path})"
+
+
+def alarm_lines(names: Mapping[str, str], states: Mapping[str, RunState]) -> Iterable[str]:
+  """One line for each kind of alarm: how many of the runs with a result have it, and what it says of the first of them."""
+  ended = sum(run.state in store.RESULTS for run in states.values())
+  for code in CODES:
+    found = [(names[config_id], alarm) for config_id, run in states.items() for alarm in run.alarms if alarm.code == code]
+    if found:
+      name, alarm = found[0]
+      yield f"alarm {code}: {len(found)} of {ended} runs, such as {name}: {alarm.text}"

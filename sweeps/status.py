@@ -14,7 +14,7 @@ from rich.live import Live
 
 from dlrm_jax.common import flags, record, terminal
 from sweeps.points import name_of
-from sweeps.states import RunStates, duration, failures
+from sweeps.states import RunStates, alarm_lines, duration, failures
 
 _EVERY_S = 2.0
 _WIDE = 140  # columns of a terminal that shows all
@@ -25,8 +25,10 @@ def _table(points: Mapping[str, dict[str, Any]], runs: RunStates, width: int) ->
   totals = runs.look()
   table = terminal.Grid(totals.line())
   columns = ("state", "run", "examples", "left", "loss") + (("examples/s", "attempts", "by", "config_id") if width >= _WIDE else ())
+  columns += ("alarms",) if any(run.alarms for run in runs.states.values()) else ()
   for column in columns:
-    table.column(column, justify="left" if column in ("run", "state", "by", "config_id") else "right", no_wrap=column != "run")
+    words_in = column in ("run", "state", "by", "config_id", "alarms")
+    table.column(column, justify="left" if words_in else "right", no_wrap=column not in ("run", "alarms"))
   order = {state: place for place, state in enumerate(("running", "failed", "diverged", "queued", "done"))}
   for config_id, run in sorted(runs.states.items(), key=lambda item: order[item[1].state]):
     point, owner = points[config_id], run.owner
@@ -37,6 +39,7 @@ def _table(points: Mapping[str, dict[str, Any]], runs: RunStates, width: int) ->
     seen = f"{run.examples:,} of {point['examples']:,}"
     words = {"state": run.state, "run": point["name"], "examples": seen, "left": left, "loss": "" if lost is None else f"{lost:.4f}"}
     words |= {"examples/s": f"{speed:,.0f}" if speed else "", "attempts": str(run.generation), "by": by, "config_id": config_id}
+    words |= {"alarms": ", ".join(alarm.code for alarm in run.alarms)}
     table.row(*(words[column] for column in columns))
   return table
 
@@ -69,7 +72,8 @@ def main(config: StatusConfig) -> None:
       while any(run.state in ("running", "queued") for run in runs.states.values()):
         time.sleep(_EVERY_S)
         live.update(_table(points, runs, console.width), refresh=True)
-  for line in failures({config_id: d["name"] for config_id, d in points.items()}, runs.states, config.workdir):
+  names = {config_id: d["name"] for config_id, d in points.items()}
+  for line in (*failures(names, runs.states, config.workdir), *alarm_lines(names, runs.states)):
     console.print(line, soft_wrap=True)
 
 

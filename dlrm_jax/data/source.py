@@ -5,6 +5,7 @@ from collections.abc import Hashable, Iterator
 from typing import Protocol, runtime_checkable
 
 import jax
+import numpy as np
 
 from dlrm_jax.batch import Batch
 from dlrm_jax.common.flags import UserError
@@ -105,6 +106,15 @@ class PreparedSource:
     first, again = self.first_row(rows), rows if self.epochs > 1 else None
     return pipeline.batches(self.dataset, "train", batch_size, num_examples - start, start, self.order, seed, process, first, again)
 
+  def all_train_batches(self, seed: int, batch_size: int, num_examples: int) -> Iterator[Batch]:
+    """The examples of all processes, in this one, in batches of about `batch_size`: those of the first epoch in order."""
+    count, first = jax.process_count(), self.first_row(num_examples)
+    size = -(-batch_size // count) * count
+    where = ((p, count) for p in range(count))
+    shares = [pipeline.batches(self.dataset, "train", size, num_examples, 0, self.order, seed, each, first) for each in where]
+    for batches in zip(*shares, strict=True):
+      yield jax.tree.map(lambda *x: np.concatenate(x), *batches)
+
   def first_row(self, rows: int) -> int:
     """The first training row of a run whose epochs have so many rows."""
     return self.dataset.rows("train") - rows if self.window == "recent" else 0
@@ -139,6 +149,11 @@ def open_source(config: RunConfig) -> Source:
     raise UserError(f"--rows_by=top: the ids of {config.data} are hashes, not ranks of frequency; use --rows_by=hash")
   train = config.train
   return PreparedSource(dataset, split, train.order, train.window, train.epochs).first_tables(config.model.num_tables)
+
+
+def one_epoch(source: Source) -> Source:
+  """The source of a run that makes one pass, whatever the epochs of this one."""
+  return dataclasses.replace(source, epochs=1) if isinstance(source, PreparedSource) else source
 
 
 def resolved(config: RunConfig, source: Source) -> RunConfig:

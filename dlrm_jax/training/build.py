@@ -1,6 +1,7 @@
 """`Build`: what the compiled programs of a run depend on, in one object. Learner, step, state, checkpoints and benchmarks take it."""
 
 import dataclasses
+import math
 
 import jax
 from jax.sharding import Mesh
@@ -26,6 +27,7 @@ class Build:
     num_dense: dense inputs of the data, M.
     mesh: the devices, which may be absent where programs are only compiled.
     steps_per_call: batches that one call of the train program takes.
+    first_logit: the logit of every example before the first step; None: that of random weights.
   """
 
   model: ModelConfig
@@ -34,15 +36,18 @@ class Build:
   num_dense: int
   mesh: Mesh
   steps_per_call: int = 1
+  first_logit: float | None = None
 
   def __post_init__(self) -> None:
     if type(self.settings) is not StepSettings:  # a TrainConfig would bring seed and learning rates into the programs
       raise TypeError(f"Build.settings is a {type(self.settings).__name__}: give StepSettings, such as TrainConfig.step_settings()")
 
   @classmethod
-  def of(cls, config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh) -> "Build":
+  def of(cls, config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh, base_rate: float = 0.5) -> "Build":
     """The build of a run that is planned already."""
-    return cls(config.model, config.train.step_settings(), plan, num_dense, mesh, config.steps_per_call)
+    settings = config.train.step_settings()
+    first_logit = _logit(base_rate) if settings.first_logit == "base_rate" else None
+    return cls(config.model, settings, plan, num_dense, mesh, config.steps_per_call, first_logit)
 
   def batch_shapes(self) -> Batch:
     """Shape and dtype of every array of a batch."""
@@ -50,10 +55,16 @@ class Build:
     return jax.eval_shape(lambda: empty_batch(self.settings.batch_size, self.num_dense, layout.num_lookups, layout.weighted))
 
 
-def build_of(config: RunConfig, shape: DataShape) -> Build:
-  """The build of a run on this machine, on data of this shape. Raises UserError where devices or memory do not suffice."""
+def build_of(config: RunConfig, shape: DataShape, base_rate: float = 0.5) -> Build:
+  """The build of a run on this machine, on data of this shape and click rate. Raises UserError where devices or memory do not suffice."""
   mesh = make_mesh(config)
-  return Build.of(config, make_plan(config, make_layout(config.model, shape), machine_of(mesh)), shape.num_dense, mesh)
+  return Build.of(config, make_plan(config, make_layout(config.model, shape), machine_of(mesh)), shape.num_dense, mesh, base_rate)
+
+
+def _logit(rate: float) -> float:
+  """The logit of a click rate; a log of one class has a finite one, too."""
+  rate = min(max(rate, 1e-6), 1 - 1e-6)
+  return math.log(rate / (1 - rate))
 
 
 def runs_that_fit(config: RunConfig, source: Source) -> int:

@@ -63,7 +63,7 @@ def make_learner(configs: Sequence[RunConfig], source: Source) -> Learner:
   """The learner of runs of one `identity.together_key`, or of one run, compiled for its batch size."""
   if configs[0].train.learner == "per_id":
     return per_id_learner(configs[0], source)
-  return dlrm_learner(configs, build_of(configs[0], source.shape))
+  return dlrm_learner(configs, build_of(configs[0], source.shape, source.base_rate()))
 
 
 def dlrm_learner(configs: Sequence[RunConfig], build: Build) -> Learner:

@@ -16,6 +16,7 @@ from dlrm_jax.common.progress import Bar, say
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data.planted.clicks import Planted
 from dlrm_jax.data.source import Source, open_source, resolved
+from dlrm_jax.training.baselines import logistic_of
 from dlrm_jax.training.build import runs_that_fit
 from dlrm_jax.training.checkpoints import Checkpoints
 from dlrm_jax.training.coverage import coverage_of
@@ -104,6 +105,10 @@ def _train_at_once(
   stopping.check()
   each = zip(configs, directories, callbacks, strict=True)
   trajectories = [Trajectory(config, source, path, held_out.num_examples, marked(callback), asked) for config, path, callback in each]
+  for run in trajectories:
+    run.baseline = logistic_of(run.config, source, Path(config.workdir or run.directory), held_out.num_examples, quiet or not primary)
+    if primary and not quiet:
+      run.tell = lambda alarm: say(f"alarm {alarm.code}: {alarm.text}")
   with contextlib.ExitStack() as opened:
     every_s, keep = config.checkpoint_every_s, config.keep_checkpoints
     checkpoints = [opened.enter_context(Checkpoints(run.directory / "checkpoint", keep, every_s)) for run in trajectories]

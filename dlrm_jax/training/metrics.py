@@ -26,6 +26,7 @@ class Metrics:
     roc_auc: area under the ROC curve, ties counted half; NaN with one class only.
     roc_auc_error: the largest error that `roc_auc` may have: 0 up to 2^22 different logits (see `RocAuc`).
     calibration: mean predicted probability over observed click rate; NaN without clicks.
+    base_rate_log_loss: log loss of the same examples where the training split's click rate is always predicted, nats.
     excess: mean KL divergence from the true click probability, nats.
     excess_tail, excess_pairs, excess_dense, excess_scores: what a part of the planted logit costs (see `PartsExcess`), nats.
   """
@@ -35,6 +36,7 @@ class Metrics:
   roc_auc: float
   roc_auc_error: float
   calibration: float
+  base_rate_log_loss: float = math.nan
   excess: float | None = None
   excess_tail: float | None = None
   excess_pairs: float | None = None
@@ -44,9 +46,14 @@ class Metrics:
 
 def entropy(rate: float) -> float:
   """Entropy of a click rate in nats: the log loss of always predicting it."""
+  return constant_log_loss(rate, rate)
+
+
+def constant_log_loss(rate: float, click_rate: float) -> float:
+  """Log loss (nats) of always predicting `rate` where clicks have the rate `click_rate`; NaN unless 0 < rate < 1."""
   if not 0 < rate < 1:
     return math.nan
-  return -(rate * math.log(rate) + (1 - rate) * math.log1p(-rate))
+  return -(click_rate * math.log(rate) + (1 - click_rate) * math.log1p(-rate))
 
 
 class PartsExcess:
@@ -170,6 +177,7 @@ class Accumulator:
       roc_auc=self._auc.value(),
       roc_auc_error=self._auc.error(),
       calibration=self._prob / self._clicks if self._clicks else math.nan,
+      base_rate_log_loss=constant_log_loss(self._train_rate, self._clicks / self._count),
       excess=self._excess / self._count if self._names else None,
       **{f"excess_{name}": value for name, value in self._parts.values().items()},
     )

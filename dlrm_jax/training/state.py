@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -110,7 +110,12 @@ def dense_kernels(build: Build) -> bool:
 
 def make_model(build: Build, key: Array) -> Dlrm:
   """The dense model with weights drawn from `key`."""
-  return Dlrm(build.model, build.num_dense, len(build.plan.layout.tables), rngs=nnx.Rngs(key), kernels=dense_kernels(build))
+  model = Dlrm(build.model, build.num_dense, len(build.plan.layout.tables), rngs=nnx.Rngs(key), kernels=dense_kernels(build))
+  if build.first_logit is not None:  # the first-order scalars start at 0
+    last = model.overarch.layers[-1]
+    last.kernel = nnx.Param(jnp.zeros_like(last.kernel[...]))
+    last.bias = nnx.Param(jnp.full_like(cast(nnx.Param, last.bias)[...], build.first_logit))
+  return model
 
 
 def graphdef_of(build: Build) -> nnx.GraphDef:

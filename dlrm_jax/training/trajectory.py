@@ -21,7 +21,8 @@ from dlrm_jax.data.planted.theory import ideal, theory
 from dlrm_jax.data.source import Source
 from dlrm_jax.identity import config_id
 from dlrm_jax.machine import hardware
-from dlrm_jax.training import metrics
+from dlrm_jax.training import lr_find, metrics
+from dlrm_jax.training.alarms import EARLY, Alarm, alarms_of, as_json
 from dlrm_jax.training.coverage import coverage_of
 from dlrm_jax.training.eval_plan import points_of
 from dlrm_jax.training.evaluation import Progressive
@@ -72,6 +73,8 @@ class Trajectory:
     rows: of the curve so far.
     progressive: the losses of examples before they were trained on.
     diverged: the metric that was not finite, or "".
+    baseline: what the record holds of a logistic regression on the same examples (`baselines.py`).
+    tell: called with each alarm that is raised before the end, once.
   """
 
   def __init__(
@@ -89,6 +92,9 @@ class Trajectory:
     self.progressive = Progressive(source.base_rate())
     self._num_eval_examples, self._on_progress, self._asked = num_eval_examples, on_progress, asked
     self._loggers = Loggers(config.log_to)
+    self.baseline: dict[str, float] = {}
+    self.tell: Callable[[Alarm], None] = lambda alarm: None
+    self._told: set[str] = set()
     self._first = self._first_step = 0  # example and step that this run began with: not 0 where it branched off another run
     self._bad_step, self._loss = -1, math.nan
     self._points: list[int] = []
@@ -206,6 +212,10 @@ class Trajectory:
         file.flush()
         os.fsync(file.fileno())
     self._loggers.log(self.examples, {f"curve/{name}": value for name, value in self.rows[-1].items() if name != "examples"})
+    for alarm in alarms_of(self._alarm_facts(), self.rows):
+      if alarm.code in EARLY and alarm.code not in self._told:
+        self._told.add(alarm.code)
+        self.tell(alarm)
     self.go_on()
 
   def facts(self) -> dict[str, Any]:
@@ -236,19 +246,21 @@ class Trajectory:
       "config_id": self.id,
       "config": describe(self.config, self.source),
       "examples": self.examples,
-      "restored_examples": self._first,  # trained on by the run whose checkpoint this one went on from; times are without them
-      "base_rate": self.source.base_rate(),
+      **self._alarm_facts(),
       "epochs": self.examples / self.config.train.num_examples,
       "coverage": coverage.as_record() if (coverage := coverage_of(self.config, self.source, self._asked)) else None,
-      "eval_examples": self._num_eval_examples,
       "evaluated_examples": self._evaluated_examples(),
       "seed": self.config.train.seed,
       **{name: last[name] for name in METRICS},
+      "base_rate_ne": self._ne(last["base_rate_log_loss"]),
+      **self.baseline,
+      "lr_find": lr_find.picked_for(self.config),
       "wall_s": self._elapsed(),
       "training_s": self._training_s,
       "examples_per_s": (self.examples - self._first) / self._training_s if self._training_s else math.nan,
       "theory": theory(self.config, self.source),
     }
+    out["alarms"] = as_json(alarms_of(out, self.rows))
     self._write_curve()  # whole again, whoever else may have written to it
     if jax.process_index() == 0:
       record.write_json(self.directory / "record.json", out)
@@ -259,6 +271,17 @@ class Trajectory:
     """How many examples all evaluations of the run predicted; the last one may have predicted those of the others apart."""
     counts = [row.get("eval_examples", self._num_eval_examples) for row in self.rows]
     return sum(counts) + (counts[0] if counts and counts[0] < counts[-1] else 0)
+
+  def _alarm_facts(self) -> dict[str, Any]:
+    """Fields of the record that do not change during a run; alarms depend on them."""
+    return {
+      "restored_examples": self._first,  # trained on by the run whose checkpoint this one went on from; times are without them
+      "base_rate": self.source.base_rate(),
+      "eval_examples": self._num_eval_examples,
+    }
+
+  def _ne(self, log_loss: float | None) -> float | None:
+    return None if log_loss is None else log_loss / metrics.entropy(self.source.base_rate())
 
   def _write_curve(self) -> None:
     if jax.process_index() == 0:

@@ -151,6 +151,29 @@ def test_progress_of_what_other_processes_do(
   assert said == [*(ended if follow else []), "3 runs: 1 done, 1 failed, 1 queued"]
 
 
+def test_status_shows_alarms_of_each_run_and_of_all(tmp_path: Path, trainer: Trainer, capsys: pytest.CaptureFixture[str]):
+  """They are computed from record and curve, whatever version wrote them. A run without an alarm has none."""
+  sweep = sweep_of(tmp_path)
+  points: list[Point] = [point for point, _ in expand(sweep)]
+  store.write_sweep(tmp_path, points, record.header())
+  worker.work(sweep, expand(sweep), wait=False)
+  status.main(status.StatusConfig(workdir=str(tmp_path)))
+  assert "alarm" not in capsys.readouterr().out
+  for point, loss in zip(points[:2], (0.8, 0.7), strict=True):
+    path = store.run_directory(tmp_path, point.config_id) / "record.json"
+    measured = {"log_loss": loss, "ne": loss / 0.5, "base_rate": 0.2, "eval_examples": 512, "logistic_log_loss": 0.75}
+    record.write_json(path, json.loads(path.read_text()) | measured)
+  status.main(status.StatusConfig(workdir=str(tmp_path)))
+  said = capsys.readouterr().out
+  rows = [next(line for line in said.splitlines() if point.config_id in line) for point in points]
+  assert "worse_than_logistic" in rows[0] and "worse_than_base_rate" in rows[0]
+  assert "worse_than_logistic" not in rows[1] and "ne_above_1" in rows[1]
+  assert not any(word in rows[2] for word in ("worse", "ne_above"))
+  assert "alarm worse_than_base_rate: 2 of 3 runs, such as s=1.111 rows=" in said
+  assert "seed 0 dlrm: worse than the base rate: the held-out log loss is 0." in said
+  assert "alarm worse_than_logistic: 1 of 3 runs" in said
+
+
 def test_status_of_no_sweep_is_refused(tmp_path: Path):
   with pytest.raises(UserError, match="sweep.json: no such file"):
     status.main(status.StatusConfig(workdir=str(tmp_path)))

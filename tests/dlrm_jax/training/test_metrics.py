@@ -67,6 +67,7 @@ def test_a_stream_gives_what_other_formulas_give_at_once(seed: int):
     roc_auc=stats.mannwhitneyu(pos, neg).statistic / (len(pos) * len(neg)),
     roc_auc_error=0,
     calibration=prob.mean() / label.mean(dtype=np.float64),
+    base_rate_log_loss=-np.log(np.where(label == 1, 0.2, 0.8)).mean(),
     excess=kl.mean(),
     excess_tail=-0.5 * np.mean(right * (1 - right)) * np.cov(stats.linregress(wide, true).slope * wide - true, tail, ddof=0)[0, 1],
   )

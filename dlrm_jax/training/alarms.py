@@ -1,0 +1,174 @@
+"""Alarms: what a run's record and curve show that a reader must know before they use its result.
+
+`alarms_of` needs nothing but the two, so that records of earlier versions give alarms as well. Called by the loop, by the programs that
+show runs, and by reports. This file does not import jax.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+WORSE_THAN_BASE_RATE, WORSE_THAN_LOGISTIC = "worse_than_base_rate", "worse_than_logistic"
+NE_ABOVE_1, EXPLODES, RISES = "ne_above_1", "first_losses_explode", "evaluation_rises"
+CALIBRATION, DIVERGED = "calibration", "diverged"
+CODES = (DIVERGED, WORSE_THAN_BASE_RATE, WORSE_THAN_LOGISTIC, NE_ABOVE_1, EXPLODES, RISES, CALIBRATION)  # in the order of a list of alarms
+EARLY = (EXPLODES, RISES)  # they are true as soon as they happen; the others are judged at the end of a run
+
+_LOGISTIC_MARGIN = 1.001  # log losses that differ by less than 0.1% count as equal
+_RISE, _RISE_ERRORS = 1.02, 3.0  # a rise is an alarm from 2%, and from three standard errors of the difference on
+_CALIBRATION, _CALIBRATION_ERRORS = 1.25, 3.0
+_EXPLODED = 2.0  # times the base rate's log loss, after ln 2 (which every prediction of 1/2 costs) is taken off
+
+_RATES = "try lower learning rates (--lr_find chooses them)"
+_SCALE = "look for a dense column that is not scaled (python -m dlrm_jax.data.describe shows them)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Alarm:
+  """One alarm.
+
+  Attributes:
+    code: one of CODES.
+    text: one sentence with the figures and the remedy.
+  """
+
+  code: str
+  text: str
+
+
+def alarms_of(out: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> list[Alarm]:
+  """The alarms of a run, in the order of CODES; none of a run that failed.
+
+  Args:
+    out: its record. Fields that are missing or None give no alarm. Of a run that goes on, the fields that are known: `base_rate` (the
+      click rate of the training examples), `eval_examples`, `restored_examples`.
+    curve: the rows of its curve, in order.
+  """
+  if out.get("status") == "failed":
+    return []
+  return [Alarm(code, text) for code in CODES for text in _FINDERS[code](out, curve)]
+
+
+def as_json(alarms: Sequence[Alarm]) -> list[dict[str, str]]:
+  """The alarms as a record keeps them."""
+  return [dataclasses.asdict(alarm) for alarm in alarms]
+
+
+def _number(row: Mapping[str, Any], name: str) -> float:
+  """A field as a number, NaN where it is missing. Every comparison with NaN is false."""
+  value = row.get(name)
+  return math.nan if value is None else float(value)
+
+
+def _entropy(rate: float) -> float:
+  """The log loss (nats) of a click rate that is always predicted, where clicks have that rate; NaN outside 0..1."""
+  return -(rate * math.log(rate) + (1 - rate) * math.log1p(-rate)) if 0 < rate < 1 else math.nan
+
+
+def _base_log_loss(row: Mapping[str, Any]) -> float:
+  """The held-out log loss of the base rate. Records of earlier versions do not hold it: there it is log loss / NE, the entropy."""
+  known = _number(row, "base_rate_log_loss")
+  ne = _number(row, "ne")
+  return known if math.isfinite(known) or not ne else _number(row, "log_loss") / ne
+
+
+def _diverged(out: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+  if out.get("status") == "diverged":
+    yield f"the {out.get('diverged_metric', 'loss')} was not finite at step {out.get('diverged_step')}: {_RATES}, and {_SCALE}"
+
+
+def _worse_than_base_rate(out: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+  loss, base = _number(out, "log_loss"), _base_log_loss(out)
+  if loss > base:
+    rate = f" {out['base_rate']:.4g}" if out.get("base_rate") is not None else ""
+    yield (
+      f"worse than the base rate: the held-out log loss is {loss:.4f}, and always predicting the training click rate{rate} gives "
+      f"{base:.4f}: {_RATES}, and {_SCALE}"
+    )
+
+
+def _worse_than_logistic(out: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+  loss, logistic = _number(out, "log_loss"), _number(out, "logistic_log_loss")
+  if loss > logistic * _LOGISTIC_MARGIN:
+    ne = f" (NE {out['ne']:.4f} against {out['logistic_ne']:.4f})" if out.get("ne") and out.get("logistic_ne") else ""
+    yield (
+      f"worse than a logistic regression on the same features: the held-out log loss is {loss:.4f} against {logistic:.4f}{ne}: {_RATES}, "
+      "or train on more examples"
+    )
+
+
+def _ne_above_1(out: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+  ne, base = _number(out, "ne"), _base_log_loss(out)
+  if ne > 1:
+    better = _number(out, "log_loss") <= base
+    why = "the held-out rows have another click rate than the training rows" if better else f"the model predicts nothing of use: {_RATES}"
+    yield f"NE is {ne:.4f}, above 1, the NE of a constant at the training click rate: {why}"
+
+
+def _explodes(out: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+  if not curve or out.get("restored_examples"):
+    return  # a run that branched off another one has no first losses
+  loss, base = _number(curve[0], "progressive_log_loss"), _entropy(_number(out, "base_rate"))
+  if loss - math.log(2) > _EXPLODED * base:
+    yield (
+      f"the first losses explode: {loss:.3g} nats a training example up to example {curve[0]['examples']:,}, where the base rate costs "
+      f"{base:.3g}: {_SCALE}, or {_RATES}"
+    )
+
+
+def _rises(out: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+  """The largest rise from any evaluation to a later one, if it is more than the sampling error of the held-out examples.
+
+  The error of a difference is taken as that of two independent samples. Both evaluations share their examples, so it is smaller in fact.
+  """
+  losses = [(_common_log_loss(row), row["examples"]) for row in curve]
+  losses = [(loss, examples) for loss, examples in losses if math.isfinite(loss)]
+  pairs = [(min(losses[:i]), losses[i]) for i in range(1, len(losses))]
+  if not pairs:
+    return
+  (before, low), (after, high) = max(pairs, key=lambda pair: pair[1][0] / pair[0][0])
+  ratio = after / before
+  error = math.hypot(*(_error(out, curve, loss) for loss in (before, after)))
+  if ratio >= _RISE and after - before > _RISE_ERRORS * error:
+    yield (
+      f"the held-out loss rises: {before:.4f} after {low:,} examples, {after:.4f} after {high:,} (+{100 * (ratio - 1):.1f}%): the log may drift (compare --order=shuffled), or the learning rates are too high (--lr_find)"
+    )
+
+
+def _common_log_loss(row: Mapping[str, Any]) -> float:
+  """The log loss of the held-out examples that all evaluations of a run predict. The last evaluation may predict more."""
+  return _number(row, "log_loss" if row.get("common_log_loss") is None else "common_log_loss")
+
+
+def _error(out: Mapping[str, Any], curve: Sequence[Mapping[str, Any]], loss: float) -> float:
+  """A standard error of such a log loss, on the safe side: the losses scatter by their mean and by what a click costs."""
+  rate = _number(out, "base_rate")
+  count = min((row["eval_examples"] for row in curve if row.get("eval_examples")), default=out.get("eval_examples"))
+  if not count or not 0 < rate < 1:
+    return 0.0
+  return math.hypot(loss, math.sqrt(rate * (1 - rate)) * abs(math.log(rate / (1 - rate)))) / math.sqrt(count)
+
+
+def _miscalibrated(out: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+  calibration, rate, count = _number(out, "calibration"), _number(out, "base_rate"), out.get("eval_examples")
+  if not calibration >= 0:
+    return
+  error = math.sqrt((1 - rate) / (rate * count)) if count and 0 < rate < 1 else 0.0  # relative, of the number of held-out clicks
+  far = not 1 / _CALIBRATION <= calibration <= _CALIBRATION
+  if far and abs(calibration - 1) > _CALIBRATION_ERRORS * error:
+    yield (
+      f"calibration is {calibration:.3g}: the mean prediction is {calibration:.3g} times the held-out click rate: the click rate may have "
+      "changed since the training rows, or the learning rates are too high (--lr_find)"
+    )
+
+
+_FINDERS: dict[str, Callable[[Mapping[str, Any], Sequence[Mapping[str, Any]]], Iterator[str]]] = {
+  DIVERGED: _diverged,
+  WORSE_THAN_BASE_RATE: _worse_than_base_rate,
+  WORSE_THAN_LOGISTIC: _worse_than_logistic,
+  NE_ABOVE_1: _ne_above_1,
+  EXPLODES: _explodes,
+  RISES: _rises,
+  CALIBRATION: _miscalibrated,
+}

@@ -1,0 +1,117 @@
+"""Baselines of a run: a logistic regression on the same examples, evaluated on the same held-out rows. Called by the loop.
+
+The base rate needs no training: `metrics.Metrics.base_rate_log_loss`. The logistic regression is trained once for all runs that share
+examples, order and held-out rows. Its result is kept in WORKDIR/baselines/<key>.json.
+"""
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dlrm_jax.batch import Batch
+from dlrm_jax.common import record, stopping
+from dlrm_jax.common.flags import UserError
+from dlrm_jax.common.progress import Bar
+from dlrm_jax.config import RunConfig
+from dlrm_jax.data.planted.clicks import Planted
+from dlrm_jax.data.source import PreparedSource, Source
+from dlrm_jax.training import metrics
+from dlrm_jax.training.logistic import LogisticRegression
+
+FIELDS = ("logistic_log_loss", "logistic_ne", "logistic_roc_auc", "logistic_progressive_log_loss")
+_VERSION = 1  # increment it when the logistic regression changes: kept results are then computed again
+_READ = 8192  # examples that are read at once
+_WAIT_S = 0.5
+
+
+def wanted(config: RunConfig, source: Source) -> bool:
+  """Whether a run is compared with a logistic regression. Planted data has theory to be compared with."""
+  return config.logistic == "yes" or (config.logistic == "auto" and not isinstance(source, Planted))
+
+
+def logistic_of(config: RunConfig, source: Source, directory: Path, num_eval_examples: int, quiet: bool = False) -> dict[str, float]:
+  """FIELDS for the record of a run; {} unless `wanted`. Trains the regression unless another run of `directory` has done so.
+
+  Args:
+    config, source: the run and its data.
+    directory: where results are kept, shared by the runs of a sweep.
+    num_eval_examples: the first so many held-out examples are evaluated.
+    quiet: no progress on standard error.
+
+  Raises Stopped when a signal asks for it.
+  """
+  if not wanted(config, source):
+    return {}
+  if jax.process_count() > 1 and isinstance(source, Planted):
+    raise UserError("--logistic=yes: planted examples of several processes are drawn on their own devices; leave it out")
+  if jax.process_index():
+    return {}
+  about = _key(config, source, num_eval_examples)
+  name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+  path = directory / "baselines" / f"{name}.json"
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with open(path.with_name(f".{name}.lock"), "w") as lock:
+    while not path.exists():
+      stopping.check()
+      try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the file is closed or the process dies
+      except BlockingIOError:
+        time.sleep(_WAIT_S)  # another run computes it
+        continue
+      if not path.exists():
+        began = time.perf_counter()
+        found = _computed(config, source, num_eval_examples, quiet)
+        record.write_json(path, record.header() | about | found | {"wall_s": time.perf_counter() - began})
+  kept = record.read_json(path)
+  return {field: np.nan if kept[field] is None else kept[field] for field in FIELDS}
+
+
+def _key(config: RunConfig, source: Source, num_eval_examples: int) -> dict[str, Any]:
+  """All that the result depends on."""
+  train, planted = config.train, isinstance(source, Planted)
+  return {
+    "version": _VERSION,
+    "data_digest": source.digest,
+    "planted": dataclasses.asdict(config.planted) if planted else None,
+    "features": list(source.shape.field_names),
+    "num_examples": train.num_examples,
+    "order": train.order,
+    "window": train.window,
+    "seed": train.seed if planted or train.order == "shuffled" else None,
+    "processes": jax.process_count(),
+    "eval_split": train.eval_split,
+    "eval_examples": num_eval_examples,
+  }
+
+
+def _computed(config: RunConfig, source: Source, num_eval_examples: int, quiet: bool) -> dict[str, float]:
+  regression, base_rate = LogisticRegression(source.shape), source.base_rate()
+  before = metrics.Accumulator(base_rate)
+  with Bar("logistic regression to compare with", config.train.num_examples, quiet=quiet) as bar:  # one pass, also where there are epochs
+    for batch in _all_examples(config, source):
+      stopping.check()
+      keep = np.asarray(batch.weight_b) > 0
+      before.add(regression.learn(batch)[keep], np.asarray(batch.label_b)[keep])
+      bar(int(keep.sum()))
+  held_out = metrics.Accumulator(base_rate)
+  for batch, _ in source.eval_batches(_READ, num_eval_examples):
+    stopping.check()
+    keep = np.asarray(batch.weight_b) > 0
+    held_out.add(regression.predict(batch)[keep], np.asarray(batch.label_b)[keep])
+  found = held_out.metrics()
+  return dict(zip(FIELDS, (found.log_loss, found.ne, found.roc_auc, before.metrics().log_loss), strict=True))
+
+
+def _all_examples(config: RunConfig, source: Source) -> Iterator[Batch]:
+  """The training examples of the first epoch of a run in their order, those of all processes."""
+  train = config.train
+  batches = source.all_train_batches if isinstance(source, PreparedSource) else source.train_batches
+  return batches(train.seed, _READ, train.num_examples)

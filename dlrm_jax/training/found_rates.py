@@ -1,0 +1,90 @@
+"""`--lr_find`: trains the trials of a search for learning rates, and gives a run the rates that it picks.
+
+Called by `train` and by `sweeps.run`, which finds rates once for the base configuration of a sweep.
+"""
+
+import dataclasses
+import functools
+import math
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from dlrm_jax.common.flags import UserError
+from dlrm_jax.common.progress import say
+from dlrm_jax.config import RunConfig
+from dlrm_jax.data.source import Source, one_epoch, resolved
+from dlrm_jax.identity import base_id, together_key
+from dlrm_jax.training import loop, lr_find
+
+_PLAIN: dict[str, Any] = {"workdir": "", "checkpoint": False, "checkpoint_every_s": 0.0, "logistic": "no", "log_to": ()}  # of a trial
+SHARE, LEAST_STEPS = 25, 500  # a trial trains on 1/25 of the run's examples, and takes this many steps at least
+
+
+def at_found_rates(config: RunConfig, source: Source, quiet: bool = False) -> RunConfig:
+  """`config` at the learning rates that `--lr_find` picks, and without that flag. As it is where the flag is not set.
+
+  The result of the search is kept in WORKDIR/lr_find.json, and used again where it is for the same model, data and settings.
+  Raises UserError where the file is damaged or is for another base configuration, or where every trial diverged; Stopped when a signal asks
+  for it.
+  """
+  if not config.lr_find:
+    return config
+  if config.restore is not None:
+    raise UserError(f"--lr_find: leave it out with --restore={config.restore}: a run goes on at the learning rates of its checkpoint")
+  config = resolved(dataclasses.replace(config, lr_find=False), source)
+  about = {"base": base_id(config, source.digest)}  # with the rates where the search begins
+  kept = lr_find.read(config.workdir)
+  if kept is not None and kept[1] != about:
+    path = Path(config.workdir) / lr_find.FILE
+    raise UserError(f"{path}: holds learning rates for another configuration; choose another --workdir, or remove it")
+  primary = jax.process_index() == 0
+  found = kept[0] if kept is not None else _found(config, source, quiet or not primary)
+  if math.isinf(found.picked.loss):
+    raise UserError(f"--lr_find: all {len(found.tried)} trials diverged, the last at --table_lr={found.picked.table_lr:g}")
+  if kept is None and primary:
+    lr_find.write(config.workdir, found, about)
+  picked = found.picked
+  if not quiet and primary:
+    say(
+      f"lr_find: --table_lr={picked.table_lr:g} --dense_lr={picked.dense_lr:g}, the best of {len(found.tried)} by the loss "
+      f"{picked.loss:.5f} on examples {found.examples - found.loss_examples + 1:,} to {found.examples:,}, each before it was trained on"
+    )
+  return dataclasses.replace(config, train=dataclasses.replace(config.train, table_lr=picked.table_lr, dense_lr=picked.dense_lr))
+
+
+def _found(config: RunConfig, source: Source, quiet: bool) -> lr_find.Found:
+  train = config.train
+  length = min(train.num_examples, max(train.num_examples // SHARE, LEAST_STEPS * train.batch_size))
+  half = -(-(length // 2) // train.batch_size) * train.batch_size  # the loss is that of the examples after this one
+  # One held-out batch is evaluated, because every run of the loop has a curve. Nothing reads it.
+  settings = dataclasses.replace(
+    train, num_examples=length, epochs=1, first_eval=max(half, 1), evals_per_octave=1, eval_examples=train.batch_size
+  )
+  trial = dataclasses.replace(config, train=settings, **_PLAIN)
+  tried = lr_find.search(functools.partial(_losses, trial, one_epoch(source), quiet), train.table_lr, train.dense_lr)
+  picked = min(tried, key=lambda one: one.loss)
+  return lr_find.Found(picked, tried, length, length - half if 0 < half < length else length)
+
+
+def _losses(trial: RunConfig, source: Source, quiet: bool, rates: Sequence[tuple[float, float]]) -> list[float]:
+  """The losses of trials at pairs of learning rates. An accelerator trains them at once; a CPU gains nothing by that."""
+  configs = [dataclasses.replace(trial, train=dataclasses.replace(trial.train, table_lr=a, dense_lr=b)) for a, b in rates]
+  lot = len(configs) if jax.default_backend() != "cpu" and together_key(trial) is not None else 1
+  losses = []
+  with tempfile.TemporaryDirectory() as scratch:
+    for first in range(0, len(configs), lot):
+      some = configs[first : first + lot]
+      outs = loop.train_runs(some, [Path(scratch) / str(first + i) for i in range(len(some))], source, quiet=True)
+      for config, out in zip(some, outs, strict=True):
+        if isinstance(out, Exception):
+          raise out
+        loss = out["progressive_log_loss_recent"]
+        losses.append(math.inf if loss is None else float(loss))
+        if not quiet:
+          said = "diverged" if loss is None else f"loss {loss:.5f}"
+          say(f"lr_find: --table_lr={config.train.table_lr:g} --dense_lr={config.train.dense_lr:g}: {said}")
+  return losses

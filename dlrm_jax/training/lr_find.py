@@ -1,0 +1,126 @@
+"""Finds learning rates (`--lr_find`): the search itself, which trains nothing, and the file that keeps what was tried.
+
+Trials are short runs on the first training examples. They are compared by the progressive loss of their last part, never by held-out rows.
+`found_rates.py` runs them.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dlrm_jax.common import record
+from dlrm_jax.common.flags import UserError
+from dlrm_jax.config import RunConfig
+
+FILE = "lr_find.json"
+STEPS = (4.0, 2.0)  # factors between neighbouring rates: the search goes in steps of the first until it improves no more, then of the next
+MAX_TRIALS = 40  # of a search; more are needed only where the loss falls for ever
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+  """One short run: its learning rates, and the progressive log loss (nats) of its last examples, infinite if it diverged."""
+
+  table_lr: float
+  dense_lr: float
+  loss: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """The result of a search.
+
+  Attributes:
+    picked: the trial with the least loss.
+    tried: all trials, in order.
+    examples: training examples of each trial.
+    loss_examples: how many of them, the last ones, the loss is a mean over.
+  """
+
+  picked: Trial
+  tried: tuple[Trial, ...]
+  examples: int
+  loss_examples: int
+
+  def as_json(self) -> dict[str, Any]:
+    """For the record of a run at the picked rates."""
+    return dataclasses.asdict(self) | {"tried": [dataclasses.asdict(trial) for trial in self.tried]}
+
+
+Losses = Callable[[Sequence[tuple[float, float]]], Sequence[float]]  # of trials with these (table_lr, dense_lr)
+
+
+def search(losses: Losses, table_lr: float, dense_lr: float) -> tuple[Trial, ...]:
+  """Trials around a pair of rates, until no neighbour of the best one is better. The best has the least loss; of equals the first.
+
+  The neighbours of a pair have one rate, or both, larger or smaller by a factor of STEPS. So the range grows as long as the best trial is
+  at its edge. Where every trial diverges, both rates fall.
+
+  Args:
+    losses: trains at some pairs and returns their losses.
+    table_lr, dense_lr: where the search begins.
+
+  Returns every trial in order.
+  """
+  tried: dict[tuple[int, int], Trial] = {}  # by the powers of the smallest factor
+  unit = min(STEPS)
+
+  def attempt(places: Sequence[tuple[int, int]]) -> None:
+    new = [place for place in dict.fromkeys(places) if place not in tried][: MAX_TRIALS - len(tried)]
+    rates = [(table_lr * unit**a, dense_lr * unit**b) for a, b in new]
+    for place, pair, loss in zip(new, rates, losses(rates) if rates else (), strict=True):
+      tried[place] = Trial(*pair, loss if math.isfinite(loss) else math.inf)
+
+  attempt([(0, 0)])
+  for factor in STEPS:
+    far = round(math.log(factor, unit))
+    while len(tried) < MAX_TRIALS:
+      a, b = best = _best(tried)
+      around = [(a + i * far, b + j * far) for i, j in ((-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (1, 1))]
+      attempt([(a - far, b - far)] if math.isinf(tried[best].loss) else around)
+      if _best(tried) == best and math.isfinite(tried[best].loss):
+        break
+  return tuple(tried.values())
+
+
+def _best(tried: dict[tuple[int, int], Trial]) -> tuple[int, int]:
+  """The place of the least loss; where all diverged, that of the smallest rates."""
+  return min(tried, key=lambda place: (tried[place].loss, sum(place) if math.isinf(tried[place].loss) else 0))
+
+
+def write(workdir: str | Path, found: Found, about: dict[str, Any]) -> None:
+  """Keeps a result in WORKDIR; `about` says which runs it is for."""
+  record.write_json(Path(workdir) / FILE, record.header() | {"about": about} | found.as_json())
+
+
+def read(workdir: str | Path) -> tuple[Found, dict[str, Any]] | None:
+  """The result that WORKDIR keeps, and which runs it is for; None where there is none. Raises UserError where the file is damaged."""
+  path = Path(workdir) / FILE
+  if not path.exists():
+    return None
+  kept = record.read_json(path)
+  try:
+    trials = [_trial(trial) for trial in kept["tried"]]
+    return Found(_trial(kept["picked"]), tuple(trials), int(kept["examples"]), int(kept["loss_examples"])), dict(kept["about"])
+  except (KeyError, TypeError, ValueError) as error:
+    raise UserError(f"{path}: not a result of --lr_find ({type(error).__name__}: {error}); remove it") from None
+
+
+def picked_for(config: RunConfig) -> dict[str, Any] | None:
+  """What the record of a run holds of the search that gave it its learning rates; None where they come from flags.
+
+  A sweep may train at multiples of the picked rates.
+  """
+  kept = read(config.workdir) if config.workdir else None
+  if kept is None:
+    return None
+  picked, train = kept[0].picked, config.train
+  same = math.isclose(train.table_lr * picked.dense_lr, train.dense_lr * picked.table_lr, rel_tol=1e-9)
+  return kept[0].as_json() if same else None
+
+
+def _trial(kept: dict[str, Any]) -> Trial:
+  loss = kept["loss"]
+  return Trial(float(kept["table_lr"]), float(kept["dense_lr"]), math.inf if loss is None else float(loss))

@@ -1,0 +1,115 @@
+"""The search for learning rates on losses that are known, and runs that use it."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from dlrm_jax import train
+from dlrm_jax.common import record
+from dlrm_jax.common.flags import UserError
+from dlrm_jax.config import ModelConfig, RunConfig, TrainConfig
+from dlrm_jax.training import found_rates, loop, lr_find
+
+BASE = RunConfig(
+  model=ModelConfig(embed_dim=2, num_rows=200, overarch=(4, 1)),
+  train=TrainConfig(num_examples=4096, batch_size=128, eval_examples=512, first_eval=1024),
+)
+
+
+def bowl(table_lr: float, dense_lr: float) -> Callable[[Sequence[tuple[float, float]]], list[float]]:
+  """Losses that are least at these rates, whose best table rate is coupled to the dense one, and infinite at dense rates above 8."""
+
+  def loss(a: float, b: float) -> float:
+    x, y = math.log2(a / table_lr), math.log2(b / dense_lr)
+    return math.inf if b > 8 else 0.5 + 0.01 * (x * x + y * y - 0.8 * x * y)
+
+  return lambda pairs: [loss(a, b) for a, b in pairs]
+
+
+@pytest.mark.parametrize(("table_lr", "dense_lr"), [(0.1, 0.05), (0.0125, 0.00625), (3.2, 1.6), (0.1 / 64, 0.4), (0.05, 0.1)])
+def test_the_search_ends_at_the_least_loss_however_far_it_is(table_lr: float, dense_lr: float):
+  tried = lr_find.search(bowl(table_lr, dense_lr), 0.1, 0.05)
+  best = min(tried, key=lambda trial: trial.loss)
+  assert (best.table_lr, best.dense_lr) == pytest.approx((table_lr, dense_lr))
+  assert len({(trial.table_lr, trial.dense_lr) for trial in tried}) == len(tried) <= lr_find.MAX_TRIALS
+  neighbours = {(best.table_lr * a, best.dense_lr * b) for a, b in ((2, 1), (0.5, 1), (1, 2), (1, 0.5), (2, 2), (0.5, 0.5))}
+  rates = [(trial.table_lr, trial.dense_lr) for trial in tried]
+  for neighbour in neighbours:  # it is at no edge of what was tried
+    assert any(pair == pytest.approx(neighbour) for pair in rates)
+
+
+def test_the_search_comes_back_from_rates_at_which_everything_diverges():
+  tried = lr_find.search(bowl(0.1, 0.05), 1000.0, 500.0)
+  assert math.isinf(tried[0].loss)
+  best = min(tried, key=lambda trial: trial.loss)
+  assert best.loss < 0.55
+
+
+def test_the_search_gives_up_where_nothing_is_finite():
+  tried = lr_find.search(lambda pairs: [math.nan] * len(pairs), 0.1, 0.05)
+  assert len(tried) == lr_find.MAX_TRIALS and all(math.isinf(trial.loss) for trial in tried)
+
+
+def test_a_loss_that_falls_for_ever_ends_the_search_too():
+  tried = lr_find.search(lambda pairs: [a * b for a, b in pairs], 0.1, 0.05)
+  assert len(tried) <= lr_find.MAX_TRIALS
+
+
+def test_equal_losses_keep_the_rates_of_the_flags():
+  assert min(lr_find.search(lambda pairs: [1.0] * len(pairs), 0.1, 0.05), key=lambda trial: trial.loss).table_lr == 0.1
+
+
+def in_directory(directory: Path, **changes: object) -> RunConfig:
+  return dataclasses.replace(BASE, workdir=str(directory), lr_find=True, **changes)
+
+
+def test_a_run_is_trained_at_the_rates_that_were_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+  """Its first rates are much too low. The record says what was tried; the run is that of the same rates given as flags, bit for bit."""
+  monkeypatch.setattr(found_rates, "LEAST_STEPS", 8)
+  low = dataclasses.replace(BASE.train, table_lr=0.0005, dense_lr=0.0005)
+  train.main(in_directory(tmp_path / "found", train=low))
+  said = capsys.readouterr().err
+  out = record.read_json(tmp_path / "found" / "record.json")
+  found = out["lr_find"]
+  losses = [trial["loss"] for trial in found["tried"]]
+  assert found["picked"]["loss"] == min(losses) < losses[0] and len(losses) >= 7
+  assert (found["examples"], found["loss_examples"]) == (1024, 512)
+  settings = out["config"]["train"]
+  assert (settings["table_lr"], settings["dense_lr"]) == (found["picked"]["table_lr"], found["picked"]["dense_lr"])
+  assert settings["table_lr"] > 0.0005
+  assert f"--table_lr={settings['table_lr']:g} --dense_lr={settings['dense_lr']:g}, the best of {len(losses)}" in said
+  given = dataclasses.replace(BASE, train=dataclasses.replace(low, table_lr=settings["table_lr"], dense_lr=settings["dense_lr"]))
+  same = loop.train(given, tmp_path / "given")
+  assert (same["config_id"], same["log_loss"]) == (out["config_id"], out["log_loss"])
+  assert same["lr_find"] is None
+  # a trial's loss is the progressive loss of the second half of its examples
+  short = dataclasses.replace(given, train=dataclasses.replace(given.train, num_examples=1024, first_eval=512, evals_per_octave=1))
+  again = loop.train(short, tmp_path / "short")
+  assert again["progressive_log_loss_recent"] == found["picked"]["loss"]
+
+
+def test_a_search_is_made_once_for_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+  monkeypatch.setattr(found_rates, "LEAST_STEPS", 4)
+  source = found_rates.loop.open_source(BASE)
+  first = found_rates.at_found_rates(in_directory(tmp_path), source, quiet=True)
+  monkeypatch.setattr(found_rates, "_found", lambda *_: pytest.fail("searched again"))
+  assert found_rates.at_found_rates(in_directory(tmp_path), source, quiet=True) == first and not first.lr_find
+  longer = dataclasses.replace(BASE.train, num_examples=8192, seed=3)
+  again = found_rates.at_found_rates(in_directory(tmp_path, train=longer), source, quiet=True).train
+  assert (again.table_lr, again.dense_lr) == (first.train.table_lr, first.train.dense_lr)
+  other = in_directory(tmp_path, model=dataclasses.replace(BASE.model, embed_dim=4))
+  with pytest.raises(UserError, match=r"lr_find.json: holds learning rates for another configuration; choose another --workdir"):
+    found_rates.at_found_rates(other, source)
+  (tmp_path / lr_find.FILE).write_text(json.dumps({"tried": 3}))
+  with pytest.raises(UserError, match=r"lr_find.json: not a result of --lr_find \(TypeError: .*\); remove it"):
+    found_rates.at_found_rates(in_directory(tmp_path), source)
+
+
+def test_a_run_that_goes_on_from_another_has_its_rates(tmp_path: Path):
+  with pytest.raises(UserError, match="--lr_find: leave it out with --restore=elsewhere"):
+    train.main(in_directory(tmp_path, restore="elsewhere"))
+  assert not list(tmp_path.iterdir())
