@@ -132,7 +132,8 @@ def _rises(out: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> Iterat
   error = math.hypot(*(_error(out, curve, loss) for loss in (before, after)))
   if ratio >= _RISE and after - before > _RISE_ERRORS * error:
     yield (
-      f"the held-out loss rises: {before:.4f} after {low:,} examples, {after:.4f} after {high:,} (+{100 * (ratio - 1):.1f}%): the log may drift (compare --order=shuffled), or the learning rates are too high (--lr_find)"
+      f"the held-out loss rises: {before:.4f} after {low:,} examples, {after:.4f} after {high:,} (+{100 * (ratio - 1):.1f}%): the log may "
+      "drift (compare --order=shuffled), or the learning rates are too high (--lr_find)"
     )
 
 
