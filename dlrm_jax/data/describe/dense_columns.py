@@ -1,4 +1,4 @@
-"""The numbers of a dense column, in two passes and bounded memory. Called by `inventory`."""
+"""The numbers of a dense column, in one or two passes and bounded memory. Called by `inventory`."""
 
 import dataclasses
 from typing import Any
@@ -9,11 +9,13 @@ from jaxtyping import Float32, Int32, Int64
 from dlrm_jax.common.progress import Bar
 from dlrm_jax.data.dataset import Dataset
 from dlrm_jax.data.describe.columns import read_column
+from dlrm_jax.data.describe.frequency import merged
 from dlrm_jax.data.describe.histogram import LOG1P, PLAIN, Histogram, Scale, histogram
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _OUTER = (0.001, 0.999)  # a histogram with far extremes is drawn between these quantiles
 _BUCKET_BITS = 20
+_MOST_VALUES = 1 << 18  # that are counted one by one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +26,7 @@ class DenseColumn:
     name: from the data set.
     low, mean, high: smallest value, mean, largest.
     zero_share: share of values that are 0.
+    number: the median number of the log, where the transform can be undone.
     quantiles: the QUANTILES. They are exact, or too low by at most one part in 2,000 if a column spans very different magnitudes.
     histogram: of the numbers before the transform, where it can be undone. Values outside of it are beyond the _OUTER quantiles.
   """
@@ -33,12 +36,9 @@ class DenseColumn:
   mean: float
   high: float
   zero_share: float
+  number: float
   quantiles: tuple[float, ...]
   histogram: Histogram
-
-  @property
-  def median(self) -> float:
-    return self.quantiles[QUANTILES.index(0.5)]
 
 
 def scales_of(contents: dict[str, Any]) -> dict[str, Scale]:
@@ -56,24 +56,28 @@ def _keys(value_n: Float32[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
   return _ordered((value_n + np.float32(0)).view(np.int32)).astype(np.int64)  # + 0 makes -0 0
 
 
+def _values(key_k: Int64[np.ndarray, " k"]) -> Float32[np.ndarray, " k"]:
+  """The inverse of `_keys`."""
+  return _ordered(key_k.astype(np.int32)).view(np.float32)
+
+
 def dense_column(dataset: Dataset, name: str, scale: Scale, rows: int, bar: Bar) -> DenseColumn:
-  """Two passes: the extremes, then counts in 2**20 buckets between them, which are single float32 values if the extremes are close."""
+  """One pass counts the values, as long as they are few. If they are many, a second pass counts them in buckets between the extremes."""
   column, low, high, total, zeros = f"dense.{name}", np.inf, -np.inf, 0.0, 0
+  counted: tuple[np.ndarray, np.ndarray] | None = (np.zeros(0, np.int64), np.zeros(0, np.int64))
   for value_n in read_column(dataset, "train", column, rows, bar):
     low, high = min(low, float(value_n.min())), max(high, float(value_n.max()))
     total += float(value_n.sum(dtype=np.float64))
     zeros += int((value_n == 0).sum())
-  first, last = _keys(np.array([low, high], np.float32)).tolist()
-  shift = max(0, (last - first).bit_length() - _BUCKET_BITS)
-  count_k = np.zeros(((last - first) >> shift) + 1, np.int64)
-  for value_n in read_column(dataset, "train", column, rows, bar):
-    count_k += np.bincount((_keys(value_n) - first) >> shift, minlength=len(count_k))
-  kept_k = np.flatnonzero(count_k)
-  key_k = (kept_k << shift) + first
-  key_k[(key_k < 0) & (key_k + (1 << shift) > 0)] = 0  # the bucket of 0 holds 0 and its nearest values
-  value_k = _ordered(key_k.astype(np.int32)).view(np.float32)  # the smallest value of each bucket
-  count_k = count_k[kept_k]
-  below_k = np.cumsum(count_k)
+    if counted is not None:
+      counted = merged([counted, np.unique(_keys(value_n), return_counts=True)])
+      counted = counted if len(counted[0]) <= _MOST_VALUES else None
+  if counted is not None:
+    bar(rows)  # the second pass
+    (first_k, count_k), last_k = counted, counted[0]
+  else:
+    first_k, last_k, count_k = _in_buckets(dataset, column, low, high, rows, bar)
+  value_k, below_k = _values(first_k), np.cumsum(count_k)
 
   def quantile(share: float) -> float:
     return float(value_k[np.searchsorted(below_k, np.ceil(share * rows))])
@@ -86,6 +90,23 @@ def dense_column(dataset: Dataset, name: str, scale: Scale, rows: int, bar: Bar)
     mean=total / rows,
     high=high,
     zero_share=zeros / rows,
+    number=float(scale.number_of(np.array([quantile(0.5)]))[0]),
     quantiles=tuple(map(quantile, QUANTILES)),
-    histogram=histogram(value_k, count_k, scale, *ends),
+    histogram=histogram(value_k, _values(last_k), count_k, scale, *ends),
   )
+
+
+def _in_buckets(
+  dataset: Dataset, column: str, low: float, high: float, rows: int, bar: Bar
+) -> tuple[Int64[np.ndarray, " k"], Int64[np.ndarray, " k"], Int64[np.ndarray, " k"]]:
+  """The first key, the last key and the number of values of each of 2**20 buckets between the extremes, empty ones left out."""
+  first, last = _keys(np.array([low, high], np.float32)).tolist()
+  shift = max(0, (last - first).bit_length() - _BUCKET_BITS)
+  count_k = np.zeros(((last - first) >> shift) + 1, np.int64)
+  for value_n in read_column(dataset, "train", column, rows, bar):
+    count_k += np.bincount((_keys(value_n) - first) >> shift, minlength=len(count_k))
+  kept_k = np.flatnonzero(count_k)
+  first_k = (kept_k << shift) + first
+  last_k = np.minimum(first_k + (1 << shift) - 1, last)
+  first_k[(first_k < 0) & (last_k >= 0)] = 0  # the bucket of 0 holds 0 and its nearest values
+  return first_k, last_k, count_k[kept_k]

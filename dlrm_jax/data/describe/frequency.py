@@ -87,15 +87,15 @@ def counted(
       within = id_n if low < -1 and high > id_n.max(initial=0) else id_n[(id_n >= low) & (id_n < high)]
       waiting.append(np.unique(within, return_counts=True))
       if sum(len(some) for some, _ in waiting) > max(merge_ids, len(ids) // 2):  # so that all merges together take linear time
-        ids, seen, waiting = *_merged([(ids, seen), *waiting]), []
+        ids, seen, waiting = *merged([(ids, seen), *waiting]), []
         if len(ids) > most_ids:
           high = int(ids[most_ids // 2])
           ids, seen = ids[: most_ids // 2], seen[: most_ids // 2]
-    yield _merged([(ids, seen), *waiting])
+    yield merged([(ids, seen), *waiting])
     low, whole = high, high == 1 << 31
 
 
-def _merged(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Int[np.ndarray, " u"], Int64[np.ndarray, " u"]]:
+def merged(pairs: list[tuple[np.ndarray, np.ndarray]]) -> tuple[Int[np.ndarray, " u"], Int64[np.ndarray, " u"]]:
   """Merges several lists of distinct ids and their counts into one."""
   ids, seen = (np.concatenate(arrays) for arrays in zip(*pairs, strict=True))
   if not len(ids):
@@ -111,7 +111,7 @@ def spectrum(counts: Iterable[Int64[np.ndarray, " _"]]) -> Spectrum:
   seen_c, ids_c = np.zeros(0, np.int64), np.zeros(0, np.int64)
   for seen in counts:
     values, number = np.unique(seen, return_counts=True)
-    seen_c, ids_c = _merged([(seen_c, ids_c), (values, number)])
+    seen_c, ids_c = merged([(seen_c, ids_c), (values, number)])
   return Spectrum(seen_c[::-1], ids_c[::-1])
 
 

@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Bool, Float32, Float64, Int64
 
 MOST_BARS = 40
 _FEWEST_BARS = 14  # that the search for an even division goes down to
@@ -55,25 +55,33 @@ PLAIN = Scale(False, _as_float32, lambda value_k: value_k)
 LOG1P = Scale(True, lambda x_k: np.log1p(np.maximum(x_k, 0.0)).astype(np.float32), np.expm1)
 
 
-def histogram(value_k: Float32[np.ndarray, " k"], count_k: Int64[np.ndarray, " k"], scale: Scale, low: float, high: float) -> Histogram:
+def histogram(
+  value_k: Float32[np.ndarray, " k"],
+  last_k: Float32[np.ndarray, " k"],
+  count_k: Int64[np.ndarray, " k"],
+  scale: Scale,
+  low: float,
+  high: float,
+) -> Histogram:
   """The histogram of the numbers behind some values.
 
   Args:
-    value_k: different values, ascending.
-    count_k: how many rows have each.
+    value_k, last_k: ranges of values, ascending, from the first to the last value of each. Both are the value itself where it is known.
+    count_k: how many rows are in each range.
     scale: what they are values of.
-    low, high: values outside of these are left out.
+    low, high: ranges outside of these are left out.
   """
   kept_k = (value_k >= low) & (value_k <= high)
-  value_k, count_k = value_k[kept_k], count_k[kept_k]
+  value_k, last_k, count_k = value_k[kept_k], last_k[kept_k], count_k[kept_k]
   exact_k = value_k.astype(np.float64)
   x_k = scale.number_of(exact_k)
   log = scale.log and bool(1 + x_k[-1] > _WIDE * (1 + x_k[0]) > 0)
   if len(value_k) == 1:
     half = max(0.5, float(np.spacing(abs(x_k[0]))))
     return Histogram((float(x_k[0]) - half, float(x_k[0]) + half), (int(count_k[0]),), False)
-  if (found := _lattice(value_k, x_k, scale)) is not None:
+  if (found := _lattice(value_k, last_k, x_k, scale, log)) is not None:
     x_k, step = found
+    log = log and bool(x_k[-1] - x_k[0] >= MOST_BARS * step)  # else each number has a bar
     edge_e = _growing(x_k, step) if log else _whole_steps(float(x_k[0]), float(x_k[-1]), step)
   elif (value_step := _float32_step(exact_k)) is not None:
     edge_e = scale.number_of(_whole_steps(float(exact_k[0]), float(exact_k[-1]), value_step))
@@ -88,19 +96,31 @@ def histogram(value_k: Float32[np.ndarray, " k"], count_k: Int64[np.ndarray, " k
 
 
 def _lattice(
-  value_k: Float32[np.ndarray, " k"], x_k: Float64[np.ndarray, " k"], scale: Scale
+  value_k: Float32[np.ndarray, " k"], last_k: Float32[np.ndarray, " k"], x_k: Float64[np.ndarray, " k"], scale: Scale, log: bool
 ) -> tuple[Float64[np.ndarray, " k"], float] | None:
-  """The numbers without rounding, and their step, if all are multiples of 1, .1, .01 or .001; None where float32 merges neighbours."""
+  """The numbers without rounding, and their step, if all are multiples of 1, .1, .01 or .001; None where float32 merges neighbours.
+
+  On a logarithmic axis steps are visible among the smallest numbers only. Larger ones may be merged.
+  """
   for decimals in _DECIMALS:
     if abs(x_k).max() * decimals > 2**53:
       return None
     whole_k = np.round(x_k * decimals)
-    if not np.array_equal(scale.value_of(whole_k / decimals), value_k):
-      continue
+    fits_k = _within(scale.value_of(whole_k / decimals), value_k, last_k)
+    if not fits_k.all():
+      whole_k = np.where(fits_k, whole_k, np.ceil(x_k * decimals))  # a range begins below its number
+      if not _within(scale.value_of(whole_k / decimals), value_k, last_k).all():
+        continue
     step = float(np.gcd.reduce(np.diff(whole_k).astype(np.int64)))
-    apart_k = scale.value_of((whole_k + step) / decimals) > value_k
-    return (whole_k / decimals, step / decimals) if step and apart_k.all() else None
+    apart_k = scale.value_of((whole_k + step) / decimals) > last_k
+    return (whole_k / decimals, step / decimals) if step and (apart_k[0] if log else apart_k.all()) else None
   return None
+
+
+def _within(
+  value_k: Float32[np.ndarray, " k"], first_k: Float32[np.ndarray, " k"], last_k: Float32[np.ndarray, " k"]
+) -> Bool[np.ndarray, " k"]:
+  return (value_k >= first_k) & (value_k <= last_k)
 
 
 def _float32_step(exact_k: Float64[np.ndarray, " k"]) -> float | None:

@@ -32,13 +32,12 @@ def dense_figure(columns: Sequence[DenseColumn]) -> Figure:
   """A histogram for each column."""
   panels = []
   for column in columns[:MOST_PANELS]:
-    subtitle = f"median {number(column.median)}, mean {number(column.mean)}"
-    panels.append(_histogram(column.histogram).properties(width=180, height=120, title=panel_title(column.name, subtitle, 210)))
+    title = panel_title(column.name, f"median {number(column.number)}", 210)
+    panels.append(_histogram(column.histogram).properties(width=180, height=120, title=title))
   caption = (
-    "Share of the rows that were read, by the number in the log. Medians and means are those after the transform. Missing cells have the "
-    "number that fills them. If the extremes are far out, the lowest and the highest thousandth are not drawn; the table has them. Every "
-    "bar holds whole steps between neighbouring numbers. Where bars differ in width, their areas are the shares."
-    + shown_of(len(columns), "columns")
+    "Share of the rows that were read, by the number in the log before its transform. Missing cells have the number that fills them. If "
+    "the extremes are far out, the lowest and the highest thousandth are not drawn; the table has them. Every bar holds whole steps "
+    "between neighbouring numbers. Where bars differ in width, their areas are the shares." + shown_of(len(columns), "columns")
   )
   return Figure("dense", "Dense columns", caption, chart.small_multiples(panels, COLUMNS))
 
@@ -65,7 +64,7 @@ def _histogram(of: Histogram) -> alt.Chart:
     ticks = [float(at_e.mean())]
   axis = alt.Axis(tickCount=5, grid=False, values=ticks, labelExpr=_number("exp(datum.value) - 1" if of.log else "datum.value"))
   title = f"above {origin:.10g}" if origin else None
-  heights = alt.Axis(labelExpr=chart.PERCENT, tickCount=4, labels=bool(even))
+  heights = alt.Axis(labelExpr=chart.PERCENT, tickCount=4, labels=bool(even), ticks=bool(even))
   tooltip = [
     alt.Tooltip("first:Q", title="from", format=".7~g"),
     alt.Tooltip("last:Q", title="to", format=".7~g"),

@@ -72,7 +72,7 @@ def as_json(dataset: Dataset, contents: dict[str, Any], found: Inventory) -> dic
   for column, facts in zip(found.dense, describe_tables.dense_facts(contents), strict=True):
     quantiles = dict(zip(map(str, QUANTILES), column.quantiles, strict=True))
     measured = dataclasses.asdict(column)
-    bars = measured.pop("histogram")
+    bars = measured.pop("histogram") | {"median_number": measured.pop("number")}
     dense.append(facts | measured | {"quantiles": quantiles} | bars)
   splits = {
     name: {

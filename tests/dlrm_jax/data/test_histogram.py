@@ -13,7 +13,7 @@ F32 = np.finfo(np.float32)
 def of(numbers: np.ndarray, scale: Scale = PLAIN):
   """The histogram of some numbers of a log."""
   value_k, count_k = np.unique(scale.value_of(np.asarray(numbers, np.float64)), return_counts=True)
-  return histogram(value_k, count_k.astype(np.int64), scale, float(value_k[0]), float(value_k[-1]))
+  return histogram(value_k, value_k, count_k.astype(np.int64), scale, float(value_k[0]), float(value_k[-1]))
 
 
 def check(found, total: int):
@@ -70,6 +70,21 @@ def test_whole_numbers_on_a_logarithmic_axis():
   width_b = np.diff(found.edges)
   np.testing.assert_allclose(np.array(found.counts[:-1]) / width_b[:-1], 3)
   assert len(found.counts) < 60
+  few = of(np.arange(40), LOG1P)
+  assert not few.log and few.counts == (1,) * 40  # each number has a bar of its own
+
+
+def test_whole_numbers_that_are_known_to_a_bucket_only():
+  """Beyond 2**18 different values `describe` knows the bucket of each. Among small numbers a bucket still has one whole number."""
+  numbers = np.repeat(np.arange(500_000.0), 2)
+  value_n = LOG1P.value_of(numbers)
+  bucket_n = value_n.view(np.int32) >> 11
+  bucket_k, count_k = np.unique(bucket_n, return_counts=True)
+  first_k, last_k = (bucket_k << 11).astype(np.int32).view(np.float32), ((bucket_k << 11) + 2047).astype(np.int32).view(np.float32)
+  found = histogram(first_k, last_k, count_k, LOG1P, 0.0, float(value_n[-1]))
+  check(found, 1_000_000)
+  assert found.edges[:4] == (-0.5, 0.5, 1.5, 2.5) and found.counts[:3] == (2, 2, 2)
+  np.testing.assert_allclose(np.array(found.counts[:-1]) / np.diff(found.edges)[:-1], 2, rtol=0.05)
 
 
 def test_a_day_of_seconds_after_log1p_has_no_spikes():
@@ -128,5 +143,5 @@ def test_columns_of_neighbouring_floats(first: float, ulps: int):
 
 def test_values_outside_are_left_out():
   value_k = np.arange(100, dtype=np.float32)
-  found = histogram(value_k, np.ones(100, np.int64), PLAIN, 10.0, 49.0)
+  found = histogram(value_k, value_k, np.ones(100, np.int64), PLAIN, 10.0, 49.0)
   assert sum(found.counts) == 40 and found.edges[0] == 9.5 and found.edges[-1] == 49.5
