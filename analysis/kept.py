@@ -16,7 +16,7 @@ import polars as pl
 from analysis.load import KEPT_SUFFIX
 from dlrm_jax.common import flags, record
 
-_PLACES = ("workdir", "data", "output")  # flags that name directories: only the last part of the name is kept
+_PLACES = ("workdir", "data", "data_path", "output")  # flags that name directories: only the last part of the name is kept
 _LEFT_OUT = ("command", "error")  # fields of a record that may name directories
 
 

@@ -62,7 +62,7 @@ class Dlrm(nnx.Module):
       embedded: the vectors of `lookup`: "rows" [B, F, D] and, if the model reads it, "first_order" [B, F, 1].
     """
     rows_bfd = embedded["rows"].astype(self.dtype)
-    batch, parts = len(rows_bfd), []
+    batch, parts = rows_bfd.shape[0], []  # `len` would refuse the symbolic batch of an exported program
     with jax.named_scope("bottom"):
       hidden_bd = self.bottom(dense_bm) if self.bottom is not None else jnp.zeros((batch, 0), self.dtype)
     lead = "dense" in self.inputs

@@ -156,6 +156,20 @@ class Programs:
 
 def lower(over: OneRun) -> tuple[jax.stages.Lowered, jax.stages.Lowered]:
   """(the lowered train program, the lowered prediction); the devices of the mesh may be absent."""
+  return _lower_train(over), lower_predict(over)
+
+
+def lower_predict(over: OneRun) -> jax.stages.Lowered:
+  """The lowered prediction alone."""
+  build = over.build
+  batch = placed(build.batch_shapes(), build.mesh, split(build.mesh))
+  with jax.default_matmul_precision(build.model.matmul_precision):
+    everywhere = NamedSharding(build.mesh, REPLICATED)
+    logits = jax.jit(functools.partial(predict, over, graphdef_of(build)), out_shardings=everywhere)
+    return logits.lower(over.state_shapes(), batch)
+
+
+def _lower_train(over: OneRun) -> jax.stages.Lowered:
   build, graphdef, state = over.build, graphdef_of(over.build), over.state_shapes()
 
   def step(old: TrainState, batch: Batch, rates: Rates) -> TrainState:
@@ -172,10 +186,7 @@ def lower(over: OneRun) -> tuple[jax.stages.Lowered, jax.stages.Lowered]:
   rate = jax.ShapeDtypeStruct((over.runs,) if over.runs > 1 else (), jnp.float32)
   rates = placed(Rates(rate, rate), build.mesh, REPLICATED)
   with jax.default_matmul_precision(build.model.matmul_precision):
-    lowered = jax.jit(train, donate_argnums=0).lower(state, ((batch,) * over.runs,) * build.steps_per_call, rates, np.int32(1))
-    everywhere = NamedSharding(build.mesh, REPLICATED)
-    logits = jax.jit(functools.partial(predict, over, graphdef), out_shardings=everywhere)
-    return lowered, logits.lower(state, batch)
+    return jax.jit(train, donate_argnums=0).lower(state, ((batch,) * over.runs,) * build.steps_per_call, rates, np.int32(1))
 
 
 @functools.lru_cache(maxsize=32)

@@ -18,7 +18,7 @@ from dlrm_jax.common import record
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data.planted.clicks import Planted
 from dlrm_jax.data.planted.theory import ideal, theory
-from dlrm_jax.data.source import Source
+from dlrm_jax.data.source import PreparedSource, Source
 from dlrm_jax.identity import config_id
 from dlrm_jax.machine import hardware
 from dlrm_jax.training import lr_find, metrics
@@ -50,8 +50,16 @@ def stream_of(config: RunConfig, source: Source) -> dict[str, Any]:
   return stream | settings_of(config)
 
 
+def place_of(source: Source) -> dict[str, Any]:
+  """Where a data set is, how its rows became inputs, and its click rate, for programs that use the trained model; {} of planted data."""
+  if not isinstance(source, PreparedSource):
+    return {}
+  path, encoding = source.dataset.path.absolute(), source.dataset.encoding
+  return {"data_path": str(path), "data_encoding": encoding, "base_rate": source.base_rate()}
+
+
 def describe(config: RunConfig, source: Source) -> dict[str, Any]:
-  """The config as the record keeps it: without paths, and without planted settings on real data."""
+  """The config as the record keeps it: without paths but the data set's, and without planted settings on real data."""
   planted = isinstance(source, Planted)
   return {
     "model": dataclasses.asdict(config.model),
@@ -60,6 +68,7 @@ def describe(config: RunConfig, source: Source) -> dict[str, Any]:
     "mesh": dataclasses.asdict(config.mesh),
     "data": source.name,
     "data_digest": source.digest,
+    "data_path": place_of(source).get("data_path"),
   }
 
 
@@ -220,18 +229,22 @@ class Trajectory:
 
   def facts(self) -> dict[str, Any]:
     """What a checkpoint keeps of the run, besides the state: all that `resume` and `branch` need."""
-    return stream_of(self.config, self.source) | {
-      "config_id": self.id,
-      "examples": self.examples,
-      "first_example": self._first,
-      "first_step": self._first_step,
-      "steps": self.steps,
-      "num_examples": self.config.train.num_examples,
-      "progressive": self.progressive.facts(),
-      "rows": list(self.rows),
-      "wall_s": self._elapsed(),
-      "training_s": self._training_s,
-    }
+    return (
+      stream_of(self.config, self.source)
+      | place_of(self.source)
+      | {
+        "config_id": self.id,
+        "examples": self.examples,
+        "first_example": self._first,
+        "first_step": self._first_step,
+        "steps": self.steps,
+        "num_examples": self.config.train.num_examples,
+        "progressive": self.progressive.facts(),
+        "rows": list(self.rows),
+        "wall_s": self._elapsed(),
+        "training_s": self._training_s,
+      }
+    )
 
   def finish(self, facts: dict[str, Any]) -> dict[str, Any]:
     """Writes the record and returns it; `facts` are those of the learner."""

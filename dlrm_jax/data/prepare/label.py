@@ -23,6 +23,7 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
   ">": operator.gt,
   "<": operator.lt,
 }
+MISSING = "label is missing"  # the reason to reject a row without a label
 TRUE, FALSE = ("true", "yes"), ("false", "no")  # in any case
 # Tokens that programs write for a missing value. A label of one of them is missing, unless the label compares with this very text.
 NULL_TOKENS = ("NA", "N/A", "#N/A", "<NA>", "NaN", "nan", "NAN", "null", "NULL", "Null", "None", "\\N")
@@ -50,11 +51,13 @@ class Label:
     column: the column that holds it.
     operator: one of `OPERATORS`, or None if the column holds 0 and 1, or True and False, or yes and no.
     value: a number (compared as float64), or text, which is compared by == and != alone.
+    optional: whether rows without a label are kept. They are in files that a model scores.
   """
 
   column: str
   operator: str | None = None
   value: int | float | str | None = None
+  optional: bool = False
 
   @classmethod
   def parse(cls, text: str) -> "Label":
@@ -109,7 +112,7 @@ def clicks(label: Label, cells: pa.Array, strict: bool) -> tuple[Bool[np.ndarray
       true_n, false_n = (cells_of.flags(pc.is_in(lower, pa.array(tokens))) for tokens in (TRUE, FALSE))
       number_n, malformed_n = np.where(true_n, 1.0, number_n), malformed_n & ~true_n & ~false_n
   missing_n = missing_n | np.isnan(number_n)
-  faults = [(missing_n, "label is missing")]
+  faults = [(missing_n, MISSING)]
   if label.operator is None:
     return number_n == 1, [*faults, (malformed_n | ~((number_n == 0) | (number_n == 1)), "label is not 0 or 1")]
   return OPERATORS[label.operator](number_n, label.value), [*faults, (malformed_n, "label is not a number")]
@@ -120,4 +123,4 @@ def _compared_with_text(label: Label, cells: pa.Array) -> tuple[Bool[np.ndarray,
   tokens = [token for token in ("", *NULL_TOKENS) if token != label.value]
   missing_n = cells_of.flags(pc.is_in(words, pa.array(tokens)))
   equal_n = cells_of.flags(pc.equal(words, pa.scalar(label.value, pa.string())))
-  return equal_n if label.operator == "==" else ~equal_n, [(missing_n, "label is missing")]
+  return equal_n if label.operator == "==" else ~equal_n, [(missing_n, MISSING)]

@@ -11,7 +11,7 @@ import pyarrow as pa
 from jaxtyping import Bool, Float32, Int64, UInt8
 
 from dlrm_jax.data.prepare.cells import hexadecimal, list_columns, numbers, plain
-from dlrm_jax.data.prepare.label import clicks
+from dlrm_jax.data.prepare.label import MISSING, clicks
 from dlrm_jax.data.prepare.read import Chunk
 from dlrm_jax.data.prepare.rejects import Reject
 from dlrm_jax.data.prepare.schema import Schema
@@ -28,13 +28,16 @@ REASONS = {
 }
 
 
+NO_LABEL = 2  # in place of a label
+
+
 @dataclasses.dataclass(frozen=True)
 class Rows:
   """The accepted rows of a chunk.
 
   Attributes:
     line_n: the line number of each row.
-    label_n: 0 or 1.
+    label_n: 0 or 1, or `NO_LABEL`, if rows without a label are kept.
     dense: one transformed column per dense column of the schema.
     missing: number of missing cells of each dense column.
     cells: one column per id of a row (`Schema.lookups`): text, integers, booleans, or uint32 for hexadecimal digits; null if missing.
@@ -64,6 +67,20 @@ def joined(chunks: Sequence[Rows]) -> Rows:
   )
 
 
+def _labels(chunk: Chunk, schema: Schema) -> tuple[UInt8[np.ndarray, " n"], list[tuple[Bool[np.ndarray, " n"], str]]]:
+  """`Rows.label_n`, and which rows have no good label, each with its reason."""
+  label = schema.label
+  if label is None:
+    return np.full(len(chunk.line_n), NO_LABEL, np.uint8), []
+  click_n, faults = clicks(label, chunk.columns[label.column], schema.strict)
+  label_n = click_n.astype(np.uint8)
+  if label.optional:
+    without_n = np.logical_or.reduce([bad_n for bad_n, reason in faults if reason == MISSING])
+    label_n[without_n] = NO_LABEL
+    faults = [(bad_n & ~without_n, reason) for bad_n, reason in faults]
+  return label_n, faults
+
+
 def parse(chunk: Chunk, schema: Schema) -> tuple[Rows, list[Reject]]:
   """The rows of a chunk that are good in every column, and the rejects of the chunk in the order of lines.
 
@@ -78,9 +95,9 @@ def parse(chunk: Chunk, schema: Schema) -> tuple[Rows, list[Reject]]:
       fault_n[bad_n & (fault_n == 0)] = len(faults)
       faults.append((reason, column))
 
-  click_n, label_faults = clicks(schema.label, chunk.columns[schema.label.column], schema.strict)
+  label_n, label_faults = _labels(chunk, schema)
   for without_n, reason in label_faults:
-    mark(without_n, reason, schema.label.column)
+    mark(without_n, reason, schema.label.column if schema.label else "")
   dense, missing, cells = [], [], []
   for column in schema.dense:
     number_n, missing_n, malformed_n = numbers(chunk.columns[column.name], column.integer)
@@ -99,7 +116,7 @@ def parse(chunk: Chunk, schema: Schema) -> tuple[Rows, list[Reject]]:
     else:
       columns, longer[bag.name] = list_columns(chunk.columns[bag.columns[0]], bag.length)
       cells.extend(columns)
-  rejects, line_n, label_u8 = list(chunk.rejects), chunk.line_n, click_n.astype(np.uint8)
+  rejects, line_n, label_u8 = list(chunk.rejects), chunk.line_n, label_n
   if len(faults) > 1:
     good_n = fault_n == 0
     for i in map(int, np.flatnonzero(~good_n)):

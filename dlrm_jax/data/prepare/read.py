@@ -189,8 +189,15 @@ def _check_types(file: pa.Schema, schema: Schema, path: Path) -> None:
       raise UserError(f"{path}: column '{name}' is {kind}: a categorical column must hold integers, text or booleans")
     if not (simple or pa.types.is_floating(kind)):
       raise UserError(f"{path}: column '{name}' is {kind}: a label or dense column must hold numbers, booleans or text")
-    if name == schema.label.column and isinstance(schema.label.value, str) and not simple:
+    label = schema.label
+    if label is not None and name == label.column and isinstance(label.value, str) and not simple:
       raise UserError(f"{path}: column '{name}' is {kind}: the label compares it with text; write a number without quotes")
+
+
+def parquet_types(path: Path) -> dict[str, pa.DataType]:
+  """The columns of a Parquet file and their types. Raises UserError naming the file if it is none."""
+  with _open_parquet(path) as file:
+    return dict(zip(file.schema_arrow.names, file.schema_arrow.types, strict=True))
 
 
 def read_parquet(path: Path, piece: Piece, schema: Schema, raw: HashingFile) -> Iterator[Chunk]:

@@ -115,7 +115,7 @@ class Schema:
   """The columns of a click log, in the order in which the model sees them.
 
   Attributes:
-    label: the column that holds 0 or 1, or a comparison of a column.
+    label: the column that holds 0 or 1, or a comparison of a column. None: the file has no label, and a model scores its rows.
     dense: dense columns.
     categorical: categorical columns.
     name: name of the data set, or None.
@@ -123,7 +123,7 @@ class Schema:
     bags: features of several values, after the categorical columns. There is at least one feature.
   """
 
-  label: Label
+  label: Label | None
   dense: tuple[DenseColumn, ...]
   categorical: tuple[CategoricalColumn, ...]
   name: str | None = None
@@ -138,7 +138,7 @@ class Schema:
     _refuse_repeats((feature.name for feature in self.features), "a schema's categorical columns and bags")
     _refuse_repeats(self.lookup_names, "the names of a schema's ids")
     for kind, names in (("dense", self.dense_names), ("categorical", self.categorical_names), ("bag", self.bag_columns)):
-      if self.label.column in names:
+      if self.label is not None and self.label.column in names:
         raise UserError(f"the label column '{self.label.column}' cannot be a {kind} column too")
     of_one_value = {*self.dense_names, *self.categorical_names, *(c for bag in self.bags if bag.list_length is None for c in bag.columns)}
     both = [name for name in self.list_columns if name in of_one_value]
@@ -184,7 +184,8 @@ class Schema:
   @property
   def columns(self) -> tuple[str, ...]:
     """Every column that is read, once each."""
-    return tuple(dict.fromkeys((self.label.column, *self.dense_names, *self.categorical_names, *self.bag_columns)))
+    label = () if self.label is None else (self.label.column,)
+    return tuple(dict.fromkeys((*label, *self.dense_names, *self.categorical_names, *self.bag_columns)))
 
   def check_present(self, present: Iterable[str], path: str) -> None:
     """Raises UserError unless the columns of the file at `path` are distinct and include those of the schema."""

@@ -15,6 +15,7 @@ _COLUMNS: dict[str, type] = {"dense": DenseColumn, "categorical": CategoricalCol
 
 def schema_as_json(schema: Schema) -> dict[str, Any]:
   """A schema as JSON, from which `schema_from_json` makes an equal one. The label is text, as in a schema file."""
+  assert schema.label is not None
   out = json.loads(json.dumps(dataclasses.asdict(schema) | {"label": schema.label.text}))
   defaults = {field.name: field.default for field in dataclasses.fields(schema)}
   return {name: value for name, value in out.items() if name in _ALWAYS or getattr(schema, name) != defaults[name]}

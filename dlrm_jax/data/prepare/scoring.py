@@ -1,0 +1,164 @@
+"""Reads files of a log as a data set's own rows were read: its schema, statistics and vocabularies turn each line into inputs of a model.
+
+`predict` uses it. A file is read by the code that prepares logs (`rows.read_piece`), chunk by chunk in bounded memory. Its label may be
+absent, or missing in some rows.
+"""
+
+import dataclasses
+import functools
+import gzip
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool, Float32, Int32, Int64, UInt8
+
+from dlrm_jax.common.flags import UserError
+from dlrm_jax.data.prepare import delimited, read, vocabulary
+from dlrm_jax.data.prepare.encode import Ids
+from dlrm_jax.data.prepare.parse import NO_LABEL, Rows
+from dlrm_jax.data.prepare.rejects import Tally
+from dlrm_jax.data.prepare.rows import Read, read_piece
+from dlrm_jax.data.prepare.schema import Bag, CategoricalColumn, Schema
+from dlrm_jax.data.prepare.schema_json import schema_from_json
+from dlrm_jax.data.shard_format import PADDING, lookup_names
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+  """The accepted rows of some consecutive lines, as a batch takes them.
+
+  Attributes:
+    file: index of their file.
+    line_n: the line of each row in it; the first line is 1.
+    label_n: 0, 1 or NO_LABEL.
+    labelled_n: whether the row has a label.
+    dense_nm, ids_nl: the inputs.
+    bag_weight_nl: 0 for the empty places of bags; None if the data set has no bags.
+  """
+
+  file: int
+  line_n: Int64[np.ndarray, " n"]
+  label_n: UInt8[np.ndarray, " n"]
+  labelled_n: Bool[np.ndarray, " n"]
+  dense_nm: Float32[np.ndarray, "n M"]
+  ids_nl: Int32[np.ndarray, "n L"]
+  bag_weight_nl: Float32[np.ndarray, "n L"] | None
+
+  def __len__(self) -> int:
+    return len(self.line_n)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+  """How a data set's rows became inputs.
+
+  Attributes:
+    schema: its columns.
+    vocabularies: of its features, in order; None if ids are hashes.
+    features: the features whose ids are looked up.
+    weighted: whether batches have bag weights.
+  """
+
+  schema: Schema
+  vocabularies: tuple[vocabulary.Vocabulary, ...] | None
+  features: tuple[CategoricalColumn | Bag, ...]
+  weighted: bool
+
+  @classmethod
+  def of(cls, directory: Path, contents: dict[str, Any], num_tables: int = 0) -> "Encoder":
+    """The encoder of the data set in `directory`, for its first `num_tables` features (0: all). `contents` is its dataset.json.
+
+    Raises UserError if it was prepared before vocabularies were kept, or if one of them is not as dataset.json states.
+    """
+    schema, entry = schema_from_json(contents["schema"]), contents["vocabulary"]
+    features = schema.features[: num_tables or None]
+    known = None
+    if entry["mode"] != "hash":
+      if "files" not in entry:
+        raise UserError(f"{directory}: was prepared by a version that kept no vocabulary: prepare the log again, and train on that")
+      known = tuple(vocabulary.load(directory / file["file"], file["content"]) for _, file in zip(features, entry["files"]))
+    weighted = any("bag_length" in column for column in contents["columns"]["categorical"])
+    return cls(schema, known, features, weighted)
+
+  @functools.cached_property
+  def _ids(self) -> Ids:
+    return Ids.of(self.features, self.vocabularies)
+
+  @property
+  def lookup_names(self) -> tuple[str, ...]:
+    """The names of the L ids of a row."""
+    return lookup_names([feature.name for feature in self.features], [feature.length for feature in self.features])
+
+  def examples(self, file: int, rows: Rows) -> Examples:
+    """The inputs of accepted rows of a file."""
+    dense_nm = np.empty((len(rows.line_n), len(rows.dense)), np.float32)
+    for i, column in enumerate(rows.dense):
+      dense_nm[:, i] = column
+    ids_nl = self._ids.of_cells(rows.cells[: sum(feature.length for feature in self.features)])
+    weights = (ids_nl != PADDING).astype(np.float32) if self.weighted else None
+    return Examples(file, rows.line_n, rows.label_n, rows.label_n != NO_LABEL, dense_nm, np.maximum(ids_nl, 0), weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredFile:
+  """A file to score: how it is read, and its columns, without a label if the file has none."""
+
+  path: Path
+  format: str
+  schema: Schema
+  size: int
+
+  @property
+  def labelled(self) -> bool:
+    """Whether the file has the column of the label."""
+    return self.schema.label is not None
+
+
+def scored_file(path: Path, log_format: str | None, schema: Schema) -> ScoredFile:
+  """How a file is read. Raises UserError if a column is missing that is not the label's, or if it is no file of its format.
+
+  Args:
+    path: the file.
+    log_format: as of `prepare`; None: by the ending of its name and the data set's schema.
+    schema: that of the data set.
+  """
+  if log_format is None:
+    name = path.name.removesuffix(".gz")
+    log_format = "parquet" if name.endswith((".parquet", ".pq")) else "criteo_tsv" if schema.strict else "csv"
+  label = schema.label
+  assert label is not None
+  wanted, without = (dataclasses.replace(schema, label=one) for one in (dataclasses.replace(label, optional=True), None))
+  header = schema.header
+  if log_format == "parquet":
+    kind = read.parquet_types(path).get(label.column)
+    has = kind is not None and not pa.types.is_null(kind)
+  elif header is None:
+    has = label.column in (delimited.header_of(path, without) or ())
+  else:
+    has = label.column not in header or _first_line(path).count(b"\t") != len(header) - 2
+    if not has:  # the columns but the label
+      log_format, without = "csv", dataclasses.replace(without, header=tuple(name for name in header if name != label.column))
+  return ScoredFile(path, log_format, wanted if has else without, path.stat().st_size)
+
+
+def _first_line(path: Path) -> bytes:
+  with gzip.open(path) if read.is_gzipped(path) else path.open("rb") as file:
+    return file.readline(delimited.MAX_LINE_BYTES)
+
+
+def read_examples(
+  files: Sequence[ScoredFile], encoder: Encoder, tallies: Sequence[Tally], on_bytes: Callable[[int], None]
+) -> Iterator[Examples]:
+  """The accepted rows of files, in order. The tally of each file counts its lines. Raises UserError naming a file that cannot be used."""
+  for number, (file, tally) in enumerate(zip(files, tallies, strict=True)):
+    (piece,) = read.pieces_of(number, file.path, file.format, max(file.size, 1))
+    for one in read_piece(file.path, piece, file.format, file.schema, on_bytes):
+      if not isinstance(one, Read):
+        continue
+      tally.add(one.rejects, len(one.rows.label_n))
+      tally.refuse_hopeless(file.path, 0)
+      if len(one.rows.label_n):
+        yield encoder.examples(number, one.rows)

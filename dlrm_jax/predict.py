@@ -1,0 +1,100 @@
+"""Scores the rows of files by a trained model: writes a logit and a click probability for each, and reports metrics where there are labels.
+
+python -m dlrm_jax.predict --restore=runs/one/checkpoint --input='new/*.csv' --output=scores.parquet
+
+The files need the columns of the log that the model was trained on, in any order; the label may be absent. They are read by the schema, the
+statistics and the vocabularies of that data set, so a value that was not seen in training has id 0, as in held-out rows.
+"""
+
+import dataclasses
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from dlrm_jax.common import flags, record
+from dlrm_jax.common.progress import Bar, say
+from dlrm_jax.config import KERNELS
+from dlrm_jax.data.prepare import read
+from dlrm_jax.data.prepare.rejects import Tally
+from dlrm_jax.data.prepare.scoring import Encoder, read_examples, scored_file
+from dlrm_jax.machine import hardware
+from dlrm_jax.serving.restored import restore_model
+from dlrm_jax.serving.scores import ScoreWriter, scored
+from dlrm_jax.training.metrics import Accumulator
+
+ENDINGS = (".parquet", ".csv")
+METRICS = ("log_loss", "ne", "roc_auc", "roc_auc_error", "calibration")
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictConfig:
+  """Flags of `python -m dlrm_jax.predict`."""
+
+  restore: str = flags.option(help="the trained model: WORKDIR/checkpoint of a run, or one of the directories in it")
+  input: str = flags.option(help="the files to score: a path or a pattern such as 'new/*.csv.gz' (** matches any depth)")
+  output: str = flags.option(help="the file to write, NAME.parquet or NAME.csv: file, line, label if there is one, logit, prob of each row")
+  metrics: str | None = flags.option(None, "a JSON file to write the metrics into, too")
+  data: str | None = flags.option(None, "the data set that the model was trained on, if it is not where it was")
+  format: str | None = flags.option(None, "format of the files; none: by their names and the data set", ("criteo_tsv", "csv", "parquet"))
+  batch_size: int = flags.option(4096, "rows that the model scores at once", at_least=1)
+  mesh: str = flags.option("1", "devices, as of training")
+  kernels: str = flags.option("auto", "on a CPU: kernels compiled for this machine's processor, or XLA's own loops", KERNELS)
+
+  def __post_init__(self) -> None:
+    flags.check_fields(self)
+    flags.check(self.output.endswith(ENDINGS), self, "output", f"a name ending in {' or '.join(ENDINGS)}")
+
+
+def predict(config: PredictConfig) -> dict[str, Any]:
+  """Scores the files, writes the output whole, and returns an entry for the JSON of the metrics. Raises UserError on bad input."""
+  sources = read.find_inputs(config.input)
+  if Path(config.output).resolve() in [source.resolve() for source in sources]:
+    raise flags.UserError(f"--output={config.output}: is one of the inputs")
+  model = restore_model(config.restore, config.data, config.batch_size, config.mesh, config.kernels)
+  encoder = Encoder.of(model.data, model.contents, len(model.build.plan.layout.tables))
+  files = [scored_file(source, config.format, encoder.schema) for source in sources]
+  tallies, total, names = [Tally() for _ in files], Accumulator(model.base_rate), read.names_of(sources)
+  labelled = 0
+  with record.written_whole(config.output) as out, Bar("scoring", sum(file.size for file in files), is_bytes=True) as bar:
+    with ScoreWriter(out, config.output.endswith(".parquet"), any(file.labelled for file in files)) as writer:
+      for examples, logit_n in scored(model, read_examples(files, encoder, tallies, bar)):
+        writer.write(names[examples.file], examples, logit_n)
+        keep_n = examples.labelled_n
+        total.add(logit_n[keep_n], examples.label_n[keep_n])
+        labelled += int(keep_n.sum())
+    rows, by_reason = sum(tally.good for tally in tallies), sum((tally.by_reason for tally in tallies), Counter[str]())
+    first = next((f"; the first: {file.path} line {t.first[0]}: {t.first[1]}" for file, t in zip(files, tallies) if t.first), "")
+    if not rows:
+      raise flags.UserError(f"--input={config.input}: no row to score in {len(files)} files{first}")
+  if by_reason:
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in by_reason.most_common())
+    say(f"{by_reason.total():,} of {rows + by_reason.total():,} lines are not scored: {reasons}{first}")
+  measured = dataclasses.asdict(total.metrics())
+  return {
+    "name": "predict",
+    "rows": rows,
+    "labelled": labelled,
+    "rejected": by_reason.total(),
+    "rejected_by_reason": dict(by_reason.most_common()),
+    "checkpoint": str(model.path),
+    "examples_trained": model.facts["examples"],
+    "base_rate": model.base_rate,
+    **{name: measured[name] for name in METRICS},
+  }
+
+
+def main(config: PredictConfig) -> None:
+  hardware.select_platform()
+  hardware.share_compiled()
+  out = predict(config)
+  if config.metrics is not None:
+    record.write_json(config.metrics, hardware.header() | {"results": [out]})
+  shown = {name: out[name] for name in ("log_loss", "ne", "roc_auc", "calibration")}
+  scores = "".join(f"{name}={value:.5f}  " for name, value in shown.items() if math.isfinite(value))
+  some = f" of {out['labelled']:,} with a label" if 0 < out["labelled"] < out["rows"] else ""
+  print(f"{scores}rows={out['rows']:,}{some}  in {config.output}")
+
+
+if __name__ == "__main__":
+  flags.run(main, PredictConfig)
