@@ -13,10 +13,11 @@ from dlrm_jax.common.flags import UserError
 from dlrm_jax.common.progress import say
 from dlrm_jax.data import shard_format
 from dlrm_jax.data.dataset import one_class_splits
-from dlrm_jax.data.prepare import parts, read, rejects
+from dlrm_jax.data.prepare import parts, read, rejects, times
 from dlrm_jax.data.prepare.parts import PieceResult
 from dlrm_jax.data.prepare.schema import Schema
 from dlrm_jax.data.prepare.schema_json import schema_as_json
+from dlrm_jax.data.prepare.timeline import Timeline
 from dlrm_jax.data.prepare.vocabulary import Vocabulary
 
 
@@ -86,11 +87,15 @@ def vocabulary_entry(mode: str, min_count: int, paths: Sequence[Path], known: Se
 
 
 def _split(written: Sequence[dict[str, Any]]) -> dict[str, Any]:
-  """The entry of a split: rows, base_rate, content digest, shards."""
+  """The entry of a split: rows, base_rate, content digest, shards, and the first and the last time if the log has a time column."""
   rows, clicks = (sum(shard[key] for shard in written) for key in ("rows", "clicks"))
   content = hashlib.sha256("".join(shard["content"] for shard in written).encode()).hexdigest()
   shards = [{key: shard[key] for key in ("file", "rows", "bytes", "xxh3_128")} for shard in written]
-  return {"rows": rows, "base_rate": clicks / rows, "content": content, "shards": shards}
+  entry = {"rows": rows, "base_rate": clicks / rows, "content": content, "shards": shards}
+  if "first_time" in written[0]:
+    first, last = min(shard["first_time"] for shard in written), max(shard["last_time"] for shard in written)
+    entry |= {"first_time": times.iso(first), "last_time": times.iso(last)}
+  return entry
 
 
 def _categorical(schema: Schema, log: ReadLog, cardinalities: Sequence[int]) -> list[dict[str, Any]]:
@@ -126,6 +131,7 @@ def describe(
   written: dict[str, list[dict[str, Any]]],
   cardinalities: Sequence[int],
   rejected: dict[str, Any],
+  timeline: Timeline | None,
 ) -> dict[str, Any]:
   """The contents of `dataset.json`.
 
@@ -136,6 +142,7 @@ def describe(
     written: the SHARD.json of every shard, by split.
     cardinalities: number of ids of each feature.
     rejected: the entry of the rejects.
+    timeline: the times of the log, if it has a time column.
 
   Raises:
     UserError: nothing can be learned.
@@ -156,7 +163,7 @@ def describe(
   digests: list[list[str]] = [[] for _ in log.sources]
   for piece, result in zip(log.pieces, log.results):
     digests[piece.source].append(result.xxh3_128)
-  return record.header() | {
+  made = record.header() | {
     "format": shard_format.FORMAT,
     "name": schema.name or name,
     "schema": schema_as_json(schema),
@@ -171,6 +178,10 @@ def describe(
     ],
     "digest": _digest(columns, splits),
   }
+  if schema.time is not None and timeline is not None:
+    order = "time" if schema.time.order else "files"
+    made["time"] = {"column": schema.time.column, "ordered_by": order, "earlier_rows": timeline.earlier_rows}
+  return made
 
 
 def _table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> terminal.Grid:
@@ -187,8 +198,12 @@ def print_summary(contents: dict[str, Any], output: str) -> None:
   """Prints splits, columns and rejects of a data set, and warns of splits with one class."""
   console = terminal.console(200)
   splits, rejects, columns = contents["splits"], contents["rejects"], contents["columns"]
-  rows = [(split, f"{e['rows']:,}", f"{e['base_rate']:.4f}", str(len(e["shards"]))) for split, e in splits.items()]
-  console.print(_table(f"{contents['name']}: rows", ("split", "rows", "base rate", "shards"), rows))
+  timed = [key for key in ("first_time", "last_time") if key in splits["train"]]
+  rows = [
+    (split, f"{e['rows']:,}", f"{e['base_rate']:.4f}", str(len(e["shards"])), *(e[key] for key in timed)) for split, e in splits.items()
+  ]
+  headings = ("split", "rows", "base rate", "shards", *(key.replace("_", " ") for key in timed))
+  console.print(_table(f"{contents['name']}: rows", headings, rows))
   dense = [column["name"] for column in columns["dense"]]
   bags = "bag_length" in columns["categorical"][0]
   headings = ("categorical", "ids", "missing", *(("bag", "lists cut") if bags else ()))

@@ -17,8 +17,10 @@ class PrepareConfig:
   schema: str | None = flags.option(None, "TOML file that names the label, dense and categorical columns of a csv or parquet log")
   eval_rows: int | None = flags.option(None, "hold out this many rows, the last ones", at_least=1)
   eval_files: int | None = flags.option(None, "hold out the rows of this many files, the last ones")
-  eval_fraction: float = flags.option(0.1, "hold out this share of the rows, the last ones, if neither of the two is given")
+  eval_fraction: float = flags.option(0.1, "hold out this share of the rows, the last ones, if nothing else says which")
   test_fraction: float = flags.option(0.0, "this share of the rows held out, the last ones, becomes the split test instead of eval")
+  eval_from: str | None = flags.option(None, "hold out the rows from this date or time on, such as 2024-05-01 (needs a time column)")
+  test_from: str | None = flags.option(None, "of the rows held out, those from this date or time on become the split test")
   vocabulary: str = flags.option("frequency", "ids by rank of frequency in the training rows, or by a 31-bit hash", VOCABULARIES)
   min_count: int = flags.option(
     2, "values seen fewer times in the training rows get id 0, as unseen ones do (frequency vocabulary)", at_least=1
@@ -37,6 +39,10 @@ class PrepareConfig:
       raise flags.UserError(f"--format={self.format} needs --schema=FILE.toml, which names the label, dense and categorical columns")
     files_fit = self.eval_files is None or (self.eval_files >= 1 and self.eval_rows is None)
     flags.check(files_fit, self, "eval_files", "at least 1, without --eval_rows")
+    by_place = self.eval_rows is not None or self.eval_files is not None
+    flags.check(self.eval_from is None or not by_place, self, "eval_from", "left out with --eval_rows and --eval_files")
+    fits = self.test_from is None or (self.eval_from is not None and not self.test_fraction)
+    flags.check(fits, self, "test_from", "given with --eval_from and without --test_fraction")
     flags.check(0 < self.eval_fraction < 1, self, "eval_fraction", "above 0 and below 1")
     flags.check(0 <= self.test_fraction < 1, self, "test_fraction", "at least 0 and below 1")
     flags.check(0 <= self.max_reject_fraction <= 1, self, "max_reject_fraction", "between 0 and 1")

@@ -4,15 +4,17 @@
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Bool, Float32, Int64, UInt8
 
-from dlrm_jax.data.prepare.cells import hexadecimal, list_columns, numbers, plain
+from dlrm_jax.data.prepare import times
+from dlrm_jax.data.prepare.cells import as_text, hexadecimal, list_columns, numbers, plain
 from dlrm_jax.data.prepare.label import MISSING, clicks
-from dlrm_jax.data.prepare.read import Chunk
+from dlrm_jax.data.prepare.read import Chunk, shown
 from dlrm_jax.data.prepare.rejects import Reject
 from dlrm_jax.data.prepare.schema import Schema
 
@@ -21,6 +23,9 @@ REASONS = {
   "label is missing": "a cell that is not empty, nor one of `label.NULL_TOKENS` that the label does not compare with",
   "label is not 0 or 1": "a number equal to 0 or 1 (an integer in Criteo's logs); elsewhere also true, false, yes and no in any case",
   "label is not a number": "a decimal number, where the label compares with a number",
+  "time is missing": "a cell that is not empty, null or NaN",
+  "not a time": "a number, or ISO 8601 text of a day that exists; or what unit and format state; a local time that the zone has",
+  "time is not from 1678 to 2261": "a moment that fits int64 nanoseconds",
   "not an integer": "-?[0-9]{1,18}, or empty",
   "not a number": "-?[0-9]*.?[0-9]* with at least one digit and an optional exponent, or empty",
   "not finite": "a number that fits float32 after its transform",
@@ -42,6 +47,8 @@ class Rows:
     missing: number of missing cells of each dense column.
     cells: one column per id of a row (`Schema.lookups`): text, integers, booleans, or uint32 for hexadecimal digits; null if missing.
     truncated: for each bag of a list column, the number of rows with a longer list.
+    time_n: nanoseconds since 1970, if the log has a time column.
+    units: units of time that were recognised by the size of numbers.
   """
 
   line_n: Int64[np.ndarray, " n"]
@@ -50,10 +57,29 @@ class Rows:
   missing: tuple[int, ...]
   cells: tuple[pa.Array, ...]
   truncated: dict[str, int]
+  time_n: Int64[np.ndarray, " n"] | None = None
+  units: frozenset[str] = frozenset()
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+  """The categorical features of some rows.
+
+  Attributes:
+    cells: as in `Rows`.
+    faults: which rows have a bad cell, with the reason and the column.
+    longer: for each bag of a list column, which rows have a longer list.
+    moments: the times of the rows, if the log has a time column.
+  """
+
+  cells: list[pa.Array]
+  faults: list[tuple[Bool[np.ndarray, " n"] | None, str, str]]
+  longer: dict[str, Bool[np.ndarray, " n"]]
+  moments: times.Moments | None
 
 
 def joined(chunks: Sequence[Rows]) -> Rows:
-  """The rows of several chunks of one log, in the order of lines."""
+  """The rows of several chunks of one log without a time column, in the order of lines."""
   line_n = np.concatenate([rows.line_n for rows in chunks])
   order = np.argsort(line_n, kind="stable")
   cells = [pa.chunked_array(columns).combine_chunks() for columns in zip(*(rows.cells for rows in chunks))]
@@ -81,10 +107,42 @@ def _labels(chunk: Chunk, schema: Schema) -> tuple[UInt8[np.ndarray, " n"], list
   return label_n, faults
 
 
+def features_of(columns: Mapping[str, pa.Array], schema: Schema) -> Features:
+  """The features of rows, from the raw cells of the schema's columns alone: no row depends on another, or on the rest of the log."""
+  cells: dict[str, pa.Array] = {}
+  faults: list[tuple[Bool[np.ndarray, " n"] | None, str, str]] = []
+  moments = None
+  if schema.time is not None:
+    moments = times.moments(schema.time, columns[schema.time.column])
+    faults += [(bad_n, reason, schema.time.column) for bad_n, reason in moments.faults]
+  for category in schema.categorical:
+    values, bad_n = hexadecimal(columns[category.name]) if category.hexadecimal else (plain(columns[category.name]), None)
+    faults.append((bad_n, "not 8 hexadecimal digits", category.name))
+    cells[category.name] = values
+  if schema.time is not None and moments is not None:
+    cells |= {name: times.feature(name, moments.time_n, schema.time.zone) for name in schema.time.features}
+  cells |= {cross.name: crossed(*(cells[name] for name in cross.columns)) for cross in schema.crosses}
+  out, longer = list(cells.values()), {}
+  for bag in schema.bags:
+    if bag.list_length is None:
+      out.extend(plain(columns[name]) for name in bag.columns)
+    else:
+      lists, longer[bag.name] = list_columns(columns[bag.columns[0]], bag.length)
+      out.extend(lists)
+  return Features(out, faults, longer, moments)
+
+
+def crossed(left: pa.Array, right: pa.Array) -> pa.Array:
+  """The pairs of two columns' values as text, null where both are missing. The length of the left one comes first, so that pairs differ."""
+  a, b = (as_text(cells).fill_null("") for cells in (left, right))
+  pair = pc.binary_join_element_wise(pc.binary_length(a).cast(pa.string()), a, b, ":")
+  return pc.if_else(pc.equal(pair, "0::"), None, pair)
+
+
 def parse(chunk: Chunk, schema: Schema) -> tuple[Rows, list[Reject]]:
   """The rows of a chunk that are good in every column, and the rejects of the chunk in the order of lines.
 
-  A row with several bad cells is rejected for the first of them: label, then dense, then categorical columns.
+  A row with several bad cells is rejected for the first of them: label, dense, time, then categorical columns.
   """
   num_rows = len(chunk.line_n)
   faults: list[tuple[str, str]] = [("", "")]
@@ -98,35 +156,31 @@ def parse(chunk: Chunk, schema: Schema) -> tuple[Rows, list[Reject]]:
   label_n, label_faults = _labels(chunk, schema)
   for without_n, reason in label_faults:
     mark(without_n, reason, schema.label.column if schema.label else "")
-  dense, missing, cells = [], [], []
+  dense, missing = [], []
   for column in schema.dense:
     number_n, missing_n, malformed_n = numbers(chunk.columns[column.name], column.integer)
     mark(malformed_n, "not an integer" if column.integer else "not a number", column.name)
     dense.append(column.apply(number_n, missing_n))
     missing.append(missing_n)
     mark(~(np.isfinite(number_n) & np.isfinite(dense[-1])), "not finite", column.name)
-  for category in schema.categorical:
-    values, bad_n = hexadecimal(chunk.columns[category.name]) if category.hexadecimal else (plain(chunk.columns[category.name]), None)
-    mark(bad_n, "not 8 hexadecimal digits", category.name)
-    cells.append(values)
-  longer = {}
-  for bag in schema.bags:
-    if bag.list_length is None:
-      cells.extend(plain(chunk.columns[name]) for name in bag.columns)
-    else:
-      columns, longer[bag.name] = list_columns(chunk.columns[bag.columns[0]], bag.length)
-      cells.extend(columns)
+  features = features_of(chunk.columns, schema)
+  for bad_n, reason, name in features.faults:
+    mark(bad_n, reason, name)
+  cells, longer = features.cells, features.longer
+  time_n, units = (None, frozenset[str]()) if features.moments is None else (features.moments.time_n, features.moments.units)
   rejects, line_n, label_u8 = list(chunk.rejects), chunk.line_n, label_n
   if len(faults) > 1:
     good_n = fault_n == 0
     for i in map(int, np.flatnonzero(~good_n)):
       reason, name = faults[fault_n[i]]
-      detail = f"{name} is {repr(chunk.columns[name][i].as_py())[:40]}"
+      detail = f"{name} is {repr(shown(chunk.columns[name].slice(i, 1)))[:40]}"
       rejects.append(Reject(int(line_n[i]), reason, detail, chunk.text(i)))
     rejects.sort(key=lambda reject: reject.line)
     line_n, label_u8 = line_n[good_n], label_u8[good_n]
     dense, missing = [x[good_n] for x in dense], [x[good_n] for x in missing]
     cells = [column.filter(pa.array(good_n)) for column in cells]
     longer = {name: x[good_n] for name, x in longer.items()}
+    time_n = None if time_n is None else time_n[good_n]
   counts = tuple(int(np.count_nonzero(x)) for x in missing)
-  return Rows(line_n, label_u8, tuple(dense), counts, tuple(cells), {name: int(x.sum()) for name, x in longer.items()}), rejects
+  truncated = {name: int(x.sum()) for name, x in longer.items()}
+  return Rows(line_n, label_u8, tuple(dense), counts, tuple(cells), truncated, time_n, units), rejects

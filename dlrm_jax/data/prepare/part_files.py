@@ -1,7 +1,8 @@
-"""The files of a part, which holds rows of the log between the passes. Written by `parts`, read by it and `shards`.
+"""The files of a part, which holds rows of the log between the passes. Written by `parts` and `arrange`, read by them and `shards`.
 
     PART.arrow          label, dense values, and for each id of a row the index of its value among the distinct values of its feature here
     PART.values.arrow   the hashes of the distinct values of each feature, ascending, and their counts
+    PART.time.arrow     the time of each row, if the log has a time column
 
 Files are mapped into memory.
 """
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Int64
 
 from dlrm_jax.common import record
 from dlrm_jax.data.prepare.read import arrow
@@ -31,6 +33,11 @@ class Part:
     """The file of its rows."""
     return Path(f"{self.path}.arrow")
 
+  @property
+  def times(self) -> Path:
+    """The file of the times of its rows, which is written last."""
+    return Path(f"{self.path}.time.arrow")
+
 
 def write(path: Path, columns: Mapping[str, Any]) -> None:
   """Writes columns as an Arrow file that can be mapped into memory. It is whole or absent, even if two runs write the same file."""
@@ -40,17 +47,22 @@ def write(path: Path, columns: Mapping[str, Any]) -> None:
     writer.write_batch(batch)
 
 
-def write_part(path: Path, columns: Mapping[str, np.ndarray], values: Sequence[Counts]) -> None:
+def write_part(
+  path: Path, columns: Mapping[str, np.ndarray], values: Sequence[Counts], time_n: Int64[np.ndarray, " n"] | None = None
+) -> None:
   """Writes the files of a part.
 
   Args:
     path: its path without endings.
     columns: the label, then the dense values, then the indices of ids.
     values: the hashes and counts of the distinct values of each feature.
+    time_n: the times of the rows, if the log has a time column.
   """
   write(Path(f"{path}.arrow"), columns)
   entries = {f"hash.{f}": [hash_d] for f, (hash_d, _) in enumerate(values)} | {f"count.{f}": [n_d] for f, (_, n_d) in enumerate(values)}
   write(Path(f"{path}.values.arrow"), entries)
+  if time_n is not None:
+    write(Part(path, len(time_n)).times, {"time": time_n})
 
 
 def columns_of(path: Path, names: Sequence[str] | None = None) -> list[pa.Array]:
@@ -60,7 +72,18 @@ def columns_of(path: Path, names: Sequence[str] | None = None) -> list[pa.Array]
   return [batch.column(name) for name in (batch.schema.names if names is None else names)]
 
 
+def names_of(path: Path) -> list[str]:
+  """The names of the columns of a file that `write` wrote."""
+  with pa.memory_map(str(path)) as file:
+    return list(pa.ipc.open_file(file).schema.names)
+
+
 def values_of(part: Part, feature: int) -> Counts:
   """The hashes of a feature's distinct values in a part, ascending, and their counts."""
   hashes, counts = columns_of(Path(f"{part.path}.values.arrow"), [f"hash.{feature}", f"count.{feature}"])
   return hashes[0].values.to_numpy(), counts[0].values.to_numpy()
+
+
+def times_of(part: Part) -> Int64[np.ndarray, " n"]:
+  """The time of each row of a part."""
+  return columns_of(part.times)[0].to_numpy()

@@ -35,6 +35,8 @@ class PieceResult:
     missing: missing cells of each feature.
     truncated: for each bag of a list column, the number of rows with a longer list.
     xxh3_128: digest of its bytes.
+    times: of each part, if the log has a time column: the lowest time, the highest, and whether they ascend (1) or not (0).
+    units: units of time that were recognised by the size of numbers.
   """
 
   lines: int
@@ -44,6 +46,8 @@ class PieceResult:
   missing: dict[str, int]
   truncated: dict[str, int]
   xxh3_128: str
+  times: list[list[int]] = dataclasses.field(default_factory=list)
+  units: list[str] = dataclasses.field(default_factory=list)
 
 
 def missing_hash(feature: CategoricalColumn | Bag) -> np.uint64:
@@ -100,6 +104,7 @@ class _PartWriter:
     self._waiting: list[Read] = []
     self.rows: list[int] = []  # of each part
     self.missing: Counter[str] = Counter()  # cells of features
+    self.times: list[list[int]] = []  # of each part
 
   def add(self, read: Read, most_bytes: int) -> None:
     self._waiting.append(read)
@@ -123,7 +128,10 @@ class _PartWriter:
       values.append((hash_d, count_d))
       self.missing[feature.name] += int(count_d[hash_d == missing_hash(feature)].sum())
       first += feature.length
-    write_part(path, columns, values)
+    time_n = np.concatenate([rows.time_n for rows in chunks]) if schema.time is not None else None
+    if time_n is not None:
+      self.times.append([int(time_n.min()), int(time_n.max()), int((time_n[1:] >= time_n[:-1]).all())])
+    write_part(path, columns, values, time_n)
     self.rows.append(len(label_n))
 
 
@@ -162,7 +170,7 @@ class Reading:
     path = self.sources[piece.source]
     writer, tally = _PartWriter(self.directory, index, schema), Tally()
     lines, digest = int(self.format == "csv" and piece.start == 0), ""  # the header is one
-    missing, truncated = np.zeros(len(schema.dense), np.int64), Counter[str]()
+    missing, truncated, units = np.zeros(len(schema.dense), np.int64), Counter[str](), set[str]()
     with record.written_whole(rejects_path(self.directory, index)) as rejects:
       for read in read_piece(path, piece, self.format, schema, advance):
         if isinstance(read, str):
@@ -174,7 +182,9 @@ class Reading:
         lines += read.num_lines
         missing += np.array(read.rows.missing, np.int64)
         truncated.update(read.rows.truncated)
+        units.update(read.rows.units)
         tally.refuse_hopeless(path, piece.start)
       writer.flush()
-    result = PieceResult(lines, writer.rows, tally.as_json(), missing.tolist(), dict(writer.missing), dict(truncated), digest)
+    counts = (lines, writer.rows, tally.as_json(), missing.tolist(), dict(writer.missing), dict(truncated))
+    result = PieceResult(*counts, digest, writer.times, sorted(units))
     record.write_json(result_path(self.directory, index), dataclasses.asdict(result))

@@ -10,7 +10,8 @@ from typing import Any
 from dlrm_jax.common import flags, interrupts, record, tasks
 from dlrm_jax.common.progress import Bar, say
 from dlrm_jax.data import shard_format
-from dlrm_jax.data.prepare import contents, parts, read, shards, vocabulary
+from dlrm_jax.data.prepare import arrange, contents, parts, read, shards, splits, vocabulary
+from dlrm_jax.data.prepare.arrange import Arranging, Sorting
 from dlrm_jax.data.prepare.contents import ReadLog
 from dlrm_jax.data.prepare.options import PrepareConfig
 from dlrm_jax.data.prepare.part_files import Part
@@ -19,27 +20,12 @@ from dlrm_jax.data.prepare.schema import CRITEO, Schema
 from dlrm_jax.data.prepare.schema_file import load_schema
 from dlrm_jax.data.prepare.schema_json import schema_as_json
 from dlrm_jax.data.prepare.shards import Ranking, Writing
-from dlrm_jax.data.prepare.staging import opened
+from dlrm_jax.data.prepare.staging import Staging, opened
+from dlrm_jax.data.prepare.timeline import Timeline, check_units, say_order, timeline
 
 _MIB = 1 << 20
 _MOST_PIECES = 25_000  # the files of all pieces are mapped into memory together, and Linux allows 65,530 maps
 _LOOK_S, _SAY_S = 1.0, 30.0  # between looks at the work of other shares, and between lines about it
-
-
-def _splits(config: PrepareConfig, rows_of_file: Sequence[int]) -> dict[str, int]:
-  """The rows of each split, in the order of the log. Raises UserError if one would be empty."""
-  rows = sum(rows_of_file)
-  if config.eval_files is not None:
-    flag, held_out = "eval_files", sum(rows_of_file[-config.eval_files :])
-  elif config.eval_rows is not None:
-    flag, held_out = "eval_rows", config.eval_rows
-  else:
-    flag, held_out = "eval_fraction", int(rows * config.eval_fraction)
-  if not 0 < held_out < rows:
-    raise flags.UserError(f"--{flag}={getattr(config, flag)} of {rows} rows holds out {held_out}: neither split may be empty")
-  test = int(held_out * config.test_fraction)
-  flags.check(not config.test_fraction or 0 < test < held_out, config, "test_fraction", f"one row or more of the {held_out} held out")
-  return {"train": rows - held_out, "eval": held_out - test} | ({"test": test} if config.test_fraction else {})
 
 
 def _inputs(config: PrepareConfig) -> tuple[Schema, list[Path], list[read.Piece]]:
@@ -67,7 +53,8 @@ def _plan(config: PrepareConfig, schema: Schema, sources: Sequence[Path]) -> dic
     "schema": schema_as_json(schema),
     "files": [{"path": path, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns} for path, stat in stats],
   }
-  settings = ("eval_rows", "eval_files", "eval_fraction", "test_fraction", "vocabulary", "min_count", "max_reject_fraction")
+  split = ("eval_rows", "eval_files", "eval_fraction", "test_fraction", "eval_from", "test_from")
+  settings = (*split, "vocabulary", "min_count", "max_reject_fraction")
   return {
     "format": shard_format.FORMAT,
     "reading": reading,
@@ -95,12 +82,29 @@ def _wait(what: str, is_done: Sequence[Callable[[], bool]]) -> None:
     time.sleep(_LOOK_S)
 
 
+def _in_order(config: PrepareConfig, place: Staging, schema: Schema, log: Timeline, limits: tuple[int, ...]) -> tuple[Part, ...]:
+  """The parts of the log after its rows were brought into the order of their time, or of their split, where they are not."""
+  assert schema.time is not None
+  if not log.earlier_rows or not (schema.time.order or limits):
+    return log.parts
+  sorting = Sorting(place.order, log.parts, None if schema.time.order else limits)
+  are_sorted = [arrange.sorted_path(place.order, i).exists for i in range(len(log.parts))]
+  _run("sorting", sorting, are_sorted, [part.rows for part in log.parts], config)
+  _wait("sorting", are_sorted)
+  edges, new = arrange.plan(place.order, log.parts)
+  done = [part.times.exists for part in new]
+  _run("ordering", Arranging(place.order, log.parts, schema, tuple(edges)), done, [part.rows for part in new], config)
+  _wait("ordering", done)
+  return tuple(new)
+
+
 def prepare(config: PrepareConfig) -> dict[str, Any] | None:
   """Makes the data set and returns the contents of `dataset.json`; None if another of several runs finishes the work.
 
   Raises UserError on bad input, and then leaves nothing behind, except the rows that were read of a large log.
   """
   schema, sources, cut = _inputs(config)
+  limits = splits.bounds(config, schema)
   plan = _plan(config, schema, sources)
   with opened(Path(config.output), plan, config.overwrite, config.share[0] if config.shard else None) as place:
     if place.finished:
@@ -115,13 +119,19 @@ def prepare(config: PrepareConfig) -> dict[str, Any] | None:
     log = ReadLog(tuple(sources), tuple(cut), tuple(PieceResult(**record.read_json(path)) for path in results))
     rejected = contents.rejected(log, config.max_reject_fraction)
     rows = tuple(Part(parts.part_path(place.rows, i, j), n) for i, result in enumerate(log.results) for j, n in enumerate(result.parts))
-    splits = _splits(config, log.rows_of_file())
+    times = None
+    if schema.time is not None and rows:
+      times = timeline(rows, log.results)
+      check_units(schema.time, log.results, times)
+      say_order(schema.time, times)
+      rows = _in_order(config, place, schema, times, limits)
+    rows_of = splits.by_time(config, times, limits) if times is not None and limits else splits.by_place(config, log.rows_of_file())
     ranked = config.vocabulary == "frequency"
     ids = [shards.vocabulary_path(place.out, f) for f in range(len(schema.features) * ranked)]
     counted = [path.exists for path in ids]
-    _run("counting", Ranking(place.out, schema, rows, splits["train"], config.min_count), counted, [1] * len(ids), config)
+    _run("counting", Ranking(place.out, schema, rows, rows_of["train"], config.min_count), counted, [1] * len(ids), config)
     _wait("counting", counted)
-    wanted = shards.plan_shards(splits)
+    wanted = shards.plan_shards(rows_of)
     written = [place.done / f"{shard.name}.json" for shard in wanted]
     _run("writing", Writing(place, schema, rows, tuple(wanted), ranked), [p.exists for p in written], [s.rows for s in wanted], config)
     if config.share[0]:
@@ -129,9 +139,9 @@ def prepare(config: PrepareConfig) -> dict[str, Any] | None:
     _wait("writing", [path.exists for path in written])
     known = [vocabulary.load(path) for path in ids]
     tables = [one.cardinality for one in known] if ranked else [vocabulary.HASH_CARDINALITY] * len(schema.features)
-    facts = {split: [record.read_json(p) for p, s in zip(written, wanted) if s.split == split] for split in splits}
+    facts = {split: [record.read_json(p) for p, s in zip(written, wanted) if s.split == split] for split in rows_of}
     name, entry = place.output.name, contents.vocabulary_entry(config.vocabulary, config.min_count, ids, known)
-    made = contents.describe(name, entry, schema, log, facts, tables, rejected)
+    made = contents.describe(name, entry, schema, log, facts, tables, rejected, times)
     contents.write_rejects(place.out / "rejects.tsv", place.rows, log)
     record.write_json(place.out / "dataset.json", made)
     place.publish({"dataset.json", "rejects.tsv", *(path.name for path in ids), *(shard.name for shard in wanted)})

@@ -23,6 +23,7 @@ from dlrm_jax.common.flags import UserError
 from dlrm_jax.data.prepare.cells import is_text
 from dlrm_jax.data.prepare.rejects import Reject
 from dlrm_jax.data.prepare.schema import Schema
+from dlrm_jax.data.prepare.times import TimeColumn
 
 CHUNK_ROWS = 1 << 16
 _READ_BYTES = 1 << 20
@@ -175,6 +176,10 @@ def _check_types(file: pa.Schema, schema: Schema, path: Path) -> None:
   """Raises UserError unless `parse` supports the types of a Parquet file's columns."""
   for name in schema.columns:
     kind = file.field(name).type
+    if schema.time is not None and name == schema.time.column:
+      _check_time(kind, schema.time, path)
+      if name not in (*schema.dense_names, *schema.categorical_names, *schema.bag_columns):
+        continue
     if name in schema.list_columns:
       # Arrow cannot read lists of dictionary-encoded values across two row groups.
       if not (_is_list(kind) and _is_value(kind.value_type) and not pa.types.is_dictionary(kind.value_type)):
@@ -200,6 +205,16 @@ def parquet_types(path: Path) -> dict[str, pa.DataType]:
     return dict(zip(file.schema_arrow.names, file.schema_arrow.types, strict=True))
 
 
+def _check_time(kind: pa.DataType, time: TimeColumn, path: Path) -> None:
+  """Raises UserError unless `times` supports the type of the time column."""
+  stamps = pa.types.is_timestamp(kind) or pa.types.is_date(kind)
+  if not (stamps or is_text(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+    raise UserError(f"{path}: column '{time.column}' is {kind}: the time column must hold timestamps, dates, numbers or text")
+  for key, value in (("unit", time.unit), ("format", time.format)):
+    if stamps and value is not None:
+      raise UserError(f"{path}: column '{time.column}' is {kind}: {key} = \"{value}\" is for numbers and text alone; leave it out")
+
+
 def read_parquet(path: Path, piece: Piece, schema: Schema, raw: HashingFile) -> Iterator[Chunk]:
   """Chunks of some row groups of a Parquet file; a row counts as a line. Raises UserError naming the file if it cannot be used.
 
@@ -223,4 +238,10 @@ def read_parquet(path: Path, piece: Piece, schema: Schema, raw: HashingFile) -> 
 
 
 def _row_json(batch: pa.RecordBatch, i: int) -> bytes:
-  return json.dumps(batch.slice(i, 1).to_pylist()[0], default=str).encode()
+  row = {name: shown(column.slice(i, 1)) for name, column in zip(batch.schema.names, batch.columns)}
+  return json.dumps(row, default=str).encode()
+
+
+def shown(cell: pa.Array) -> Any:
+  """The value of an array's only cell. Times become text, because Python's datetime has no nanoseconds."""
+  return (cell.cast(pa.string()) if pa.types.is_temporal(cell.type) else cell)[0].as_py()

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float32, Float64, Int64
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.data import criteo
 from dlrm_jax.data.prepare.label import Label
+from dlrm_jax.data.prepare.times import TimeColumn
 from dlrm_jax.data.shard_format import lookup_names
 
 TRANSFORMS = ("log1p", "none")
@@ -111,6 +112,23 @@ class Bag:
 
 
 @dataclasses.dataclass(frozen=True)
+class Cross:
+  """A feature whose value is the pair of the values of two others. A missing part is a value; if both are missing, the pair is missing.
+
+  Attributes:
+    name: the feature's name. It keys the hash of every pair.
+    columns: two of the schema's categorical columns and features of time.
+  """
+
+  name: str
+  columns: tuple[str, ...]
+
+  def __post_init__(self) -> None:
+    if len(self.columns) != 2 or self.columns[0] == self.columns[1]:
+      raise UserError(f'cross \'{self.name}\' must have two different columns, such as ["user", "hour"]')
+
+
+@dataclasses.dataclass(frozen=True)
 class Schema:
   """The columns of a click log, in the order in which the model sees them.
 
@@ -120,7 +138,9 @@ class Schema:
     categorical: categorical columns.
     name: name of the data set, or None.
     header: the names of all columns if files have no header line, else None.
-    bags: features of several values, after the categorical columns. There is at least one feature.
+    bags: features of several values, the last ones. There is at least one feature.
+    time: the column that says when a row happened, or None.
+    crosses: features of two columns, which follow the categorical columns and the features of time.
   """
 
   label: Label | None
@@ -129,18 +149,31 @@ class Schema:
   name: str | None = None
   header: tuple[str, ...] | None = None
   bags: tuple[Bag, ...] = ()
+  time: TimeColumn | None = None
+  crosses: tuple[Cross, ...] = ()
 
   def __post_init__(self) -> None:
     if not self.features:
       raise UserError("a schema needs at least one categorical column or bag")
     _refuse_repeats(self.dense_names, "a schema's dense columns")
     _refuse_repeats(self.categorical_names, "a schema's categorical columns")
-    _refuse_repeats((feature.name for feature in self.features), "a schema's categorical columns and bags")
+    _refuse_repeats((feature.name for feature in self.features), "a schema's hour, weekday, crosses, categorical columns and bags")
     _refuse_repeats(self.lookup_names, "the names of a schema's ids")
-    for kind, names in (("dense", self.dense_names), ("categorical", self.categorical_names), ("bag", self.bag_columns)):
+    for cross in self.crosses:
+      for name in cross.columns:
+        if name not in (*self.categorical_names, *self.time_features):
+          raise UserError(f"cross '{cross.name}': '{name}' must be a categorical column, or hour or weekday among the features of [time]")
+    time_column = () if self.time is None else (self.time.column,)
+    roles = {"dense": self.dense_names, "categorical": self.categorical_names, "bag": self.bag_columns, "time": time_column}
+    for kind, names in roles.items():
       if self.label is not None and self.label.column in names:
         raise UserError(f"the label column '{self.label.column}' cannot be a {kind} column too")
-    of_one_value = {*self.dense_names, *self.categorical_names, *(c for bag in self.bags if bag.list_length is None for c in bag.columns)}
+    of_one_value = {
+      *self.dense_names,
+      *self.categorical_names,
+      *time_column,
+      *(c for bag in self.bags if bag.list_length is None for c in bag.columns),
+    }
     both = [name for name in self.list_columns if name in of_one_value]
     if both:
       raise UserError(f"column '{both[0]}' cannot hold lists in one place and single values in another")
@@ -159,9 +192,15 @@ class Schema:
     return tuple(column.name for column in self.categorical)
 
   @property
+  def time_features(self) -> tuple[str, ...]:
+    """The features that the time column gives."""
+    return () if self.time is None else self.time.features
+
+  @property
   def features(self) -> tuple[CategoricalColumn | Bag, ...]:
-    """The F categorical features, in the order of a batch."""
-    return (*self.categorical, *self.bags)
+    """The F categorical features, in the order of a batch. Those that are computed are hashed as if they were columns."""
+    computed = (CategoricalColumn(name) for name in (*self.time_features, *(cross.name for cross in self.crosses)))
+    return (*self.categorical, *computed, *self.bags)
 
   @property
   def lookups(self) -> tuple[CategoricalColumn | Bag, ...]:
@@ -185,7 +224,8 @@ class Schema:
   def columns(self) -> tuple[str, ...]:
     """Every column that is read, once each."""
     label = () if self.label is None else (self.label.column,)
-    return tuple(dict.fromkeys((*label, *self.dense_names, *self.categorical_names, *self.bag_columns)))
+    time = () if self.time is None else (self.time.column,)
+    return tuple(dict.fromkeys((*label, *self.dense_names, *self.categorical_names, *self.bag_columns, *time)))
 
   def check_present(self, present: Iterable[str], path: str) -> None:
     """Raises UserError unless the columns of the file at `path` are distinct and include those of the schema."""

@@ -12,6 +12,16 @@ views = {}                                 # transform = "log1p", missing = 0
 genres = ["genre_1", "genre_2", "genre_3"] # columns that share one vocabulary
 tags = { column = "tags", length = 5 }     # a list column (Parquet): the first 5 values of each list
 
+[time]                                     # optional; no input of the model
+column = "ts"                              # Parquet timestamps or dates; numbers since 1970; ISO 8601; or a strptime `format` = "%d.%m.%Y"
+unit = "ms"                                # of numbers: s, ms, us, ns; recognised by their size if it is left out
+zone = "Europe/Berlin"                     # of times that state none, and of hours and weekdays; UTC
+order = true                               # sorts the rows by it; false
+features = ["hour", "weekday"]             # categorical features, after those of `categorical`; none
+
+[crosses]                                  # optional; features whose value is a pair of values, after those of [time]
+user_hour = ["user_id", "hour"]
+
 The tables of keys below say which keys there are and what a value may be. A key has the name of a field of `schema`'s dataclasses, whose
 defaults hold where it is left out and which check what a kind cannot.
 """
@@ -25,7 +35,8 @@ from typing import Any
 
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.data.prepare.label import Label
-from dlrm_jax.data.prepare.schema import Bag, CategoricalColumn, DenseColumn, Schema
+from dlrm_jax.data.prepare.schema import Bag, CategoricalColumn, Cross, DenseColumn, Schema
+from dlrm_jax.data.prepare.times import TimeColumn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +57,7 @@ def _is_number(value: Any) -> bool:
 
 TEXT = Kind("text", lambda value: isinstance(value, str))
 NUMBER = Kind("a finite number", _is_number)
+YES = Kind("true or false", lambda value: isinstance(value, bool))
 NAMES = Kind('a list of column names, such as ["user_id", "item_id"]', _is_names)
 COLUMNS = Kind(
   'a table of columns, such as [dense] and then age = { transform = "none" }',
@@ -56,8 +68,15 @@ FEATURES = Kind(
   lambda value: isinstance(value, dict),
 )
 
-KEYS = {"label": TEXT, "categorical": NAMES, "dense": COLUMNS, "bags": FEATURES, "name": TEXT}
+TABLE = Kind('a table, such as [time] and then column = "ts"', lambda value: isinstance(value, dict))
+PAIRS = Kind(
+  'a table of features, such as [crosses] and then user_hour = ["user_id", "hour"]',
+  lambda value: isinstance(value, dict) and all(_is_names(names) for names in value.values()),
+)
+
+KEYS = {"label": TEXT, "categorical": NAMES, "dense": COLUMNS, "bags": FEATURES, "name": TEXT, "time": TABLE, "crosses": PAIRS}
 DENSE = {"transform": TEXT, "missing": NUMBER}
+TIME = {"column": TEXT, "unit": TEXT, "format": TEXT, "zone": TEXT, "order": YES, "features": NAMES}
 
 
 def checked(table: Mapping[str, Any], keys: Mapping[str, Kind], where: str) -> Mapping[str, Any]:
@@ -89,6 +108,13 @@ def _bag(name: str, entry: Any) -> Bag:
   raise UserError(f"bag '{name}' must be a list of column names, or {{ column = \"name\", length = 5 }} for a list column")
 
 
+def _time(options: dict[str, Any]) -> TimeColumn:
+  checked(options, TIME, "time: ")
+  if "column" not in options:
+    raise UserError('time: no column; write column = "name of the column with the time of a row"')
+  return TimeColumn(**options | {"features": tuple(options.get("features", ()))})
+
+
 def _schema(table: dict[str, Any]) -> Schema:
   checked(table, KEYS, "")
   if "label" not in table:
@@ -99,6 +125,8 @@ def _schema(table: dict[str, Any]) -> Schema:
     categorical=tuple(CategoricalColumn(name) for name in table.get("categorical", [])),
     name=table.get("name"),
     bags=tuple(_bag(name, entry) for name, entry in table.get("bags", {}).items()),
+    time=_time(table["time"]) if "time" in table else None,
+    crosses=tuple(Cross(name, tuple(columns)) for name, columns in table.get("crosses", {}).items()),
   )
 
 

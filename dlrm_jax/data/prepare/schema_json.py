@@ -6,11 +6,13 @@ from typing import Any
 
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.data.prepare.label import Label
-from dlrm_jax.data.prepare.schema import Bag, CategoricalColumn, DenseColumn, Schema
+from dlrm_jax.data.prepare.schema import Bag, CategoricalColumn, Cross, DenseColumn, Schema
+from dlrm_jax.data.prepare.times import TimeColumn
 
 # The fields that the first data sets have. Later ones are left out at their default.
 _ALWAYS = ("label", "dense", "categorical", "name", "header")
-_COLUMNS: dict[str, type] = {"dense": DenseColumn, "categorical": CategoricalColumn, "bags": Bag}  # fields that hold several of a dataclass
+# The fields that hold several of a dataclass.
+_COLUMNS: dict[str, type] = {"dense": DenseColumn, "categorical": CategoricalColumn, "bags": Bag, "crosses": Cross}
 
 
 def schema_as_json(schema: Schema) -> dict[str, Any]:
@@ -40,6 +42,8 @@ def _value(name: str, value: Any) -> Any:
     return Label.parse(value)
   if name in _COLUMNS:
     return tuple(_COLUMNS[name](**{key: _tuples(one) for key, one in column.items()}) for column in value)
+  if name == "time" and value is not None:
+    return TimeColumn(**{key: _tuples(one) for key, one in value.items()})
   return _tuples(value)
 
 

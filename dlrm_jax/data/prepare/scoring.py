@@ -74,6 +74,8 @@ class Encoder:
     Raises UserError if it was prepared before vocabularies were kept, or if one of them is not as dataset.json states.
     """
     schema, entry = schema_from_json(contents["schema"]), contents["vocabulary"]
+    if not schema.time_features:
+      schema = dataclasses.replace(schema, time=None)  # files to score keep their order
     features = schema.features[: num_tables or None]
     known = None
     if entry["mode"] != "hash":

@@ -18,7 +18,7 @@ from dlrm_jax.common import record
 from dlrm_jax.data import shard_format
 from dlrm_jax.data.prepare import vocabulary
 from dlrm_jax.data.prepare.encode import Ids
-from dlrm_jax.data.prepare.part_files import Part, columns_of, values_of
+from dlrm_jax.data.prepare.part_files import Part, columns_of, times_of, values_of
 from dlrm_jax.data.prepare.parts import counts
 from dlrm_jax.data.prepare.read import arrow
 from dlrm_jax.data.prepare.schema import Schema
@@ -83,7 +83,7 @@ class Writing:
   ranked: bool
 
   def do(self, index: int, advance: Callable[[int], None]) -> None:
-    """Writes a shard and last `SHARD.json`: file, rows, bytes, clicks, the digests of file and content."""
+    """Writes a shard and last `SHARD.json`: file, rows, bytes, clicks, the digests of file and content, the first and the last time."""
     shard, schema = self.wanted[index], self.schema
     names = shard_columns(schema.dense_names, schema.lookup_names)
     kinds = [pa.uint8()] + [pa.float32()] * len(schema.dense) + [pa.int32()] * len(schema.lookups)
@@ -106,6 +106,9 @@ class Writing:
       "clicks": clicks,
       "content": content.hexdigest(),
     }
+    if schema.time is not None:
+      times = [times_of(part)[low:high] for part, low, high in _slices(self.parts, shard)]
+      written |= {"first_time": min(int(time_n.min()) for time_n in times), "last_time": max(int(time_n.max()) for time_n in times)}
     record.write_json(self.place.done / f"{shard.name}.json", written)
     advance(shard.rows)
 

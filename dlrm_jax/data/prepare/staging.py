@@ -2,6 +2,7 @@
 
     .NAME.partial/plan.json   settings and files, on which all other files here depend
                  /rows        parts and PIECE.json of each piece that is done            (parts.py)
+                 /order       parts in another order, if rows are sorted                 (arrange.py)
                  /done        SHARD.json of each shard that is done                      (shards.py)
                  /out         becomes the output, by a rename at the end: vocabularies, then shards
     .NAME.finished            plan.json, from just before that rename until .NAME.partial is removed
@@ -32,6 +33,7 @@ class Staging:
   path: Path
   plan: Path
   rows: Path
+  order: Path
   done: Path
   out: Path
   marker: Path
@@ -41,7 +43,7 @@ class Staging:
   def of(cls, output: Path) -> "Staging":
     """The paths for the output directory `output`."""
     path, marker = (output.parent / f".{output.name}.{ending}" for ending in ("partial", "finished"))
-    return cls(output, path, path / "plan.json", path / "rows", path / "done", path / "out", marker)
+    return cls(output, path, path / "plan.json", path / "rows", path / "order", path / "done", path / "out", marker)
 
   def publish(self, files: set[str]) -> None:
     """Makes `out` with these files the output; replaces a data set that is there."""
@@ -141,10 +143,10 @@ def _resume(place: Staging, plan: dict[str, Any], share: int | None) -> None:
       raise UserError(f"{place.plan}: another share has other settings or other files; all must have the same, or delete {place.path}")
     same = there.get("reading") == plan["reading"]
     print(f"{place.path}: of other settings; " + ("what was read is kept" if same else "starting anew"), file=sys.stderr, flush=True)
-    for directory in (place.done, place.out, *([] if same else [place.rows])):
+    for directory in (place.order, place.done, place.out, *([] if same else [place.rows])):
       shutil.rmtree(directory, ignore_errors=True)
     place.plan.unlink()
-  for directory in (place.rows, place.done, place.out):
+  for directory in (place.rows, place.order, place.done, place.out):
     directory.mkdir(exist_ok=True)
   if not place.plan.exists():
     record.write_json(place.plan, plan)
