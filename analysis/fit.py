@@ -105,6 +105,9 @@ def read_points(config: FitConfig) -> dict[str, Points]:
   if not rows:
     raise flags.UserError(f"--input={path}: empty file, a header line with column names is needed")
   names = [name.strip() for name in rows[0]]
+  repeated = [name for i, name in enumerate(names) if name and name in names[:i]]
+  if repeated:
+    raise flags.UserError(f"--input={path}: the header has column {repeated[0]} twice; rename one of them")
   wanted = [*(("x", name) for name in config.x), *((field, getattr(config, field)) for field in ("y", "group", "seed"))]
   for field, name in wanted:
     if name and name not in names:
@@ -123,7 +126,7 @@ def read_points(config: FitConfig) -> dict[str, Points]:
       except ValueError:
         raise flags.UserError(f"{path}:{number}: column {names[place]} holds '{row[place]}', a number is needed") from None
     group, seed = (row[place].strip() if place >= 0 else "" for place in (group_place, seed_place))
-    groups.setdefault(group or "all", []).append((point, seed))
+    groups.setdefault(group if config.group else "all", []).append((point, seed))
   if not groups:
     raise flags.UserError(f"--input={path}: no points below the header")
   out = {}
@@ -160,14 +163,19 @@ def print_fits(fits: list[Fit]) -> None:
     held_out = "-" if fit.extrapolation is None else f"{fit.extrapolation['relative_error']:+.2%}"
     objective = "-" if fit.objective is None else f"{fit.objective:.4g}"
     cells = [interval_text(fit.params.get(name)) for name in names]
-    rows.append([fit.group, fit.law, window, fit.num_points, fit.num_seeds, *cells, objective, held_out, fit.status])
+    rows.append([_shown(fit.group), fit.law, window, fit.num_points, fit.num_seeds, *cells, objective, held_out, fit.status])
   console = terminal.console(200)
   terminal.show(console, "Estimates with 95% intervals; ? is an end that the points leave open", columns, rows)
   for method in dict.fromkeys(fit.method for fit in fits if fit.method):
     console.print(f"Intervals, {method}: {METHODS[method]}.")
   for fit in fits:
     if fit.note:
-      console.print(f"{fit.group}: {fit.note}.")
+      console.print(f"{_shown(fit.group)}: {fit.note}.")
+
+
+def _shown(group: str) -> str:
+  """A group's name for people: a cell of the group column may be blank."""
+  return group or "(blank)"
 
 
 def main(config: FitConfig) -> None:
@@ -175,15 +183,19 @@ def main(config: FitConfig) -> None:
   if output.is_dir() or (output.exists() and output.samefile(config.input)):
     raise flags.UserError(f"--output={output}: is {'a directory' if output.is_dir() else 'the input'}; name another file")
   fits = fit_groups(read_points(config), config)
-  split = {fit.group: joint_optimum(fit.estimates, config.budget_flops) for fit in fits if config.budget_flops and not fit.refused}
+  believed = [fit for fit in fits if fit.status in ("ok", "on_bound")]
+  split = {fit.group: joint_optimum(fit.estimates, config.budget_flops) for fit in believed if config.budget_flops}
   extra = {"compute_optimal": [{"group": group, "flops": config.budget_flops, **best} for group, best in split.items()]} if split else {}
   record.write_json(config.output, record.header() | {"fits": [as_dict(fit) for fit in fits]} | extra)
   print_fits(fits)
   for group, best in split.items():
-    spent = f"{group}: {config.budget_flops:.4g} FLOPs are best spent as N {best['N']:.4g}, D {best['D']:.4g}"
+    spent = f"{_shown(group)}: {config.budget_flops:.4g} FLOPs are best spent as N {best['N']:.4g}, D {best['D']:.4g}"
     print(f"{spent}; the loss is then {best['loss']:.5g}.")
+  if config.budget_flops:
+    for fit in (fit for fit in fits if fit.group not in split and not fit.refused):
+      print(f"{_shown(fit.group)}: no split of {config.budget_flops:.4g} FLOPs: {fit.reason}.")
   if all(fit.refused for fit in fits):
-    raise flags.UserError("; ".join(f"group {fit.group}: {fit.status}" for fit in fits))
+    raise flags.UserError("; ".join(f"group {_shown(fit.group)}: {fit.status}" for fit in fits))
 
 
 if __name__ == "__main__":

@@ -14,9 +14,11 @@ from typing import Any
 
 import polars as pl
 
+from analysis import recorded
+from analysis.run_rows import EVALUATION, FLOORS, LOSSES, RUN, comparable, curve_rows, point_of, run_row
 from dlrm_jax.common import flags, record
 from dlrm_jax.common.axis_names import AXES, GRID
-from dlrm_jax.config import HORIZONS
+from dlrm_jax.training.alarms import Alarm, alarms_of
 
 KEPT_SUFFIX = ".parquet"  # of a sweep kept in one file
 SIZE_NAMES = {
@@ -33,22 +35,8 @@ SIZE_NAMES = {
   "devices": "devices",
   "placement": "placement",
 }
-PART_METRICS = ("excess_tail", "excess_pairs", "excess_dense", "excess_scores")  # excess of the parts of planted data
-FLOORS = ("rows_floor", "pairs_floor", "dense_floor")  # the excess of a part that theory says a model of some size must leave
 _POINT = {"workload": pl.String, "axis": pl.String, "size": pl.Float64, "seed": pl.Int64, "learner": pl.String, "config_id": pl.String}
 _NEWER = {"label": pl.String, "sizes": pl.String, "lr_factor": pl.Float64}  # absent from sweeps of earlier versions
-_LOSSES = dict.fromkeys(("log_loss", "ne", "roc_auc", "calibration", "excess", *PART_METRICS), pl.Float64)
-_RUN = {
-  **dict.fromkeys(("config_id", "status"), pl.String),
-  **dict.fromkeys(("examples", "params_embedding", "params_dense", "params_total"), pl.Int64),
-  **dict.fromkeys(("flops_total", "flops_per_example"), pl.Float64),
-  **_LOSSES,
-  **dict.fromkeys(("wall_s", "examples_per_s", "beta_data", "beta_rows", *FLOORS), pl.Float64),
-  **dict.fromkeys(("planted", "horizon"), pl.Boolean),
-  **dict.fromkeys(("rows", "dim", "rows_cap"), pl.Float64),
-}
-_EVALUATION = {"config_id": pl.String, "examples": pl.Int64, **_LOSSES, **dict.fromkeys(("excess_ideal", "wall_s", "epochs"), pl.Float64)}
-_STATUSES = ("done", "diverged", "failed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,13 +49,15 @@ class Sweep:
       configuration may be on several axes. On the rows axis `size` is the rows of the run's largest table.
     runs: one row for each run with a record, diverged and failed ones included. `horizon`: whether only the end of its curve counts, since
       its learning rate ran out there, or its rows are the most recent ones, of which the curve sees the oldest first.
-      `rows`, `dim`: its sizes on these axes. `rows_cap`: the most rows that its tables may have.
+      `rows`, `dim`: its sizes on these axes. `rows_cap`: the most rows that its tables may have. `order`, `window`: how its training
+      examples were chosen. `base_rate`: the click rate of the training split.
     curves: one row for each evaluation of a finished run.
     not_done: config_ids of planned runs without a record.
     diverged: config_ids whose run stopped on an undefined number.
     failed: config_ids whose run raised an error or was lost too often.
     source: the header of `sweep.json`, or of the record for a single run.
     configs: the configuration of each run with a record.
+    alarms: what a reader must know of each finished or diverged run before its result is used (`dlrm_jax.training.alarms`).
   """
 
   path: Path
@@ -79,6 +69,7 @@ class Sweep:
   failed: tuple[str, ...]
   source: dict[str, Any]
   configs: dict[str, dict[str, Any]]
+  alarms: dict[str, tuple[Alarm, ...]]
 
   @property
   def num_done(self) -> int:
@@ -87,7 +78,7 @@ class Sweep:
 
   def evaluations(self) -> pl.DataFrame:
     """Every evaluation with its point and its run's totals, in the points' order: one row for each point that the evaluation belongs to."""
-    totals = self.runs.select(pl.exclude(set(_RUN) & set(_EVALUATION) - {"config_id"}))
+    totals = self.runs.select(pl.exclude(set(RUN) & set(EVALUATION) - {"config_id"}))
     joined = self.points.join(self.curves, on="config_id", maintain_order="left")
     return joined.join(totals, on="config_id", maintain_order="left")
 
@@ -109,31 +100,34 @@ def load(workdir: str | Path) -> Sweep:
   sweep_file, single = path / "sweep.json", path / "record.json"
   folders = sorted(p.parent for p in path.glob("runs/*/record.json")) or ([path] if single.exists() else [])
   if not folders:
-    planned = f", its sweep.json plans {len(record.read_json(sweep_file).get('points', []))} points" if sweep_file.exists() else ""
+    planned = f", its sweep.json plans {_num_planned(sweep_file)} points" if sweep_file.exists() else ""
     raise flags.UserError(f"--workdir={path}: no finished run (no record.json in it nor in runs/*/){planned}")
   records = [(folder, record.read_json(folder / "record.json")) for folder in folders]
+  for folder, entry in records:
+    recorded.check_record(folder / "record.json", entry, [*LOSSES, *FLOORS])
   if sweep_file.exists():
     source = record.read_json(sweep_file)
+    recorded.check_header(sweep_file, source)
     rows = _rows(sweep_file, source, "points")
   else:
     source = records[0][1]
-    rows = [_point(folder, entry) for folder, entry in records]
+    rows = [point_of(folder, entry) for folder, entry in records]
   points = _points(rows, {str(e.get("config_id")): max(t["num_rows"] for t in e["tables"]) for _, e in records if e.get("tables")})
   known = set(points["config_id"])
   records = [(folder, entry) for folder, entry in records if entry.get("config_id") in known]
-  runs = pl.DataFrame([_run(folder, entry) for folder, entry in records], schema=_RUN, strict=False)
+  runs = pl.DataFrame([run_row(folder, entry) for folder, entry in records], schema=RUN, strict=False)
   diverged, failed = (tuple(runs.filter(status=status)["config_id"]) for status in ("diverged", "failed"))
   done = [(folder, entry) for folder, entry in records if entry["status"] == "done"]
   if not done:
     raise flags.UserError(f"--workdir={path}: no run to report on: {len(diverged)} diverged, {len(failed)} failed")
-  evaluations = [
-    {**line, "config_id": entry["config_id"]} for folder, entry in done for line in comparable(_curve(folder / "curve.jsonl", entry))
-  ]
-  curves = pl.DataFrame([{name: line.get(name) for name in _EVALUATION} for line in evaluations], schema=_EVALUATION, strict=False)
+  lines = {entry["config_id"]: curve_rows(folder / "curve.jsonl", entry) for folder, entry in done}
+  alarms = {entry["config_id"]: tuple(alarms_of(entry, lines[entry["config_id"]])) for _, entry in done}
+  evaluations = [{**line, "config_id": name} for name, curve in lines.items() for line in comparable(curve)]
+  curves = pl.DataFrame([{name: line.get(name) for name in EVALUATION} for line in evaluations], schema=EVALUATION, strict=False)
   finished = set(runs["config_id"])
   not_done = tuple(name for name in dict.fromkeys(points["config_id"]) if name not in finished)
   configs = {entry["config_id"]: entry.get("config") or {} for _, entry in records}
-  return Sweep(path, points, runs, curves, not_done, diverged, failed, source, configs)
+  return Sweep(path, points, runs, curves, not_done, diverged, failed, source, configs, alarms)
 
 
 @contextlib.contextmanager
@@ -183,6 +177,11 @@ def _points(rows: list[dict[str, Any]], tables: dict[str, int]) -> pl.DataFrame:
   return points.unique(["workload", "axis", "size", "config_id"], maintain_order=True)
 
 
+def _num_planned(sweep_file: Path) -> int:
+  points = record.read_json(sweep_file).get("points")
+  return len(points) if isinstance(points, list) else 0
+
+
 def _rows(path: Path, content: dict[str, Any], key: str) -> list[dict[str, Any]]:
   rows = content.get(key)
   if not isinstance(rows, list) or not rows:
@@ -191,73 +190,14 @@ def _rows(path: Path, content: dict[str, Any], key: str) -> list[dict[str, Any]]
     missing = [name for name in _POINT if not isinstance(row, dict) or row.get(name) is None]
     if missing:
       raise flags.UserError(f"{path}: point {number} has no {', '.join(missing)}")
+  recorded.check_points(path, rows)
+  for number, row in enumerate(rows):
     sizes = row.get("sizes") or {}
     if row["axis"] not in AXES and not (set(sizes) <= set(AXES) and row["axis"] == GRID.join(sizes)):
       raise flags.UserError(f"{path}: point {number} has axis={row['axis']}: must be among {', '.join(AXES)}")
   return rows
 
 
-def _point(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
-  """The point of a run without a sweep: it is on the data axis."""
-  config = entry.get("config") or {}
-  train, theory = config.get("train") or {}, entry.get("theory") or {}
-  data = str(config.get("data") or "planted")
-  workload = f"s={theory['s']:.4g}" if theory.get("s") else data
-  point = {"workload": workload, "axis": "data", "size": entry.get("examples"), "seed": train.get("seed", 0)}
-  point |= {"learner": train.get("learner", "dlrm"), "config_id": entry.get("config_id")}
-  missing = [name for name, value in point.items() if value is None]
-  if missing:
-    raise flags.UserError(f"{folder / 'record.json'}: has no {', '.join(missing)}")
-  return point
-
-
-def _run(folder: Path, entry: dict[str, Any]) -> dict[str, Any]:
-  params, flops, theory = (entry.get(name) or {} for name in ("params", "flops_per_example", "theory"))
-  row = {name: entry.get(name) for name in _RUN}
-  row |= {f"params_{group}": params.get(group) for group in ("embedding", "dense", "total")}
-  row |= {name: theory.get(name) for name in ("beta_data", "beta_rows", *FLOORS)}
-  train = (entry.get("config") or {}).get("train") or {}
-  schedule = train.get("lr_schedule")
-  planted = entry.get("excess") is not None or bool(theory)
-  ends_only = schedule in HORIZONS or train.get("window") == "recent"
-  row |= {"flops_per_example": flops.get("total"), "planted": planted, "horizon": ends_only}
-  row["rows"] = max((t["num_rows"] for t in entry.get("tables") or ()), default=None)
-  model = (entry.get("config") or {}).get("model") or {}
-  row |= {"dim": model.get("embed_dim"), "rows_cap": model.get("num_rows")}
-  if row["examples_per_s"] is not None:  # the rate of the machine, over all runs that it trained together
-    row["examples_per_s"] *= entry.get("trained_together", 1)
-  if row["status"] not in _STATUSES:
-    raise flags.UserError(f"{folder / 'record.json'}: has status {row['status']}: must be among {', '.join(_STATUSES)}")
-  return row
-
-
-def _curve(path: Path, entry: dict[str, Any]) -> list[dict[str, Any]]:
-  """The evaluations of a run, whose record is `entry`."""
-  try:
-    rows = record.read_curve(path)
-  except FileNotFoundError:
-    raise flags.UserError(f"{path}: no such file, though its run is recorded") from None
-  except json.JSONDecodeError as error:
-    raise flags.UserError(f"{path}: not valid JSON lines ({error})") from None
-  if not rows or rows[-1].get("examples") != entry.get("examples"):
-    raise flags.UserError(f"{path}: does not end at the {entry.get('examples')} examples of the record")
-  return rows
-
-
 def on_data_curve() -> pl.Expr:
   """Whether an evaluation is a point of loss against examples: the curve counts before its end, and no row was trained on twice."""
   return ~pl.col("horizon") & (pl.col("epochs").fill_null(0) <= 1)
-
-
-def comparable(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-  """The evaluations of a run, with the log loss and NE of each as on the examples of the last one, which may be more.
-
-  All evaluations predict some common examples. What the last one's loss is above the loss on these is added to the others: a control
-  variate. Nothing is added where all evaluations predict the same examples.
-  """
-  last, out = rows[-1], [dict(row) for row in rows]
-  for name in ("log_loss", "ne"):
-    if last.get(f"common_{name}") is not None and last.get(name) is not None:
-      for row in out[:-1]:
-        row[name] += last[name] - last[f"common_{name}"]
-  return out

@@ -16,8 +16,9 @@ import polars as pl
 from analysis.fitting.fit_law import fit_law
 from analysis.fitting.result import interval_text
 from analysis.load import Sweep, axes_of
+from analysis.questions.curves import final_points
 from analysis.questions.parts import ideal
-from analysis.questions.sweep_laws import ROWS_LIMIT, final_points
+from analysis.questions.sweep_laws import ROWS_LIMIT
 from analysis.report.analysis import Analysis, analyse
 from analysis.report.paper_tables import exponent_table, frontier_table, parts_table, scheme_table
 from analysis.report.tables import ADVICE, short

@@ -6,22 +6,22 @@ Called by `analysis.fit` on anybody's points and by `analysis.questions.sweep_la
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float, Real
+from jaxtyping import Real
 
-from analysis.fitting import settings
+from analysis.fitting import adequacy, measured, settings
 from analysis.fitting.bootstrap import bootstrap
 from analysis.fitting.bootstrap import refusal as bootstrap_refusal
-from analysis.fitting.laws import LAWS, Law
+from analysis.fitting.diagnostics import aicc, band_of, extrapolate
+from analysis.fitting.laws import LAWS
 from analysis.fitting.least_squares import SQUARES, Loss, Problem, Solution, solve
 from analysis.fitting.noise import Noise
-from analysis.fitting.result import CONSTANT, RISES, Estimate, Fit
+from analysis.fitting.refusals import refusal
+from analysis.fitting.result import Estimate, Fit
 from analysis.fitting.uncertainty import LEVEL, Interval, condition, profile_intervals, t_interval, unit_covariance
 
 Array = np.ndarray
 POINTS = ("independent", "curves")
 _WIDE = 10.0  # an exponent whose interval spans more than this factor is called not identifiable
-_BAND = 25  # x at which the interval of the law's value is computed
-_HELD_OUT = 4  # the largest quarter of the distinct x is predicted by a fit to the other points
 
 
 def fit_law(
@@ -36,6 +36,7 @@ def fit_law(
   noise: Noise | None = None,
   loss: Loss = SQUARES,
   draws: int = 0,
+  refuse: str = "",
 ) -> Fit:
   """Fits `law` to points with x_min <= x <= x_max. Points that allow no sound fit give a refusal with its reason, never an exception.
 
@@ -52,6 +53,7 @@ def fit_law(
     noise: the noise of the passes, pooled over more than these points; None: it is estimated from these.
     loss: the loss of a log residual. With a robust one, points are taken as independent and intervals come from a bootstrap.
     draws: the number of bootstrap draws for the intervals; 0: profile likelihood.
+    refuse: why the caller allows no law of these points, or empty.
   """
   form = LAWS[law]
   x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
@@ -63,7 +65,7 @@ def fit_law(
   blank = Fit(group, law, {}, None, len(x), len(np.unique(seed)), "")
   if len(x):
     blank = dataclasses.replace(blank, x_min=float(np.min(x[:, -1])), x_max=float(np.max(x[:, -1])))
-  reason = refusal(form, x, y)
+  reason = refuse or refusal(form, x, y)
   along = points == "curves" and (known_seeds or noise is not None) and not reason
   reason = reason or (settings.repeated(x, seed) if along else "")
   setting = settings.of_passes(form, x, y, seed, noise) if along and not reason else None
@@ -72,8 +74,10 @@ def fit_law(
     reason += " (of those that all seeds have)" if reason and setting.dropped else ""
   if draws and not reason:
     reason = bootstrap_refusal(len(x), setting is not None)
+  if form.num_x == 1 and len(x) and settings.usable(x, y).all():
+    blank = dataclasses.replace(blank, slopes=measured.slopes_of(measured.means_of(setting, x, y)))
   if reason:
-    return dataclasses.replace(blank, status=f"refused: {reason}")
+    return dataclasses.replace(blank, status=f"refused: {reason}", reason=reason)
   method = "bootstrap" if draws else "gls" if setting is not None else "profile_independent_points"
   alone = along and setting is None
   setting = setting or settings.independent(form, x, y, loss)
@@ -81,15 +85,11 @@ def fit_law(
   limits, deviations = setting.judge(solution)
   intervals = _drawn(problem, solution, draws) if draws else _profiled(problem, solution, limits, deviations)
   open_params = _not_identified(problem, solution, intervals)
-  status, notes = "ok", []
-  if open_params:
-    status, notes = "not_identifiable", [f"the points do not determine {' and '.join(open_params)}"]
-  elif solution.on_bound:
-    shown = ", ".join(f"{n} = {problem.values(solution.theta)[n]:g}" for n in solution.on_bound)
-    none = ": the points want no constant" if set(solution.on_bound) <= {"gamma", "E"} else ""
-    status, notes = "on_bound", [f"{shown} at the edge of the domain{none}"]
   misfit = setting.misfit(solution)
-  if misfit is not None and misfit < settings.MISFIT:
+  missed = adequacy.misses(problem, solution, setting.known_variance, setting.known_free, misfit)
+  status, notes = _status(problem, solution, open_params, missed)
+  reason = notes[0] if notes else ""
+  if not missed and misfit is not None and misfit < settings.MISFIT:
     notes.append("the law misses the points by more than their noise" + (", intervals are wider for it" if method == "gls" else ""))
   if alone:
     notes.append("no two seeds have the same x, so nothing tells how a pass scatters: points are taken as independent")
@@ -101,6 +101,7 @@ def fit_law(
     objective=solution.cost if loss.delta is None else solution.cost / 2,
     status=status,
     note="; ".join(notes),
+    reason=reason,
     method=method,
     extrapolation=extrapolate(form, x, y, loss),
     condition_number=condition(problem, solution),
@@ -108,29 +109,20 @@ def fit_law(
     aicc=aicc(problem, solution, known_noise=method == "gls"),
     profiles={p.name: interval.profile for p, interval in zip(form.params, intervals, strict=True) if p.exponent and interval.profile},
     per_seed=_per_seed(problem, solution, x, y, seed) if points == "curves" else {},
-    band=() if draws else _band(problem, solution, limits),
+    band=() if draws else band_of(problem, solution, limits),
   )
 
 
-def refusal(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"]) -> str:
-  """Why these points allow no fit; empty when they allow one."""
-  for name, values in (("x", x.ravel()), ("y", y)):
-    bad = ~np.isfinite(values)
-    if bad.any():
-      return f"{bad.sum()} of {len(values)} values of {name} are not finite numbers"
-    if (values <= 0).any():
-      at = int(np.argmax(values <= 0))
-      return f"{name} must be positive to be fitted on logarithms, {name}={values[at]:g}" + (f" at x={x[at, -1]:g}" if name == "y" else "")
-  distinct = len(np.unique(x, axis=0)) if len(x) else 0
-  if distinct < law.min_points:
-    return f"{distinct} distinct x, law {law.name} needs at least {law.min_points}"
-  if law.num_x > 1 and min(len(np.unique(column)) for column in x.T) < 3:
-    return f"a column of x has fewer than 3 distinct values, law {law.name} needs them in each"
-  if np.ptp(np.log(y)) < 1e-12:
-    return CONSTANT
-  columns = np.column_stack([np.log(x), np.ones(len(x))])
-  slopes = np.linalg.lstsq(columns, np.log(y), rcond=None)[0][:-1]
-  return f"{RISES} (slope {slopes.min():+.3g} on log-log axes)" if slopes.min() >= 0 else ""
+def _status(problem: Problem, solution: Solution, open_params: list[str], missed: str) -> tuple[str, list[str]]:
+  """The status of a fit, and why it is not `ok`. What the points contradict is said before what they leave open."""
+  found = [("misfit", f"the law misses the points: {missed}")] if missed else []
+  if open_params:
+    found.append(("not_identifiable", f"the points do not determine {' and '.join(open_params)}"))
+  elif solution.on_bound:
+    shown = ", ".join(f"{n} = {problem.values(solution.theta)[n]:g}" for n in solution.on_bound)
+    none = ": the points want no constant" if set(solution.on_bound) <= {"gamma", "E"} else ""
+    found.append(("on_bound", f"{shown} at the edge of the domain{none}"))
+  return (found[0][0] if found else "ok"), [note for _, note in found]
 
 
 def _profiled(problem: Problem, solution: Solution, limits: Array, deviations: Array) -> list[Interval]:
@@ -186,27 +178,6 @@ def _estimates(problem: Problem, solution: Solution, intervals: list[Interval], 
   return out
 
 
-def aicc(problem: Problem, solution: Solution, known_noise: bool) -> float | None:
-  """-2 log likelihood + 2 k n / (n - k - 1), up to a constant of the points; None with too few points."""
-  n, k = len(problem.log_y), len(problem.law.params) + (not known_noise)  # an unknown variance is a parameter too
-  if n - k - 1 <= 0 or problem.loss.delta is not None:
-    return None
-  misfit = solution.cost if known_noise else n * np.log(max(solution.cost, 1e-300) / n)
-  return float(misfit + 2 * k * n / (n - k - 1))
-
-
-def _band(problem: Problem, solution: Solution, limits: Array) -> tuple[tuple[float, float, float], ...]:
-  """The interval of the law's value by the delta method: each parameter's limit times its standard error, with their correlations."""
-  if problem.law.num_x > 1:
-    return ()
-  log_x = np.linspace(problem.log_x.min(), problem.log_x.max(), _BAND)
-  log_f, gradient = (a[0] for a in problem.law.log_value(solution.theta[None], log_x[:, None]))
-  spread = np.nan_to_num(unit_covariance(problem, solution)) * np.outer(limits, limits)  # a parameter on a bound has no spread
-  half = np.sqrt(np.maximum(np.einsum("np,pq,nq->n", gradient, spread, gradient), 0.0))
-  low, high = (np.exp(np.minimum(problem.log_y0 + log_f + sign * half, 700.0)) for sign in (-1, 1))
-  return tuple((float(a), float(b), float(c)) for a, b, c in zip(np.exp(log_x), low, high, strict=True))
-
-
 def _per_seed(problem: Problem, solution: Solution, x: Array, y: Array, seed: Array) -> dict[str, dict[str, float]]:
   """The t interval of each exponent over the fits to each seed, around their mean."""
   law, out = problem.law, {}
@@ -223,28 +194,3 @@ def _per_seed(problem: Problem, solution: Solution, x: Array, y: Array, seed: Ar
         "ci_high": float(interval.high or 0.0),
       }
   return out
-
-
-def extrapolate(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], loss: Loss = SQUARES) -> dict[str, float] | None:
-  """Fits the smaller x (the product of the columns) and predicts the largest quarter: relative errors, prediction / y - 1."""
-  size = np.log(x).sum(axis=1)
-  distinct = np.unique(size)
-  kept = len(distinct) - max(1, len(distinct) // _HELD_OUT)
-  held = size > distinct[kept - 1]
-  if kept < law.min_points or refusal(law, x[~held], y[~held]):
-    return None
-  problem = Problem.of(law, x[~held], y[~held], loss=loss)
-  theta = solve(problem).theta
-
-  def place(s: float) -> float:
-    return float(x[np.argmax(size == s), 0]) if x.shape[1] == 1 else float(np.exp(s))
-
-  error = np.exp(problem.log_y0 + law.log_value(theta[None], np.log(x[held]))[0][0] - np.log(y[held])) - 1
-  return {
-    "fit_x_max": place(distinct[kept - 1]),
-    "predict_x_max": place(distinct[-1]),
-    "num_predicted": int(held.sum()),
-    "relative_error": float(error[size[held] == distinct[-1]].mean()),
-    "mean_abs_relative_error": float(np.abs(error).mean()),
-    "beta": problem.values(theta)["beta"],
-  }

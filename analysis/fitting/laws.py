@@ -50,6 +50,7 @@ class Law:
     log_value: log f, and its gradient with respect to theta, from theta_kp and log_x_nc.
     starts: parameter vectors to start from, given log_x_nc and log_y_n (log y of mean zero).
     num_x: the number of columns of x.
+    columns: their names.
   """
 
   name: str
@@ -60,6 +61,7 @@ class Law:
   log_value: Callable[[Float[Array, "K P"], Float[Array, "n C"]], tuple[Float[Array, "K n"], Float[Array, "K n P"]]]
   starts: Callable[[Float[Array, "n C"], Float[Array, " n"]], Float[Array, "K P"]]
   num_x: int = 1
+  columns: tuple[str, ...] = ("x",)
 
   @property
   def names(self) -> tuple[str, ...]:
@@ -125,6 +127,7 @@ LAWS = {
       log_value=forms.additive,
       starts=forms.additive_starts,
       num_x=2,
+      columns=("N", "D"),
     ),
     Law(
       name="broken_power",
@@ -171,4 +174,5 @@ def additive(columns: tuple[str, ...]) -> Law:
     log_value=forms.additive,
     starts=forms.additive_starts,
     num_x=len(columns),
+    columns=columns,
   )

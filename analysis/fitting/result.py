@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Real
 
 from analysis.fitting.laws import LAWS
+from analysis.fitting.measured import Slopes
 
 Array = np.ndarray
 CONSTANT, RISES = "y is constant", "y does not fall with x"  # refusals of a flat curve
@@ -37,8 +38,9 @@ class Fit:
     objective: the sum of squared residuals of log y, or of Huber's function of them where the loss is robust. Residuals are whitened by
       the noise where the method is `gls`.
     num_points: points in the window.
-    status: `ok`, `on_bound` (a parameter is on the edge of its domain), `not_identifiable` (the points do not determine it), or
-      `refused: reason`.
+    status: `ok`, `on_bound` (a parameter is on the edge of its domain), `not_identifiable` (the points do not determine it), `misfit` (the
+      points contradict the law, see `adequacy.py`), or `refused: reason`.
+    reason: why the status is not `ok`, or empty.
     method: how the intervals were computed, a key of `METHODS`; None when refused.
     note: what a reader must know, or empty.
     extrapolation: relative errors of predictions at the larger x by a fit to the smaller x; None with too few points.
@@ -49,6 +51,7 @@ class Fit:
     profiles: for each exponent, pairs (value, rise) of its profile likelihood. The rise is the square root of the cost increase, scaled to
       1 at the interval's ends.
     per_seed: for each exponent, the 95% t interval over fits to each seed, as a cross-check; empty without three points and two seeds.
+    slopes: the slopes of the measured points at both ends of the window, whatever the law says; None with more columns or too few points.
     band: (x, low, high) over the window of a law of one x: the 95% interval of the law's value, to first order; empty with a bootstrap.
   """
 
@@ -61,6 +64,7 @@ class Fit:
   status: str
   method: str | None = None
   note: str = ""
+  reason: str = ""
   extrapolation: dict[str, float] | None = None
   x_min: float | None = None
   x_max: float | None = None
@@ -69,6 +73,7 @@ class Fit:
   aicc: float | None = None
   profiles: dict[str, tuple[tuple[float, float], ...]] = dataclasses.field(default_factory=dict)
   per_seed: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
+  slopes: Slopes | None = None
   band: tuple[tuple[float, float, float], ...] = ()
 
   @property
@@ -97,6 +102,22 @@ def as_dict(fit: Fit) -> dict[str, Any]:
 def row_as_dict(row: Any, *without: str) -> dict[str, Any]:
   """A dataclass with a field `fit` as one flat JSON object, without some fields."""
   return as_dict(row.fit) | {f.name: getattr(row, f.name) for f in dataclasses.fields(row) if f.name not in ("fit", *without)}
+
+
+STATUS_WORDS = {"not_identifiable": "not identifiable", "misfit": "misses the points", "short_window": "short window"}
+
+
+def estimate_text(fit: Fit, name: str, digits: int = 3) -> str:
+  """One parameter of a fit wherever it is shown: estimate, interval, and in brackets what keeps it from being believed.
+
+  `0.1 [0.09, 0.11]`, `1.3 [0.2, ?] (not identifiable)`, `refused: y is constant`, or `-` where the law has no such parameter.
+  """
+  if fit.refused:
+    return fit.status
+  if name not in fit.params:
+    return "-"
+  word = STATUS_WORDS.get(fit.status, "")
+  return interval_text(fit.params[name], digits) + (f" ({word})" if word else "")
 
 
 def interval_text(estimate: Estimate | None, digits: int = 4) -> str:

@@ -38,6 +38,8 @@ class Setting:
     misfit: the probability of residuals this large if the law is right; None where it cannot be estimated.
     noise: the noise of the passes; None for independent points.
     dropped: the number of points left out because not all seeds have them.
+    known_variance, known_free: the variance of one residual (whitened) as seeds or repeats tell it, without the law, and its degrees of
+      freedom; 0 where nothing tells.
   """
 
   problem: Problem
@@ -45,6 +47,8 @@ class Setting:
   misfit: Callable[[Solution], float | None]
   noise: Noise | None = None
   dropped: int = 0
+  known_variance: float = 0.0
+  known_free: float = 0.0
 
 
 def usable(x: Float[Array, "n C"], y: Float[Array, " n"]) -> Bool[Array, " n"]:
@@ -64,25 +68,24 @@ def independent(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], loss: L
   weight = np.exp(-0.5 * tilt * (u - u.mean()))
   problem = Problem.of(law, x, y, np.diag(weight) if tilt else None, loss)
   free = len(y) - len(law.params)
+  places, index = np.unique(x, axis=0, return_inverse=True)
+  index = index.reshape(-1)
+  within, lack = len(y) - len(places), len(places) - len(law.params)
+  mean = np.bincount(index, np.log(y)) / np.bincount(index)
+  pure = float(np.sum((weight * (np.log(y) - mean[index])) ** 2))
+  repeats = within >= 2 and loss.delta is None and pure > _RESOLUTION**2 * np.sum(weight**2)
 
   def judge(solution: Solution) -> tuple[Array, Array]:
     deviation = max(np.sqrt(solution.cost / free), _RESOLUTION)
     return np.full(len(law.params), quantile(free) * deviation), np.full(len(law.params), deviation)
 
   def misfit(solution: Solution) -> float | None:
-    places, index = np.unique(x, axis=0, return_inverse=True)
-    index = index.reshape(-1)
-    within, lack = len(y) - len(places), len(places) - len(law.params)
-    if within < 2 or lack < 1 or loss.delta is not None:
-      return None
-    residual = problem.evaluate(solution.theta[None])[0][0]
-    mean = np.bincount(index, residual) / np.bincount(index)  # points at one x have the same weight
-    pure = float(np.sum((residual - mean[index]) ** 2))
-    if pure <= _RESOLUTION**2 * np.sum(weight**2):
+    if not repeats or lack < 1:
       return None
     return float(special.fdtrc(lack, within, max(solution.cost - pure, 0.0) / lack / (pure / within)))
 
-  return Setting(problem, judge, misfit)
+  known = (pure / within, float(within)) if repeats else (0.0, 0.0)
+  return Setting(problem, judge, misfit, known_variance=known[0], known_free=known[1])
 
 
 def repeated(x: Float[Array, "n C"], seed: Array) -> str:
@@ -159,4 +162,4 @@ def of_passes(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], seed: Arr
     deviation = np.sqrt(share * wider)
     return np.array([quantile(f) for f in freedom]) * deviation, deviation
 
-  return Setting(problem, judge, misfit, known, dropped)
+  return Setting(problem, judge, misfit, known, dropped, 1.0, max(seeds_free, 1.0))

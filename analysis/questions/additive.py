@@ -1,7 +1,8 @@
 """One law for all training passes of a sweep: a term for examples, one for each model axis, and a constant. Called by `analysis.advise`.
 
 L = A N^-alpha + sum_a A_a size_a^-alpha_a + E, with each axis varied around one base run. This is Chinchilla's form with a term for every
-axis. It assumes that the axes do not interact, which holds on planted data, whose parts are additive.
+axis. It assumes that the axes do not interact, which holds on planted data, whose parts are additive. Where the points contradict it, or
+the log drifts along the base's pass, there is no law and a reason instead.
 """
 
 import dataclasses
@@ -11,11 +12,15 @@ import polars as pl
 from jaxtyping import Float
 from scipy import special
 
-from analysis.fitting import settings
+from analysis.fitting import adequacy, settings
 from analysis.fitting.laws import Law, additive
 from analysis.fitting.least_squares import SQUARES, Problem, Solution, solve, solve_held
 from analysis.load import Sweep, on_data_curve, some_sizes
-from analysis.questions.sweep_laws import default_x_min, fitted, total_metric
+from analysis.questions.backtest import Backtest, backtests
+from analysis.questions.base_run import Base, base_run, base_size, costs_of
+from analysis.questions.curves import default_x_min, fitted, total_metric
+from analysis.questions.drift import REMEDY, drift_of
+from analysis.questions.effects import Effect, effects
 from dlrm_jax.common import flags
 from dlrm_jax.common.axis_names import SCHEMES
 from dlrm_jax.common.progress import Bar
@@ -24,50 +29,6 @@ Array = np.ndarray
 DRAWS = 200
 _LEVEL = 0.95
 MIN_SIZES, MOST_SIZES = 3, 12  # sizes of an axis that get a term of its own; from more sizes, 12 are taken at even distances
-FACTOR_AXES = ("overarch", "mlp", "all")  # whose sizes are factors on the base
-
-
-@dataclasses.dataclass(frozen=True)
-class Base:
-  """The run that a sweep varies.
-
-  Attributes:
-    examples: the number of examples at its end.
-    flops: the FLOPs of training on them.
-    sizes: its size on every axis.
-    costs: for every axis, pairs (log size over the base's, log FLOPs an example over the base's), by rising size.
-  """
-
-  examples: float
-  flops: float
-  sizes: dict[str, float]
-  costs: dict[str, tuple[tuple[float, float], ...]]
-
-  def is_free(self, axis: str) -> bool:
-    """Whether the axis changes no FLOPs."""
-    return max(abs(cost) for _, cost in self.costs[axis]) < 1e-6
-
-  def cost(self, axis: str, size: float) -> float:
-    """FLOPs an example at a size, over the base's: interpolated as a power law, and extrapolated with the last slope."""
-    log_size, log_cost = np.array(self.costs[axis]).T
-    at = np.log(size / self.sizes[axis])
-    if at <= log_size[-1]:
-      return float(np.exp(np.interp(at, log_size, log_cost)))
-    slope = (log_cost[-1] - log_cost[-2]) / (log_size[-1] - log_size[-2])
-    return float(np.exp(log_cost[-1] + slope * (at - log_size[-1])))
-
-  def grown(self, axis: str, times: float) -> float:
-    """The size that takes `times` the FLOPs an example, but at most `times` the size.
-
-    Where the axis causes few of the FLOPs, most of the budget is left over.
-    """
-    if self.cost(axis, self.sizes[axis] * times) <= times:
-      return self.sizes[axis] * times
-    low, high = 0.0, float(np.log(times))
-    for _ in range(100):
-      middle = 0.5 * (low + high)
-      low, high = (middle, high) if self.cost(axis, self.sizes[axis] * np.exp(middle)) < times else (low, middle)
-    return float(self.sizes[axis] * np.exp(high))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +42,12 @@ class Model:
     draws: the coordinates fitted to sweeps drawn from the law, [K, P].
     scale: the loss that log losses are relative to.
     largest: the largest size of each axis.
-    seen: the axes, and `examples`, whose terms lower the cost significantly (F test, 5%).
+    seen: the axes, and `examples`, along which the measured losses differ by more than seeds do; with one seed, those whose terms lower the
+      cost significantly (F test, 5%).
+    measured: the base's loss as it was measured at its end, the geometric mean over seeds.
+    measured_error: the standard error of its logarithm.
+    misfit: the root mean square distance of the law from the measured ends of all passes, in log loss, beyond their noise.
+    backtests: predictions of what was measured, by fits to the smaller points.
     notes: what a reader must know.
   """
 
@@ -95,6 +61,10 @@ class Model:
   scale: float
   largest: dict[str, float]
   seen: tuple[str, ...]
+  measured: float
+  measured_error: float
+  misfit: float
+  backtests: tuple[Backtest, ...]
   notes: tuple[str, ...]
 
   def losses(self, sizes: dict[str, float], examples: float) -> Float[Array, " K"]:
@@ -103,44 +73,42 @@ class Model:
     return self.scale * np.exp(self.law.log_value(np.concatenate([self.theta[None], self.draws]), x[None])[0][:, 0])
 
 
-def models(sweep: Sweep) -> list[Model]:
-  """The law of every workload. Raises UserError where no model axis has enough sizes."""
+@dataclasses.dataclass(frozen=True)
+class Refused:
+  """A workload without a law to advise by, and why."""
+
+  workload: str
+  metric: str
+  reason: str
+  notes: tuple[str, ...] = ()
+
+
+def models(sweep: Sweep) -> list[Model | Refused]:
+  """The law of every workload, or why it has none. Raises UserError where no model axis has enough sizes, with what was left out."""
   frame = fitted(sweep).filter((pl.col("learner") == "dlrm") & on_data_curve() & pl.col("flops_per_example").is_not_null())
-  out = []
+  out: list[Model | Refused] = []
+  dropped: list[str] = []
   for _, group in frame.group_by("workload", maintain_order=True):
-    out += _model(group)
+    found, notes = _model(group)
+    out += [found] if found is not None else []
+    dropped += [f"{group['workload'][0]}: {note}" for note in notes]
   if not out:
     allowed = [axis for axis in SCHEMES if axis != "data"]
-    raise flags.UserError(f"--workdir={sweep.path}: no axis of {', '.join(allowed)} with {MIN_SIZES} sizes or more, nothing to advise on")
+    why = f" ({'; '.join(dropped)})" if dropped else ""
+    raise flags.UserError(
+      f"--workdir={sweep.path}: no axis of {', '.join(allowed)} with {MIN_SIZES} sizes or more, nothing to advise on{why}"
+    )
   return out
 
 
-def _base_run(group: pl.DataFrame) -> pl.DataFrame:
-  """The evaluations of the base, all seeds: the longest run of the data axis, else the configuration that is on most axes."""
-  data = group.filter(axis="data")
-  if len(data):
-    return data.filter(pl.col("size") == pl.col("size").max())
-  counts = group.group_by("config_id").agg(pl.col("axis").n_unique(), pl.col("params_total").max())
-  chosen = counts.sort("axis", "params_total", "config_id", descending=[True, True, False])["config_id"][0]
-  place = group.filter(config_id=chosen).row(0, named=True)
-  return group.filter(axis=place["axis"], size=place["size"])
-
-
-def _base_size(axis: str, base: pl.DataFrame, mine: pl.DataFrame) -> float | None:
-  """The base's size on an axis; None where its records do not have it."""
-  own = mine.filter(pl.col("config_id").is_in(base["config_id"].unique().to_list()))
-  if len(own):
-    return float(own["size"][0])
-  return 1.0 if axis in FACTOR_AXES else base[axis][0]
-
-
-def _model(group: pl.DataFrame) -> list[Model]:
+def _model(group: pl.DataFrame) -> tuple[Model | Refused | None, list[str]]:
+  """The law of one workload, or None with notes on what was left out."""
   workload, metric, notes = group["workload"][0], total_metric(group), []
-  base = _base_run(group)
+  base = base_run(group)
   sizes: dict[str, float] = {}  # the base's, of the axes that get a term
   for axis in (axis for axis in SCHEMES if axis != "data"):
     mine = group.filter(axis=axis)
-    count, size = mine["size"].n_unique(), _base_size(axis, base, mine)
+    count, size = mine["size"].n_unique(), base_size(axis, base, mine)
     if axis == "rows" and count and (base["rows"][0] or np.inf) < (base["rows_cap"][0] or 0):
       notes.append("rows: every id has one of its own in the base run, more buy nothing")
     elif count >= MIN_SIZES and size is None:
@@ -148,10 +116,12 @@ def _model(group: pl.DataFrame) -> list[Model]:
     elif count >= MIN_SIZES and size is not None:
       sizes[axis] = float(size)
     elif count:
-      notes.append(f"axis {axis} has {count} sizes, a term of its own takes {MIN_SIZES}: left out")
+      notes.append(f"axis {axis} has {count} {'size' if count == 1 else 'sizes'}, a term of its own takes {MIN_SIZES}: left out")
   axes = tuple(sizes)
   if not axes:
-    return []
+    return None, notes
+  if (drift := drift_of(base)) is not None and drift.drifts:
+    return Refused(workload, metric, f"{drift.short}: {drift.reason}", (f"remedy: {REMEDY}",)), []
   group = pl.concat(
     group.filter(axis=axis) if axis == "data" else some_sizes(group.filter(axis=axis), MOST_SIZES) for axis in (*axes, "data")
   )
@@ -166,25 +136,70 @@ def _model(group: pl.DataFrame) -> list[Model]:
   law = additive((*axes, "examples"))
   x = points.select(*(f"at_{axis}" for axis in axes), "examples").to_numpy().astype(np.float64)
   y, seed = points[metric].to_numpy().astype(np.float64), points["seed"].to_numpy()
-  setting = settings.of_passes(law, x, y, seed, None)
-  if setting is None:
+  passes = settings.of_passes(law, x, y, seed, None)
+  if passes is None:
     notes.append("one seed: points are taken as independent, intervals are too narrow")
-    setting = settings.independent(law, x, y, SQUARES)
+  setting = passes or settings.independent(law, x, y, SQUARES)
   if setting.dropped:
     notes.append(f"{setting.dropped} evaluations left out: not every seed has one there")
   solution = solve(setting.problem)
+  lack = setting.misfit(solution)
+  if missed := adequacy.misses(setting.problem, solution, setting.known_variance, setting.known_free, lack):
+    return Refused(workload, metric, f"the law of all passes misses the points: {missed}", tuple(notes)), []
   free = max(len(setting.problem.log_y) - len(law.params), 1)
   deviation = float(np.sqrt(solution.cost / free))  # 1 where the noise is known and the law is right
   deviation = max(deviation, 1.0) if setting.noise else deviation
   draws = _draw(setting.problem, solution.theta, deviation, f"drawing sweeps like {workload}")
-  seen = _seen(setting.problem, solution, free if setting.noise is None else setting.noise.free, deviation)
-  notes += [f"{name}: no effect on the loss beyond the noise" for name in (*axes, "examples") if name not in seen]
+  measured = effects(points, axes, sizes, metric)
+  in_law = _seen(setting.problem, solution, free if setting.noise is None else setting.noise.free, deviation)
+  seen, more = _told(measured, in_law, (*axes, "examples"))
+  notes += more
   examples = float(base["examples"].to_numpy().max())
-  costs = {axis: _costs(group.filter(axis=axis), sizes[axis], float(base["flops_per_example"][0])) for axis in axes}
+  loss, error = _measured_base(points, axes, sizes, metric)
+  tests = backtests(law, x, y, seed, np.array([*sizes.values(), examples]))
+  costs = {axis: costs_of(group.filter(axis=axis), sizes[axis], float(base["flops_per_example"][0])) for axis in axes}
   largest = {axis: max(float(group.filter(axis=axis)["size"].to_numpy().max()), sizes[axis]) for axis in axes}
   made = Base(examples, float(base["flops_per_example"][0]) * examples, sizes, costs)
   scale = float(np.exp(setting.problem.log_y0))
-  return [Model(workload, metric, made, axes, law, solution.theta, draws, scale, largest, seen, tuple(notes))]
+  off = _misfit(setting, solution)
+  fit = (law, solution.theta, draws, scale, largest, seen)
+  return Model(workload, metric, made, axes, *fit, loss, error, off, tuple(tests), tuple(notes)), []
+
+
+def _told(measured: list[Effect], in_law: tuple[str, ...], names: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
+  """The names with an effect beyond the noise, and notes on the others."""
+  found = {effect.name: effect for effect in measured}
+  seen, notes = [], []
+  for name in names:
+    effect = found.get(name)
+    known = effect.seen if effect is not None else None
+    if known if known is not None else name in in_law:
+      seen.append(name)
+    if known is None and name not in in_law:
+      notes.append(f"{name}: one seed, so nothing tells whether it lowers the loss")
+    elif effect is not None and effect.note:
+      notes.append(effect.note)
+  return tuple(name for name in seen if name not in found or found[name].falls), notes
+
+
+def _measured_base(points: pl.DataFrame, axes: tuple[str, ...], sizes: dict[str, float], metric: str) -> tuple[float, float]:
+  """The base's loss at its end, the geometric mean over seeds, and the standard error of its logarithm; 0 with one seed."""
+  mine = points.filter(*(pl.col(f"at_{axis}") == sizes[axis] for axis in axes))
+  last = np.log(mine.filter(pl.col("examples") == pl.col("examples").max())[metric].to_numpy().astype(np.float64))
+  return float(np.exp(last.mean())), float(last.std(ddof=1) / np.sqrt(len(last))) if len(last) > 1 else 0.0
+
+
+def _misfit(setting: settings.Setting, solution: Solution) -> float:
+  """How far the law is from the measured ends of the passes: root mean square of log losses, less their noise where seeds tell it."""
+  problem = setting.problem
+  off = problem.law.log_value(solution.theta[None], problem.log_x)[0][0] - problem.log_y
+  places, index = np.unique(problem.log_x[:, :-1], axis=0, return_inverse=True)
+  index = index.reshape(-1)
+  ends = np.array([np.flatnonzero(index == i)[np.argmax(problem.log_x[index == i, -1])] for i in range(len(places))])
+  noise = np.zeros(len(off))
+  if setting.noise is not None and problem.whiten is not None:
+    noise = np.diagonal(np.linalg.inv(problem.whiten.T @ problem.whiten))
+  return float(np.sqrt(max(np.mean(off[ends] ** 2 - noise[ends]), 0.0)))
 
 
 def _seen(problem: Problem, solution: Solution, free: int, deviation: float) -> tuple[str, ...]:
@@ -193,12 +208,6 @@ def _seen(problem: Problem, solution: Solution, free: int, deviation: float) -> 
   names = {i: p.name.removeprefix("alpha_") for i, p in enumerate(problem.law.params) if p.exponent}
   starts = np.concatenate([solution.theta[None], problem.starts[::9]])
   return tuple(name for i, name in names.items() if solve_held(problem, i, 0.0, starts)[1] - solution.cost > limit)
-
-
-def _costs(mine: pl.DataFrame, base_size: float, base_flops: float) -> tuple[tuple[float, float], ...]:
-  table = mine.group_by("size").agg(pl.col("flops_per_example").first()).sort("size")
-  pairs = {float(np.log(size / base_size)): float(np.log(flops / base_flops)) for size, flops in table.rows()}
-  return tuple(sorted((pairs | {0.0: 0.0}).items()))
 
 
 def _draw(problem: Problem, theta: Float[Array, " P"], deviation: float, what: str) -> Float[Array, "K P"]:

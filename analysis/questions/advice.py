@@ -1,5 +1,8 @@
 """How to spend a budget: the loss that each way predicts, by one law of all training passes of a sweep (`additive.py`).
 
+There is no advice where the points contradict that law. Gains are against the base's measured loss. Intervals include how far the law is
+from the measured ends, and how far predictions of the largest measured points from the smaller ones were off.
+
 Called by `analysis.advise` and by the report.
 """
 
@@ -9,10 +12,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from analysis.questions.additive import DRAWS, FACTOR_AXES, Model
+from analysis.questions.additive import DRAWS, Model, Refused
+from analysis.questions.backtest import Backtest
+from analysis.questions.base_run import FACTOR_AXES
 
 Array = np.ndarray
+REFUSED, UNDECIDED = "refused", "undecided"
 _LEVEL = 0.95
+_TWO_SIDED = 1.96  # standard errors on each side of a 95% interval
 _MOST = 1e6  # the largest budget tried for a target loss, times the base run's
 _SPLITS = 41  # splits of the budget between examples and size that are tried, on a logarithmic scale
 _FAR = 4.0  # a note warns of sizes and numbers of examples that are more than this many times beyond the trained ones
@@ -25,7 +32,7 @@ class Option:
   Attributes:
     buy: `examples`, an axis, or `examples and AXIS` for the best split between the two.
     examples, size: the examples of the run, and its size on the axis, None for examples alone.
-    loss, ci_low, ci_high: the predicted loss.
+    loss, ci_low, ci_high: the predicted loss with its 95% interval.
     best_share: the share of the drawn sweeps in which nothing else bought alone gives a lower loss; None for a split.
     beyond: the examples or the size over the largest that was trained.
     axis: the axis that grows, None for examples alone.
@@ -50,12 +57,13 @@ class Advice:
 
   Attributes:
     metric: the loss.
-    base: the examples, FLOPs and predicted loss of the base run, with which the budget is compared.
+    base: the examples and FLOPs of the base run, with which the budget is compared, its loss by the law and as it was measured.
     times: the budget over the base run's FLOPs.
     options: those bought alone, the best first, then the splits.
-    choice: the option to buy, or `undecided`.
+    choice: the option to buy, `undecided`, or `refused`.
     verdict: a plain sentence.
     notes: what a reader must know.
+    backtests: what the law, fitted to the smaller points, predicts for the largest measured ones, and what was measured.
   """
 
   workload: str
@@ -66,6 +74,7 @@ class Advice:
   choice: str
   verdict: str
   notes: tuple[str, ...]
+  backtests: tuple[Backtest, ...] = ()
 
   def as_dict(self) -> dict[str, Any]:
     """The flat object of the JSON file."""
@@ -86,8 +95,10 @@ class Purchase:
     return model.losses({} if self.axis is None or self.size is None else {self.axis: self.size}, self.examples)
 
 
-def advise(model: Model, times: float) -> Advice:
-  """The best use of `times` the base run's FLOPs, times > 1."""
+def advise(model: Model | Refused, times: float) -> Advice:
+  """The best use of `times` the base run's FLOPs, times > 1; without options where there is no law to predict by."""
+  if isinstance(model, Refused):
+    return Advice(model.workload, model.metric, {}, times, (), REFUSED, f"No advice: {model.reason}.", model.notes)
   base = model.base
   purchases = [Purchase("examples", base.examples * times)]
   purchases += [Purchase(axis, base.examples, axis, base.grown(axis, times)) for axis in model.axes]
@@ -98,23 +109,23 @@ def advise(model: Model, times: float) -> Advice:
   splits = [_best_split(model, axis, times) for axis in model.axes]
   splits = [o for o in splits if o.size is not None and o.axis is not None and o.size > base.sizes[o.axis] * 1.001]  # else examples alone
   now = Purchase("", base.examples).losses(model)
-  choice, verdict = _verdict(alone, losses, now, model.seen)
-  notes = list(model.notes)
+  choice, verdict = _verdict(model, alone, losses, now)
+  notes = [*(test.text for test in model.backtests), *model.notes]
   far = [o.buy for o in alone if o.beyond > _FAR]
   if far:
     notes.append(f"{', '.join(far)}: more than {_FAR:g} times beyond what was trained, where the law is a guess")
-  shown = {"examples": base.examples, "flops": base.flops, "loss": float(now[0])}
+  shown = {"examples": base.examples, "flops": base.flops, "loss": float(now[0]), "measured_loss": model.measured}
   shown |= {f"size_{axis}": base.sizes[axis] for axis in model.axes}
-  return Advice(model.workload, model.metric, shown, times, (*alone, *splits), choice, verdict, tuple(notes))
+  return Advice(model.workload, model.metric, shown, times, (*alone, *splits), choice, verdict, tuple(notes), model.backtests)
 
 
 def _option(model: Model, purchase: Purchase, losses: Array, best_share: float | None) -> Option:
-  low, high = np.quantile(losses[1:], [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+  loss, low, high = _interval(model, losses, _extrapolation(model, purchase))
   beyond, free = purchase.examples / model.base.examples, False
   if purchase.axis is not None and purchase.size is not None:
     beyond, free = max(beyond, purchase.size / model.largest[purchase.axis]), model.base.is_free(purchase.axis)
   bought = (purchase.buy, purchase.examples, purchase.size)
-  return Option(*bought, float(losses[0]), float(low), float(high), best_share, float(beyond), purchase.axis, free)
+  return Option(*bought, loss, low, high, best_share, float(beyond), purchase.axis, free)
 
 
 def _best_split(model: Model, axis: str, times: float) -> Option:
@@ -128,20 +139,65 @@ def _best_split(model: Model, axis: str, times: float) -> Option:
   return _option(model, purchases[best], losses[best], None)
 
 
-def _verdict(alone: list[Option], losses: dict[str, Array], now: Array, seen: tuple[str, ...]) -> tuple[str, str]:
-  """The option to buy and a sentence; `undecided` where the data cannot tell it from another one."""
+def _verdict(model: Model, alone: list[Option], losses: dict[str, Array], now: Array) -> tuple[str, str]:
+  """The option to buy and a sentence; `undecided` where the data cannot tell it from another one, or from no gain at all.
+
+  Gains are against the measured base, never against the law's own. Where these disagree by more than the law's interval, that is said
+  instead.
+  """
   best = alone[0]
-  gain = np.quantile(1 - losses[best.buy][1:] / now[1:], [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-  if best.buy not in seen:
-    return "undecided", f"The data cannot tell whether {best.buy}, which looks best, lowers the loss at all."
-  others = [o.buy for o in alone[1:] if o.buy in seen]  # an option without an effect is no rival
+  if best.buy not in model.seen:
+    return UNDECIDED, f"The data cannot tell whether {best.buy}, which looks best, lowers the loss at all."
+  gain, gain_low, gain_high = _gain(model, best)
+  if gain_low <= 0:
+    return (
+      UNDECIDED,
+      f"The data cannot tell whether {best.buy}, which looks best, makes the loss lower than the measured {model.measured:.5g}.",
+    )
+  amounts = f"{gain:.2%} lower [{gain_low:.2%}, {gain_high:.2%}] than the measured {model.measured:.5g}"
+  law_now, low, high = _interval(model, now)
+  error = _TWO_SIDED * model.measured_error
+  agrees = low * float(np.exp(-error)) <= model.measured <= high * float(np.exp(error))
+  if not agrees:
+    given = f"the law gives {law_now:.5g} [{low:.5g}, {high:.5g}] for the base run, where {model.measured:.5g} was measured"
+    amounts = f"no gain is stated, since {given}"
+  others = [o.buy for o in alone[1:] if o.buy in model.seen]  # an option without an effect is no rival
   rivals = [buy for buy in others if np.quantile(losses[buy][1:] - losses[best.buy][1:], (1 - _LEVEL) / 2) <= 0]
-  amounts = f"{1 - best.loss / now[0]:.2%} lower [{gain[0]:.2%}, {gain[1]:.2%}]"
   if rivals:
-    return "undecided", f"The data cannot tell {best.buy} from {' or '.join(rivals)}; {best.buy} looks best, {amounts}."
+    return UNDECIDED, f"The data cannot tell {best.buy} from {' or '.join(rivals)}; {best.buy} looks best, {amounts}."
   what = f"{best.examples:,.3g} examples" if best.size is None else f"{best.buy} {best.size:,.4g}"
   cost = " (it costs memory, no FLOPs)" if best.free else ""
-  return best.buy, f"Buy {best.buy}: {what}{cost} makes the loss {best.loss:.5g}, {amounts}, less than anything else bought alone."
+  makes = f"makes the loss {best.loss:.5g}, {amounts}," if agrees else "promises a loss"
+  tail = "less than anything else bought alone" if agrees else f"below anything else bought alone; {amounts}"
+  return best.buy, f"Buy {best.buy}: {what}{cost} {makes} {tail}."
+
+
+def _interval(model: Model, losses: Array, further: float = 0.0) -> tuple[float, float, float]:
+  """A predicted loss with its 95% interval: the draws' spread, the law's distance from the measured ends, and `further`, in log loss."""
+  loss, (low, high) = float(losses[0]), np.quantile(losses[1:], [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+  off = float(np.hypot(_TWO_SIDED * model.misfit, further))
+  down, up = (float(np.hypot(max(np.log(a / b), 0.0), off)) for a, b in ((loss, low), (high, loss)))
+  return loss, loss * float(np.exp(-down)), loss * float(np.exp(up))
+
+
+def _extrapolation(model: Model, purchase: Purchase) -> float:
+  """The error of a prediction beyond what was trained, in log loss: that of the backtests, in proportion to the distance in log x."""
+  out = 0.0
+  for test in model.backtests:
+    grown = purchase.examples / model.base.examples
+    if test.along != "examples":
+      grown = purchase.size / model.largest[test.along] if test.along == purchase.axis and purchase.size is not None else 1.0
+    distance = max(float(np.log(grown)), 0.0) / float(np.log(test.at / test.fitted_to))
+    out = float(np.hypot(out, abs(np.log1p(test.error)) * distance))
+  return out
+
+
+def _gain(model: Model, option: Option) -> tuple[float, float, float]:
+  """How much lower than the measured base an option's loss is, as a share, with its 95% interval."""
+  ratio, error = option.loss / model.measured, _TWO_SIDED * model.measured_error
+  up = float(np.hypot(np.log(option.ci_high / option.loss), error))
+  down = float(np.hypot(np.log(option.loss / option.ci_low), error))
+  return 1 - ratio, 1 - ratio * float(np.exp(up)), 1 - ratio * float(np.exp(-down))
 
 
 def to_reach(model: Model, target: float) -> str:
@@ -150,9 +206,8 @@ def to_reach(model: Model, target: float) -> str:
   def best(times: float) -> Option:
     return min(advise(model, times).options, key=lambda o: o.loss)
 
-  now = float(Purchase("", model.base.examples).losses(model)[0])
-  if target >= now:
-    return f"{target:g} is reached by the base run ({now:.5g})."
+  if target >= model.measured:
+    return f"{target:g} is reached by the base run (measured {model.measured:.5g})."
   top = best(_MOST)
   if top.loss > target:
     reach = "out of reach" if top.ci_low > target else "perhaps out of reach"

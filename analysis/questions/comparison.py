@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from analysis.fitting import settings
-from analysis.fitting.fit_law import aicc, refusal
+from analysis.fitting import adequacy, settings
+from analysis.fitting.diagnostics import aicc
 from analysis.fitting.laws import LAWS, Law
 from analysis.fitting.least_squares import SQUARES, Problem, solve
 from analysis.fitting.noise import Noise
+from analysis.fitting.refusals import refusal
 from analysis.fitting.uncertainty import condition
-from analysis.questions.sweep_laws import Curve, Noises, distinct, largest
+from analysis.questions.curves import Curve, distinct, largest
+from analysis.questions.sweep_laws import Noises
 
 Array = np.ndarray
 DISTANCES = (2.0, 4.0, 8.0, 16.0)  # predicted x over the largest fitted x: up to 2, from there up to 4, ...
@@ -29,7 +31,7 @@ class Compared:
   Attributes:
     group: the curve.
     law: its name.
-    status: empty, or why there is no fit.
+    status: empty, why there is no fit, or `misfit` where the points contradict the law.
     on_bound: parameters on the edge of their domain.
     aicc, behind: Akaike's criterion for small samples, and its distance from the best law's; None with too few points.
     condition_number: the condition number of the fit.
@@ -55,8 +57,11 @@ def compare_largest(given: list[Curve], noises: Noises) -> list[Compared]:
   """All laws on the DLRM's curve of the largest size of each axis; the run that is on several axes once."""
   out: list[Compared] = []
   for curve in distinct(largest([c for c in given if c.learner == "dlrm"])):
-    noise = noises.get((curve.workload, "dlrm", curve.metric))
-    out += compare(*curve.arrays, noise, f"{curve.workload} / {curve.axis} / {curve.size:g}")
+    group, noise = f"{curve.workload} / {curve.axis} / {curve.size:g}", noises.get((curve.workload, "dlrm", curve.metric))
+    if curve.drifts and curve.drift is not None:
+      out += [Compared(group, law.name, f"refused: {curve.drift.short}") for law in LAWS.values() if law.num_x == 1]
+    else:
+      out += compare(*curve.arrays, noise, group)
   return out
 
 
@@ -73,11 +78,12 @@ def _one(law: Law, x: Array, y: Array, seed: Array, noise: Noise | None, group: 
   if reason:
     return Compared(group, law.name, f"refused: {reason}")
   along = settings.of_passes(law, x[:, None], y, seed, noise)
-  problem = (along or settings.independent(law, x[:, None], y, SQUARES)).problem
-  solution = solve(problem)
+  setting = along or settings.independent(law, x[:, None], y, SQUARES)
+  problem, solution = setting.problem, solve(setting.problem)
+  missed = adequacy.misses(problem, solution, setting.known_variance, setting.known_free, setting.misfit(solution))
   criterion = aicc(problem, solution, known_noise=along is not None)
   errors = errors_by_distance(law.name, x, y)
-  return Compared(group, law.name, "", solution.on_bound, criterion, None, condition(problem, solution), errors)
+  return Compared(group, law.name, "misfit" if missed else "", solution.on_bound, criterion, None, condition(problem, solution), errors)
 
 
 def errors_by_distance(law: str, x: Float[Array, " n"], y: Float[Array, " n"]) -> tuple[float, ...]:

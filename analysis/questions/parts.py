@@ -8,7 +8,8 @@ from typing import Any
 import polars as pl
 
 from analysis.load import Sweep
-from analysis.questions.sweep_laws import LawRow, curves, data_laws, final_points, part_metric, pooled_noise
+from analysis.questions.curves import curves, final_points, part_metric
+from analysis.questions.sweep_laws import LawRow, data_laws, pooled_noise
 
 FLOOR_OF = {"rows": "rows_floor", "dim": "pairs_floor", "mlp": "dense_floor"}  # of a size, at unlimited data
 

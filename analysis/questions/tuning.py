@@ -6,7 +6,7 @@ from typing import Any
 import polars as pl
 
 from analysis.load import Sweep
-from analysis.questions.sweep_laws import last_points, total_metric
+from analysis.questions.curves import last_points, total_metric
 from dlrm_jax.common.axis_names import HARDWARE_AXES
 
 _PLACE = ("workload", "learner", "axis", "size")

@@ -4,21 +4,25 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from analysis.fitting.result import interval_text
+import polars as pl
+
 from analysis.load import Sweep, load
 from analysis.questions.additive import models
 from analysis.questions.advice import Advice, advise
 from analysis.questions.comparison import Compared, compare_largest
+from analysis.questions.curves import Curve, curves
 from analysis.questions.parts import Exponents, data_exponents, part_sizes
 from analysis.questions.schemes import SchemeRow, scheme_rows
-from analysis.questions.sweep_laws import LawRow, Noises, curves, data_laws, pooled_noise, size_laws
+from analysis.questions.sweep_laws import LawRow, Noises, data_laws, pooled_noise, size_laws
 from analysis.questions.throughput import throughput
 from analysis.questions.tuning import Choice, tuned
 from analysis.report import paper_tables
 from analysis.report.tables import rates_table, throughput_table
 from dlrm_jax.common import flags
+from dlrm_jax.common.axis_names import SCHEMES
 from dlrm_jax.common.progress import Bar
 from dlrm_jax.common.terminal import Table
+from dlrm_jax.training.alarms import CODES
 
 NEXT_TIMES = 10.0  # the budget that the report's advice is for, times the base run's
 _MOST_NAMES = 8  # of runs that are left out
@@ -32,13 +36,16 @@ class Analysis:
     everything: the sweep as it was read, with all learning rates.
     sweep: the same at the best learning rate of each point.
     choices: these learning rates.
+    curves: the curves that data laws are fitted to, with their drift.
     rows, sizes: laws against examples, and laws over sizes.
     schemes, exponents, parts, compared, advice, speeds, noises: see the functions of `analysis.questions` that make them.
+    no_advice: why there is no advice where a sweep has a model axis, or empty.
   """
 
   everything: Sweep
   sweep: Sweep
   choices: list[Choice]
+  curves: list[Curve]
   rows: list[LawRow]
   sizes: list[LawRow]
   schemes: list[SchemeRow]
@@ -48,6 +55,7 @@ class Analysis:
   advice: list[Advice]
   speeds: list[dict[str, Any]]
   noises: Noises
+  no_advice: str
 
   @property
   def laws(self) -> list[LawRow]:
@@ -73,25 +81,26 @@ class Analysis:
         more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
         shown = ", ".join(names[:_MOST_NAMES]) + more
         lines.append(f"{len(names)} of {sweep.points['config_id'].n_unique()} runs {what}: {shown}")
-    return lines + [choice.warning for choice in self.choices if choice.warning]
+    evaluations = sweep.curves.filter(pl.col("epochs") > 1)
+    if len(evaluations):
+      runs = evaluations["config_id"].n_unique()
+      lines.append(
+        f"{len(evaluations)} evaluations of {runs} runs come after the first epoch and are in no law: rows were trained on again"
+      )
+    return lines + alarm_lines(self.sweep) + [choice.warning for choice in self.choices if choice.warning]
 
-  @property
-  def findings(self) -> list[str]:
-    """A sentence for each data exponent, with theory's, and for each advice."""
-    sentences = []
-    passes = {(row.workload, row.learner) for row in self.rows if row.axis == "data"}
-    for row in self.laws:
-      # Where no curve is one pass, the law over the sizes of the data axis, each a run of its own, is the data law.
-      trained_anew = row.x == "size" and (row.workload, row.learner) not in passes
-      if row.axis != "data" or not (row.x == "examples" or trained_anew):
-        continue
-      if row.fit.refused:
-        sentences.append(f"{row.workload}, {row.learner}: no law ({row.fit.status}).")
-        continue
-      theory = f", theory {row.theory_beta:.3f}" if row.theory_beta is not None else ""
-      open_text = " (the points do not determine it)" if row.fit.status == "not_identifiable" else ""
-      sentences.append(f"{row.workload}, {row.learner}: data exponent {interval_text(row.fit.params['beta'], 3)}{theory}{open_text}.")
-    return sentences + [f"{a.workload}: {a.verdict}" for a in self.advice]
+
+def alarm_lines(sweep: Sweep) -> list[str]:
+  """One line for each kind of alarm: how many of the runs with a result have it, and what it says of the first of them."""
+  used = sweep.points.filter(pl.col("config_id").is_in(list(sweep.alarms))).unique("config_id", maintain_order=True)
+  lines = []
+  for code in CODES:
+    found = [(e, alarm) for e in used.to_dicts() for alarm in sweep.alarms[e["config_id"]] if alarm.code == code]
+    if found:
+      run, alarm = found[0]
+      name = f"{run['workload']} / {run['learner']} / {run['axis']}={run['label']}, seed {run['seed']}"
+      lines.append(f"Alarm {code}: {len(found)} of {len(used)} runs, such as {name}: {alarm.text}")
+  return lines
 
 
 def analyse(workdir: str | Path, law: str = "auto", x_min: float | None = None, x_max: float | None = None) -> Analysis:
@@ -114,14 +123,16 @@ def analyse(workdir: str | Path, law: str = "auto", x_min: float | None = None, 
     bar(1)
     parts, exponents = part_sizes(sweep), data_exponents(sweep, rows)
     bar(1)
-    compared, advice = compare_largest(given, noises), _advice(sweep)
+    compared, (advice, no_advice) = compare_largest(given, noises), _advice(sweep)
     bar(1)
-  return Analysis(everything, sweep, choices, rows, sizes, schemes, exponents, parts, compared, advice, throughput(sweep), noises)
+  found = (schemes, exponents, parts, compared, advice, throughput(sweep), noises)
+  return Analysis(everything, sweep, choices, given, rows, sizes, *found, no_advice)
 
 
-def _advice(sweep: Sweep) -> list[Advice]:
-  """How to spend the next budget on every workload; nothing where no model axis has enough sizes."""
+def _advice(sweep: Sweep) -> tuple[list[Advice], str]:
+  """How to spend the next budget on every workload; where no model axis has enough sizes, none, and why if there is a model axis."""
   try:
-    return [advise(model, NEXT_TIMES) for model in models(sweep)]
-  except flags.UserError:
-    return []
+    return [advise(model, NEXT_TIMES) for model in models(sweep)], ""
+  except flags.UserError as error:
+    there = set(sweep.points["axis"]) & {axis for axis in SCHEMES if axis != "data"}
+    return [], str(error).removeprefix(f"--workdir={sweep.path}: ") if there else ""

@@ -8,6 +8,7 @@ import polars as pl
 from analysis.fitting.result import METHODS
 from analysis.load import Sweep
 from analysis.report.analysis import Analysis
+from analysis.report.findings import findings, law_reasons
 from analysis.report.tables import ADVICE, LAW_COLUMNS, law_cells, runs_table
 from dlrm_jax.common import record
 from dlrm_jax.common.figures import page
@@ -16,7 +17,9 @@ from dlrm_jax.common.terminal import Table
 
 LAW_CAPTION = (
   "Power laws: L(x) = alpha * x**-beta + gamma (gamma = 0 in law power), fitted by least squares on log L. Window: the fitted range of x. "
-  "Held-out error: prediction / measured - 1 at the largest x, by a fit to the smaller x. ? is an end that the points leave open."
+  "Held-out error: prediction / measured - 1 at the largest x, by a fit to the smaller x. ? is an end that the points leave open. Status "
+  "misfit: the points contradict the law (a constant above them, a bend in the residuals, the last points missed) by more than noise "
+  "and by 2% of the curve's fall or more."
 )
 _BEFORE_LAWS = ("data_law", "Schemes and resources", "data_efficiency", "compute", "compute_by", "Which scheme wins where")
 _AFTER_LAWS = ("residuals", "Extrapolation, and laws compared")
@@ -30,7 +33,6 @@ def document(found: Analysis, figures: list[Figure]) -> str:
   before, after = ([left.pop(name) for name in names if name in left] for names in ((*_BEFORE_LAWS, *advice), _AFTER_LAWS))
   hardware, software = sweep.source.get("hardware") or {}, sweep.source.get("software") or {}
   methods = dict.fromkeys(row.fit.method for row in laws if row.fit.method)
-  notes = dict.fromkeys(f"{row.fit.group}: {row.fit.note}." for row in laws if row.fit.note and row.axis == "data")
   body = page.render(
     "analysis.report",
     "report.html",
@@ -38,14 +40,14 @@ def document(found: Analysis, figures: list[Figure]) -> str:
     command=shlex.join(record.command()),
     machine=", ".join(str(v) for v in (hardware.get("cpu"), f"{hardware['cores']} cores" if hardware.get("cores") else None) if v),
     versions=", ".join(f"{name} {version}" for name, version in software.items() if version),
-    findings=found.findings,
+    findings=findings(found),
     warnings=found.warnings,
     setting=_setting(sweep),
     cost=_cost(sweep),
     before_laws=before,
     laws=Table("Laws", LAW_COLUMNS, [law_cells(row) for row in laws], LAW_CAPTION),
     key_laws={i for i, row in enumerate(laws) if row.axis == "data" and row.x == "examples"},
-    law_notes=[*(f"{name}: {METHODS[name]}." for name in methods), *notes],
+    law_notes=[*(f"{name}: {METHODS[name]}." for name in methods), *law_reasons(laws)],
     after_laws=[*after, *left.values()],
     runs=runs_table(sweep),
   )

@@ -10,8 +10,9 @@ import numpy as np
 import polars as pl
 
 from analysis.load import axes_of, evenly
+from analysis.questions.curves import total_metric
 from analysis.questions.schemes import BEST, SchemeRow
-from analysis.questions.sweep_laws import LawRow, total_metric
+from analysis.questions.sweep_laws import LawRow
 from analysis.report import marks
 from dlrm_jax.common.figures import chart
 from dlrm_jax.common.figures.render import Figure
@@ -55,7 +56,7 @@ def _best_layers(row: SchemeRow | None, key: str, x: Any, y: Any) -> list[Any]:
   found, lines = row.frontier, []
   for budget, value in zip(found.budget, found.loss.mean(axis=0), strict=True):
     lines.append({key: float(budget), "value": float(value), "line": "best for the budget"})
-  if not row.fit.refused:
+  if not row.fit.refused and row.fit.status != "misfit":
     at = np.geomspace(found.budget[0], found.budget[-1], 60)
     lines += [{key: float(a), "value": float(b), "line": "its law"} for a, b in zip(at, row.fit.predict(at), strict=True)]
   dash = alt.StrokeDash("line:N", title=None, scale=_BEST_LINES)

@@ -8,9 +8,10 @@ import numpy as np
 import polars as pl
 
 from analysis import load
-from analysis.load import PART_METRICS, evenly
+from analysis.load import evenly
 from analysis.questions import regimes
 from analysis.questions.sweep_laws import LawRow
+from analysis.run_rows import PART_METRICS
 from dlrm_jax.common.figures import chart
 from dlrm_jax.common.figures.render import Figure
 
@@ -91,10 +92,10 @@ def law_opacity(row: LawRow) -> float:
 
 
 def fitted_line(row: LawRow, key: str = "examples", extra: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-  """Chart points of the fitted law over its window, in segments of one regime."""
+  """Chart points of the fitted law over its window, in segments of one regime; none where the points contradict the law."""
   shared = {"size": row.size, "learner": LEARNER_NAMES.get(row.learner, row.learner), "line": "fitted law"} | (extra or {})
   out: list[dict[str, Any]] = []
-  if row.fit.x_min is None or row.fit.x_max is None:
+  if row.fit.x_min is None or row.fit.x_max is None or row.fit.status == "misfit":
     return out
   span = np.log(row.fit.x_max / row.fit.x_min)
   for number, segment in enumerate(regimes.segments(row.fit)):
@@ -121,13 +122,14 @@ def ideal_line(frame: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 _LINE_KINDS = alt.Scale(domain=["fitted law", "ideal learner (theory)"], range=[[1, 0], [5, 4]])
-_REGIMES = [regimes.POWER, regimes.TRANSITION, regimes.SATURATED]
+_REGIMES = {regimes.POWER: 3.4, regimes.TRANSITION: 1.7, regimes.SATURATED: 0.7, regimes.STEEPENING: 3.4}
 
 
 def regime_width(points: list[dict[str, Any]]) -> Any:
   """Line widths by regime, thick while the resource pays, with a legend where there are several."""
-  several = len({p["regime"] for p in points}) > 1
-  scale = alt.Scale(domain=_REGIMES, range=[3.4, 1.7, 0.7])
+  there = {p["regime"] for p in points}
+  several, shown = len(there) > 1, [name for name in _REGIMES if name in there or name != regimes.STEEPENING]
+  scale = alt.Scale(domain=shown, range=[_REGIMES[name] for name in shown])
   return alt.StrokeWidth("regime:N", title="regime", scale=scale, legend=alt.Legend() if several else None)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.fitting.result import Fit, interval_text
+from analysis.fitting.result import estimate_text, interval_text
 from analysis.questions import regimes
 from analysis.questions.advice import Advice, option_rows
 from analysis.questions.comparison import DISTANCES, Compared
@@ -37,7 +37,9 @@ def scheme_table(rows: list[SchemeRow]) -> Table:
     constant = interval_text(r.fit.params.get("gamma"), 3)
     published = PAPER[r.resource].text if r.scheme in (BEST, "data") else "-"
     place = [r.workload, _RESOURCES[r.resource], r.scheme, r.metric]
-    cells.append([*place, _exponent(r.fit), constant, r.regime, known(r.efficiency, ".2f"), known(r.theory_beta, ".3f"), published])
+    cells.append(
+      [*place, estimate_text(r.fit, "beta"), constant, r.regime, known(r.efficiency, ".2f"), known(r.theory_beta, ".3f"), published]
+    )
   return Table("Schemes and resources", columns, cells, SCHEMES_TEXT)
 
 
@@ -54,16 +56,10 @@ def exponent_table(found: list[Exponents]) -> Table:
   cells = []
   for e in found:
     r = e.window
-    whole = "-" if e.whole is None else _exponent(e.whole.fit)
+    whole = "-" if e.whole is None else estimate_text(e.whole.fit, "beta")
     place = [r.workload, r.learner, r.axis, short(r.size), r.fit.num_seeds]
-    cells.append([*place, _exponent(r.fit), short(r.fit.x_min), whole, known(r.theory_beta, ".3f")])
+    cells.append([*place, estimate_text(r.fit, "beta"), short(r.fit.x_min), whole, known(r.theory_beta, ".3f")])
   return Table("Data exponents by scheme", columns, cells, EXPONENTS_TEXT)
-
-
-def _exponent(fit: Fit) -> str:
-  if fit.refused:
-    return fit.status
-  return interval_text(fit.params["beta"], 3) + (" (not identifiable)" if fit.status == "not_identifiable" else "")
 
 
 PARTS_TEXT = (
@@ -120,7 +116,7 @@ def frontier_table(rows: list[SchemeRow]) -> Table:
 COMPARISON_TEXT = (
   "Every law of one variable on the curve of the largest size of each axis. AICc: the distance from the best law's. The other columns: the "
   "law is fitted to the points up to some x; the root mean square relative error of its predictions at up to so many times that x, over up "
-  "to four such x."
+  "to four such x. Status misfit: the points contradict the law."
 )
 
 

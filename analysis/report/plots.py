@@ -9,10 +9,12 @@ import altair as alt
 import polars as pl
 from altair.utils.schemapi import debug_mode
 
+from analysis.fitting.result import STATUS_WORDS, estimate_text
 from analysis.load import SIZE_NAMES, Sweep, axes_of, evenly, on_data_curve
+from analysis.questions.curves import ends, fitted
 from analysis.questions.parts import FLOOR_OF
 from analysis.questions.schemes import SchemeRow
-from analysis.questions.sweep_laws import COLUMNS, LawRow, ends, fitted
+from analysis.questions.sweep_laws import COLUMNS, LawRow
 from analysis.report import efficiency, marks, unfitted
 from analysis.report.marks import LEARNER_NAMES, X_NAMES
 from dlrm_jax.common.axis_names import HARDWARE_AXES
@@ -62,7 +64,8 @@ def _headline(frame: pl.DataFrame, rows: list[LawRow]) -> list[Figure]:
     pick = chart.pick("learner")
     bands = [layer for row in chosen for layer in marks.band_layer(row, color, x, y, pick)]
     layers = [*bands, *marks.line_layers(fitted, ideal, color, x, y, pick), marks.point_layer(points, color, x, y, pick, 26)]
-    labels = [{"text": _exponent_text(r), "learner": LEARNER_NAMES.get(r.learner, r.learner)} for r in chosen if r.fit.params]
+    named = [(LEARNER_NAMES.get(r.learner, r.learner), r) for r in chosen]
+    labels = [{"text": f"{name}: {text}" if not i else text, "learner": name} for name, r in named for i, text in enumerate(law_texts(r))]
     for line, label in enumerate(labels):
       text = alt.Chart(chart.data([label])).mark_text(align="right", baseline="top", fontSize=12, fontWeight=600)
       layers.append(text.encode(text="text:N", color=color, x=alt.value(372), y=alt.value(6 + 17 * line)))
@@ -83,13 +86,14 @@ IDEAL_CAPTION = (
 )
 
 
-def _exponent_text(row: LawRow) -> str:
-  beta = row.fit.params["beta"]
-  half = None if beta.ci_low is None or beta.ci_high is None else (beta.ci_high - beta.ci_low) / 2
-  spread = "" if half is None else f" ± {half:.3f}"
-  name = LEARNER_NAMES.get(row.learner, row.learner)
-  gamma = f", constant {row.fit.value('gamma'):.3g}" if "gamma" in row.fit.params else ""
-  return f"{name}: β = {beta.estimate:.3f}{spread}{gamma}"
+def law_texts(row: LawRow) -> list[str]:
+  """What a figure says of a law, a line each: exponent and constant as the tables have them, or why there is no law."""
+  if row.fit.refused:
+    return ["no law: " + row.fit.status.removeprefix("refused: ")]
+  if row.fit.status == "misfit":
+    return ["no law: it " + STATUS_WORDS["misfit"]]
+  constant = [f"constant {estimate_text(row.fit, 'gamma').split(' (')[0]}"] if "gamma" in row.fit.params else []
+  return [f"β = {estimate_text(row.fit, 'beta')}", *constant]
 
 
 def _data_curves(frame: pl.DataFrame, rows: list[LawRow], axis: str) -> list[Figure]:
@@ -151,14 +155,11 @@ def _size_curves(frame: pl.DataFrame, rows: list[LawRow], axis: str) -> list[Fig
       layers.append(line.encode(x=x, y=y, color=color, strokeWidth=marks.regime_width(fitted), detail="segment:N"))
     dots = alt.Chart(chart.data(evenly(points, marks.MOST_POINTS))).mark_point(size=34, opacity=0.8)
     layers.append(dots.encode(x=x, y=y, color=color, tooltip=marks.tooltip(*marks.RUN_TOOLTIP)))
-    beta = "no law: " + row.fit.status.removeprefix("refused: ") if row.fit.refused else _exponent_text(row).split(": ", 1)[1]
-    beta = "saturated or too noisy for an exponent" if row.fit.status == "not_identifiable" else beta
-    if row.fit.refused and "does not fall" in row.fit.status:
-      beta = "does not fall: saturated"
-    heading = alt.TitleParams(marks.workload_text(row.workload), subtitle=beta)
+    heading = alt.TitleParams(marks.workload_text(row.workload), subtitle=law_texts(row))
     panels.append(alt.layer(*layers).properties(width=250, height=230, title=heading))
     note = f" after {row.at_examples:,} examples" if row.at_examples else ""
   caption = (
-    f"Final loss of the {axis} axis{note}; each point is one seed, the line is the fitted law (power + constant: examples are limited)."
+    f"Final loss of the {axis} axis{note}; each point is one seed, the line is the fitted law (power + constant: examples are limited). "
+    "No line: the points allow no law, or contradict it."
   )
   return marks.figure(f"model_{axis}", f"Model scaling, {axis} axis", caption, panels, len({r.x for r in rows if r.axis == axis}))

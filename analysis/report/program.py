@@ -7,9 +7,11 @@ from typing import Any
 from analysis.fitting.laws import LAWS
 from analysis.load import KEPT_SUFFIX
 from analysis.report.analysis import Analysis, analyse
+from analysis.report.findings import findings
 from analysis.report.tables import print_tables
 from dlrm_jax.common import flags, record
 from dlrm_jax.common.progress import Bar
+from dlrm_jax.training.alarms import as_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +55,7 @@ def main(config: ReportConfig) -> None:
   record.write_json(output / "laws.json", record.header() | _contents(found))
   record.write_text(output / "index.html", document.document(found, figures))
   print_tables(found.laws, found.tables)
-  for line in found.warnings:
+  for line in (*findings(found), *found.warnings):
     print(line)
   print(f"report: {output / 'index.html'}")
 
@@ -65,4 +67,6 @@ def _contents(found: Analysis) -> dict[str, Any]:
   out: dict[str, Any] = {"num_runs": sweep.num_done, **left_out, "fits": [row.as_dict() for row in found.laws]}
   out |= {"parts": found.parts, "throughput": found.speeds, "learning_rates": [choice.as_dict() for choice in found.choices]}
   out |= {"schemes": [row.as_dict() for row in found.schemes], "comparison": [c.as_dict() for c in found.compared]}
+  out |= {"drift": [c.drift.as_dict() for c in found.curves if c.drift is not None], "findings": findings(found)}
+  out["alarms"] = [{"config_id": name, **entry} for name, alarms in sweep.alarms.items() for entry in as_json(alarms)]
   return out | {"advice": [a.as_dict() for a in found.advice]}

@@ -11,7 +11,7 @@ from dlrm_jax.common.terminal import Table
 
 LAW_COLUMNS = [
   *("workload", "learner", "axis", "size", "law", "metric", "window", "beta [95% interval]", "theory"),
-  *("alpha", "gamma", "points", "seeds", "held-out error", "status"),
+  *("alpha", "gamma [95%]", "points", "seeds", "held-out error", "status"),
 ]
 ADVICE = "Advice"  # how the titles of tables of advice begin
 _MOST_LAWS = 60  # rows of the law table; with more, the terminal leaves out those of single sizes
@@ -37,9 +37,9 @@ def law_cells(row: LawRow) -> list[str]:
   fit = row.fit
   size = short(row.size) if row.x == "examples" else f"all, against {row.x}"
   window = "-" if fit.x_min is None else f"{short(fit.x_min)} to {short(fit.x_max)}"
-  beta = interval_text(fit.params.get("beta"), 3)
+  beta, gamma = (interval_text(fit.params.get(name), 3) for name in ("beta", "gamma"))
   error = known((fit.extrapolation or {}).get("relative_error"), "+.2%")
-  alpha, gamma = (f"{fit.params[name].estimate:.4g}" if name in fit.params else "-" for name in ("alpha", "gamma"))
+  alpha = f"{fit.params['alpha'].estimate:.4g}" if "alpha" in fit.params else "-"
   counts = [str(fit.num_points), str(fit.num_seeds)]
   place = [row.workload, row.learner, row.axis, size, fit.law, row.metric, window]
   return [*place, beta, known(row.theory_beta, ".3f"), alpha, gamma, *counts, error, fit.status]

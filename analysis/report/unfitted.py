@@ -6,7 +6,7 @@ import altair as alt
 import polars as pl
 
 from analysis.load import SIZE_NAMES
-from analysis.questions.sweep_laws import total_metric
+from analysis.questions.curves import total_metric
 from analysis.report import marks
 from dlrm_jax.common.axis_names import AXES, GRID
 from dlrm_jax.common.figures import chart

@@ -98,9 +98,13 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def read_curve(path: str | Path) -> list[dict[str, Any]]:
-  """Reads `curve.jsonl`, which has one evaluation a line, in order of examples."""
+  """Reads `curve.jsonl`, which has one evaluation a line, in order of examples. Raises UserError for a line that is no JSON object."""
   with open(path) as file:
-    return [json.loads(line) for line in file if line.strip()]
+    rows = [json.loads(line) for line in file if line.strip()]
+  for number, row in enumerate(rows, start=1):
+    if not isinstance(row, dict):
+      raise UserError(f"{path}:{number}: not a JSON object")
+  return rows
 
 
 def header() -> dict[str, Any]:

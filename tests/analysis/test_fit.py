@@ -172,3 +172,35 @@ def test_units_far_from_one(tmp_path):
   (fit,) = record.read_json(tmp_path / "o.json")["fits"]
   np.testing.assert_allclose(fit["params"]["beta"]["estimate"], 0.3, rtol=1e-5)
   np.testing.assert_allclose(fit["extrapolation"]["predict_x_max"], X[-1] * 1e-200, rtol=1e-9)
+
+
+def test_a_name_twice_in_the_header_is_refused(tmp_path):
+  path = write_csv(tmp_path / "p.csv", ["x,y, y ", *(f"{x},{2.0 * x**-0.1},{x**-0.2}" for x in X)])
+  with pytest.raises(flags.UserError, match=r"p\.csv: the header has column y twice; rename one of them"):
+    program.main(config_of(path, tmp_path / "o.json"))
+  assert not (tmp_path / "o.json").exists()
+
+
+def test_a_blank_group_is_a_group_of_its_own(tmp_path, capsys):
+  rows = ["x,y,g", *(f"{x},{2.0 * x**-0.1},all" for x in X), *(f"{x},{2.0 * x**-0.3}, " for x in X)]
+  program.main(config_of(write_csv(tmp_path / "p.csv", rows), tmp_path / "o.json", law="power", group="g"))
+  fits = {f["group"]: f for f in record.read_json(tmp_path / "o.json")["fits"]}
+  assert set(fits) == {"all", ""} and "(blank)" in capsys.readouterr().out
+  np.testing.assert_allclose([fits[name]["params"]["beta"]["estimate"] for name in ("all", "")], [0.1, 0.3], rtol=1e-9)
+  program.main(config_of(write_csv(tmp_path / "p.csv", rows[:13]), tmp_path / "o.json", law="power"))
+  assert [f["group"] for f in record.read_json(tmp_path / "o.json")["fits"]] == ["all"]
+
+
+def test_a_budget_is_split_by_believed_laws_alone(tmp_path, capsys):
+  """Points of one ray are refused; points that no joint law describes get no split, with the reason."""
+  n = np.geomspace(1e8, 1e11, 12)
+  ray = ["n,d,y", *(f"{a},{20 * a},{400 * a**-0.34 + 1.7}" for a in n)]
+  budget = {"x": ("n", "d"), "law": "chinchilla", "budget_flops": 5.76e23}
+  with pytest.raises(flags.UserError, match="all runs are on one ray"):
+    program.main(config_of(write_csv(tmp_path / "p.csv", ray), tmp_path / "o.json", **budget))
+  grid = [(a, b) for a in np.geomspace(1e6, 1e9, 5) for b in np.geomspace(1e7, 1e10, 5)]
+  bent = ["n,d,y", *(f"{a},{b},{2 + (a * b) ** -0.02 - 0.3 * np.log(b / 1e7) ** 2 / 50}" for a, b in grid)]
+  program.main(config_of(write_csv(tmp_path / "p.csv", bent), tmp_path / "o.json", **budget))
+  shown = capsys.readouterr().out
+  assert "no split of 5.76e+23 FLOPs: the law misses the points" in shown and "are best spent" not in shown
+  assert "compute_optimal" not in record.read_json(tmp_path / "o.json")

@@ -15,8 +15,9 @@ from report_case import GRID
 from report_sweeps import write_planted, write_real
 
 from analysis.load import load
+from analysis.questions.curves import curves
 from analysis.questions.parts import data_exponents, part_sizes
-from analysis.questions.sweep_laws import curves, data_laws, pooled_noise
+from analysis.questions.sweep_laws import data_laws, pooled_noise
 from analysis.report import program, tables
 from analysis.report.paper_tables import exponent_table, parts_table
 from dlrm_jax.common import flags, record

@@ -5,9 +5,10 @@ import pytest
 from report_sweeps import write_planted, write_real
 
 from analysis.load import evenly, load
+from analysis.questions.curves import curves
 from analysis.questions.published import PAPER
 from analysis.questions.schemes import BEST, scheme_rows
-from analysis.questions.sweep_laws import curves, data_laws, pooled_noise, size_laws
+from analysis.questions.sweep_laws import data_laws, pooled_noise, size_laws
 from analysis.report import paper_tables
 
 

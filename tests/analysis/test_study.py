@@ -8,8 +8,9 @@ import pytest
 from analysis import publish
 from analysis.load import load
 from analysis.questions.additive import models
+from analysis.questions.curves import curves, largest
 from analysis.questions.parts import Exponents, data_exponents
-from analysis.questions.sweep_laws import curves, data_laws, largest, pooled_noise
+from analysis.questions.sweep_laws import data_laws, pooled_noise
 from analysis.questions.tuning import tuned
 from analysis.report.paper_tables import exponent_table
 from dlrm_jax.common import markdown

@@ -9,8 +9,9 @@ import pytest
 from report_case import GRID, write_run
 
 from analysis.load import Sweep, load
+from analysis.questions.curves import curves
 from analysis.questions.parts import data_exponents, part_sizes
-from analysis.questions.sweep_laws import curves, data_laws, pooled_noise, size_laws
+from analysis.questions.sweep_laws import data_laws, pooled_noise, size_laws
 from analysis.questions.tuning import tuned
 from analysis.report.paper_tables import exponent_table, parts_table
 from dlrm_jax.common import record

@@ -1,0 +1,116 @@
+"""What points say against a law: simulated curves of the law, and bent, drifting, flat ones, of two regimes, or dropping at the end."""
+
+import numpy as np
+import pytest
+
+from analysis.coverage import Case, simulate
+from analysis.fitting.fit_law import fit_law
+from analysis.questions import regimes
+
+X = np.geomspace(1e4, 1e6, 12)
+RANGE = np.log(X[-1] / X[0])
+LAW = 5.0 * X**-0.3 + 0.7
+
+
+def curve(kind: str) -> np.ndarray:
+  """A curve of one kind, that no power law with a constant describes (except `law`)."""
+  t = np.log(X / X[0]) / RANGE  # 0 to 1
+  return {
+    "law": LAW,
+    "bent": 1.0 * np.exp(-0.05 * t - 0.35 * t**3),  # falls faster and faster
+    "wave": LAW * (1 + 0.02 * np.sin(7 * t)),
+    "two regimes": np.where(X < 1e5, 1.0 * (X / 1e4) ** -0.02, 10**-0.02 * (X / 1e5) ** -0.15),
+    "steepening": 0.96 + 0.01 * (1 - t) - 0.045 * t**4,  # the constant of a law is above the last losses
+    "drop": LAW * np.where(X[-1] == X, 0.93, 1.0),
+    "last two": LAW * np.where(X[-2] <= X, 0.95, 1.0),
+    "drifting": np.interp(t, [0, 0.25, 0.5, 0.75, 1], [0.92, 1.58, 1.2, 1.32, 0.67]),
+  }[kind]
+
+
+def statuses(kind: str, level: float, repeats: int, count: int = 40) -> list[str]:
+  rng, out = np.random.default_rng(0), []
+  x = np.tile(X, repeats)
+  for _ in range(count):
+    y = np.tile(curve(kind), repeats) * np.exp(level * rng.standard_normal(len(x)))
+    out.append(fit_law(x, y, "power_constant", points="independent").status.split(":")[0])
+  return out
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_points_of_the_law_are_not_called_a_misfit(repeats):
+  """At most 5% of the sweeps; of 40 of them 5 are two standard errors more."""
+  found = statuses("law", 0.002, repeats)
+  assert found.count("misfit") <= 5 and found.count("ok") >= 35, found
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+@pytest.mark.parametrize("kind", ["bent", "wave", "two regimes", "steepening", "drop", "last two", "drifting"])
+def test_points_of_another_curve_are_never_called_ok(kind, repeats):
+  found = statuses(kind, 0.002, repeats, 8)
+  assert found.count("ok") == 0, found
+
+
+@pytest.mark.parametrize("level", [0.002, 0.01])
+def test_noise_around_a_constant_is_never_called_ok(level):
+  rng = np.random.default_rng(1)
+  found = [fit_law(X, 0.9 * np.exp(level * rng.standard_normal(12)), "power_constant").status for _ in range(40)]
+  assert found.count("ok") <= 2, found
+
+
+@pytest.mark.parametrize("points", ["curves", "independent"])
+def test_sweeps_of_the_usual_size_are_rarely_called_a_misfit(points):
+  case = Case("power_constant", "steep", 0.003, points)
+  found = [simulate(case, np.random.default_rng(s)).status for s in range(40)]
+  assert found.count("misfit") <= 5, found
+
+
+def test_the_reason_names_what_contradicts_the_law():
+  t = np.log(X / X[0]) / RANGE
+  above = fit_law(X, 0.96 + 8e4 * X**-1.5 - 0.045 * t**6, "power_constant")  # flat, and steepening at the end
+  assert above.status == "misfit" and "its constant 0.9226 is above the measured 0.9151" in above.reason
+  dropped = fit_law(X, curve("drop") * np.exp(1e-3 * np.random.default_rng(0).standard_normal(12)), "power_constant")
+  assert dropped.status == "misfit" and "misses the last point (x=1e+06) by +7" in dropped.reason and dropped.reason in dropped.note
+  wave = fit_law(X, curve("wave"), "power_constant")
+  assert wave.status == "misfit" and "its residuals bend" in wave.reason
+  assert fit_law(X, LAW, "power_constant").reason == ""
+
+
+def test_a_difference_that_is_significant_but_small_is_no_misfit():
+  """A wave of a thousandth of the curve's fall, in noise a hundred times smaller still."""
+  t = np.log(X / X[0]) / RANGE
+  fall = np.ptp(np.log(LAW))
+  x = np.tile(X, 3)
+  y = np.tile(LAW * np.exp(1e-3 * fall * np.sin(7 * t)), 3) * np.exp(1e-5 * fall * np.random.default_rng(0).standard_normal(36))
+  fit = fit_law(x, y, "power_constant", points="independent")
+  assert fit.status == "ok" and fit.misfit_p < 1e-6 and "misses the points by more than their noise" in fit.note
+
+
+def test_only_what_ends_flat_is_saturated():
+  """The regime of curves at their end, whatever law was fitted."""
+  rng = np.random.default_rng(0)
+  for kind in ("bent", "steepening", "two regimes", "drop"):
+    for _ in range(10):
+      fit = fit_law(X, curve(kind) * np.exp(1e-3 * rng.standard_normal(12)), "power_constant")
+      assert regimes.regime_at(fit, X[-1]) != "saturated", (kind, fit.status)
+  flat = fit_law(X, 0.7 + 2e4 * X**-1.5, "power_constant")
+  assert regimes.regime_at(flat, X[-1]) == "saturated"
+
+
+def test_a_steepening_curve_is_called_so():
+  fit = fit_law(X, curve("steepening"), "power_constant")
+  assert fit.slopes is not None and fit.slopes.steepening and regimes.regime_at(fit, X[-1]) == "steepening"
+  # Slopes by hand: straight lines through the last four and the first four points on logarithms.
+  y = np.log(curve("steepening"))
+  np.testing.assert_allclose(fit.slopes.end, -np.polyfit(np.log(X[-4:]), y[-4:], 1)[0], rtol=1e-9)
+  np.testing.assert_allclose(fit.slopes.start, -np.polyfit(np.log(X[:4]), y[:4], 1)[0], rtol=1e-9)
+
+
+def test_rays_are_refused():
+  n = np.geomspace(1e8, 1e11, 12)
+  y = 400 * n**-0.34 + 400 * (20 * n) ** -0.28 + 1.7
+  fit = fit_law(np.column_stack([n, 20 * n]), y, "chinchilla")
+  assert fit.refused and "all runs are on one ray, D/N = 20: N and D cannot be told apart" in fit.status
+  bent = fit_law(np.column_stack([n, n**1.2]), y, "chinchilla")
+  assert bent.refused and "one ray" in bent.status and " to " in bent.status
+  near = fit_law(np.column_stack([n, 20 * n * np.exp(0.3 * np.random.default_rng(0).standard_normal(12))]), y, "chinchilla")
+  assert not near.refused
