@@ -1,6 +1,8 @@
 """`Source`: where the examples of a run come from. The loop treats planted data and prepared data sets alike."""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Hashable, Iterator
 from typing import Protocol, runtime_checkable
 
@@ -71,6 +73,7 @@ class PreparedSource:
     order: of the training examples, "time" or "shuffled" (order.py).
     window: the training rows that a run of fewer examples takes, "oldest" or "recent".
     epochs: passes over them.
+    earlier: the data sets that the model was trained on before, in order: digest, and examples that it had seen by their end.
   """
 
   dataset: Dataset
@@ -78,6 +81,7 @@ class PreparedSource:
   order: str = "time"
   window: str = "oldest"
   epochs: int = 1
+  earlier: tuple[tuple[str, int], ...] = ()
 
   @property
   def shape(self) -> DataShape:
@@ -126,6 +130,8 @@ class PreparedSource:
 
   def eval_batches(self, batch_size: int, num_examples: int, octaves: int = 0) -> Iterator[tuple[Batch, Truth | None]]:
     count = self.num_eval_examples(num_examples)
+    if not count:
+      return  # a data set may have no held-out rows where a trained model goes on
     for batch in pipeline.batches(self.dataset, self.eval_split, batch_size, count, only=spread(count, octaves) if octaves else None):
       yield batch, None
 
@@ -134,15 +140,30 @@ class PreparedSource:
     return (str(self.dataset.path), self.digest, self.eval_split, self.shape)
 
 
+def examples_before(source: Source) -> int:
+  """Examples that the model has seen of other data sets. The examples of a run are counted on from there."""
+  return source.earlier[-1][1] if isinstance(source, PreparedSource) and source.earlier else 0
+
+
+def seen_digest(source: Source) -> str:
+  """Identifies the data that a run has seen, in order, as part of `config_id`: the source's digest, unless there was other data before."""
+  if not (isinstance(source, PreparedSource) and source.earlier):
+    return source.digest
+  return hashlib.sha256(json.dumps([*source.earlier, source.digest]).encode()).hexdigest()
+
+
 def open_source(config: RunConfig) -> Source:
-  """The source that `config.data` names. Raises UserError for a missing or broken data set, or one without held-out rows."""
+  """The source that `config.data` names. Raises UserError for a missing or broken data set.
+
+  It has held-out rows, or else raises UserError, unless a trained model goes on (`--restore`): its progressive loss shows how it does.
+  """
   split = config.train.eval_split
   if config.data == "planted":
     if split != "eval":
       raise UserError(f"--eval_split={split}: must be eval with --data=planted, whose held-out examples are unlimited")
     return Planted(config.planted).first_tables(config.model.num_tables)
   dataset = open_dataset(config.data)
-  if dataset.rows(split) == 0:
+  if dataset.rows(split) == 0 and (config.restore is None or split != "eval"):
     hint = "no rows are held out; prepare it with --eval_rows or --eval_fraction"
     raise UserError(f"--data={config.data}: {hint if split == 'eval' else f'has no rows for --eval_split={split}'}")
   if dataset.vocabulary == "hash" and config.model.rows_by == "top":

@@ -18,7 +18,8 @@ from dlrm_jax.machine.hardware import compiler_options
 from dlrm_jax.machine.mesh import make_mesh, put_batch
 from dlrm_jax.training import checkpoint
 from dlrm_jax.training.build import Build, build_of
-from dlrm_jax.training.checkpoints import found, restore_newest
+from dlrm_jax.training.checkpoints import restore_newest
+from dlrm_jax.training.resume import checkpoints_at
 from dlrm_jax.training.state import TrainState
 from dlrm_jax.training.step import OneRun, lower_predict
 
@@ -56,17 +57,6 @@ class Restored:
     """The logits of a batch of the build's batch size, float32 [B]. They may still be computed when it returns."""
     placed = put_batch(jax.tree.map(np.asarray, batch), self.build.mesh)
     return self._predict(self.state, placed)[0]
-
-
-def checkpoints_at(restore: str) -> list[Path]:
-  """The checkpoints that `--restore` names, the newest first: one of them, their directory, or that of their run. Raises UserError."""
-  there = Path(restore)
-  if (there / checkpoint.MANIFEST).exists() or (there / checkpoint.ARRAYS).exists():
-    return [there]
-  paths = found(there) or found(there / "checkpoint")
-  if not paths:
-    raise UserError(f"--restore={there}: there is no checkpoint; give WORKDIR/checkpoint, or one of the directories in it")
-  return paths
 
 
 def config_of(facts: dict[str, Any], path: Path) -> RunConfig:

@@ -23,10 +23,10 @@ def eval_points(num_examples: int, batch_size: int, first: int, per_octave: int,
   return sorted(points | {num_examples})
 
 
-def points_of(train: TrainConfig, start: int = 0) -> list[int]:
-  """`eval_points` of a run that begins after `start` examples; `num_examples` is a number."""
-  points = eval_points(train.total_examples, train.batch_size, train.first_eval, train.evals_per_octave, start)
-  return [point for point in points if point > start]
+def points_of(train: TrainConfig, start: int = 0, before: int = 0) -> list[int]:
+  """`eval_points` of a run that begins after `start` examples; `num_examples` is a number. `before` of them were of other data."""
+  points = eval_points(train.total_examples, train.batch_size, train.first_eval, train.evals_per_octave, start - before)
+  return [before + point for point in points if before + point > start]
 
 
 def early_octaves(train: TrainConfig, held_out: int) -> int:

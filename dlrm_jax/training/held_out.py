@@ -3,7 +3,7 @@
 from collections.abc import Hashable
 
 from dlrm_jax.config import TrainConfig
-from dlrm_jax.data.source import Source
+from dlrm_jax.data.source import Source, examples_before
 from dlrm_jax.training import evaluation
 from dlrm_jax.training.eval_plan import early_octaves
 from dlrm_jax.training.evaluation import EvalSet
@@ -21,7 +21,8 @@ class HeldOut:
 
   def __init__(self, source: Source, learner: Learner, train: TrainConfig):
     """Reads the sets that fit into memory, unless the run before had the same. Raises UserError where they cannot be read."""
-    self.num_examples, self._total = source.num_eval_examples(train.eval_examples), train.total_examples
+    self.num_examples = source.num_eval_examples(train.eval_examples)
+    self._total = examples_before(source) + train.total_examples
     each = sorted({0, early_octaves(train, self.num_examples)})
     keys = [(source.eval_key, learner.where, train.batch_size, self.num_examples, octaves) for octaves in each]
     for key in set(_shared) - set(keys):

@@ -15,7 +15,7 @@ from dlrm_jax.common import stopping
 from dlrm_jax.common.progress import Bar, say
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data.planted.clicks import Planted
-from dlrm_jax.data.source import Source, open_source, resolved
+from dlrm_jax.data.source import Source, examples_before, open_source, resolved
 from dlrm_jax.training.baselines import logistic_of
 from dlrm_jax.training.build import runs_that_fit
 from dlrm_jax.training.checkpoints import Checkpoints
@@ -24,7 +24,7 @@ from dlrm_jax.training.evaluation import evaluate
 from dlrm_jax.training.held_out import HeldOut
 from dlrm_jax.training.learner import Learner, make_learner
 from dlrm_jax.training.read_ahead import read_ahead
-from dlrm_jax.training.resume import first_state
+from dlrm_jax.training.resume import after_other_data, first_state
 from dlrm_jax.training.runs import Outcome, Runs, marked
 from dlrm_jax.training.step import Batches
 from dlrm_jax.training.trajectory import OnProgress, Trajectory
@@ -98,28 +98,28 @@ def _train_at_once(
 ) -> list[Outcome]:
   """Trains runs by one program, to the end of all; their outcomes, in order."""
   asked, configs = configs[0].train.num_examples, [resolved(config, source) for config in configs]
-  config, primary = configs[0], jax.process_index() == 0
+  config, primary, source = configs[0], jax.process_index() == 0, after_other_data(configs[0], source, directories[0])
   learner = make_learner(configs, source)
   stopping.check()
   held_out = HeldOut(source, learner, config.train)
   stopping.check()
   each = zip(configs, directories, callbacks, strict=True)
   trajectories = [Trajectory(config, source, path, held_out.num_examples, marked(callback), asked) for config, path, callback in each]
-  for run in trajectories:
-    run.baseline = logistic_of(run.config, source, Path(config.workdir or run.directory), held_out.num_examples, quiet or not primary)
-    if primary and not quiet:
-      run.tell = lambda alarm: say(f"alarm {alarm.code}: {alarm.text}")
   with contextlib.ExitStack() as opened:
     every_s, keep = config.checkpoint_every_s, config.keep_checkpoints
     checkpoints = [opened.enter_context(Checkpoints(run.directory / "checkpoint", keep, every_s)) for run in trajectories]
-    bar = opened.enter_context(Bar("examples", config.train.total_examples, quiet=quiet or not primary))
+    bar = opened.enter_context(Bar("examples", trajectories[0].total_examples, quiet=quiet or not primary))
     alone = len(configs) == 1
     state = first_state(trajectories[0], learner, checkpoints[0], quiet) if alone else learner.start()
+    for run in trajectories:  # only now: a run that cannot go on from a checkpoint leaves nothing behind
+      run.baseline = logistic_of(run.config, source, Path(config.workdir or run.directory), held_out.num_examples, quiet or not primary)
+      if primary and not quiet:
+        run.tell = lambda alarm: say(f"alarm {alarm.code}: {alarm.text}")
     runs = Runs(trajectories, checkpoints, learner)
     runs.start()
     if primary and not quiet:
       learner.announce()
-    batches = batches_of(configs, source, learner, trajectories[0].examples)
+    batches = batches_of(configs, source, learner, trajectories[0].examples - examples_before(source))
     runs.finish_ended(state)  # a checkpoint may hold a run that had ended
     while runs.alive:
       if stopping.requested():

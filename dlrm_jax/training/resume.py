@@ -1,5 +1,7 @@
 """Where a run begins: at the start, at its own checkpoint, or at another run's. Called by the loop."""
 
+import contextlib
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,10 +10,54 @@ import jax
 
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import RunConfig
+from dlrm_jax.data.source import PreparedSource, Source, examples_before
 from dlrm_jax.training import checkpoint
 from dlrm_jax.training.checkpoints import Checkpoints, found, restore_newest
 from dlrm_jax.training.learner import Learner
 from dlrm_jax.training.trajectory import Trajectory, settings_of, stream_of
+
+
+def checkpoints_at(restore: str) -> list[Path]:
+  """The checkpoints that `--restore` names, the newest first: one of them, their directory, or that of their run. Raises UserError."""
+  there = Path(restore)
+  if (there / checkpoint.MANIFEST).exists() or (there / checkpoint.ARRAYS).exists():
+    return [there]
+  paths = found(there) or found(there / "checkpoint")
+  if not paths:
+    raise UserError(f"--restore={there}: there is no checkpoint; give WORKDIR/checkpoint, or one of the directories in it")
+  return paths
+
+
+def after_other_data(config: RunConfig, source: Source, directory: str | Path) -> Source:
+  """The source of a run, with the data sets that its model saw before, if it goes on from a checkpoint of another data set.
+
+  A run that was stopped knows them from its own checkpoints. Raises UserError if the other data set had other inputs or ids.
+  """
+  if config.restore is None or not isinstance(source, PreparedSource):
+    return source
+  own = _facts_of_newest(found(Path(directory) / "checkpoint"))
+  facts = _facts_of_newest(checkpoints_at(config.restore)) if own is None else own
+  if facts is None:
+    return source  # `first_state` reports what is damaged
+  earlier = [(digest, examples) for digest, examples in facts.get("earlier_data", [])]
+  if facts.get("data_digest") != source.digest and facts.get("planted") is None:
+    known = facts.get("data_encoding")
+    if known is None or known != source.dataset.encoding:
+      like = facts.get("data_path") or "DIR"
+      raise UserError(
+        f"--restore={config.restore}: was trained on {facts.get('data')}, and {source.dataset.path} has other inputs or another "
+        f"vocabulary; prepare the log with --like={like}"
+      )
+    earlier.append((facts["data_digest"], facts["examples"]))
+  return dataclasses.replace(source, earlier=tuple(earlier))
+
+
+def _facts_of_newest(paths: list[Path]) -> dict[str, Any] | None:
+  """What the newest of some checkpoints that is whole holds of its run; None where none is."""
+  for path in paths:
+    with contextlib.suppress(checkpoint.Damaged):
+      return checkpoint.read_run(path)
+  return None
 
 
 def first_state(run: Trajectory, learner: Learner, checkpoints: Checkpoints, quiet: bool = False) -> Any:
@@ -44,13 +90,9 @@ def first_state(run: Trajectory, learner: Learner, checkpoints: Checkpoints, qui
     return state
   if config.restore is None:
     return learner.start()
-  there = Path(config.restore)
-  paths = [there] if (there / checkpoint.MANIFEST).exists() or (there / checkpoint.ARRAYS).exists() else found(there)
-  if not paths:
-    raise UserError(f"--restore={there}: there is no checkpoint; give WORKDIR/checkpoint, or one of the directories in it")
-  branched = restore_newest(paths, others)
+  branched = restore_newest(checkpoints_at(config.restore), others)
   if branched is None:
-    raise UserError(f"--restore={there}: no sound checkpoint is left")
+    raise UserError(f"--restore={config.restore}: no sound checkpoint is left")
   (facts, state), _ = branched
   run.branch(facts)
   return state
@@ -61,10 +103,17 @@ def facts_to_branch_from(path: Path, run: Trajectory) -> dict[str, Any]:
   config, flag = run.config, f"--restore={run.config.restore}"
   facts = checkpoint.read_run(path)
   there = settings_of(RunConfig()) | facts  # a setting that is newer than the checkpoint was at its default
+  before = examples_before(run.source)
+  other = bool(before) and facts.get("data_digest") != run.source.digest  # `after_other_data` has compared the data sets
   for name, value in stream_of(config, run.source).items():
-    if there.get(name) != value:
+    if there.get(name) != value and not (other and name in ("data", "data_digest")):
       raise UserError(f"{flag}: its {name} is {there.get(name)}, this run's is {value}; they must be the same")
   train, seen = config.train, facts["examples"]
+  if other and seen != before:
+    raise UserError(f"{flag}: the newest checkpoint is damaged; give the one before it, {path}")
+  if other:
+    return facts
+  seen -= before
   if seen >= train.total_examples:
     epochs = f" --epochs={train.epochs}" if train.epochs > 1 else ""
     raise UserError(f"--num_examples={train.num_examples}{epochs}: the checkpoint has seen {seen}: nothing is left to train on")

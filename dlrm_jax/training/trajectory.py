@@ -18,7 +18,7 @@ from dlrm_jax.common import record
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data.planted.clicks import Planted
 from dlrm_jax.data.planted.theory import ideal, theory
-from dlrm_jax.data.source import PreparedSource, Source
+from dlrm_jax.data.source import PreparedSource, Source, examples_before, seen_digest
 from dlrm_jax.identity import config_id
 from dlrm_jax.machine import hardware
 from dlrm_jax.training import lr_find, metrics
@@ -58,6 +58,11 @@ def place_of(source: Source) -> dict[str, Any]:
   return {"data_path": str(path), "data_encoding": encoding, "base_rate": source.base_rate()}
 
 
+def earlier_of(source: Source) -> list[list[Any]]:
+  """`PreparedSource.earlier` as JSON."""
+  return [list(entry) for entry in source.earlier] if isinstance(source, PreparedSource) else []
+
+
 def describe(config: RunConfig, source: Source) -> dict[str, Any]:
   """The config as the record keeps it: without paths but the data set's, and without planted settings on real data."""
   planted = isinstance(source, Planted)
@@ -69,6 +74,7 @@ def describe(config: RunConfig, source: Source) -> dict[str, Any]:
     "data": source.name,
     "data_digest": source.digest,
     "data_path": place_of(source).get("data_path"),
+    **({"earlier_data": earlier} if (earlier := earlier_of(source)) else {}),
   }
 
 
@@ -96,7 +102,7 @@ class Trajectory:
     asked: int | None = None,
   ):
     self.config, self.source, self.directory = config, source, Path(directory)
-    self.id, self.examples, self.diverged = config_id(config, source.digest), 0, ""
+    self.id, self.examples, self.diverged = config_id(config, seen_digest(source)), 0, ""
     self.rows: list[dict[str, Any]] = []
     self.progressive = Progressive(source.base_rate())
     self._num_eval_examples, self._on_progress, self._asked = num_eval_examples, on_progress, asked
@@ -126,11 +132,21 @@ class Trajectory:
 
   def start(self) -> None:
     """Makes the directory, with the curve so far, and starts the clocks. Raises OSError where it cannot be written."""
-    self._points = points_of(self.config.train, self._first)
+    self._points = points_of(self.config.train, self._first, examples_before(self.source))
     self._write_curve()
     if jax.process_index() == 0:
       self._loggers.open(self.directory, self.examples, describe(self.config, self.source))
     self._started = self._resumed = time.perf_counter()
+
+  @property
+  def total_examples(self) -> int:
+    """Examples at the end of the run, with those of other data that the model had seen before."""
+    return examples_before(self.source) + self.config.train.total_examples
+
+  @property
+  def _epochs(self) -> float:
+    """Passes over this data so far."""
+    return (self.examples - examples_before(self.source)) / self.config.train.num_examples
 
   @property
   def steps(self) -> int:
@@ -170,7 +186,7 @@ class Trajectory:
 
   def advance(self, batches: int) -> None:
     """Counts so many more batches as trained on."""
-    self.examples = min(self.examples + batches * self.config.train.batch_size, self.config.train.total_examples)
+    self.examples = min(self.examples + batches * self.config.train.batch_size, self.total_examples)
 
   def look(self, loss: float, bad_step: int) -> None:
     """The mean training log loss (nats) since the last look; the first step whose loss was not finite, or -1."""
@@ -206,12 +222,12 @@ class Trajectory:
       examples: how many this evaluation predicted; None: as many as the last one does.
     """
     common = common or measured
-    if not math.isfinite(measured.log_loss):
+    if self._num_eval_examples and not math.isfinite(measured.log_loss):
       self.diverged, self._bad_step = "eval log_loss", self.steps - 1
       return
     row = {"examples": self.examples} | dataclasses.asdict(measured)
     row |= {"excess_ideal": ideal(self.config, self.source, self.examples)} | self.progressive.row()
-    row |= {"epochs": self.examples / self.config.train.num_examples, "eval_examples": examples or self._num_eval_examples}
+    row |= {"epochs": self._epochs, "eval_examples": examples or self._num_eval_examples}
     row |= {"common_log_loss": common.log_loss, "common_ne": common.ne}
     self.confirm()
     self.rows.append(row | {"wall_s": self._elapsed()})
@@ -239,6 +255,7 @@ class Trajectory:
         "first_step": self._first_step,
         "steps": self.steps,
         "num_examples": self.config.train.num_examples,
+        "earlier_data": earlier_of(self.source),
         "progressive": self.progressive.facts(),
         "rows": list(self.rows),
         "wall_s": self._elapsed(),
@@ -260,7 +277,7 @@ class Trajectory:
       "config": describe(self.config, self.source),
       "examples": self.examples,
       **self._alarm_facts(),
-      "epochs": self.examples / self.config.train.num_examples,
+      "epochs": self._epochs,
       "coverage": coverage.as_record() if (coverage := coverage_of(self.config, self.source, self._asked)) else None,
       "evaluated_examples": self._evaluated_examples(),
       "seed": self.config.train.seed,

@@ -5,6 +5,7 @@ import dataclasses
 from dlrm_jax.common import flags
 
 VOCABULARIES = ("frequency", "hash")
+EVAL_FRACTION = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,9 +16,14 @@ class PrepareConfig:
   input: str = flags.option(help="the files to read: a path or a pattern such as 'logs/day_*.gz' (** matches any depth)")
   output: str = flags.option(help="the directory to make")
   schema: str | None = flags.option(None, "TOML file that names the label, dense and categorical columns of a csv or parquet log")
+  like: str | None = flags.option(
+    None, "a data set whose schema, statistics and vocabularies this log gets; all rows are training rows unless flags hold some out"
+  )
   eval_rows: int | None = flags.option(None, "hold out this many rows, the last ones", at_least=1)
   eval_files: int | None = flags.option(None, "hold out the rows of this many files, the last ones")
-  eval_fraction: float = flags.option(0.1, "hold out this share of the rows, the last ones, if nothing else says which")
+  eval_fraction: float | None = flags.option(
+    None, f"hold out this share of the rows, the last ones; none: {EVAL_FRACTION}, or no row with --like, if nothing else says which"
+  )
   test_fraction: float = flags.option(0.0, "this share of the rows held out, the last ones, becomes the split test instead of eval")
   eval_from: str | None = flags.option(None, "hold out the rows from this date or time on, such as 2024-05-01 (needs a time column)")
   test_from: str | None = flags.option(None, "of the rows held out, those from this date or time on become the split test")
@@ -33,7 +39,13 @@ class PrepareConfig:
 
   def __post_init__(self) -> None:
     flags.check_fields(self)
-    if self.format == "criteo_tsv":
+    if self.like is not None:
+      if self.schema is not None:
+        raise flags.UserError(f"--like={self.like}: has a schema of its own; leave out --schema")
+      for name in ("vocabulary", "min_count"):
+        default = next(field.default for field in dataclasses.fields(self) if field.name == name)
+        flags.check(getattr(self, name) == default, self, name, f"left out with --like={self.like}, whose vocabularies are used")
+    elif self.format == "criteo_tsv":
       flags.check(self.schema is None, self, "schema", "left out with --format=criteo_tsv, whose columns are fixed")
     elif self.schema is None:
       raise flags.UserError(f"--format={self.format} needs --schema=FILE.toml, which names the label, dense and categorical columns")
@@ -43,7 +55,7 @@ class PrepareConfig:
     flags.check(self.eval_from is None or not by_place, self, "eval_from", "left out with --eval_rows and --eval_files")
     fits = self.test_from is None or (self.eval_from is not None and not self.test_fraction)
     flags.check(fits, self, "test_from", "given with --eval_from and without --test_fraction")
-    flags.check(0 < self.eval_fraction < 1, self, "eval_fraction", "above 0 and below 1")
+    flags.check(self.eval_fraction is None or 0 < self.eval_fraction < 1, self, "eval_fraction", "above 0 and below 1")
     flags.check(0 <= self.test_fraction < 1, self, "test_fraction", "at least 0 and below 1")
     flags.check(0 <= self.max_reject_fraction <= 1, self, "max_reject_fraction", "between 0 and 1")
     share, shares = self.share

@@ -10,9 +10,11 @@ from typing import Any
 from dlrm_jax.common import flags, interrupts, record, tasks
 from dlrm_jax.common.progress import Bar, say
 from dlrm_jax.data import shard_format
+from dlrm_jax.data.dataset import encoding_of
 from dlrm_jax.data.prepare import arrange, contents, parts, read, shards, splits, vocabulary
 from dlrm_jax.data.prepare.arrange import Arranging, Sorting
 from dlrm_jax.data.prepare.contents import ReadLog
+from dlrm_jax.data.prepare.like import Copying, Like
 from dlrm_jax.data.prepare.options import PrepareConfig
 from dlrm_jax.data.prepare.part_files import Part
 from dlrm_jax.data.prepare.parts import PieceResult, Reading
@@ -28,11 +30,13 @@ _MOST_PIECES = 25_000  # the files of all pieces are mapped into memory together
 _LOOK_S, _SAY_S = 1.0, 30.0  # between looks at the work of other shares, and between lines about it
 
 
-def _inputs(config: PrepareConfig) -> tuple[Schema, list[Path], list[read.Piece]]:
-  schema = CRITEO if config.schema is None else load_schema(config.schema)
+def _inputs(config: PrepareConfig, like: Like | None) -> tuple[Schema, list[Path], list[read.Piece]]:
+  schema = like.schema if like is not None else CRITEO if config.schema is None else load_schema(config.schema)
+  flags.check(config.format != "criteo_tsv" or schema.strict, config, "format", f"another: the columns of {config.like} are not Criteo's")
   if schema.list_columns and config.format != "parquet":
+    where = config.like or config.schema
     raise flags.UserError(
-      f"{config.schema}: column '{schema.list_columns[0]}' of lists: only --format=parquet has lists; name one column for each value"
+      f"{where}: column '{schema.list_columns[0]}' of lists: only --format=parquet has lists; name one column for each value"
     )
   sources = read.find_inputs(config.input)
   inside = [source for source in sources if Path(config.output).resolve() in source.resolve().parents]
@@ -44,7 +48,7 @@ def _inputs(config: PrepareConfig) -> tuple[Schema, list[Path], list[read.Piece]
   return schema, sources, pieces
 
 
-def _plan(config: PrepareConfig, schema: Schema, sources: Sequence[Path]) -> dict[str, Any]:
+def _plan(config: PrepareConfig, like: Like | None, schema: Schema, sources: Sequence[Path]) -> dict[str, Any]:
   """All that the work depends on. A run with an equal plan does no work twice. The first pass depends on `reading` alone."""
   stats = [(str(source), source.stat()) for source in sources]
   reading = {
@@ -60,6 +64,7 @@ def _plan(config: PrepareConfig, schema: Schema, sources: Sequence[Path]) -> dic
     "reading": reading,
     "rows_per_shard": shard_format.ROWS_PER_GROUP * shard_format.GROUPS_PER_SHARD,
     "settings": {name: getattr(config, name) for name in settings},
+    **({} if like is None else {"like": like.entry | {"encoding": encoding_of(like.contents)}}),
   }
 
 
@@ -103,9 +108,10 @@ def prepare(config: PrepareConfig) -> dict[str, Any] | None:
 
   Raises UserError on bad input, and then leaves nothing behind, except the rows that were read of a large log.
   """
-  schema, sources, cut = _inputs(config)
+  like = None if config.like is None else Like.open(config.like)
+  schema, sources, cut = _inputs(config, like)
   limits = splits.bounds(config, schema)
-  plan = _plan(config, schema, sources)
+  plan = _plan(config, like, schema, sources)
   with opened(Path(config.output), plan, config.overwrite, config.share[0] if config.shard else None) as place:
     if place.finished:
       return record.read_json(place.output / "dataset.json")
@@ -114,7 +120,7 @@ def prepare(config: PrepareConfig) -> dict[str, Any] | None:
     is_read = [path.exists for path in results]
     _run("reading", reading, is_read, [piece.size for piece in cut], config)
     _wait("reading", is_read)
-    if _plan(config, schema, sources) != plan:
+    if _plan(config, like, schema, sources) != plan:
       raise flags.UserError(f"--input={config.input}: a file changed while it was read")
     log = ReadLog(tuple(sources), tuple(cut), tuple(PieceResult(**record.read_json(path)) for path in results))
     rejected = contents.rejected(log, config.max_reject_fraction)
@@ -126,10 +132,12 @@ def prepare(config: PrepareConfig) -> dict[str, Any] | None:
       say_order(schema.time, times)
       rows = _in_order(config, place, schema, times, limits)
     rows_of = splits.by_time(config, times, limits) if times is not None and limits else splits.by_place(config, log.rows_of_file())
-    ranked = config.vocabulary == "frequency"
+    mode = config.vocabulary if like is None else like.mode
+    ranked = mode == "frequency"
     ids = [shards.vocabulary_path(place.out, f) for f in range(len(schema.features) * ranked)]
     counted = [path.exists for path in ids]
-    _run("counting", Ranking(place.out, schema, rows, rows_of["train"], config.min_count), counted, [1] * len(ids), config)
+    ranking = Ranking(place.out, schema, rows, rows_of["train"], config.min_count) if like is None else Copying(like, place.out)
+    _run("counting", ranking, counted, [1] * len(ids), config)
     _wait("counting", counted)
     wanted = shards.plan_shards(rows_of)
     written = [place.done / f"{shard.name}.json" for shard in wanted]
@@ -140,8 +148,9 @@ def prepare(config: PrepareConfig) -> dict[str, Any] | None:
     known = [vocabulary.load(path) for path in ids]
     tables = [one.cardinality for one in known] if ranked else [vocabulary.HASH_CARDINALITY] * len(schema.features)
     facts = {split: [record.read_json(p) for p, s in zip(written, wanted) if s.split == split] for split in rows_of}
-    name, entry = place.output.name, contents.vocabulary_entry(config.vocabulary, config.min_count, ids, known)
+    name, entry = place.output.name, contents.vocabulary_entry(mode, config.min_count if like is None else like.min_count, ids, known)
     made = contents.describe(name, entry, schema, log, facts, tables, rejected, times)
+    made |= {} if like is None else {"like": like.entry}
     contents.write_rejects(place.out / "rejects.tsv", place.rows, log)
     record.write_json(place.out / "dataset.json", made)
     place.publish({"dataset.json", "rejects.tsv", *(path.name for path in ids), *(shard.name for shard in wanted)})

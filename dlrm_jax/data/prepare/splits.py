@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dlrm_jax.common import flags
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.data.prepare import times
-from dlrm_jax.data.prepare.options import PrepareConfig
+from dlrm_jax.data.prepare.options import EVAL_FRACTION, PrepareConfig
 from dlrm_jax.data.prepare.schema import Schema
 from dlrm_jax.data.prepare.timeline import Timeline
 
@@ -13,14 +13,19 @@ from dlrm_jax.data.prepare.timeline import Timeline
 def by_place(config: PrepareConfig, rows_of_file: Sequence[int]) -> dict[str, int]:
   """The rows of each split, in the order of the log. Raises UserError if one would be empty."""
   rows = sum(rows_of_file)
+  named = (config.eval_rows, config.eval_files, config.eval_fraction, config.test_fraction or None)
+  if config.like is not None and all(flag is None for flag in named):
+    return {"train": rows}
+  share = EVAL_FRACTION if config.eval_fraction is None else config.eval_fraction
   if config.eval_files is not None:
     flag, held_out = "eval_files", sum(rows_of_file[-config.eval_files :])
   elif config.eval_rows is not None:
     flag, held_out = "eval_rows", config.eval_rows
   else:
-    flag, held_out = "eval_fraction", int(rows * config.eval_fraction)
+    flag, held_out = "eval_fraction", int(rows * share)
   if not 0 < held_out < rows:
-    raise UserError(f"--{flag}={getattr(config, flag)} of {rows} rows holds out {held_out}: neither split may be empty")
+    value = share if flag == "eval_fraction" else getattr(config, flag)
+    raise UserError(f"--{flag}={value} of {rows} rows holds out {held_out}: neither split may be empty")
   return _with_test(config, rows, held_out)
 
 

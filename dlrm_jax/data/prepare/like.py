@@ -1,0 +1,79 @@
+"""`Like`: the data set that `prepare --like` names, whose schema, statistics and vocabularies a new log gets."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dlrm_jax.common import record
+from dlrm_jax.common.flags import UserError
+from dlrm_jax.data.dataset import encoding_of, read_contents
+from dlrm_jax.data.prepare import vocabulary
+from dlrm_jax.data.prepare.schema import Schema
+from dlrm_jax.data.prepare.schema_json import schema_from_json
+from dlrm_jax.data.prepare.shards import vocabulary_path
+
+_COPIED_BYTES = 1 << 24  # at a time
+
+
+@dataclasses.dataclass(frozen=True)
+class Like:
+  """A data set that another one is made like.
+
+  Attributes:
+    directory: where it is.
+    contents: of its dataset.json.
+  """
+
+  directory: Path
+  contents: dict[str, Any]
+
+  @classmethod
+  def open(cls, directory: str) -> "Like":
+    """Raises UserError if there is no data set, or one that was prepared before vocabularies were kept."""
+    like = cls(Path(directory), read_contents(directory))
+    like.vocabularies()
+    return like
+
+  def vocabularies(self) -> list[tuple[Path, str]]:
+    """The file of each feature's vocabulary and the digest of its content; none if ids are hashes."""
+    if encoding_of(self.contents) is None:
+      raise UserError(f"{self.directory}: was prepared by a version that kept no vocabulary: prepare the log again, and train on that")
+    return [(self.directory / file["file"], file["content"]) for file in self.contents["vocabulary"].get("files", [])]
+
+  @property
+  def schema(self) -> Schema:
+    """Its schema, without the name."""
+    return dataclasses.replace(schema_from_json(self.contents["schema"]), name=None)
+
+  @property
+  def mode(self) -> str:
+    """Its kind of ids, "frequency" or "hash"."""
+    return str(self.contents["vocabulary"]["mode"])
+
+  @property
+  def min_count(self) -> int:
+    """How often a value was seen that has an id, where ids are by frequency."""
+    return int(self.contents["vocabulary"]["min_count"] or 1)
+
+  @property
+  def entry(self) -> dict[str, str]:
+    """What dataset.json says of it."""
+    return {"name": self.contents["name"], "digest": self.contents["digest"]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Copying:
+  """The work between the passes with --like, as a job of `tasks.run`. A task is to copy the vocabulary of a feature."""
+
+  like: Like
+  out: Path
+
+  def do(self, index: int, advance: Callable[[int], None]) -> None:
+    """Copies a vocabulary, whole. Raises UserError if it is not the one that dataset.json states."""
+    path, content = self.like.vocabularies()[index]
+    vocabulary.load(path, content)
+    with record.written_whole(vocabulary_path(self.out, index)) as out, path.open("rb") as file:
+      while block := file.read(_COPIED_BYTES):
+        out.write(block)
+    advance(1)

@@ -1,0 +1,117 @@
+"""prepare --like: a new log gets the ids, transforms and columns of a data set."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from prepared_case import criteo_lines, rows_of
+from served_case import prepare, rows_of_log, text_of
+
+from dlrm_jax.common import flags
+from dlrm_jax.common.flags import UserError
+from dlrm_jax.data.dataset import encoding_of, open_dataset
+from dlrm_jax.data.prepare import program
+
+ROWS = rows_of_log(1500)
+TOMORROW = rows_of_log(400, seed=9, new_users=True)
+
+
+def files_of(directory: Path, ending: str) -> dict[str, bytes]:
+  return {path.name: path.read_bytes() for path in directory.iterdir() if path.name.endswith(ending)}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+  place = tmp_path_factory.mktemp("like")
+  prepare(place, ROWS, "--eval_rows=300")
+  return place
+
+
+def test_the_same_log_like_its_own_data_set_is_the_same_data_set(place: Path):
+  """Ids, transforms and digest: nothing depends on the log's own counts."""
+  made = prepare(place, ROWS, f"--like={place}/set", "--eval_rows=300", output="again")
+  before = json.loads((place / "set" / "dataset.json").read_text())
+  assert made["digest"] == before["digest"]
+  assert files_of(place / "again", ".parquet") == files_of(place / "set", ".parquet")
+  assert made["vocabulary"] == before["vocabulary"]
+  assert encoding_of(made) == encoding_of(before)
+  open_dataset(place / "again", verify=True)
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_tomorrows_rows_have_yesterdays_ids(place: Path, tmp_path: Path, form: str):
+  """A value has the id that it had; others have id 0, however often they are there; all rows are training rows unless flags say more."""
+  known: dict[str, dict[str, int]] = {}
+  before = rows_of(place / "set", "train")
+  for name, column in (("user", 1), ("item", 2), ("age", 3)):
+    known[name] = {row[column]: found for row, found in zip(ROWS, before[f"id.{name}"].to_list(), strict=False)}
+  text = text_of(TOMORROW)
+  (tmp_path / "log.csv").write_text(text)
+  if form == "parquet":
+    pl.read_csv(text.encode(), infer_schema_length=None).write_parquet(tmp_path / "log.parquet")
+  words = [f"--format={form}", f"--input={tmp_path}/log.{form}", f"--output={tmp_path}/new", f"--like={place}/set", "--workers=1"]
+  made = program.prepare(flags.parse(["prepare", *words], program.PrepareConfig))
+  assert made is not None
+  after, contents = rows_of(tmp_path / "new", "train"), json.loads((place / "set" / "dataset.json").read_text())
+  assert list(made["splits"]) == ["train"] and len(after) == len(TOMORROW)
+  for name, column in (("user", 1), ("item", 2), ("age", 3)):
+    assert after[f"id.{name}"].to_list() == [known[name].get(row[column], 0) for row in TOMORROW]
+  assert sum(row[1].startswith("new") for row in TOMORROW) > 100  # seen many times, and yet unknown
+  np.testing.assert_allclose(after["dense.age"], [np.log1p(float(row[3])) if row[3] else 0 for row in TOMORROW], rtol=1e-6)
+  np.testing.assert_allclose(after["dense.price"], [float(row[4]) if row[4] else 2.5 for row in TOMORROW], rtol=1e-6)
+  assert made["digest"] != contents["digest"] and encoding_of(made) == encoding_of(contents)
+  assert [c["cardinality"] for c in made["columns"]["categorical"]] == [c["cardinality"] for c in contents["columns"]["categorical"]]
+  assert files_of(tmp_path / "new", ".arrow") == files_of(place / "set", ".arrow")
+  assert made["like"] == {"name": "set", "digest": contents["digest"]}
+
+
+def test_rows_are_held_out_where_flags_say_so_and_a_chain_goes_on(place: Path):
+  made = prepare(place, TOMORROW, f"--like={place}/set", "--eval_fraction=0.25", output="tomorrow")
+  assert {name: split["rows"] for name, split in made["splits"].items()} == {"train": 300, "eval": 100}
+  again = prepare(place, TOMORROW, f"--like={place}/tomorrow", output="chain")
+  assert encoding_of(again) == encoding_of(made)
+  assert files_of(place / "chain", ".arrow") == files_of(place / "set", ".arrow")
+
+
+def test_criteo_and_hashed_ids_too(tmp_path: Path):
+  lines = criteo_lines(400)
+  (tmp_path / "a.tsv").write_text("\n".join(lines[:300]) + "\n")
+  (tmp_path / "b.tsv").write_text("\n".join(lines[200:]) + "\n")
+  for mode in ("frequency", "hash"):
+    a = [f"--input={tmp_path}/a.tsv", f"--output={tmp_path}/a_{mode}", f"--vocabulary={mode}", "--eval_rows=1"]
+    b = [f"--input={tmp_path}/b.tsv", f"--output={tmp_path}/b_{mode}", f"--like={tmp_path}/a_{mode}"]
+    first, second = (
+      program.prepare(flags.parse(["prepare", "--format=criteo_tsv", "--workers=1", *words], program.PrepareConfig)) for words in (a, b)
+    )
+    assert first and second and encoding_of(first) == encoding_of(second)
+    before, after = rows_of(tmp_path / f"a_{mode}", "train"), rows_of(tmp_path / f"b_{mode}", "train")
+    assert before[200:299].equals(after[:99])
+
+
+def edited(place: Path, **entries: Any) -> Path:
+  """A copy of dataset.json with other entries, in a directory of its own without shards."""
+  contents = json.loads((place / "set" / "dataset.json").read_text()) | entries
+  old = place / f"edited_{len(list(place.iterdir()))}"
+  old.mkdir()
+  (old / "dataset.json").write_text(json.dumps(contents))
+  return old
+
+
+def test_bad_input_is_refused_in_one_line(place: Path):
+  with pytest.raises(UserError, match=r"--like=.*/set: has a schema of its own; leave out --schema"):
+    prepare(place, TOMORROW, f"--like={place}/set", f"--schema={place}/schema.toml", output="x")
+  with pytest.raises(UserError, match=r"--min_count=3: must be left out with --like"):
+    prepare(place, TOMORROW, f"--like={place}/set", "--min_count=3", output="x")
+  with pytest.raises(UserError, match=r"--vocabulary=hash: must be left out with --like"):
+    prepare(place, TOMORROW, f"--like={place}/set", "--vocabulary=hash", output="x")
+  with pytest.raises(UserError, match=r"no dataset\.json in it"):
+    prepare(place, TOMORROW, f"--like={place}", output="x")
+  old = edited(place, vocabulary={"mode": "frequency", "min_count": 2})
+  with pytest.raises(UserError, match=r"was prepared by a version that kept no vocabulary: prepare the log again"):
+    prepare(place, TOMORROW, f"--like={old}", output="x")
+  with pytest.raises(UserError, match=r"vocabulary-00000\.arrow: no such file"):
+    prepare(place, TOMORROW, f"--like={edited(place)}", output="x")
+  assert not (place / "x").exists() and not (place / ".x.partial").exists()
