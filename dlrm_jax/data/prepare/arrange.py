@@ -116,7 +116,7 @@ class Arranging:
     order_n = np.argsort(np.concatenate(keys), kind="stable")
     columns, values = {}, []
     names = names_of(parts[0].file)
-    for name in names[: len(names) - len(self.schema.lookups)]:
+    for name in (name for name in names if not name.startswith("id.")):
       pieces = [columns_of(part.file, [name])[0].to_numpy()[row_m] for part, row_m in zip(parts, rows)]
       columns[name] = np.concatenate(pieces)[order_n]
     first = 0
@@ -127,7 +127,7 @@ class Arranging:
       values.append(counts)
       first += feature.length
     time_n = np.concatenate([times_of(part)[row_m] for part, row_m in zip(parts, rows)])[order_n]
-    write_part(new_path(self.directory, index), columns, values, time_n)
+    write_part(new_path(self.directory, index), {name: columns[name] for name in names}, values, time_n)
     advance(len(order_n))
 
   def _taken(self, index: int) -> tuple[list[Part], list[Int64[np.ndarray, " _"]], list[UInt32[np.ndarray, " _"]]]:

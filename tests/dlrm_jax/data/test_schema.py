@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.data.prepare.label import NULL_TOKENS, OPERATORS, Label, clicks
-from dlrm_jax.data.prepare.schema import CRITEO, Bag, CategoricalColumn, DenseColumn, Schema
+from dlrm_jax.data.prepare.schema import CRITEO, Bag, CategoricalColumn, Cross, DenseColumn, Schema
 from dlrm_jax.data.prepare.schema_json import schema_as_json, schema_from_json
+from dlrm_jax.data.prepare.times import TimeColumn
 
 NASTY = st.text(st.characters(codec="utf-8"), max_size=8) | st.text(alphabet="\"'<>=! [],\\.\n\tab9é", max_size=8)
 
@@ -23,6 +24,9 @@ def fields(draw: st.DrawFn) -> dict:
   names = draw(st.lists(NASTY, min_size=6, max_size=6, unique=True))
   missing = draw(st.floats(allow_nan=False, allow_infinity=False))
   two = [(names[3], (names[4],), 7), ("x" + names[3], (names[5],))]
+  how = st.sampled_from([{}, {"unit": "ms"}, {"format": "%Y-%m-%d"}])
+  time = draw(how) | {"zone": draw(st.sampled_from(["UTC", "Asia/Kolkata"])), "order": draw(st.booleans())}
+  time |= {"column": draw(NASTY), "features": draw(st.sampled_from([(), ("hour",), ("weekday", "hour")]))}
   return {
     "label": (names[0], *draw(COMPARISONS)),
     "dense": [(names[1], draw(st.sampled_from(["log1p", "none"])), missing, draw(st.booleans()))],
@@ -30,16 +34,18 @@ def fields(draw: st.DrawFn) -> dict:
     "name": draw(st.none() | NASTY),
     "header": draw(st.none() | st.just(tuple(names))),
     "bags": draw(st.sampled_from([[], [(names[3], (names[4], names[5]))], two])),
+    "time": draw(st.none() | st.just(time)),
+    "crosses": draw(st.sampled_from([[], [("y" + names[3], (names[1], names[2])), (names[0] + "z", (names[2], "hour"))]])),
   }
 
 
 def build(given: dict) -> Schema:
   """A schema of these fields; Criteo's where their names meet, such as a.0 and the first id of a."""
-  columns = {"dense": DenseColumn, "categorical": CategoricalColumn, "bags": Bag}
+  columns = {"dense": DenseColumn, "categorical": CategoricalColumn, "bags": Bag, "crosses": Cross}
   made = {name: tuple(columns[name](*one) for one in value) if name in columns else value for name, value in given.items()}
   try:
-    return Schema(**made | {"label": Label(*given["label"])})
-  except UserError:
+    return Schema(**made | {"label": Label(*given["label"]), "time": given["time"] and TimeColumn(**given["time"])})
+  except UserError:  # also where a cross needs the hour, and there is no time
     return CRITEO
 
 
