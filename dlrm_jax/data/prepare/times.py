@@ -20,7 +20,7 @@ FEATURES = ("hour", "weekday")
 _DAY = 24 * 3600 * 10**9
 # Moments from FIRST to below LAST fit int64 in any time zone.
 FIRST, LAST = ((datetime.date(year, 1, 1) - datetime.date(1970, 1, 1)).days * _DAY for year in (1678, 2262))
-_INTEGER = r"^-?([0-9]{1,18}|[1-8][0-9]{18}|9[01][0-9]{17})$"
+_INTEGER = r"^-?([0-9]{1,18}|[1-8][0-9]{18}|9[01][0-9]{17}|92[01][0-9]{16})$"
 # The day of an ISO 8601 text exists: 30 and 31 are checked by month, 29 February by the leap years.
 _DATE = (
   r"(?:[0-9]{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-8]))"
@@ -141,12 +141,12 @@ def _read(column: TimeColumn, cells: pa.Array) -> _Found:
 
 def _of_numbers(stated: str | None, number_n: np.ndarray) -> _Found:
   """Times of int64 or float64 numbers. 0 is the same moment in any unit, so that no unit is recognised by it."""
-  found, size_n, lower = _Found(len(number_n)), np.abs(number_n.astype(np.float64)), 0.0
+  found, size_n, lower = _Found(len(number_n)), np.abs(number_n), 0  # of the lowest int64 it is negative, and no unit's
   found.outside_n[:] = True
   for unit, factor in UNITS.items():
     of_unit_n = (size_n >= lower) & (size_n < _LARGEST[unit]) if stated is None else np.full(len(number_n), unit == stated)
     of_unit_n &= (number_n >= FIRST // factor) & (number_n < LAST // factor)
-    number_u, lower = number_n[of_unit_n], float(_LARGEST[unit])
+    number_u, lower = number_n[of_unit_n], _LARGEST[unit]
     whole_u = number_u if number_u.dtype == np.int64 else np.floor(number_u)
     found.time_n[of_unit_n] = whole_u.astype(np.int64) * factor + np.rint((number_u - whole_u) * factor).astype(np.int64)
     found.outside_n[of_unit_n] = False

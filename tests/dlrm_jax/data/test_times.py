@@ -198,6 +198,15 @@ def test_numbers_outside_of_all_times():
   assert outcomes(TimeColumn("t"), pa.array([5, 2**31 - 1], pa.int32())) == [5 * 10**9, (2**31 - 1) * 10**9]
 
 
+def test_the_sizes_at_which_units_change():
+  """Every unit is recognised from March 1973 on, and before as the larger one."""
+  numbers = [10**11 - 1, 10**11, 10**14 - 1, 10**14, 10**17 - 1, 10**17]
+  expected = [OUTSIDE, 10**17, OUTSIDE, 10**17, OUTSIDE, 10**17]
+  assert outcomes(TimeColumn("t"), pa.array(numbers)) == expected
+  assert outcomes(TimeColumn("t"), pa.array([str(number) for number in numbers])) == expected
+  assert outcomes(TimeColumn("t"), pa.array([-number for number in numbers])) == [e if e == OUTSIDE else -e for e in expected]
+
+
 def test_mixed_units_are_found():
   assert moments(TimeColumn("t"), pa.array([0, 1714588200, 1714588200000])).units == {"s", "ms"}
   assert moments(TimeColumn("t"), pa.array([0, 1714588200000])).units == {"ms"}
