@@ -66,15 +66,17 @@ def clean(process: subprocess.Popen[str], signals: int = 1) -> tuple[int, str]:
 
 def while_importing(module: str, after: int) -> tuple[int, str]:
   """A program that is interrupted when it has made so many imports after that of its package. It ends by itself if it makes fewer."""
-  process = begun(module, python=("-X", "importtime"))
+  process = begun(module, "--help", python=("-X", "importtime"))
   assert process.stderr is not None
-  left = -1
+  left, before = -1, ""
   for line in process.stderr:
+    before += "" if line.startswith("import time:") else line
     name = line.split("|")[-1].strip()
     left = after if left < 0 and name == module.split(".")[0] else left - 1 if left > 0 else left
     if left == 0:
       break
-  return clean(process)
+  code, said = clean(process)
+  return code, before + said
 
 
 def test_all_programs_are_found():
@@ -93,7 +95,7 @@ def test_while_it_imports(module: str):
 def test_at_many_moments_while_it_imports(module: str):
   for after in (0, 20, 100, 300, 700, 1200, 1800):
     code, said = while_importing(module, after)
-    assert (code, said) == (interrupts.EXIT_CODE, "interrupted\n") or (code in (0, 1, 2) and said), (after, code, said)
+    assert (code, said) == (interrupts.EXIT_CODE, "interrupted\n") or (code == 0 and "--help" in said), (after, code, said)
 
 
 @pytest.fixture(scope="module")
@@ -125,11 +127,11 @@ PROGRAMS = ("dlrm_jax.data.prepare", "dlrm_jax.data.describe", "dlrm_jax.train",
 @pytest.mark.slow
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_at_many_moments_from_start_to_end(log: Path, tmp_path: Path, program: str):
-  """Every tenth of a second from the first imports on: parsing flags, reading, compiling, training, ending."""
+  """At many moments from the first imports on: parsing flags, reading, compiling, training, ending."""
   if not (log / "set").exists():
     assert begun("dlrm_jax.data.prepare", *words_of("dlrm_jax.data.prepare", log, log / "set")).wait() == 0
   codes = []
-  for moment in np.arange(0.3, 9, 0.3):
+  for moment in np.arange(0.3, 9, 0.5):
     out = tmp_path / f"{moment:.1f}"
     process = begun(program, *words_of(program, log, out))
     time.sleep(moment)
@@ -138,8 +140,9 @@ def test_at_many_moments_from_start_to_end(log: Path, tmp_path: Path, program: s
       break
     code, said = clean(process, signals=1 + round(moment * 10) % 2)
     codes.append(code)
-    assert (code == interrupts.EXIT_CODE and "interrupted" in said) or code == 0, (moment, code, said)
-    assert not (out / "record.json").exists() and len(said.splitlines()) < 20
+    ended = code == -signal.SIGINT and "page: " in said  # Python drops the handler when it has done the work
+    assert (code == interrupts.EXIT_CODE and "interrupted" in said) or code == 0 or ended, (moment, code, said)
+    assert not (out / "record.json").exists() and (code != interrupts.EXIT_CODE or len(said.splitlines()) < 20)
   assert codes.count(interrupts.EXIT_CODE) >= 3
 
 

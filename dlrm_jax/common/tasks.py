@@ -1,12 +1,13 @@
 """Runs independent tasks in this process or in several workers, with progress. Used by `prepare`; sweeps use `end_with`."""
 
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 _POLL_S = 0.1
@@ -54,30 +55,57 @@ def _do(index: int) -> None:
 
 
 def run(job: Job, todo: Sequence[int], workers: int, advance: Callable[[int], None]) -> None:
-  """Does the tasks `todo`, up to `workers` at a time. Raises what a task raises, and ChildProcessError if a worker is killed."""
+  """Does the tasks `todo`, up to `workers` at a time. Raises what a task raises, and ChildProcessError if a worker is killed.
+
+  Ctrl-C ends the workers at once. What they had not finished is done again by the next run.
+  """
   workers = min(workers, len(todo))
   if workers <= 1:
     for index in todo:
       job.do(index, advance)
     return
   context = multiprocessing.get_context("spawn")
-  counter, shown = context.Value("q", 0), 0
+  counter = context.Value("q", 0)
   pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start, (job, counter, os.getpid()))
+  started: dict[int, Any] = {}
   try:
-    # Workers inherit the mask. Ctrl-C reaches this process alone, now or once it is unblocked, and this process then ends them.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
+    with _interrupts_later():  # workers inherit it: Ctrl-C reaches this process alone, which then ends them
       waiting = {pool.submit(_do, index) for index in todo}
-    finally:
-      signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    while waiting:
-      done, waiting = concurrent.futures.wait(waiting, _POLL_S, concurrent.futures.FIRST_EXCEPTION)
-      now = counter.value
-      advance(now - shown)
-      shown = now
-      for task in done:
-        task.result()
-  except concurrent.futures.process.BrokenProcessPool:
-    raise ChildProcessError("a worker was killed, probably because memory ran out: use fewer --workers or a smaller --piece_mib") from None
+      started = dict(pool._processes)
+    try:
+      _wait(waiting, counter, advance)
+    except Exception as error:
+      pool.shutdown(cancel_futures=True)
+      if isinstance(error, concurrent.futures.process.BrokenProcessPool):
+        wrong = "a worker was killed, probably because memory ran out: use fewer --workers or a smaller --piece_mib"
+        raise ChildProcessError(wrong) from None
+      raise
+    pool.shutdown()
+  except KeyboardInterrupt:
+    with _interrupts_later():  # a worker that still starts would miss what this process frees when it ends, and complain
+      for worker in started.values():
+        worker.kill()
+      pool.shutdown(cancel_futures=True)
+    raise
+
+
+def _wait(waiting: set[concurrent.futures.Future[None]], counter: Any, advance: Callable[[int], None]) -> None:
+  """Waits for all tasks, and calls `advance` meanwhile. Raises what a task raises."""
+  shown = 0
+  while waiting:
+    done, waiting = concurrent.futures.wait(waiting, _POLL_S, concurrent.futures.FIRST_EXCEPTION)
+    now = counter.value
+    advance(now - shown)
+    shown = now
+    for task in done:
+      task.result()
+
+
+@contextlib.contextmanager
+def _interrupts_later() -> Iterator[None]:
+  """SIGINT arrives when the block has ended. Processes that are started in it never get it."""
+  mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+  try:
+    yield
   finally:
-    pool.shutdown(cancel_futures=True)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
