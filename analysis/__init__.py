@@ -1,5 +1,5 @@
 """From records to laws: load, fit, intervals, figures, and the offline report (`analysis.fit`, `analysis.report`)."""
 
-from dlrm_jax.common import interrupts
+from dlrm_jax.common import starting
 
-interrupts.while_starting(__name__)
+starting.while_starting(__name__)

@@ -1,5 +1,5 @@
 """Benchmarks of the training step and of its parts, and the step compiled for hardware that is absent."""
 
-from dlrm_jax.common import interrupts
+from dlrm_jax.common import starting
 
-interrupts.while_starting(__name__)
+starting.while_starting(__name__)

@@ -1,5 +1,5 @@
 """DLRM in Flax with sharded, sparsely trained embedding tables."""
 
-from dlrm_jax.common import interrupts
+from dlrm_jax.common import starting
 
-interrupts.while_starting(__name__)
+starting.while_starting(__name__)

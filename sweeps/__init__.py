@@ -1,5 +1,5 @@
 """Sweeps over every scaling axis: from flags to one record per run."""
 
-from dlrm_jax.common import interrupts
+from dlrm_jax.common import starting
 
-interrupts.while_starting(__name__)
+starting.while_starting(__name__)

@@ -19,7 +19,7 @@ from typing import Any, NoReturn, TypeVar
 
 from absl import flags as absl_flags
 
-from dlrm_jax.common import interrupts
+from dlrm_jax.common import interrupts, starting
 from dlrm_jax.common.stopping import EXIT_CODE, Stopped
 from dlrm_jax.common.text import visible
 
@@ -294,4 +294,4 @@ def run(main: Callable[[T], None], cls: type[T], presets: Mapping[str, T] | None
     message = "interrupted: unfinished work wrote no result; the same command continues from what was saved, if anything"
     print(message, file=sys.stderr, flush=True)
     sys.stdout.flush()
-    os._exit(interrupts.EXIT_CODE)  # at once: a step that still runs in XLA's threads would crash when the interpreter ends
+    os._exit(starting.EXIT_CODE)  # at once: a step that still runs in XLA's threads would crash when the interpreter ends

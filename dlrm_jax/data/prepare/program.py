@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dlrm_jax.common import flags, interrupts, record, tasks
+from dlrm_jax.common import flags, record, starting, tasks
 from dlrm_jax.common.progress import Bar, say
 from dlrm_jax.data import shard_format
 from dlrm_jax.data.dataset import encoding_of
@@ -162,7 +162,7 @@ def main(config: PrepareConfig) -> None:
     made = prepare(config)
   except KeyboardInterrupt as stop:
     say(str(stop) or "interrupted: nothing was read yet")
-    sys.exit(interrupts.EXIT_CODE)  # not at once: workers of several processes share objects that are freed at the end
+    sys.exit(starting.EXIT_CODE)  # not at once: workers of several processes share objects that are freed at the end
   if made is None:
     print(f"share {config.shard} is done; the run with --shard=0/{config.share[1]} writes {config.output}")
   else:
