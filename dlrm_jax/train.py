@@ -13,7 +13,8 @@ import jax
 from dlrm_jax.common import flags, stopping
 from dlrm_jax.common.progress import say
 from dlrm_jax.config import RunConfig
-from dlrm_jax.data.source import open_source
+from dlrm_jax.data.dense_warnings import say_warnings
+from dlrm_jax.data.source import PreparedSource, open_source
 from dlrm_jax.machine import hardware, mesh
 from dlrm_jax.presets import PRESETS
 from dlrm_jax.training import loop
@@ -31,6 +32,8 @@ def main(config: RunConfig) -> None:
   config = mesh.connect(config)
   hardware.share_compiled()
   source = open_source(config)
+  if isinstance(source, PreparedSource) and not jax.process_index():
+    say_warnings(source.dataset.warnings)
   with stopping.installed():
     config = at_found_rates(config, source)
     out = loop.train(config, config.workdir, source)

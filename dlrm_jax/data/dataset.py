@@ -8,6 +8,7 @@ from typing import Any
 
 from dlrm_jax.common import record
 from dlrm_jax.common.flags import UserError
+from dlrm_jax.data.dense_warnings import dense_warnings
 from dlrm_jax.data.shard_format import FORMAT, digest
 from dlrm_jax.shape import DataShape
 
@@ -43,6 +44,7 @@ class Dataset:
     rows_per_group: rows of every block of a split but its last.
     vocabulary: "frequency" (ids are ranks) or "hash".
     encoding: from `encoding_of`.
+    warnings: lines about its dense columns (`dense_warnings`).
     unverified: the shards whose digests `verify` must still check, when they are first read.
   """
 
@@ -57,6 +59,7 @@ class Dataset:
   rows_per_group: int
   vocabulary: str
   encoding: str | None = None
+  warnings: tuple[str, ...] = ()
   unverified: set[Shard] = dataclasses.field(default_factory=set, compare=False)
 
   def rows(self, split: str) -> int:
@@ -176,6 +179,7 @@ def _from_contents(path: Path, contents: dict[str, Any]) -> Dataset:
     base_rates={split: float(entry["base_rate"]) for split, entry in splits.items()},
     shards_of=shards,
     vocabulary=str(contents["vocabulary"]["mode"]),
+    warnings=tuple(dense_warnings(contents)),
     rows_per_group=int(contents["rows_per_group"]),
     encoding=encoding_of(contents),
   )

@@ -23,7 +23,9 @@ def prepared_log(directory: Path) -> Path:
   label = rng.uniform(size=LOG_ROWS) < np.where(item % 3 == 0, 0.7, 0.2)
   lines = [f"{int(y)},i{i},u{u},{row}" for row, (y, i, u) in enumerate(zip(label, item, user, strict=True))]
   (directory / "log.csv").write_text("clicked,item,user,row\n" + "\n".join(lines) + "\n")
-  (directory / "log.toml").write_text('name = "shop"\nlabel = "clicked"\ncategorical = ["item", "user"]\n[dense]\nrow = {}\n')
+  (directory / "log.toml").write_text(
+    'name = "shop"\nlabel = "clicked"\ncategorical = ["item", "user"]\n[dense]\nrow = { transform = "log1p" }\n'
+  )
   words = [f"--input={directory}/log.csv", f"--schema={directory}/log.toml", f"--output={directory}/set", f"--eval_rows={EVAL_ROWS}"]
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(shard_format, "ROWS_PER_GROUP", 100)

@@ -11,6 +11,7 @@ from dlrm_jax.data.dataset import Dataset
 from dlrm_jax.data.describe.columns import read_column
 from dlrm_jax.data.describe.frequency import merged
 from dlrm_jax.data.describe.histogram import LOG1P, PLAIN, Histogram, Scale, histogram
+from dlrm_jax.data.transform import inputs_of
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _OUTER = (0.001, 0.999)  # a histogram with far extremes is drawn between these quantiles
@@ -42,8 +43,8 @@ class DenseColumn:
 
 
 def scales_of(contents: dict[str, Any]) -> dict[str, Scale]:
-  """How the values of each dense column follow from the numbers of the log."""
-  return {column["name"]: LOG1P if column["transform"] == "log1p" else PLAIN for column in contents["schema"]["dense"]}
+  """How the values of each dense input follow from the numbers of the log."""
+  return {one.name: LOG1P if one.transform == "log1p" else PLAIN for one in inputs_of(contents)}
 
 
 def _ordered(bits_n: Int32[np.ndarray, " n"]) -> Int32[np.ndarray, " n"]:

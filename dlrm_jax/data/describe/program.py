@@ -9,6 +9,7 @@ from typing import Any
 from dlrm_jax.common import flags, record, terminal
 from dlrm_jax.common.flags import UserError, option
 from dlrm_jax.data.dataset import SPLITS, Dataset, open_dataset
+from dlrm_jax.data.dense_warnings import say_warnings
 from dlrm_jax.data.describe import inventory
 from dlrm_jax.data.describe import tables as describe_tables
 from dlrm_jax.data.describe.dense_columns import QUANTILES
@@ -91,6 +92,7 @@ def as_json(dataset: Dataset, contents: dict[str, Any], found: Inventory) -> dic
     "splits": splits,
     "categorical": features,
     "dense": dense,
+    "warnings": dataset.warnings,
     "base_rate": [dataclasses.asdict(entry) for entry in found.base_rate],
     "rejects": contents["rejects"],
     "sources": contents["sources"],
@@ -114,7 +116,7 @@ def page_body(dataset: Dataset, contents: dict[str, Any], found: Inventory, figu
     "description.html",
     made=shlex.join(map(str, contents.get("command", []))),
     command=shlex.join(record.command()),
-    facts=[f"{name}: {value}" for name, value in describe_tables.facts(contents)],
+    facts=[f"{name}: {value}" for name, value in describe_tables.facts(contents)] + [f"warning: {line}" for line in dataset.warnings],
     looked_at=looked_at(dataset, found),
     versions=", ".join(f"{name} {version}" for name, version in contents.get("software", {}).items() if version),
     sections=[*sections, describe_tables.rejects(contents)],
@@ -165,4 +167,5 @@ def main(config: DescribeConfig) -> None:
   record.write_json(output / "describe.json", record.header() | as_json(dataset, contents, found))
   record.write_text(output / "index.html", text)
   print_tables(dataset, contents, found)
+  say_warnings(dataset.warnings)
   print(f"page: {output / 'index.html'}")

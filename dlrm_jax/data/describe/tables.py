@@ -7,6 +7,7 @@ from dlrm_jax.data.dataset import one_class_splits
 from dlrm_jax.data.describe.dense_columns import QUANTILES
 from dlrm_jax.data.describe.frequency import FIRST_RANK, LEAST_IDS, SEEN_ENOUGH
 from dlrm_jax.data.describe.inventory import Inventory
+from dlrm_jax.data.transform import inputs_of
 
 MOST_SOURCES = 30  # files that the terminal lists; the page lists all
 
@@ -38,10 +39,10 @@ def splits(contents: dict[str, Any]) -> Table:
 
 
 def dense_facts(contents: dict[str, Any]) -> list[dict[str, Any]]:
-  """The name, transform and missing_share of each dense column, from dataset.json."""
-  transforms = {column["name"]: column["transform"] for column in contents["schema"]["dense"]}
+  """The name, transform and missing_share of each dense input, from dataset.json."""
   return [
-    {"name": c["name"], "transform": transforms[c["name"]], "missing_share": c["missing_share"]} for c in contents["columns"]["dense"]
+    {"name": one.name, "transform": "standard of log1p" if one.log else one.transform, "missing_share": entry["missing_share"]}
+    for one, entry in zip(inputs_of(contents), contents["columns"]["dense"], strict=True)
   ]
 
 

@@ -14,6 +14,7 @@ from dlrm_jax.common.progress import say
 from dlrm_jax.data import shard_format
 from dlrm_jax.data.dataset import one_class_splits
 from dlrm_jax.data.prepare import parts, read, rejects, times
+from dlrm_jax.data.prepare.counting import Counted
 from dlrm_jax.data.prepare.parts import PieceResult
 from dlrm_jax.data.prepare.schema import Schema
 from dlrm_jax.data.prepare.schema_json import schema_as_json
@@ -112,6 +113,31 @@ def _categorical(schema: Schema, log: ReadLog, cardinalities: Sequence[int]) -> 
   return entries
 
 
+def _dense(schema: Schema, counted: Counted, missing_share: dict[str, float]) -> list[dict[str, Any]]:
+  """The entries of the dense inputs: how each follows from its column, and the statistics of the column in the training rows."""
+  statistics = dict(zip(schema.dense_names, counted.statistics, strict=True))
+  return [
+    one.as_json()
+    | (
+      {"missing_share": 0.0}
+      if one.transform == "missing"
+      else {"missing_share": missing_share[one.column], "statistics": statistics[one.column]}
+    )
+    for one in counted.inputs
+  ]
+
+
+def _bins(schema: Schema, counted: Counted, missing_share: dict[str, float]) -> list[dict[str, Any]]:
+  """The entries of the features of bins."""
+  statistics = dict(zip(schema.dense_names, counted.statistics, strict=True))
+  return [
+    {"name": bins.name, "cardinality": bins.cardinality, "missing_share": missing_share[bins.column]}
+    | ({"bag_length": 1} if schema.bags else {})
+    | {"bins": {"column": bins.column, "edges": list(bins.edges)}, "statistics": statistics[bins.column]}
+    for bins in counted.bins
+  ]
+
+
 def _digest(columns: dict[str, Any], splits: dict[str, Any]) -> str:
   """Identifies the data by names, cardinalities, bag lengths above 1, values and blocks. Paths and files do not matter."""
   identity = [
@@ -130,6 +156,7 @@ def describe(
   log: ReadLog,
   written: dict[str, list[dict[str, Any]]],
   cardinalities: Sequence[int],
+  counted: Counted,
   rejected: dict[str, Any],
   timeline: Timeline | None,
 ) -> dict[str, Any]:
@@ -140,7 +167,8 @@ def describe(
     vocabulary: how values became ids.
     schema, log: what was read.
     written: the SHARD.json of every shard, by split.
-    cardinalities: number of ids of each feature.
+    cardinalities: number of ids of each feature with a vocabulary.
+    counted: what was counted over the training rows.
     rejected: the entry of the rejects.
     timeline: the times of the log, if it has a time column.
 
@@ -156,9 +184,10 @@ def describe(
       "if the log is sorted by its label, hold out other rows or shuffle it"
     )
   missing = [sum(column) / rows for column in zip(*(result.missing_dense for result in log.results))]
+  missing_share = dict(zip(schema.dense_names, missing, strict=True))
   columns = {
-    "dense": [{"name": column, "missing_share": share} for column, share in zip(schema.dense_names, missing, strict=True)],
-    "categorical": _categorical(schema, log, cardinalities),
+    "dense": _dense(schema, counted, missing_share),
+    "categorical": _categorical(schema, log, cardinalities) + _bins(schema, counted, missing_share),
   }
   digests: list[list[str]] = [[] for _ in log.sources]
   for piece, result in zip(log.pieces, log.results):

@@ -1,7 +1,6 @@
 """`Like`: the data set that `prepare --like` names, whose schema, statistics and vocabularies a new log gets."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from dlrm_jax.data.dataset import encoding_of, read_contents
 from dlrm_jax.data.prepare import vocabulary
 from dlrm_jax.data.prepare.schema import Schema
 from dlrm_jax.data.prepare.schema_json import schema_from_json
-from dlrm_jax.data.prepare.shards import vocabulary_path
 
 _COPIED_BYTES = 1 << 24  # at a time
 
@@ -41,6 +39,14 @@ class Like:
       raise UserError(f"{self.directory}: was prepared by a version that kept no vocabulary: prepare the log again, and train on that")
     return [(self.directory / file["file"], file["content"]) for file in self.contents["vocabulary"].get("files", [])]
 
+  def copy_vocabulary(self, feature: int, path: Path) -> None:
+    """Copies the vocabulary of a feature, whole. Raises UserError if it is not the one that dataset.json states."""
+    source, content = self.vocabularies()[feature]
+    vocabulary.load(source, content)
+    with record.written_whole(path) as out, source.open("rb") as file:
+      while block := file.read(_COPIED_BYTES):
+        out.write(block)
+
   @property
   def schema(self) -> Schema:
     """Its schema, without the name."""
@@ -60,20 +66,3 @@ class Like:
   def entry(self) -> dict[str, str]:
     """What dataset.json says of it."""
     return {"name": self.contents["name"], "digest": self.contents["digest"]}
-
-
-@dataclasses.dataclass(frozen=True)
-class Copying:
-  """The work between the passes with --like, as a job of `tasks.run`. A task is to copy the vocabulary of a feature."""
-
-  like: Like
-  out: Path
-
-  def do(self, index: int, advance: Callable[[int], None]) -> None:
-    """Copies a vocabulary, whole. Raises UserError if it is not the one that dataset.json states."""
-    path, content = self.like.vocabularies()[index]
-    vocabulary.load(path, content)
-    with record.written_whole(vocabulary_path(self.out, index)) as out, path.open("rb") as file:
-      while block := file.read(_COPIED_BYTES):
-        out.write(block)
-    advance(1)

@@ -9,14 +9,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Bool, Float32, Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 
+from dlrm_jax.data import transform
 from dlrm_jax.data.prepare import times
 from dlrm_jax.data.prepare.cells import as_text, hexadecimal, list_columns, numbers, plain
 from dlrm_jax.data.prepare.label import MISSING, clicks
 from dlrm_jax.data.prepare.read import Chunk, shown
 from dlrm_jax.data.prepare.rejects import Reject
 from dlrm_jax.data.prepare.schema import Schema
+from dlrm_jax.data.transform import Numbers
 
 # Reason of a reject -> the cells that are accepted. Decimal numbers must not have blanks or a leading plus.
 REASONS = {
@@ -28,7 +30,7 @@ REASONS = {
   "time is not from 1678 to 2261": "a moment that fits int64 nanoseconds",
   "not an integer": "-?[0-9]{1,18}, or empty",
   "not a number": "-?[0-9]*.?[0-9]* with at least one digit and an optional exponent, or empty",
-  "not finite": "a number that fits float32 after its transform",
+  "not finite": "a number that fits float32 (float64 if its transform is log1p)",
   "not 8 hexadecimal digits": "[0-9a-fA-F]{8}, or empty",
 }
 
@@ -43,7 +45,7 @@ class Rows:
   Attributes:
     line_n: the line number of each row.
     label_n: 0 or 1, or `NO_LABEL`, if rows without a label are kept.
-    dense: one transformed column per dense column of the schema.
+    dense: one column of raw numbers per dense column of the schema, with missing cells marked (`transform.pack`).
     missing: number of missing cells of each dense column.
     cells: one column per id of a row (`Schema.lookups`): text, integers, booleans, or uint32 for hexadecimal digits; null if missing.
     truncated: for each bag of a list column, the number of rows with a longer list.
@@ -53,7 +55,7 @@ class Rows:
 
   line_n: Int64[np.ndarray, " n"]
   label_n: UInt8[np.ndarray, " n"]
-  dense: tuple[Float32[np.ndarray, " n"], ...]
+  dense: tuple[Numbers, ...]
   missing: tuple[int, ...]
   cells: tuple[pa.Array, ...]
   truncated: dict[str, int]
@@ -86,7 +88,7 @@ def joined(chunks: Sequence[Rows]) -> Rows:
   return Rows(
     line_n[order],
     np.concatenate([rows.label_n for rows in chunks])[order],
-    tuple(np.concatenate(columns)[order] for columns in zip(*(rows.dense for rows in chunks))),
+    tuple(transform.joined(columns)[order] for columns in zip(*(rows.dense for rows in chunks))),
     tuple(map(sum, zip(*(rows.missing for rows in chunks)))),
     tuple(column.take(pa.array(order)) for column in cells),
     {name: sum(rows.truncated[name] for rows in chunks) for name in chunks[0].truncated},
@@ -160,9 +162,9 @@ def parse(chunk: Chunk, schema: Schema) -> tuple[Rows, list[Reject]]:
   for column in schema.dense:
     number_n, missing_n, malformed_n = numbers(chunk.columns[column.name], column.integer)
     mark(malformed_n, "not an integer" if column.integer else "not a number", column.name)
-    dense.append(column.apply(number_n, missing_n))
+    mark(~column.accepts(number_n), "not finite", column.name)
+    dense.append(transform.pack(number_n, missing_n))
     missing.append(missing_n)
-    mark(~(np.isfinite(number_n) & np.isfinite(dense[-1])), "not finite", column.name)
   features = features_of(chunk.columns, schema)
   for bad_n, reason, name in features.faults:
     mark(bad_n, reason, name)

@@ -1,6 +1,6 @@
 """The files of a part, which holds rows of the log between the passes. Written by `parts` and `arrange`, read by them and `shards`.
 
-    PART.arrow          label, dense values, and for each id of a row the index of its value among the distinct values of its feature here
+    PART.arrow          label, raw numbers, and for each id of a row the index of its value among the distinct values of its feature here
     PART.values.arrow   the hashes of the distinct values of each feature, ascending, and their counts
     PART.time.arrow     the time of each row, if the log has a time column
 
@@ -54,7 +54,7 @@ def write_part(
 
   Args:
     path: its path without endings.
-    columns: the label, then the dense values, then the indices of ids.
+    columns: the label, then the raw dense numbers, then the indices of ids.
     values: the hashes and counts of the distinct values of each feature.
     time_n: the times of the rows, if the log has a time column.
   """

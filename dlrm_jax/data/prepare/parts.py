@@ -21,6 +21,7 @@ from dlrm_jax.data.prepare.read import Piece
 from dlrm_jax.data.prepare.rejects import Tally, text_of
 from dlrm_jax.data.prepare.rows import Read, read_piece
 from dlrm_jax.data.prepare.schema import Bag, CategoricalColumn, Schema
+from dlrm_jax.data.transform import joined
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +119,7 @@ class _PartWriter:
       return
     path, schema = part_path(self._directory, self._piece, len(self.rows)), self._schema
     label_n = np.concatenate([rows.label_n for rows in chunks])
-    dense = [np.concatenate(columns) for columns in zip(*(rows.dense for rows in chunks))]
+    dense = [joined(columns) for columns in zip(*(rows.dense for rows in chunks))]
     columns = {"label": label_n} | {f"dense.{i}": value_n for i, value_n in enumerate(dense)}
     values, first = [], 0
     for feature in schema.features:

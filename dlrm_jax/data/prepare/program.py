@@ -11,17 +11,19 @@ from dlrm_jax.common import flags, record, starting, tasks
 from dlrm_jax.common.progress import Bar, say
 from dlrm_jax.data import shard_format
 from dlrm_jax.data.dataset import encoding_of
+from dlrm_jax.data.dense_warnings import dense_warnings, say_warnings
 from dlrm_jax.data.prepare import arrange, contents, parts, read, shards, splits, vocabulary
 from dlrm_jax.data.prepare.arrange import Arranging, Sorting
 from dlrm_jax.data.prepare.contents import ReadLog
-from dlrm_jax.data.prepare.like import Copying, Like
+from dlrm_jax.data.prepare.counting import Counting
+from dlrm_jax.data.prepare.like import Like
 from dlrm_jax.data.prepare.options import PrepareConfig
 from dlrm_jax.data.prepare.part_files import Part
 from dlrm_jax.data.prepare.parts import PieceResult, Reading
 from dlrm_jax.data.prepare.schema import CRITEO, Schema
 from dlrm_jax.data.prepare.schema_file import load_schema
 from dlrm_jax.data.prepare.schema_json import schema_as_json
-from dlrm_jax.data.prepare.shards import Ranking, Writing
+from dlrm_jax.data.prepare.shards import Writing
 from dlrm_jax.data.prepare.staging import Staging, opened
 from dlrm_jax.data.prepare.timeline import Timeline, check_units, say_order, timeline
 
@@ -134,22 +136,22 @@ def prepare(config: PrepareConfig) -> dict[str, Any] | None:
     rows_of = splits.by_time(config, times, limits) if times is not None and limits else splits.by_place(config, log.rows_of_file())
     mode = config.vocabulary if like is None else like.mode
     ranked = mode == "frequency"
-    ids = [shards.vocabulary_path(place.out, f) for f in range(len(schema.features) * ranked)]
-    counted = [path.exists for path in ids]
-    ranking = Ranking(place.out, schema, rows, rows_of["train"], config.min_count) if like is None else Copying(like, place.out)
-    _run("counting", ranking, counted, [1] * len(ids), config)
-    _wait("counting", counted)
+    counting = Counting(place.out, place.done, schema, rows, rows_of["train"], config.min_count, ranked, like)
+    _run("counting", counting, counting.is_done, [1] * len(counting.is_done), config)
+    _wait("counting", counting.is_done)
+    counted = counting.results()
     wanted = shards.plan_shards(rows_of)
     written = [place.done / f"{shard.name}.json" for shard in wanted]
-    _run("writing", Writing(place, schema, rows, tuple(wanted), ranked), [p.exists for p in written], [s.rows for s in wanted], config)
+    _run("writing", Writing(place, schema, rows, tuple(wanted), counted), [p.exists for p in written], [s.rows for s in wanted], config)
     if config.share[0]:
       return None  # without waiting: the first share removes the directory that would show the end
     _wait("writing", [path.exists for path in written])
+    ids = counted.vocabularies
     known = [vocabulary.load(path) for path in ids]
     tables = [one.cardinality for one in known] if ranked else [vocabulary.HASH_CARDINALITY] * len(schema.features)
     facts = {split: [record.read_json(p) for p, s in zip(written, wanted) if s.split == split] for split in rows_of}
     name, entry = place.output.name, contents.vocabulary_entry(mode, config.min_count if like is None else like.min_count, ids, known)
-    made = contents.describe(name, entry, schema, log, facts, tables, rejected, times)
+    made = contents.describe(name, entry, schema, log, facts, tables, counted, rejected, times)
     made |= {} if like is None else {"like": like.entry}
     contents.write_rejects(place.out / "rejects.tsv", place.rows, log)
     record.write_json(place.out / "dataset.json", made)
@@ -167,3 +169,4 @@ def main(config: PrepareConfig) -> None:
     print(f"share {config.shard} is done; the run with --shard=0/{config.share[1]} writes {config.output}")
   else:
     contents.print_summary(made, config.output)
+    say_warnings(dense_warnings(made))

@@ -14,6 +14,7 @@ from dlrm_jax.data.prepare.parse import Rows, joined, parse
 from dlrm_jax.data.prepare.read import HashingFile, Piece, read_parquet
 from dlrm_jax.data.prepare.rejects import Reject
 from dlrm_jax.data.prepare.schema import Schema
+from dlrm_jax.data.transform import pack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +75,7 @@ def _line_reader() -> Reader | None:
 
 def _checked(block: bytes, lines: Lines, first_line: int, schema: Schema) -> Read:
   """The lines that the fast reader accepted, together with the others, which the careful reader reads."""
-  dense = tuple(column.apply(number_n, missing_n) for column, number_n, missing_n in zip(schema.dense, lines.number_mn, lines.missing_mn))
+  dense = tuple(pack(number_n, missing_n) for number_n, missing_n in zip(lines.number_mn, lines.missing_mn))
   missing = tuple(np.count_nonzero(lines.missing_mn, axis=1).tolist())
   key_fn, valid_fb = lines.key_fn.copy(), lines.valid_fb.copy()  # the next call of the reader overwrites its buffers
   cells = tuple(

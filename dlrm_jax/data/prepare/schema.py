@@ -1,68 +1,17 @@
 """The columns of a click log: the label, the dense and the categorical columns, the bags."""
 
 import dataclasses
-import functools
-import math
 from collections.abc import Iterable
 from typing import ClassVar
 
-import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64
-
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.data import criteo
+from dlrm_jax.data.prepare.dense import DenseColumn, refuse_shared_names
 from dlrm_jax.data.prepare.label import Label
 from dlrm_jax.data.prepare.times import TimeColumn
 from dlrm_jax.data.shard_format import lookup_names
 
-TRANSFORMS = ("log1p", "none")
 MAX_BAG_LENGTH = 1000  # preparing a block of 65,536 rows of such a bag takes 0.5 GB
-
-
-@dataclasses.dataclass(frozen=True)
-class DenseColumn:
-  """A column of numbers, which are inputs of the bottom MLP.
-
-  Attributes:
-    name: the column's name in the log.
-    transform: "log1p" is log(1 + max(x, 0)), so negative numbers become 0; "none" keeps x.
-    missing: the value of an empty cell, after the transform.
-    integer: whether text other than a decimal integer is rejected.
-  """
-
-  name: str
-  transform: str = "log1p"
-  missing: float = 0.0
-  integer: bool = False
-
-  def __post_init__(self) -> None:
-    if self.transform not in TRANSFORMS:
-      raise UserError(f"dense column '{self.name}': transform '{self.transform}' must be among {', '.join(TRANSFORMS)}")
-    if not math.isfinite(self.missing):
-      raise UserError(f"dense column '{self.name}': missing = {self.missing} must be a finite number")
-
-  def apply(
-    self, number_n: Int64[np.ndarray, " n"] | Float64[np.ndarray, " n"], missing_n: Bool[np.ndarray, " n"]
-  ) -> Float32[np.ndarray, " n"]:
-    """The column as the model sees it. Numbers too large for float32 become infinite. `number_n` is 0 where it is missing."""
-    if self.transform == "log1p" and number_n.dtype == np.int64:
-      table = _small_logarithms()
-      value_n = table.take(np.maximum(np.minimum(number_n, len(table) - 1), 0))
-      if number_n.max(initial=0) >= len(table):
-        large_n = np.flatnonzero(number_n >= len(table))
-        value_n[large_n] = np.log1p(number_n[large_n].astype(np.float64))
-    else:
-      with np.errstate(over="ignore"):
-        value_n = (np.log1p(np.maximum(number_n, 0.0)) if self.transform == "log1p" else number_n).astype(np.float32)
-    if self.missing != 0.0:
-      value_n[missing_n] = self.missing
-    return value_n
-
-
-@functools.cache
-def _small_logarithms() -> Float32[np.ndarray, " n"]:
-  """log(1 + x) of x = 0, 1, ..., because most integers of a log are small."""
-  return np.log1p(np.arange(4096, dtype=np.float64)).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,12 +102,15 @@ class Schema:
   crosses: tuple[Cross, ...] = ()
 
   def __post_init__(self) -> None:
-    if not self.features:
-      raise UserError("a schema needs at least one categorical column or bag")
+    if not self.features and not self.binned:
+      raise UserError("a schema needs at least one categorical column or bag, or a dense column with bins")
     _refuse_repeats(self.dense_names, "a schema's dense columns")
+    refuse_shared_names(self.dense)
     _refuse_repeats(self.categorical_names, "a schema's categorical columns")
     _refuse_repeats((feature.name for feature in self.features), "a schema's hour, weekday, crosses, categorical columns and bags")
-    _refuse_repeats(self.lookup_names, "the names of a schema's ids")
+    bins = [column.bins_name for column in self.binned]
+    _refuse_repeats([*(feature.name for feature in self.features), *bins], "a schema's features, those of bins included,")
+    _refuse_repeats([*self.lookup_names, *bins], "the names of a schema's ids")
     for cross in self.crosses:
       for name in cross.columns:
         if name not in (*self.categorical_names, *self.time_features):
@@ -197,8 +149,13 @@ class Schema:
     return () if self.time is None else self.time.features
 
   @property
+  def binned(self) -> tuple[DenseColumn, ...]:
+    """The dense columns whose bins are categorical features too. These follow `features` in a batch."""
+    return tuple(column for column in self.dense if column.num_bins)
+
+  @property
   def features(self) -> tuple[CategoricalColumn | Bag, ...]:
-    """The F categorical features, in the order of a batch. Those that are computed are hashed as if they were columns."""
+    """The categorical features with a vocabulary, in the order of a batch. Those that are computed are hashed as if they were columns."""
     computed = (CategoricalColumn(name) for name in (*self.time_features, *(cross.name for cross in self.crosses)))
     return (*self.categorical, *computed, *self.bags)
 

@@ -5,8 +5,8 @@ categorical = ["user_id", "item_id", "age"]
 name = "my-log"                            # optional; the name of the output directory otherwise
 
 [dense]                                    # optional; a column may be dense and categorical at once
-age = { transform = "none", missing = 40 }
-views = {}                                 # transform = "log1p", missing = 0
+age = { missing = 40, bins = 16 }          # all options: dense.py
+views = {}
 
 [bags]                                     # optional; features of several values, which follow those of `categorical`
 genres = ["genre_1", "genre_2", "genre_3"] # columns that share one vocabulary
@@ -34,8 +34,9 @@ from pathlib import Path
 from typing import Any
 
 from dlrm_jax.common.flags import UserError
+from dlrm_jax.data.prepare.dense import DenseColumn
 from dlrm_jax.data.prepare.label import Label
-from dlrm_jax.data.prepare.schema import Bag, CategoricalColumn, Cross, DenseColumn, Schema
+from dlrm_jax.data.prepare.schema import Bag, CategoricalColumn, Cross, Schema
 from dlrm_jax.data.prepare.times import TimeColumn
 
 
@@ -57,6 +58,7 @@ def _is_number(value: Any) -> bool:
 
 TEXT = Kind("text", lambda value: isinstance(value, str))
 NUMBER = Kind("a finite number", _is_number)
+COUNT = Kind("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool))
 YES = Kind("true or false", lambda value: isinstance(value, bool))
 NAMES = Kind('a list of column names, such as ["user_id", "item_id"]', _is_names)
 COLUMNS = Kind(
@@ -75,7 +77,7 @@ PAIRS = Kind(
 )
 
 KEYS = {"label": TEXT, "categorical": NAMES, "dense": COLUMNS, "bags": FEATURES, "name": TEXT, "time": TABLE, "crosses": PAIRS}
-DENSE = {"transform": TEXT, "missing": NUMBER}
+DENSE = {"transform": TEXT, "missing": NUMBER, "indicator": YES, "bins": COUNT}
 TIME = {"column": TEXT, "unit": TEXT, "format": TEXT, "zone": TEXT, "order": YES, "features": NAMES}
 
 

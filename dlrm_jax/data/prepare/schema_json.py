@@ -5,12 +5,14 @@ import json
 from typing import Any
 
 from dlrm_jax.common.flags import UserError
+from dlrm_jax.data.prepare.dense import DenseColumn
 from dlrm_jax.data.prepare.label import Label
-from dlrm_jax.data.prepare.schema import Bag, CategoricalColumn, Cross, DenseColumn, Schema
+from dlrm_jax.data.prepare.schema import Bag, CategoricalColumn, Cross, Schema
 from dlrm_jax.data.prepare.times import TimeColumn
 
 # The fields that the first data sets have. Later ones are left out at their default.
 _ALWAYS = ("label", "dense", "categorical", "name", "header")
+_LATER = ("indicator", "bins")  # of a dense column
 # The fields that hold several of a dataclass.
 _COLUMNS: dict[str, type] = {"dense": DenseColumn, "categorical": CategoricalColumn, "bags": Bag, "crosses": Cross}
 
@@ -19,6 +21,7 @@ def schema_as_json(schema: Schema) -> dict[str, Any]:
   """A schema as JSON, from which `schema_from_json` makes an equal one. The label is text, as in a schema file."""
   assert schema.label is not None
   out = json.loads(json.dumps(dataclasses.asdict(schema) | {"label": schema.label.text}))
+  out["dense"] = [{key: value for key, value in column.items() if value is not None or key not in _LATER} for column in out["dense"]]
   defaults = {field.name: field.default for field in dataclasses.fields(schema)}
   return {name: value for name, value in out.items() if name in _ALWAYS or getattr(schema, name) != defaults[name]}
 

@@ -24,6 +24,7 @@ from dlrm_jax.data.prepare.rows import Read, read_piece
 from dlrm_jax.data.prepare.schema import Bag, CategoricalColumn, Schema
 from dlrm_jax.data.prepare.schema_json import schema_from_json
 from dlrm_jax.data.shard_format import PADDING, lookup_names
+from dlrm_jax.data.transform import Bins, Input, bins_of, inputs_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,13 +59,17 @@ class Encoder:
   Attributes:
     schema: its columns.
     vocabularies: of its features, in order; None if ids are hashes.
-    features: the features whose ids are looked up.
+    features: the features whose ids are looked up in a vocabulary.
+    inputs: the dense inputs.
+    bins: the features of bins, which follow.
     weighted: whether batches have bag weights.
   """
 
   schema: Schema
   vocabularies: tuple[vocabulary.Vocabulary, ...] | None
   features: tuple[CategoricalColumn | Bag, ...]
+  inputs: tuple[Input, ...]
+  bins: tuple[Bins, ...]
   weighted: bool
 
   @classmethod
@@ -83,7 +88,8 @@ class Encoder:
         raise UserError(f"{directory}: was prepared by a version that kept no vocabulary: prepare the log again, and train on that")
       known = tuple(vocabulary.load(directory / file["file"], file["content"]) for _, file in zip(features, entry["files"]))
     weighted = any("bag_length" in column for column in contents["columns"]["categorical"])
-    return cls(schema, known, features, weighted)
+    bins = bins_of(contents)[: max(num_tables - len(features), 0) if num_tables else None]
+    return cls(schema, known, features, inputs_of(contents), bins, weighted)
 
   @functools.cached_property
   def _ids(self) -> Ids:
@@ -92,14 +98,21 @@ class Encoder:
   @property
   def lookup_names(self) -> tuple[str, ...]:
     """The names of the L ids of a row."""
-    return lookup_names([feature.name for feature in self.features], [feature.length for feature in self.features])
+    names = lookup_names([feature.name for feature in self.features], [feature.length for feature in self.features])
+    return (*names, *(bins.name for bins in self.bins))
 
   def examples(self, file: int, rows: Rows) -> Examples:
     """The inputs of accepted rows of a file."""
-    dense_nm = np.empty((len(rows.line_n), len(rows.dense)), np.float32)
-    for i, column in enumerate(rows.dense):
-      dense_nm[:, i] = column
-    ids_nl = self._ids.of_cells(rows.cells[: sum(feature.length for feature in self.features)])
+    numbers, num_rows = dict(zip(self.schema.dense_names, rows.dense, strict=True)), len(rows.line_n)
+    dense_nm = np.empty((num_rows, len(self.inputs)), np.float32)
+    for i, one in enumerate(self.inputs):
+      dense_nm[:, i] = one.apply(numbers[one.column])
+    num_looked_up = sum(feature.length for feature in self.features)
+    ids_nl = np.empty((num_rows, num_looked_up + len(self.bins)), np.int32)
+    if num_looked_up:
+      ids_nl[:, :num_looked_up] = self._ids.of_cells(rows.cells[:num_looked_up])
+    for i, bins in enumerate(self.bins):
+      ids_nl[:, num_looked_up + i] = bins.ids(numbers[bins.column])
     weights = (ids_nl != PADDING).astype(np.float32) if self.weighted else None
     return Examples(file, rows.line_n, rows.label_n, rows.label_n != NO_LABEL, dense_nm, np.maximum(ids_nl, 0), weights)
 

@@ -6,7 +6,6 @@ A shard depends on its position in the split alone, not on how the log was cut i
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +16,9 @@ from jaxtyping import Int32
 from dlrm_jax.common import record
 from dlrm_jax.data import shard_format
 from dlrm_jax.data.prepare import vocabulary
+from dlrm_jax.data.prepare.counting import Counted
 from dlrm_jax.data.prepare.encode import Ids
 from dlrm_jax.data.prepare.part_files import Part, columns_of, times_of, values_of
-from dlrm_jax.data.prepare.parts import counts
 from dlrm_jax.data.prepare.read import arrow
 from dlrm_jax.data.prepare.schema import Schema
 from dlrm_jax.data.prepare.staging import Staging
@@ -51,42 +50,21 @@ def plan_shards(splits: dict[str, int]) -> list[ShardPlan]:
   return out
 
 
-def vocabulary_path(directory: Path, feature: int) -> Path:
-  """The path of a feature's vocabulary in a data set."""
-  return directory / f"vocabulary-{feature:05d}.arrow"
-
-
-@dataclasses.dataclass(frozen=True)
-class Ranking:
-  """The vocabularies as a job of `tasks.run`. A task is to rank the values of a feature."""
-
-  directory: Path
-  schema: Schema
-  parts: tuple[Part, ...]
-  train_rows: int
-  min_count: int
-
-  def do(self, index: int, advance: Callable[[int], None]) -> None:
-    """Writes the vocabulary of a feature."""
-    vocabulary.rank(counts(self.schema, self.parts, self.train_rows, index), self.min_count, vocabulary_path(self.directory, index))
-    advance(1)
-
-
 @dataclasses.dataclass(frozen=True)
 class Writing:
-  """The second pass as a job of `tasks.run`. A task is to write a shard. Ids come from vocabularies, or from hashes unless `ranked`."""
+  """The second pass as a job of `tasks.run`. A task is to write a shard. Ids and dense inputs are made as `counted` says."""
 
   place: Staging
   schema: Schema
   parts: tuple[Part, ...]
   wanted: tuple[ShardPlan, ...]
-  ranked: bool
+  counted: Counted
 
   def do(self, index: int, advance: Callable[[int], None]) -> None:
     """Writes a shard and last `SHARD.json`: file, rows, bytes, clicks, the digests of file and content, the first and the last time."""
-    shard, schema = self.wanted[index], self.schema
-    names = shard_columns(schema.dense_names, schema.lookup_names)
-    kinds = [pa.uint8()] + [pa.float32()] * len(schema.dense) + [pa.int32()] * len(schema.lookups)
+    shard, inputs = self.wanted[index], self.counted.inputs
+    names = shard_columns([one.name for one in inputs], [*self.schema.lookup_names, *(bins.name for bins in self.counted.bins)])
+    kinds = [pa.uint8()] + [pa.float32()] * len(inputs) + [pa.int32()] * (len(names) - 1 - len(inputs))
     content, clicks = xxhash.xxh3_128(), 0
     encodings = dict.fromkeys(names[1:], "BYTE_STREAM_SPLIT")
     options = {"compression": "lz4", "use_dictionary": False, "column_encoding": encodings, "write_statistics": False}
@@ -106,7 +84,7 @@ class Writing:
       "clicks": clicks,
       "content": content.hexdigest(),
     }
-    if schema.time is not None:
+    if self.schema.time is not None:
       times = [times_of(part)[low:high] for part, low, high in _slices(self.parts, shard)]
       written |= {"first_time": min(int(time_n.min()) for time_n in times), "last_time": max(int(time_n.max()) for time_n in times)}
     record.write_json(self.place.done / f"{shard.name}.json", written)
@@ -133,14 +111,20 @@ class Writing:
     """Rows of a part as the columns of a shard."""
     columns = [column.to_numpy()[low:high] for column in columns_of(part.file)]
     first = 1 + len(self.schema.dense)
+    numbers = dict(zip(self.schema.dense_names, columns[1:first], strict=True))
     ids_of_lookups = [id_d for feature, id_d in zip(self.schema.features, self._ids_of(part)) for _ in range(feature.length)]
-    return columns[:first] + [id_d.take(index_n) for id_d, index_n in zip(ids_of_lookups, columns[first:], strict=True)]
+    return [
+      columns[0],
+      *(one.apply(numbers[one.column]) for one in self.counted.inputs),
+      *(id_d.take(index_n) for id_d, index_n in zip(ids_of_lookups, columns[first:], strict=True)),
+      *(bins.ids(numbers[bins.column]) for bins in self.counted.bins),
+    ]
 
   @functools.cached_property
   def _ids_of(self) -> Callable[[Part], list[Int32[np.ndarray, " d"]]]:
     """A function that returns the ids of a part's distinct values, for each feature. It keeps two parts, which may belong to two shards."""
     count = len(self.schema.features)
-    tables = [vocabulary.load(vocabulary_path(self.place.out, f)) for f in range(count)] if self.ranked else None
+    tables = [vocabulary.load(path) for path in self.counted.vocabularies] or None
     ids = Ids.of(self.schema.features, tables)
     return functools.lru_cache(maxsize=2)(lambda part: [ids.of_hashes(f, values_of(part, f)[0]) for f in range(count)])
 

@@ -215,7 +215,7 @@ def test_bag_lengths_are_in_the_digest(tmp_path):
 
 def test_data_sets_without_bags_are_as_before(tmp_path):
   log = "y,c,d,n\n" + "".join(f"{i % 2},{i % 3},{'' if i % 4 else 'w'},{i}\n" for i in range(40))
-  schema = 'label = "y"\ncategorical = ["c", "d"]\n[dense]\nn = {}\n'
+  schema = 'label = "y"\ncategorical = ["c", "d"]\n[dense]\nn = { transform = "log1p" }\n'
   contents, out = run(tmp_path, schema, log)
   assert contents["digest"] == "681bd766b3589952546b7c2b5aba74ea5f66342ec904b9cd4445199d0bd6972b"
   assert contents["columns"]["categorical"][0] == {"name": "c", "cardinality": 4, "missing_share": 0.0}

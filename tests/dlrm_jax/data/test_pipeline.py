@@ -25,7 +25,7 @@ from dlrm_jax.data.prepare.program import PrepareConfig, prepare
 from dlrm_jax.data.shard_format import check_ids
 
 ROWS, EVAL_ROWS = 523, 60
-SCHEMA = 'name = "toy"\nlabel = "y"\ncategorical = ["user", "item"]\n[dense]\na = { transform = "none" }\nb = {}\n'
+SCHEMA = 'name = "toy"\nlabel = "y"\ncategorical = ["user", "item"]\n[dense]\na = { transform = "none" }\nb = { transform = "log1p" }\n'
 
 
 @pytest.fixture(scope="module")

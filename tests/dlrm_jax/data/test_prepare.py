@@ -26,7 +26,7 @@ from dlrm_jax.data.prepare.program import PrepareConfig, prepare
 from dlrm_jax.data.prepare.schema import CRITEO, CategoricalColumn
 from dlrm_jax.data.prepare.schema_file import load_schema
 
-SCHEMA = 'label = "y"\ncategorical = ["c", "age"]\n[dense]\nage = { transform = "none", missing = 40 }\nviews = {}\n'
+SCHEMA = 'label = "y"\ncategorical = ["c", "age"]\n[dense]\nage = { transform = "none", missing = 40 }\nviews = { transform = "log1p" }\n'
 
 
 def real(name: str) -> Path:
@@ -453,7 +453,7 @@ def test_criteo_facts():
     ('label = "y"\ncategorical = ["a"]\nbag = 1', "unknown key 'bag'; there are label, categorical, dense, bags, name"),
     ('label = "y"\ncategorical = ["a"]\ndense = ["b"]', "dense must be a table"),
     ('label = "y"\ncategorical = ["a"]\n[dense]\nb = { clip = 1 }', "dense column 'b': unknown key 'clip'; there are transform, missing"),
-    ('label = "y"\ncategorical = ["a"]\n[dense]\nb = { transform = "log" }', "'log' must be among log1p, none"),
+    ('label = "y"\ncategorical = ["a"]\n[dense]\nb = { transform = "log" }', "'log' must be among standard, quantile, log1p, none, bins"),
     ('label = "y"\ncategorical = ["a"]\n[dense]\nb = { missing = "0" }', "missing = '0' must be a finite number"),
   ],
 )
@@ -518,7 +518,7 @@ def test_real_criteo_day_plain_and_gzipped(tmp_path):
 
 @pytest.mark.parametrize(("name", "label", "rows"), [("train.tiny.csv", "Label", 1999), ("deepctr_criteo_sample.txt", "label", 200)])
 def test_real_csv(tmp_path, name, label, rows):
-  dense = "\n".join(f"{column} = {{}}" for column in criteo.DENSE_NAMES)
+  dense = "\n".join(f'{column} = {{ transform = "log1p" }}' for column in criteo.DENSE_NAMES)
   (tmp_path / "s.toml").write_text(f'label = "{label}"\ncategorical = {json.dumps(criteo.CATEGORICAL_NAMES)}\n[dense]\n{dense}\n')
   contents, out = run(tmp_path, "--format=csv", f"--input={real('criteo_csv/' + name)}", f"--schema={tmp_path}/s.toml")
   assert (contents["rejects"]["total"], sum(split["rows"] for split in contents["splits"].values())) == (0, rows)
@@ -531,7 +531,8 @@ def test_real_csv(tmp_path, name, label, rows):
 def test_real_movielens(tmp_path):
   path = real("ml1m/ml1m_events.parquet")
   (tmp_path / "s.toml").write_text(
-    'label = "label"\ncategorical = ["user_id", "movie_id", "zip", "genres", "occupation", "age", "gender"]\n[dense]\nage = {}\n'
+    'label = "label"\ncategorical = ["user_id", "movie_id", "zip", "genres", "occupation", "age", "gender"]\n'
+    '[dense]\nage = { transform = "log1p" }\n'
   )
   contents, out = run(tmp_path, "--format=parquet", f"--input={path}", f"--schema={tmp_path}/s.toml")
   log = pl.read_parquet(path)

@@ -110,7 +110,7 @@ def test_mutated_criteo_lines_without_a_compiler(tmp_path):
   assert check_criteo(paths, tmp_path / "out") > 20_000
 
 
-SCHEMA = 'label = "y"\ncategorical = ["c", "age"]\n[dense]\nage = { transform = "none", missing = 40 }\nviews = {}\n'
+SCHEMA = 'label = "y"\ncategorical = ["c", "age"]\n[dense]\nage = { transform = "none", missing = 40 }\nviews = { transform = "log1p" }\n'
 HEADER = ("views", "y", "unused", "c", "age")
 NUMBER = r"-?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?"
 NUMBERS = [
