@@ -115,7 +115,8 @@ def write_features(directory: Path, encoder: Encoder) -> list[dict[str, Any]]:
         entry[what] = f"vocabulary/{i:05d}.{what}.npy"
         np.save(directory / entry[what], values, allow_pickle=False)
     entries.append(entry)
-  return entries
+  bins = [{"column": one.column, "edges": list(one.edges)} for one in encoder.bins]
+  return entries + [{"name": one.name, "lookups": 1, "bag": False, "bins": b} for one, b in zip(encoder.bins, bins, strict=True)]
 
 
 def write(model: Restored, platforms: tuple[str, ...], directory: Path) -> None:

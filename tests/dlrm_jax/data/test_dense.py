@@ -20,7 +20,9 @@ from dlrm_jax.data.describe import program as describe_program
 from dlrm_jax.data.prepare import counting, program, shards, statistics
 from dlrm_jax.data.prepare.dense import DenseColumn
 from dlrm_jax.data.prepare.program import PrepareConfig, prepare
+from dlrm_jax.data.prepare.rejects import Tally
 from dlrm_jax.data.prepare.schema_file import load_schema
+from dlrm_jax.data.prepare.scoring import Encoder, read_examples, scored_file
 from dlrm_jax.data.timestamps import kind_of_time
 from dlrm_jax.data.transform import Bins, Input
 
@@ -155,6 +157,21 @@ def test_a_new_log_gets_the_transforms_of_a_data_set(tmp_path):
   np.testing.assert_array_equal(rows["dense.normal"], expected)
   assert np.nanmax(expected) == 10 and rows["id.normal.bins"].max() == 3
   assert after["columns"]["dense"][0]["statistics"]["mean"] > 100 > before["columns"]["dense"][0]["statistics"]["mean"]
+
+
+def test_scoring_reads_the_inputs_of_the_shards(tmp_path):
+  """`predict` reads the file of the log to what `prepare` wrote, also for the first features alone."""
+  frame = log_of(**{name: holes(values, 0.1, seed=i) for i, (name, values) in enumerate(COLUMNS.items())})
+  contents, out = run(tmp_path, frame, ALL)
+  rows = pl.concat([rows_of(out, "train"), rows_of(out, "eval")])
+  for num_tables, ids in ((0, ["c", "normal.bins", "zeros.bins"]), (2, ["c", "normal.bins"]), (1, ["c"])):
+    encoder = Encoder.of(out, contents, num_tables)
+    files = [scored_file(tmp_path / "log.parquet", None, encoder.schema)]
+    read = list(read_examples(files, encoder, [Tally()], lambda count: None))
+    assert encoder.lookup_names == tuple(ids)
+    np.testing.assert_array_equal(np.concatenate([one.ids_nl for one in read]), rows.select([f"id.{name}" for name in ids]).to_numpy())
+    dense = rows.select([name for name in rows.columns if name.startswith("dense.")]).to_numpy()
+    np.testing.assert_array_equal(np.concatenate([one.dense_nm for one in read]), dense)
 
 
 def test_statistics_are_of_training_rows_alone(tmp_path):
