@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64
-from scipy.special import ndtri
 
 MISSING = np.int32(-(2**31))  # marks a missing cell in a column of int32; NaN does in a column of float64
 MOST = 10.0  # a standardised number that is farther from 0 is moved to +-MOST: one absurd cell must not undo what was learned
@@ -134,6 +133,8 @@ def normal_scores(number_n: Float64[np.ndarray, " n"], edge_q: Float64[np.ndarra
 
   The rank is interpolated between quantiles (van der Waerden scores). It stays half a step away from 0 and 1, so that scores are finite.
   """
+  from scipy.special import ndtri  # half a second, which workers that need no scores save
+
   if not len(edge_q):
     return np.zeros(len(number_n))
   rank_q = np.linspace(0, 1, len(edge_q))
