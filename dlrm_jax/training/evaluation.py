@@ -4,6 +4,7 @@ Called by the loop.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 
 from dlrm_jax.batch import Batch
 from dlrm_jax.common import stopping
+from dlrm_jax.common.arrays import ArrayLike
 from dlrm_jax.config import TrainConfig
 from dlrm_jax.data.planted.clicks import Planted
 from dlrm_jax.data.planted.draws import Truth
@@ -27,12 +29,12 @@ KEPT_BYTES = 2**28  # of evaluation batches that stay on the devices; a larger s
 
 @dataclasses.dataclass(frozen=True)
 class EvalBatch:
-  """One evaluation batch on the devices, and what metrics need of it on the host: labels, which examples count, the teacher's logits."""
+  """The batches of one call on the devices, and what metrics need on the host: labels, which examples count, the teacher's logits."""
 
-  placed: Batch
-  label_b: np.ndarray
-  keep_b: np.ndarray
-  truth: Truth | None
+  placed: tuple[Batch, ...]
+  label_n: np.ndarray
+  keep_n: np.ndarray
+  truths: tuple[Truth, ...]
 
 
 class EvalSet:
@@ -48,7 +50,7 @@ class EvalSet:
     """Keeps the batches on the devices if they take at most `kept_bytes` (None: `KEPT_BYTES`). Takes one of 2**`octaves` examples."""
     self.source, self._of, self._octaves = source, source.num_eval_examples(settings.eval_examples), octaves
     self.num_examples = source.num_eval_examples(settings.eval_examples, octaves)
-    self._put, self._batch_size = learner.put, settings.batch_size
+    self._put, self._batch_size, self._per_call = learner.put, settings.batch_size, learner.batches_per_call
     self.num_bytes = self._bytes()
     self._kept = list(self._read()) if self.num_bytes <= (KEPT_BYTES if kept_bytes is None else kept_bytes) else None
 
@@ -61,9 +63,11 @@ class EvalSet:
     return self._read() if self._kept is None else iter(self._kept)
 
   def _read(self) -> Iterator[EvalBatch]:
-    for batch, truth in self.source.eval_batches(self._batch_size, self._of, self._octaves):
-      placed = self._put(jax.tree.map(jnp.asarray, batch))
-      yield EvalBatch(placed, np.asarray(batch.label_b), np.asarray(batch.weight_b) > 0, truth)
+    batches = self.source.eval_batches(self._batch_size, self._of, self._octaves)
+    while some := list(itertools.islice(batches, self._per_call)):
+      placed = tuple(self._put(jax.tree.map(jnp.asarray, batch)) for batch, _ in some)
+      label_n, weight_n = (np.concatenate([np.asarray(getattr(batch, name)) for batch, _ in some]) for name in ("label_b", "weight_b"))
+      yield EvalBatch(placed, label_n, weight_n > 0, tuple(truth for _, truth in some if truth is not None))
 
   def _bytes(self) -> int:
     """The bytes of all batches: dense inputs, ids, bag weights, labels, weights, a teacher's logit and its parts, 4 bytes each."""
@@ -80,17 +84,22 @@ def evaluate(learner: Learner, state: Any, batches: EvalSet, runs: Sequence[int]
   source = batches.source
   several = isinstance(source, Planted) and len(source.parts) > 1
   sums = [metrics.Accumulator(source.base_rate()) for _ in runs]
-  # The next batch is on its way through the model while the sums of this one are taken.
-  for batch, predicted in read_ahead(((batch, learner.predict(state, batch.placed)) for batch in batches), 1):
+  # The next batches are on their way through the model while the sums of these are taken.
+  for batch, predicted in read_ahead(((batch, learner.predict_call(state, batch.placed)) for batch in batches), 1):
     if stopping.requested():
       return None
-    keep = batch.keep_b
-    true_logit_n = np.asarray(batch.truth.logit_b)[keep] if batch.truth else None
-    parts = {name: np.asarray(x)[keep] for name, x in batch.truth.parts.items()} if batch.truth and several else None
-    logit_sb = np.asarray(predicted)
+    keep = batch.keep_n
+    true_logit_n = _joined([truth.logit_b for truth in batch.truths])[keep] if batch.truths else None
+    names = batch.truths[0].parts if batch.truths and several else ()
+    parts = {name: _joined([truth.parts[name] for truth in batch.truths])[keep] for name in names} if names else None
+    logit_ksb = np.asarray(predicted)[: len(batch.placed)]
     for total, run in zip(sums, runs, strict=True):
-      total.add(logit_sb[run][keep], batch.label_b[keep], true_logit_n, parts)
+      total.add(logit_ksb[:, run].reshape(-1)[keep], batch.label_n[keep], true_logit_n, parts)
   return [total.metrics() for total in sums]
+
+
+def _joined(arrays: Sequence[ArrayLike]) -> np.ndarray:
+  return np.concatenate([np.asarray(x) for x in arrays])
 
 
 class Progressive:

@@ -24,7 +24,8 @@ class HeldOut:
     self.num_examples = source.num_eval_examples(train.eval_examples)
     self._total = examples_before(source) + train.total_examples
     each = sorted({0, early_octaves(train, self.num_examples)})
-    keys = [(source.eval_key, learner.where, train.batch_size, self.num_examples, octaves) for octaves in each]
+    batches = (learner.where, learner.batches_per_call, train.batch_size)
+    keys = [(source.eval_key, *batches, self.num_examples, octaves) for octaves in each]
     for key in set(_shared) - set(keys):
       del _shared[key]  # before others are read
     self._sets = [_set_of(source, learner, train, octaves, key) for octaves, key in zip(each, keys, strict=True)]

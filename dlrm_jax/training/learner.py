@@ -35,7 +35,9 @@ class Learner:
     put: a batch that every process holds whole to where the functions want it.
     put_part: the same of a training batch, of which every process holds its part.
     train: (state, up to `steps_per_call` tuples of S batches) -> state, after a step of every run on each tuple; the old state is donated.
-    predict: (state, batch) -> logits [S, B] of the same examples by every run.
+    predict_call: (state, up to `batches_per_call` batches) -> logits [K, S, B] of the same examples by every run; what comes after the
+      batches that were given means nothing.
+    batches_per_call: K.
     read_progress: state -> (state with counters at 0, of each run: mean training log loss since the last reading, first bad step or -1).
     facts: params, FLOPs, bytes and kernels for the record.
     announce: shows a person where the tables are placed.
@@ -49,7 +51,8 @@ class Learner:
   put: Callable[[Batch], Batch]
   put_part: Callable[[Batch], Batch]
   train: Callable[[Any, Sequence[Batches]], Any]
-  predict: Callable[[Any, Batch], Array]
+  predict_call: Callable[[Any, Batches], Array]
+  batches_per_call: int
   read_progress: Callable[[Any], tuple[Any, list[float], list[int]]]
   facts: dict[str, Any]
   announce: Callable[[], None] = lambda: None
@@ -57,6 +60,10 @@ class Learner:
   restore: Callable[[Path], Any] | None = None
   program_text: Callable[[], str] = lambda: ""
   where: Hashable = None
+
+  def predict(self, state: Any, batch: Batch) -> Array:
+    """Logits [S, B] of one batch by every run."""
+    return self.predict_call(state, (batch,))[0]
 
 
 def make_learner(configs: Sequence[RunConfig], source: Source) -> Learner:
@@ -89,6 +96,10 @@ def dlrm_learner(configs: Sequence[RunConfig], build: Build) -> Learner:
     filled = (*batches, *[batches[-1]] * (build.steps_per_call - len(batches)))
     return finished(programs.train(state, filled, rates, np.int32(len(batches))))
 
+  def predict_call(state: TrainState, batches: Batches) -> Array:
+    filled = (*batches, *[batches[-1]] * (build.steps_per_call - len(batches)))
+    return finished(programs.predict(state, filled, np.int32(len(batches))))
+
   def snapshot(state: TrainState, run: int) -> checkpoint.Snapshot:
     return checkpoint.snapshot(state if runs == 1 else state_of_run(state, run, runs), build)
 
@@ -97,7 +108,8 @@ def dlrm_learner(configs: Sequence[RunConfig], build: Build) -> Learner:
     programs.put,
     functools.partial(put_part, mesh=mesh) if jax.process_count() > 1 else programs.put,
     train,
-    lambda state, batch: finished(programs.predict(state, batch)),
+    predict_call,
+    build.steps_per_call,
     functools.partial(read_progress, runs=runs),
     facts_of(config, build, programs.xla_flops) | ({"trained_together": runs} if runs > 1 else {}),
     program_text=lambda: programs.compiled.as_text() or "",
@@ -150,7 +162,8 @@ def per_id_learner(config: RunConfig, source: Source) -> Learner:
     put=lambda batch: batch,
     put_part=lambda batch: batch,
     train=train,
-    predict=lambda state, batch: per_id.predict(state, batch, bias)[None],
+    predict_call=lambda state, batches: per_id.predict(state, batches[0], bias)[None, None],
+    batches_per_call=1,
     read_progress=lambda state: (state, [np.nan], [-1]),
     facts=dict.fromkeys(("params", "flops_per_example", "bytes", "flops_total", "kernels", "steps_per_call")) | {"tables": []},
     snapshot=lambda state, run: checkpoint.snapshot_dense({"effects": state}, one),

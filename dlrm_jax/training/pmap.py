@@ -65,8 +65,8 @@ def compile_programs(build: Build, rates: Rates) -> Programs:
         jax.block_until_ready(state)
     return state
 
-  def logits(state: TrainState, batch: Batch) -> Array:
-    return shares(state, batch).reshape(1, -1)
+  def logits(state: TrainState, batches: tuple[Batch, ...], count: np.int32) -> Array:
+    return jnp.stack([shares(state, batch).reshape(1, -1) for batch in batches[:count]])
 
   share = jax.tree.map(lambda x: jax.ShapeDtypeStruct((mesh.size, len(x) // mesh.size, *x.shape[1:]), x.dtype), build.batch_shapes())
   state = jax.eval_shape(init, np.uint32(0))

@@ -141,7 +141,7 @@ class Programs:
     put: a batch of the host to the devices.
     train: (state, K tuples of S batches, rates, count) -> state after a step on each of the first `count` tuples, K `steps_per_call`; the
       old state is donated.
-    predict: (state, batch) -> logits [S, B], on every device.
+    predict: (state, K batches, count) -> logits [K, S, B] of the first `count` batches, on every device.
     compiled: the train program.
     xla_flops: FLOPs of one training step of one run as XLA counts them, of one device, and those of CPU kernels; NaN where it does not say.
   """
@@ -149,18 +149,18 @@ class Programs:
   init: Callable[[np.uint32], TrainState]
   put: Callable[[Batch], Batch]
   train: Callable[[TrainState, tuple[Batches, ...], Rates, np.int32], TrainState]
-  predict: Callable[[TrainState, Batch], Array]
+  predict: Callable[[TrainState, Batches, np.int32], Array]
   compiled: jax.stages.Compiled
   xla_flops: float
 
 
 def lower(over: OneRun) -> tuple[jax.stages.Lowered, jax.stages.Lowered]:
   """(the lowered train program, the lowered prediction); the devices of the mesh may be absent."""
-  return _lower_train(over), lower_predict(over)
+  return _lower_train(over), _lower_predictions(over)
 
 
 def lower_predict(over: OneRun) -> jax.stages.Lowered:
-  """The lowered prediction alone."""
+  """The lowered prediction of one batch."""
   build = over.build
   batch = placed(build.batch_shapes(), build.mesh, split(build.mesh))
   with jax.default_matmul_precision(build.model.matmul_precision):
@@ -187,6 +187,27 @@ def _lower_train(over: OneRun) -> jax.stages.Lowered:
   rates = placed(Rates(rate, rate), build.mesh, REPLICATED)
   with jax.default_matmul_precision(build.model.matmul_precision):
     return jax.jit(train, donate_argnums=0).lower(state, ((batch,) * over.runs,) * build.steps_per_call, rates, np.int32(1))
+
+
+def _lower_predictions(over: OneRun) -> jax.stages.Lowered:
+  """The lowered prediction of up to `steps_per_call` batches in one call."""
+  build, graphdef = over.build, graphdef_of(over.build)
+
+  def logits(now: TrainState, batches: Batches, count: ArrayLike) -> Float[Array, "K S B"]:
+    if len(batches) == 1:
+      return predict(over, graphdef, now, batches[0])[None]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *batches)
+
+    def one(i: ArrayLike, out: Float[Array, "K S B"]) -> Float[Array, "K S B"]:
+      return out.at[i].set(predict(over, graphdef, now, jax.tree.map(lambda x: x[i], stacked)))
+
+    shape = jax.eval_shape(functools.partial(predict, over, graphdef), now, batches[0])
+    return jax.lax.fori_loop(0, count, one, jnp.zeros((len(batches), *shape.shape), shape.dtype))
+
+  batch = placed(build.batch_shapes(), build.mesh, split(build.mesh))
+  with jax.default_matmul_precision(build.model.matmul_precision):
+    predicting = jax.jit(logits, out_shardings=NamedSharding(build.mesh, REPLICATED))
+    return predicting.lower(over.state_shapes(), (batch,) * build.steps_per_call, np.int32(1))
 
 
 @functools.lru_cache(maxsize=32)

@@ -136,6 +136,9 @@ def test_runs_of_a_process_share_their_sets(data: Path, tmp_path: Path, monkeypa
   assert train() == 1
   assert train(seed=1) == 0 and train(num_examples=300, table_lr=0.3) == 0
   assert train(batch_size=32) == 1 and train(batch_size=32, eval_examples=60) == 1 and train() == 1
+  reads.clear()
+  loop.train(dataclasses.replace(base, steps_per_call=3), next(directories), quiet=True)
+  assert len(reads) == 1  # three batches for each call
   fewer = dataclasses.replace(base, model=dataclasses.replace(base.model, num_tables=1))
   reads.clear()
   loop.train(fewer, next(directories), quiet=True)

@@ -83,16 +83,16 @@ class Watched:
       count("train")
       return state
 
-    def predict(state: Any, batch: Any) -> Any:
+    def predict_call(state: Any, batches: Any) -> Any:
       count("predict")
-      return learner.predict(state, batch)
+      return learner.predict_call(state, batches)
 
     def snapshot(state: Any, run: int) -> Snapshot:
       out = take(state, run)
       self.state = jax.tree.map(np.array, out.arrays)
       return out
 
-    return dataclasses.replace(learner, train=train, predict=predict, snapshot=snapshot)
+    return dataclasses.replace(learner, train=train, predict_call=predict_call, snapshot=snapshot)
 
 
 def watched(config: RunConfig, directory: Path, **how: Any) -> Watched:
@@ -140,11 +140,10 @@ def test_a_run_stopped_anywhere_is_the_run_without_a_stop(
   config, rng = run_of(kind, data, steps_per_call), np.random.default_rng(steps_per_call)
   whole = watched(config, tmp_path / "whole")
   stops: list[tuple[str, list[str]]] = []
+  most = {"predict": 2 + -(-4 // steps_per_call), "train": 4 + 12 // steps_per_call}  # an evaluation has four batches
   while not (tmp_path / "stopped" / "record.json").exists():
     program = ("predict", "train")[len(stops) % 2]
-    watched(
-      config, tmp_path / "stopped", stop_at=(program, int(rng.integers(1, {"predict": 6, "train": 4 + 12 // steps_per_call}[program])))
-    )
+    watched(config, tmp_path / "stopped", stop_at=(program, int(rng.integers(1, most[program]))))
     stops.append((program, os.listdir(tmp_path / "stopped" / "checkpoint")))
   assert len({str(saved) for _, saved in stops}) >= 4, stops
   assert_same_run(tmp_path / "stopped", tmp_path / "whole")
