@@ -109,13 +109,13 @@ class Progressive:
   Attributes:
     FIELDS: what curve and record hold: mean log loss over all examples since the run's start, its NE, and the mean since the row before.
     loss_sum: the sum over all examples; NaN where some were not counted.
-    examples: how many there are.
+    examples: how many there are, with those of other data that the model had seen before; their losses are not in the sum.
   """
 
   FIELDS = ("progressive_log_loss", "progressive_ne", "progressive_log_loss_recent")
 
   def __init__(self, train_rate: float):
-    self.loss_sum, self.examples = 0.0, 0
+    self.loss_sum, self.examples, self._before = 0.0, 0, 0
     self._entropy, self._recent_sum, self._row_examples = metrics.entropy(train_rate), 0.0, 0
 
   def add(self, loss: float, examples: int) -> None:
@@ -126,7 +126,7 @@ class Progressive:
 
   def row(self) -> dict[str, float]:
     """The fields as they are now; the next row's recent loss starts here."""
-    mean, recent = self.loss_sum / self.examples, self._recent_sum / (self.examples - self._row_examples)
+    mean, recent = self.loss_sum / (self.examples - self._before), self._recent_sum / (self.examples - self._row_examples)
     self._recent_sum, self._row_examples = 0.0, self.examples
     return dict(zip(self.FIELDS, (mean, mean / self._entropy, recent), strict=True))
 
@@ -134,6 +134,7 @@ class Progressive:
     """The sums, for a checkpoint: JSON keeps every bit, and makes NaN null."""
     return {
       "examples": self.examples,
+      "before": self._before,
       "loss_sum": self.loss_sum,
       "row_examples": self._row_examples,
       "recent_sum": self._recent_sum,
@@ -142,8 +143,13 @@ class Progressive:
   def resume(self, facts: dict[str, float | None]) -> None:
     """Goes on with the sums of `facts`."""
     known = {name: math.nan if value is None else value for name, value in facts.items()}
-    self.loss_sum, self.examples = known["loss_sum"], int(known["examples"])
+    self.loss_sum, self.examples, self._before = known["loss_sum"], int(known["examples"]), int(known.get("before", 0))
     self._recent_sum, self._row_examples = known["recent_sum"], int(known["row_examples"])
+
+  def begin(self, examples: int) -> None:
+    """Begins with new sums on other data, after so many examples."""
+    self.loss_sum, self._recent_sum = 0.0, 0.0
+    self.examples = self._before = self._row_examples = examples
 
   def branch(self, facts: dict[str, float | None]) -> None:
     """Goes on with the sums of another run; the next row's recent loss starts here."""

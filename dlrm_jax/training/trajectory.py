@@ -128,7 +128,10 @@ class Trajectory:
     """Goes on from another run: its examples count as seen, its curve and times do not. Call it before `start`."""
     self.examples = self._first = facts["examples"]
     self._first_step = facts.get("steps", self._whole_steps(self._first))
-    self.progressive.branch(facts["progressive"])
+    if self.examples == examples_before(self.source):
+      self.progressive.begin(self.examples)
+    else:
+      self.progressive.branch(facts["progressive"])
 
   def start(self) -> None:
     """Makes the directory, with the curve so far, and starts the clocks. Raises OSError where it cannot be written."""

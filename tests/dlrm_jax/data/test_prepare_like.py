@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 from prepared_case import criteo_lines, rows_of
-from served_case import prepare, rows_of_log, text_of
+from served_case import SCHEMA, prepare, rows_of_log, text_of
 
 from dlrm_jax.common import flags
 from dlrm_jax.common.flags import UserError
@@ -74,6 +74,21 @@ def test_rows_are_held_out_where_flags_say_so_and_a_chain_goes_on(place: Path):
   again = prepare(place, TOMORROW, f"--like={place}/tomorrow", output="chain")
   assert encoding_of(again) == encoding_of(made)
   assert files_of(place / "chain", ".arrow") == files_of(place / "set", ".arrow")
+
+
+def test_statistics_of_transforms_are_those_of_the_first_log(tmp_path: Path):
+  schema = SCHEMA.replace('transform = "log1p"', 'transform = "standard"').replace(
+    'transform = "none", missing = 2.5', 'transform = "quantile"'
+  )
+  schema = schema.replace("age = {", 'item = { transform = "bins", bins = 5 }\nage = {')
+  first = prepare(tmp_path, ROWS, "--eval_rows=300", schema=schema)
+  shifted = [[*row[:4], str(float(row[4]) + 5) if row[4] else "", *row[5:]] for row in TOMORROW]
+  made = prepare(tmp_path, shifted, f"--like={tmp_path}/set", output="new")
+  assert encoding_of(made) == encoding_of(first)
+  new = rows_of(tmp_path / "new", "train")
+  price = np.array([float(row[4]) for row in shifted if row[4]])
+  found = np.array([x for x, row in zip(new["dense.price"].to_list(), shifted, strict=True) if row[4]])
+  assert found[price > 6].min() > 2  # beyond all that the first log had: its own quantiles would centre them
 
 
 def test_criteo_and_hashed_ids_too(tmp_path: Path):

@@ -46,7 +46,7 @@ def goes_on(place: Path, day: str, run: str, of: str, **settings: Any) -> dict[s
 def test_it_is_the_run_on_both_days(place: Path):
   """The rows of two days in one log, of the same vocabulary, leave the same weights, to the last bit."""
   made = goes_on(place, "day_1", "run_1", "run_0")
-  whole = trained(place, place / "both", "whole", num_examples=10**6)
+  whole, day_0 = trained(place, place / "both", "whole", num_examples=10**6), record.read_json(place / "run_0" / "record.json")
   assert (made["examples"], made["restored_examples"]) == (1280 + 448, 1280)
   assert whole["examples"] == 1728
   assert logits(place, "run_1") == logits(place, "whole")
@@ -54,6 +54,8 @@ def test_it_is_the_run_on_both_days(place: Path):
     if name != "ne":
       assert made[name] == pytest.approx(whole[name], rel=1e-6), name
   assert made["log_loss"] / made["ne"] != pytest.approx(whole["log_loss"] / whole["ne"], rel=1e-6)
+  losses = [made["progressive_log_loss"] * 448, *(run["progressive_log_loss"] * run["examples"] for run in (whole, day_0))]
+  assert losses[0] == pytest.approx(losses[1] - losses[2], rel=1e-5)  # the loss of the second day's rows alone
   curve = record.read_curve(place / "run_1" / "curve.jsonl")
   assert [row["examples"] for row in curve][-1] == 1728 and min(row["examples"] for row in curve) > 1280
 
