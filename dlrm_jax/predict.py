@@ -12,6 +12,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dlrm_jax.common import flags, record
 from dlrm_jax.common.progress import Bar, say
 from dlrm_jax.config import KERNELS
@@ -24,6 +26,7 @@ from dlrm_jax.serving.scores import ScoreWriter, scored
 from dlrm_jax.training.metrics import Accumulator
 
 ENDINGS = (".parquet", ".csv")
+MOST_UNKNOWN = 0.9  # share of a feature's values without an id of their own, above which it is said
 METRICS = ("log_loss", "ne", "roc_auc", "roc_auc_error", "calibration")
 
 
@@ -49,13 +52,14 @@ class PredictConfig:
 def predict(config: PredictConfig) -> dict[str, Any]:
   """Scores the files, writes the output whole, and returns an entry for the JSON of the metrics. Raises UserError on bad input."""
   sources = read.find_inputs(config.input)
+  flags.check(not Path(config.output).is_dir(), config, "output", "a file; it is a directory")
   if Path(config.output).resolve() in [source.resolve() for source in sources]:
     raise flags.UserError(f"--output={config.output}: is one of the inputs")
   model = restore_model(config.restore, config.data, config.batch_size, config.mesh, config.kernels)
   encoder = Encoder.of(model.data, model.contents, len(model.build.plan.layout.tables))
   files = [scored_file(source, config.format, encoder.schema) for source in sources]
   tallies, total, names = [Tally() for _ in files], Accumulator(model.base_rate), read.names_of(sources)
-  labelled = 0
+  labelled, counts = 0, np.zeros((2, len(encoder.features) if encoder.vocabularies else 0), np.int64)
   with record.written_whole(config.output) as out, Bar("scoring", sum(file.size for file in files), is_bytes=True) as bar:
     with ScoreWriter(out, config.output.endswith(".parquet"), any(file.labelled for file in files)) as writer:
       for examples, logit_n in scored(model, read_examples(files, encoder, tallies, bar)):
@@ -63,6 +67,7 @@ def predict(config: PredictConfig) -> dict[str, Any]:
         keep_n = examples.labelled_n
         total.add(logit_n[keep_n], examples.label_n[keep_n])
         labelled += int(keep_n.sum())
+        counts += np.stack([examples.unknown_f, examples.values_f])
     rows, by_reason = sum(tally.good for tally in tallies), sum((tally.by_reason for tally in tallies), Counter[str]())
     first = next((f"; the first: {file.path} line {t.first[0]}: {t.first[1]}" for file, t in zip(files, tallies) if t.first), "")
     if not rows:
@@ -70,6 +75,10 @@ def predict(config: PredictConfig) -> dict[str, Any]:
   if by_reason:
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in by_reason.most_common())
     say(f"{by_reason.total():,} of {rows + by_reason.total():,} lines are not scored: {reasons}{first}")
+  unknown = {feature.name: float(n / max(of, 1)) for feature, n, of in zip(encoder.features, *counts)}
+  if high := {name: share for name, share in unknown.items() if share > MOST_UNKNOWN}:
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in high.items())
+    say(f"values that were unseen or rare in training: {shares}; are they written as in the training log (3 and 3.0 are two values)?")
   measured = dataclasses.asdict(total.metrics())
   return {
     "name": "predict",
@@ -77,6 +86,7 @@ def predict(config: PredictConfig) -> dict[str, Any]:
     "labelled": labelled,
     "rejected": by_reason.total(),
     "rejected_by_reason": dict(by_reason.most_common()),
+    "unknown_share": unknown,
     "checkpoint": str(model.path),
     "examples_trained": model.facts["examples"],
     "base_rate": model.base_rate,

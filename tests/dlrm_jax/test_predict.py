@@ -233,6 +233,25 @@ def test_bad_lines_are_counted_and_said(case: Case, capsys):
   assert len(said) == 1 and said[0].startswith("3 of 20 lines are not scored: ") and "line 4" in said[0]
 
 
+def test_values_without_an_id_are_counted_and_said(case: Case, capsys):
+  """Those of a column that is written in another way, above all: 3.0 is not 3."""
+  rows = [[*row[:2], f"{row[2]}.0", *row[3:]] for row in ROWS[2000:]]
+  found = case.predict(case.file("floats.csv", text_of(rows)))
+  _, ids, weights = reference_inputs(rows, ROWS[:2000])
+  unknown, known = np.array(ids) == 0, np.array(weights) > 0
+  wanted = {
+    "user": unknown[:, 0].mean(),
+    "item": 1.0,
+    "age": unknown[:, 2].mean(),
+    "genres": (unknown & known)[:, 3:].sum() / known[:, 3:].sum(),
+  }
+  assert found["unknown_share"] == pytest.approx(wanted)
+  said = [line for line in capsys.readouterr().err.splitlines() if "unseen or rare" in line]
+  assert said == [
+    "values that were unseen or rare in training: item 100%; are they written as in the training log (3 and 3.0 are two values)?"
+  ]
+
+
 def test_criteo_files_with_and_without_labels(tmp_path: Path):
   lines = criteo_lines(700)
   (tmp_path / "log.tsv").write_text("\n".join(lines) + "\n")
@@ -262,7 +281,9 @@ def test_bad_input_is_refused_in_one_line(case: Case, refusal):
   good, out = case.file("good.csv", text_of(ROWS[:5])), f"--output={case.place}/none.parquet"
   shown = refused(case, refusal, case.file("few.csv", text_of(ROWS[:5], [n for n in HEADER if n != "item"])), out)
   assert "few.csv: no column 'item', which the schema names" in shown
+  (case.place / "dir.csv").mkdir()
   assert "must be a name ending in .parquet or .csv" in refused(case, refusal, good, "--output=scores.txt")
+  assert "must be a file; it is a directory" in refused(case, refusal, good, f"--output={case.place}/dir.csv")
   assert "is one of the inputs" in refused(case, refusal, good, f"--output={case.place}/good.csv")
   assert "no such file" in refused(case, refusal, f"--input={case.place}/absent.csv", out)
   assert "no row to score" in refused(case, refusal, case.file("empty.csv", text_of([])), out)

@@ -38,6 +38,8 @@ class Examples:
     labelled_n: whether the row has a label.
     dense_nm, ids_nl: the inputs.
     bag_weight_nl: 0 for the empty places of bags; None if the data set has no bags.
+    values_f, unknown_f: of each feature with a vocabulary, how many values there are, and how many of them have no id of their own,
+      because they were unseen or rare in training.
   """
 
   file: int
@@ -47,6 +49,8 @@ class Examples:
   dense_nm: Float32[np.ndarray, "n M"]
   ids_nl: Int32[np.ndarray, "n L"]
   bag_weight_nl: Float32[np.ndarray, "n L"] | None
+  values_f: Int64[np.ndarray, " f"]
+  unknown_f: Int64[np.ndarray, " f"]
 
   def __len__(self) -> int:
     return len(self.line_n)
@@ -114,7 +118,13 @@ class Encoder:
     for i, bins in enumerate(self.bins):
       ids_nl[:, num_looked_up + i] = bins.ids(numbers[bins.column])
     weights = (ids_nl != PADDING).astype(np.float32) if self.weighted else None
-    return Examples(file, rows.line_n, rows.label_n, rows.label_n != NO_LABEL, dense_nm, np.maximum(ids_nl, 0), weights)
+    bounds = np.cumsum([0, *(feature.length for feature in self.features)])[: -1 if self.vocabularies else 0]
+    values_f, unknown_f = (
+      np.add.reduceat(np.count_nonzero(x, axis=0), bounds) if len(bounds) else np.zeros(0, np.int64)
+      for x in (ids_nl[:, :num_looked_up] != PADDING, ids_nl[:, :num_looked_up] == 0)
+    )
+    known_n = rows.label_n != NO_LABEL
+    return Examples(file, rows.line_n, rows.label_n, known_n, dense_nm, np.maximum(ids_nl, 0), weights, values_f, unknown_f)
 
 
 @dataclasses.dataclass(frozen=True)

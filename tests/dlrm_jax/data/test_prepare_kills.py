@@ -120,9 +120,13 @@ def test_killed_at_random_moments(untouched, tmp_path):
   assert kept > 20  # the kills came when something was done
 
 
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_killed_before_each_step_on_disk(tmp_path, overwrite):
-  """Renames, syncs and removals, one after the other, of a small log in which everything occurs. With --overwrite: the last ones."""
+@pytest.mark.parametrize("kind", ["new", "overwrite", "like"])
+def test_killed_before_each_step_on_disk(tmp_path, kind):
+  """Renames, syncs and removals, one after the other, of a small log in which everything occurs. With --overwrite: the last ones.
+
+  With --like the vocabularies are those of another data set.
+  """
+  overwrite = kind == "overwrite"
   rng = random.Random(2)
   lines = [f"{rng.randrange(9)},{rng.randrange(2)},{rng.choice('abcdefg')},{rng.choice('xyz')}" for _ in range(3000)]
   for i in range(2):
@@ -130,6 +134,11 @@ def test_killed_before_each_step_on_disk(tmp_path, overwrite):
   (tmp_path / "schema.toml").write_text('label = "y"\ncategorical = ["c", "d"]\n[dense]\nn = {}\n')
   arguments = ["--format=csv", f"--input={tmp_path}/log_*.csv", f"--schema={tmp_path}/schema.toml", "--output=out", "--workers=1"]
   arguments.append("--max_reject_fraction=0.01")
+  if kind == "like":
+    code, _, err = run(tmp_path, *arguments, "--eval_fraction=0.5")
+    assert code == 0, err
+    (tmp_path / "out").rename(tmp_path / "base")
+    arguments = [word for word in arguments if not word.startswith("--schema")] + [f"--like={tmp_path}/base"]
   count, each, before = tmp_path / "count", tmp_path / "each", tmp_path / "each" / "before"
   count.mkdir()
   each.mkdir()
