@@ -21,10 +21,8 @@ def raising() -> Iterator[None]:
   Python drops an exception in a callback of the garbage collector (jax has one) or in a `__del__`. It is then raised again. A library may
   turn it into an error of its own while it is imported. An error after SIGINT therefore leaves as KeyboardInterrupt.
   """
-  if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) not in (
-    end_at_once,
-    signal.default_int_handler,
-  ):
+  known = signal.getsignal(signal.SIGINT) in (end_at_once, signal.default_int_handler)
+  if not known or threading.current_thread() is not threading.main_thread():
     yield
     return
   asked = False
@@ -51,7 +49,6 @@ def raising() -> Iterator[None]:
       raise KeyboardInterrupt from error
     raise
   finally:
-    signal.signal(
-      signal.SIGINT, signal.SIG_IGN if asked and handler is end_at_once else handler
-    )  # a program that was asked to end is ending
+    ending = asked and handler is end_at_once
+    signal.signal(signal.SIGINT, signal.SIG_IGN if ending else handler)
     sys.unraisablehook = hook
