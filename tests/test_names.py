@@ -4,6 +4,7 @@ Every name comes out as it went in: in JSON, CSV and Parquet to the character, o
 """
 
 import csv
+import importlib.util
 import json
 import re
 import sys
@@ -23,7 +24,7 @@ import benchmarks.compare.__main__ as compare
 import dlrm_jax.plan as plan
 from analysis import fit, kept
 from analysis.report import program as report
-from dlrm_jax import train
+from dlrm_jax import export, predict, train
 from dlrm_jax.common import flags
 from dlrm_jax.common.flags import join_list
 from dlrm_jax.common.text import visible
@@ -165,10 +166,21 @@ def test_columns_and_data_sets(tmp_path: Path, say: Say, log_format: str, count:
   for name, placement in placed.items():
     assert len(name) > 20 or re.search(rf"{re.escape(printed(name))} [\d,]+ 4 1 {placement}", said), (name, said)
 
-  say(train.main, RunConfig, PRESETS, *on_two, f"--workdir={tmp_path / 'run'}")
+  say(train.main, RunConfig, PRESETS, *on_two, f"--workdir={tmp_path / 'run'}", "--checkpoint")
   record = json.loads((tmp_path / "run" / "record.json").read_text())
   assert {table["name"]: table["placement"] for table in record["tables"]} == placed
   assert record["config"]["data"] == TITLE
+
+  scores, checkpoint = tmp_path / "scores [w].parquet", tmp_path / "run" / "checkpoint"
+  score = (f"--restore={checkpoint}", f"--input={log}", f"--format={log_format}", f"--output={scores}", f"--data={data}")
+  say(predict.main, predict.PredictConfig, None, *score, "--batch_size=60")
+  assert pq.read_metadata(scores).num_rows == ROWS
+  if importlib.util.find_spec("flatbuffers"):  # jax.export needs it
+    say(export.main, export.ExportConfig, None, f"--restore={checkpoint}", f"--data={data}", f"--output={tmp_path / 'exported'}")
+  alike = (f"--format={log_format}", f"--input={log}", f"--like={data}", f"--output={tmp_path / 'next'}", "--workers=1")
+  say(prepare.main, prepare.PrepareConfig, None, *alike)
+  made_alike = json.loads((tmp_path / "next" / "dataset.json").read_text())
+  assert [c["name"] for c in made_alike["columns"]["categorical"]] == categorical
 
   sweep = (*RUN, f"--data={data}", "--axes=data,dim", "--sizes_dim=2,4", "--axis_examples=512", by_hand, "--mesh=2")
   configs = {name: sweep_plan.extended(one, sweep_plan.PlanConfig, measure=False) for name, one in SWEEPS.items()}
