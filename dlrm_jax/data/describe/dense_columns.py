@@ -1,21 +1,22 @@
 """The numbers of a dense column, in one or two passes and bounded memory. Called by `inventory`."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Float32, Float64, Int32, Int64
+from scipy.special import ndtr
 
 from dlrm_jax.common.progress import Bar
 from dlrm_jax.data.dataset import Dataset
 from dlrm_jax.data.describe.columns import read_column
 from dlrm_jax.data.describe.frequency import merged
-from dlrm_jax.data.describe.histogram import LOG1P, PLAIN, Histogram, Scale, histogram
-from dlrm_jax.data.transform import inputs_of
+from dlrm_jax.data.describe.histogram import Histogram, Scale, histogram
+from dlrm_jax.data.transform import Input
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _OUTER = (0.001, 0.999)  # a histogram with far extremes is drawn between these quantiles
 _BUCKET_BITS = 20
+_WIDE = 50.0  # ratio of the largest number to the median that needs a logarithmic axis
 _MOST_VALUES = 1 << 18  # that are counted one by one
 
 
@@ -27,9 +28,10 @@ class DenseColumn:
     name: from the data set.
     low, mean, high: smallest value, mean, largest.
     zero_share: share of values that are 0.
-    number: the median number of the log, where the transform can be undone.
+    number: the median number of the log, where the transform can be undone; without missing cells, if the data set says where they are.
     quantiles: the QUANTILES. They are exact, or too low by at most one part in 2,000 if a column spans very different magnitudes.
-    histogram: of the numbers before the transform, where it can be undone. Values outside of it are beyond the _OUTER quantiles.
+    histogram: of the numbers before the transform, where it can be undone; without missing cells, as above. Values outside of it are beyond
+      the _OUTER quantiles.
   """
 
   name: str
@@ -42,9 +44,21 @@ class DenseColumn:
   histogram: Histogram
 
 
-def scales_of(contents: dict[str, Any]) -> dict[str, Scale]:
-  """How the values of each dense input follow from the numbers of the log."""
-  return {one.name: LOG1P if one.transform == "log1p" else PLAIN for one in inputs_of(contents)}
+def scale_of(one: Input) -> Scale:
+  """How the values of an input follow from the numbers of the log."""
+  if one.transform == "quantile" and one.edges:
+    edge_q = np.array(one.edges)
+    wide = edge_q[0] >= 0 and edge_q[-1] > _WIDE * (1 + edge_q[len(edge_q) // 2])
+    return Scale(bool(wide), one.apply, lambda value_k: np.interp(ndtr(value_k), np.linspace(0, 1, len(edge_q)), edge_q))
+  if one.transform not in ("log1p", "standard"):
+    return Scale(False, one.apply, lambda value_k: value_k)
+  log = one.log or one.transform == "log1p"
+
+  def number_of(value_k: Float64[np.ndarray, " k"]) -> Float64[np.ndarray, " k"]:
+    unscaled_k = value_k * one.deviation + one.mean
+    return np.expm1(unscaled_k) if log else unscaled_k
+
+  return Scale(log, one.apply, number_of)
 
 
 def _ordered(bits_n: Int32[np.ndarray, " n"]) -> Int32[np.ndarray, " n"]:
@@ -62,9 +76,17 @@ def _values(key_k: Int64[np.ndarray, " k"]) -> Float32[np.ndarray, " k"]:
   return _ordered(key_k.astype(np.int32)).view(np.float32)
 
 
-def dense_column(dataset: Dataset, name: str, scale: Scale, rows: int, bar: Bar) -> DenseColumn:
-  """One pass counts the values, as long as they are few. If they are many, a second pass counts them in buckets between the extremes."""
-  column, low, high, total, zeros = f"dense.{name}", np.inf, -np.inf, 0.0, 0
+def dense_column(dataset: Dataset, one: Input, indicator: str | None, rows: int, bar: Bar) -> DenseColumn:
+  """One pass counts the values, as long as they are few. If they are many, a second pass counts them in buckets between the extremes.
+
+  Args:
+    dataset: the data set.
+    one: the input.
+    indicator: the input that is 1 where this one is missing; None if there is none.
+    rows: number of training rows to read.
+    bar: shows progress. Each row counts twice.
+  """
+  column, low, high, total, zeros = f"dense.{one.name}", np.inf, -np.inf, 0.0, 0
   counted: tuple[np.ndarray, np.ndarray] | None = (np.zeros(0, np.int64), np.zeros(0, np.int64))
   for value_n in read_column(dataset, "train", column, rows, bar):
     low, high = min(low, float(value_n.min())), max(high, float(value_n.max()))
@@ -78,22 +100,29 @@ def dense_column(dataset: Dataset, name: str, scale: Scale, rows: int, bar: Bar)
     (first_k, count_k), last_k = counted, counted[0]
   else:
     first_k, last_k, count_k = _in_buckets(dataset, column, low, high, rows, bar)
-  value_k, below_k = _values(first_k), np.cumsum(count_k)
+  value_k = _values(first_k)
 
-  def quantile(share: float) -> float:
-    return float(value_k[np.searchsorted(below_k, np.ceil(share * rows))])
+  def quantile(share: float, of_k: np.ndarray = count_k) -> float:
+    below_k = np.cumsum(of_k)
+    return float(value_k[np.searchsorted(below_k, np.ceil(share * below_k[-1]))])
 
+  scale, present_k = scale_of(one), count_k.copy()
+  if indicator is not None:
+    bar.extend(rows)
+    missing = sum(int(is_missing_n.sum()) for is_missing_n in read_column(dataset, "train", f"dense.{indicator}", rows, bar))
+    present_k[np.searchsorted(last_k, _keys(np.array([one.missing], np.float32)))] -= missing
+  there_k = present_k > 0
   inner = (quantile(_OUTER[0]), quantile(_OUTER[1]))
   ends = inner if inner[0] < inner[1] and high - low > 2 * (inner[1] - inner[0]) else (low, high)
   return DenseColumn(
-    name=name,
+    name=one.name,
     low=low,
     mean=total / rows,
     high=high,
     zero_share=zeros / rows,
-    number=float(scale.number_of(np.array([quantile(0.5)]))[0]),
+    number=float(scale.number_of(np.array([quantile(0.5, present_k)]))[0]) if there_k.any() else np.nan,
     quantiles=tuple(map(quantile, QUANTILES)),
-    histogram=histogram(value_k, _values(last_k), count_k, scale, *ends),
+    histogram=histogram(value_k[there_k], _values(last_k)[there_k], present_k[there_k], scale, *ends),
   )
 
 

@@ -47,14 +47,6 @@ class Scale:
   number_of: Callable[[Float64[np.ndarray, " k"]], Float64[np.ndarray, " k"]]
 
 
-def _as_float32(x_k: Float64[np.ndarray, " k"]) -> Float32[np.ndarray, " k"]:
-  return x_k.astype(np.float32)
-
-
-PLAIN = Scale(False, _as_float32, lambda value_k: value_k)
-LOG1P = Scale(True, lambda x_k: np.log1p(np.maximum(x_k, 0.0)).astype(np.float32), np.expm1)
-
-
 def histogram(
   value_k: Float32[np.ndarray, " k"],
   last_k: Float32[np.ndarray, " k"],
@@ -108,12 +100,14 @@ def _lattice(
     whole_k = np.round(x_k * decimals)
     fits_k = _within(scale.value_of(whole_k / decimals), value_k, last_k)
     if not fits_k.all():
-      whole_k = np.where(fits_k, whole_k, np.ceil(x_k * decimals))  # a range begins below its number
+      above_k, below_k = np.ceil(x_k * decimals), np.floor(x_k * decimals)  # a range begins below its number; the extremes may be cut off
+      above_fits_k = _within(scale.value_of(above_k / decimals), value_k, last_k)
+      whole_k = np.where(fits_k, whole_k, np.where(above_fits_k, above_k, below_k))
       if not _within(scale.value_of(whole_k / decimals), value_k, last_k).all():
         continue
     step = float(np.gcd.reduce(np.diff(whole_k).astype(np.int64)))
     apart_k = scale.value_of((whole_k + step) / decimals) > last_k
-    return (whole_k / decimals, step / decimals) if step and (apart_k[0] if log else apart_k.all()) else None
+    return (whole_k / decimals, step / decimals) if step and (apart_k[0] if log else apart_k[:-1].all()) else None
   return None
 
 

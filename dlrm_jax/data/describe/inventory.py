@@ -15,8 +15,9 @@ from dlrm_jax.common.progress import Bar
 from dlrm_jax.data.dataset import SPLITS, Dataset
 from dlrm_jax.data.describe import frequency
 from dlrm_jax.data.describe.columns import read_column
-from dlrm_jax.data.describe.dense_columns import DenseColumn, dense_column, scales_of
+from dlrm_jax.data.describe.dense_columns import DenseColumn, dense_column
 from dlrm_jax.data.shard_format import MAX_IDS, PADDING, check_ids, lookup_names
+from dlrm_jax.data.transform import inputs_of
 
 HELD_OUT = SPLITS[1:]
 TIME_BINS = 100
@@ -93,11 +94,13 @@ def take(dataset: Dataset, max_rows: int) -> Inventory:
   """
   rows_of = {split: min(max_rows or dataset.rows(split), dataset.rows(split)) for split in SPLITS}
   rows, all_rows = rows_of["train"], sum(rows_of.values())
-  scales = scales_of(record.read_json(dataset.path / "dataset.json"))
+  inputs = inputs_of(record.read_json(dataset.path / "dataset.json"))
+  indicators = {one.column: one.name for one in inputs if one.transform == "missing"}
   log_rows = sum(dataset.rows(split) for split in SPLITS)
   with Bar("looking", rows * 2 * len(dataset.dense) + all_rows * dataset.shape.num_lookups + log_rows) as bar:
     base_rate = _base_rate(dataset, bar)
-    dense = tuple(dense_column(dataset, name, scales[name], rows, bar) for name in dataset.dense)
+    of = [None if one.transform == "missing" else indicators.get(one.column) for one in inputs]
+    dense = tuple(dense_column(dataset, one, indicator, rows, bar) for one, indicator in zip(inputs, of, strict=True))
     features = tuple(_feature(dataset, place, rows_of, bar) for place in range(len(dataset.shape.field_names)))
   return Inventory(rows, all_rows - rows, features, dense, base_rate)
 

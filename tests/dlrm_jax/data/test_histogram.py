@@ -5,7 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlrm_jax.data.describe.histogram import LOG1P, MOST_BARS, PLAIN, Scale, histogram
+from dlrm_jax.data.describe.dense_columns import scale_of
+from dlrm_jax.data.describe.histogram import MOST_BARS, Scale, histogram
+from dlrm_jax.data.transform import Input
+
+PLAIN, LOG1P = (scale_of(Input("x", "x", transform)) for transform in ("none", "log1p"))
 
 F32 = np.finfo(np.float32)
 
@@ -74,6 +78,35 @@ def test_whole_numbers_on_a_logarithmic_axis():
   assert not few.log and few.counts == (1,) * 40  # each number has a bar of its own
 
 
+@pytest.mark.parametrize("log", [False, True])
+def test_whole_numbers_after_standard_have_bars_of_whole_steps(log: bool):
+  numbers = np.repeat(np.arange(101), 3)
+  plain = np.log1p(numbers) if log else numbers
+  one = Input("x", "x", "standard", log=log, mean=float(plain.mean()), deviation=float(plain.std()))
+  found = of(numbers, scale_of(one))
+  check(found, 303)
+  assert all(round(edge * 2) % 2 for edge in np.array(found.edges)) and found.log == log
+  density_b = np.array(found.counts) / np.diff(found.edges)
+  assert density_b[:-1].max() == density_b[:-1].min() == 3
+
+
+def test_numbers_that_standard_cuts_off_do_not_spoil_the_others():
+  """Beyond ten deviations the number itself is not known."""
+  numbers = np.concatenate([np.repeat(np.arange(20), 100), [-400, 900]])
+  one = Input("x", "x", "standard", mean=float(np.mean(numbers)), deviation=6.0)
+  found = of(numbers, scale_of(one))
+  check(found, 2002)
+  assert all(round(edge * 2) % 2 for edge in np.array(found.edges))
+
+
+def test_whole_numbers_after_quantile_have_bars_of_whole_steps():
+  numbers = np.repeat(np.arange(1, 60), np.arange(1, 60))
+  edges = np.quantile(numbers, np.linspace(0, 1, 257), method="inverted_cdf")
+  found = of(numbers, scale_of(Input("x", "x", "quantile", edges=tuple(map(float, edges)))))
+  check(found, len(numbers))
+  assert not found.log and all(round(edge * 2) % 2 for edge in np.array(found.edges))
+
+
 def test_whole_numbers_that_are_known_to_a_bucket_only():
   """Beyond 2**18 different values `describe` knows the bucket of each. Among small numbers a bucket still has one whole number."""
   numbers = np.repeat(np.arange(500_000.0), 2)
@@ -135,8 +168,7 @@ def test_any_column_has_bars(numbers: list[float], scale: Scale):
 def test_columns_of_neighbouring_floats(first: float, ulps: int):
   numbers = [np.float32(first)]
   for _ in range(ulps):
-    numbers.append(np.nextafter(numbers[-1], np.float32(np.inf)))
-  numbers = [number for number in numbers if np.isfinite(number)]
+    numbers.append(np.nextafter(numbers[-1], F32.max))
   found = of(np.array(numbers, np.float64))
   check(found, len(numbers))
 
