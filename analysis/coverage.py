@@ -1,4 +1,5 @@
-"""Measures by simulation how often the 95% intervals contain the truth: known laws, sweeps of the usual size, measured kinds of noise.
+"""Measures by simulation how often the 95% intervals contain the truth, and how often points of a law are called its misfit: known laws,
+sweeps of the usual size, measured kinds of noise.
 
   python -m analysis.coverage --output=coverage.json [--simulations=1000]
 
@@ -123,6 +124,7 @@ def summary(case: Case, fits: list[Fit]) -> dict[str, Any]:
   """The row of a case: the shares of intervals that contain the truth, the bias of the median estimates, the shares of statuses."""
   out: dict[str, Any] = dataclasses.asdict(case) | {"simulations": len(fits)}
   out["not_identifiable"] = float(np.mean([f.status == "not_identifiable" for f in fits]))
+  out["misfit"] = float(np.mean([f.status == "misfit" for f in fits]))
   out["refused"] = float(np.mean([f.refused for f in fits]))
   for name, truth in case.values.items():
     known = [f.params.get(name) for f in fits]
@@ -159,9 +161,9 @@ def print_rows(rows: list[dict[str, Any]]) -> None:
   for row in rows:
     names = list(TRUTHS[row["law"]][row["truth"]])
     cover = "  ".join(f"{name} {row[f'coverage_{name}']:.1%} ({row[f'bias_{name}']:+.1%})" for name in names)
-    shares = [f"{row[name]:.0%}" for name in ("not_identifiable", "refused")]
+    shares = [f"{row[name]:.1%}" for name in ("not_identifiable", "misfit", "refused")]
     cells.append([row["law"], row["truth"], f"{row['level']:.2%}", row["points"], cover, *shares])
-  columns = ("law", "truth", "noise", "points", "coverage", "not identifiable", "refused")
+  columns = ("law", "truth", "noise", "points", "coverage", "not identifiable", "misfit", "refused")
   title = "Share of 95% intervals that contain the truth (in brackets the median estimate's bias)"
   terminal.show(terminal.console(200), title, columns, cells)
 

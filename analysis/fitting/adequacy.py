@@ -15,7 +15,7 @@ from scipy import special
 from analysis.fitting.least_squares import Problem, Solution
 
 Array = np.ndarray
-LEVEL = 0.01  # significance of each test
+LEVEL = 0.01  # significance of each of four kinds of tests: constant, ends, bends, lack of fit
 MATERIAL = 0.02  # a contradiction is this share of the curve's fall, in log loss, or more
 _LEAST = 5e-4  # and this much of the loss
 _ENOUGH = 8  # degrees of freedom of the noise from which the scatter around the law is not needed
@@ -135,7 +135,7 @@ def _scale(points: _Points, rest: float, rest_free: float) -> tuple[float, float
   return ((points.variance * points.free + rest) / freedom if freedom > 0 else np.inf), freedom
 
 
-def _test(points: _Points, columns: Float[Array, "n k"], level: float = LEVEL) -> _Found:
+def _test(points: _Points, columns: Float[Array, "n k"], level: float) -> _Found:
   """Whether these columns, added to the law, lower the cost by more than noise does."""
   rest_columns = _beyond(points, columns)
   basis = _basis(rest_columns) if np.any(rest_columns) else np.zeros((len(rest_columns), 0))
@@ -201,8 +201,9 @@ def _last(problem: Problem, points: _Points) -> list[tuple[Bool[Array, " n"], st
 
 def _ends(problem: Problem, points: _Points) -> str:
   """The last points against the law as the others want it."""
-  for at, name in reversed(_last(problem, points)):
-    found = _test(points, at[:, None].astype(float))
+  last = _last(problem, points)
+  for at, name in reversed(last):
+    found = _test(points, at[:, None].astype(float), LEVEL / len(last))
     miss = float(found.coefficient[0])
     if found.significant and abs(miss) > points.large:
       where = f" ({_place_text(problem, points, len(points.mean) - 1)})" if problem.law.num_x == 1 else ""

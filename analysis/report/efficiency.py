@@ -19,7 +19,7 @@ from dlrm_jax.common.figures.render import Figure
 
 _SPAN = 256  # a panel shows the last factor of this in examples
 _MEANS = 700  # mean points that a panel draws at most
-_BEST_LINES = alt.Scale(domain=["best for the budget", "its law"], range=[[5, 4], [1, 0]])
+_BEST_LINES = {"best for the budget": [5, 4], "its law": [1, 0]}  # dashes
 
 
 def figures(frame: pl.DataFrame, schemes: list[SchemeRow], rows: list[LawRow]) -> list[Figure]:
@@ -59,7 +59,8 @@ def _best_layers(row: SchemeRow | None, key: str, x: Any, y: Any) -> list[Any]:
   if not row.fit.refused and row.fit.status != "misfit":
     at = np.geomspace(found.budget[0], found.budget[-1], 60)
     lines += [{key: float(a), "value": float(b), "line": "its law"} for a, b in zip(at, row.fit.predict(at), strict=True)]
-  dash = alt.StrokeDash("line:N", title=None, scale=_BEST_LINES)
+  shown = list(dict.fromkeys(entry["line"] for entry in lines))
+  dash = alt.StrokeDash("line:N", title=None, scale=alt.Scale(domain=shown, range=[_BEST_LINES[name] for name in shown]))
   drawn = alt.Chart(chart.data(lines)).mark_line(style="theory", strokeWidth=1.8, clip=True)
   return [drawn.encode(x=x, y=y, strokeDash=dash)]
 
@@ -95,7 +96,7 @@ def _by_scheme(frame: pl.DataFrame, schemes: list[SchemeRow], resource: str) -> 
     )
   caption = (
     f"Loss against {title}, mean over seeds, one line for each configuration; dashed: the best loss that the budget buys, its winner "
-    "picked on other seeds than it is measured on, and the law fitted to that."
+    "picked on other seeds than it is measured on, and the law fitted to that, where one holds."
   )
   name = {"data": "data_efficiency", "compute": "compute"}[resource]
   return marks.figure(name, f"{resource.capitalize()} efficiency by scheme", caption, panels)

@@ -75,7 +75,7 @@ def _headline(frame: pl.DataFrame, rows: list[LawRow]) -> list[Figure]:
     panels.append(alt.layer(*layers).properties(width=380, height=290, title=title))
   caption = (
     "Loss against examples seen; every point is one evaluation of one seed, faint before the fitted window. "
-    "Lines: the fitted law, with its 95% interval" + (IDEAL_CAPTION if frame["excess_ideal"].is_not_null().any() else ".")
+    "Lines: the fitted law, where one holds, with its 95% interval" + (IDEAL_CAPTION if frame["excess_ideal"].is_not_null().any() else ".")
   )
   return marks.figure("data_law", "The data law", caption, panels)
 
@@ -117,7 +117,9 @@ def _data_curves(frame: pl.DataFrame, rows: list[LawRow], axis: str) -> list[Fig
     pick = chart.pick("size")
     layers = [*marks.line_layers(fitted, ideal, color, x, y, pick), marks.point_layer(points, color, x, y, pick, 22)]
     panels.append(alt.layer(*layers).properties(width=380, height=290, title=marks.workload_text(workload)))
-  caption = f"Loss against examples seen, one colour for each size of the {axis} axis; lines are the fitted laws over their windows, "
+  caption = (
+    f"Loss against examples seen, one colour for each size of the {axis} axis; lines are the fitted laws that hold over their windows, "
+  )
   caption += "thick while more examples pay, thin where that saturates"
   caption += "; dashed: the ideal learner at the largest size." if any_ideal else "."
   return marks.figure(f"data_{axis}", f"Data curves, {axis} axis", caption, panels)

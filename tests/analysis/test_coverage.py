@@ -33,7 +33,7 @@ def test_open_ends_count_by_hand():
   wide = fit_with(alpha=(0.7, None, 0.8), beta=(0.2, 0.1, None), gamma=(0.5, None, None))  # alpha misses
   row = summary(case, [sure, wide, fit_with()])  # no fit: nothing is claimed
   assert [row[f"coverage_{name}"] for name in ("alpha", "beta", "gamma")] == [pytest.approx(2 / 3), pytest.approx(2 / 3), 1.0]
-  np.testing.assert_allclose([row["bias_beta"], row["refused"]], [0.0, 1 / 3], atol=1e-12)
+  np.testing.assert_allclose([row["bias_beta"], row["refused"], row["misfit"]], [0.0, 1 / 3, 0.0], atol=1e-12)
 
 
 def test_program(tmp_path, capsys, monkeypatch):
@@ -61,5 +61,6 @@ def test_intervals_hold_the_truth():
     share = [row[f"coverage_{name}"] for name in names]
     most = 0.98 if row["not_identifiable"] < 0.9 else 1.0  # where nothing is determined, intervals are wide and may hold it more often
     assert min(share) >= 0.92 and max(share) <= most, row
+    assert row["misfit"] <= 0.06, row  # the points are those of the law
   (paper,) = [row for row in rows if row["truth"] == coverage.PAPER]
   assert paper["not_identifiable"] > 0.5
