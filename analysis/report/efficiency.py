@@ -59,7 +59,7 @@ def _best_layers(row: SchemeRow | None, key: str, x: Any, y: Any) -> list[Any]:
   if not row.fit.refused and row.fit.status != "misfit":
     at = np.geomspace(found.budget[0], found.budget[-1], 60)
     lines += [{key: float(a), "value": float(b), "line": "its law"} for a, b in zip(at, row.fit.predict(at), strict=True)]
-  shown = list(dict.fromkeys(entry["line"] for entry in lines))
+  shown = [name for name in _BEST_LINES if any(entry["line"] == name for entry in lines)]
   dash = alt.StrokeDash("line:N", title=None, scale=alt.Scale(domain=shown, range=[_BEST_LINES[name] for name in shown]))
   drawn = alt.Chart(chart.data(lines)).mark_line(style="theory", strokeWidth=1.8, clip=True)
   return [drawn.encode(x=x, y=y, strokeDash=dash)]

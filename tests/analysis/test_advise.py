@@ -123,6 +123,16 @@ def test_axes_of_few_sizes_are_left_out_and_of_many_some_are_taken(tmp_path):
   assert MOST_SIZES >= 8
 
 
+def test_why_axes_were_left_out_is_said_where_none_is_left(tmp_path):
+  root = write(tmp_path, TRUTHS["rows"], axes=("rows",))
+  for path in root.glob("runs/*/record.json"):
+    entry = record.read_json(path)
+    entry["config"]["model"]["num_rows"] = 5000  # allowed, but there are 1000 ids
+    record.write_json(path, entry)
+  with pytest.raises(flags.UserError, match=r"nothing to advise on \(clicks: rows: every id has one of its own in the base run"):
+    models(load(root))
+
+
 def test_program(tmp_path, capsys):
   root = write(tmp_path, TRUTHS["rows"])
   out = tmp_path / "advice.json"

@@ -234,3 +234,30 @@ def test_advise_says_the_same_and_refuses_where_it_cannot(made, tmp_path, capsys
   check_gain(saved["verdict"], points)
   assert saved["choice"] == advice.choice and saved["verdict"].split()[0] in shown
   assert kind not in SILENT or saved["choice"] in ("refused", "undecided"), (kind, saved["verdict"])
+
+
+def test_alarms_of_runs_are_shown_with_their_figures(tmp_path):
+  """Two of six runs are worse than the logistic regression of their record; none is where the record has none."""
+  root = write_sweep(tmp_path, additive, seeds=1)
+  assert not [line for line in analyse(root).warnings if line.startswith("Alarm")]
+  paths = sorted(root.glob("runs/*/record.json"))
+  for path in paths[:2]:
+    entry = record.read_json(path)
+    record.write_json(path, entry | {"logistic_log_loss": 0.9 * entry["log_loss"], "logistic_ne": 0.9 * entry["ne"]})
+  (line,) = [line for line in analyse(root).warnings if line.startswith("Alarm")]
+  assert f"worse_than_logistic: 2 of {len(paths)} runs, such as clicks / dlrm / " in line
+  losses = {round(record.read_json(path)["log_loss"], 4) for path in paths[:2]}
+  (match,) = re.finditer(rf"log loss is {N} against {N}", line)
+  assert numbers(match)[0] in losses
+
+
+def test_epochs_after_the_first_are_in_no_data_law(tmp_path):
+  root = write_sweep(tmp_path, additive, seeds=1)
+  for path in root.glob("runs/*/curve.jsonl"):
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+      line["epochs"] = line["examples"] / 2**19
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+  found = analyse(root)
+  assert {row.fit.x_max for row in found.rows} == {2.0**19}
+  assert any("12 evaluations of 6 runs come after the first epoch and are in no law" in line for line in found.warnings)
