@@ -95,6 +95,12 @@ class StepSettings:
     ("random", "base_rate"),
   )
   dense_optimizer: str = NUMBERS.option("adagrad", "optimiser of the MLPs (optax)", ("sgd", "adagrad", "adam"))
+  dense_accumulator: float = NUMBERS.option(
+    0.1,
+    "where Adagrad's sums of squares start for the MLPs; gradients are small, so that 0.1 makes it SGD at a constant rate for thousands of "
+    "steps; from 0 steps are large at first and fall at once",
+    at_least=0,
+  )
   warmup_examples: int = NUMBERS.option(0, "the dense learning rate rises linearly over this many examples", at_least=0)
   table_warmup_examples: int = NUMBERS.option(0, "the tables' learning rate rises linearly over this many examples", at_least=0)
   lr_schedule: str = NUMBERS.option(

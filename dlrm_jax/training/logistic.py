@@ -31,7 +31,7 @@ class Settings:
 
   alpha: float = 0.1
   beta: float = 1.0
-  l2: float = 1.0
+  l2: float = 0.0
   batch_size: int = 256
 
 

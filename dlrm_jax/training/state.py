@@ -93,7 +93,8 @@ def learning_rate(settings: StepSettings, peak: ArrayLike, warmup_examples: int)
 
 def dense_optimizer(settings: StepSettings, rates: Rates) -> optax.GradientTransformation:
   """The optax optimiser of the MLPs."""
-  makers = {"sgd": optax.sgd, "adagrad": optax.adagrad, "adam": optax.adam}
+  adagrad = functools.partial(optax.adagrad, initial_accumulator_value=settings.dense_accumulator)
+  makers = {"sgd": optax.sgd, "adagrad": adagrad, "adam": optax.adam}
   return makers[settings.dense_optimizer](learning_rate(settings, rates.dense, settings.warmup_examples))
 
 
@@ -113,7 +114,6 @@ def make_model(build: Build, key: Array) -> Dlrm:
   model = Dlrm(build.model, build.num_dense, len(build.plan.layout.tables), rngs=nnx.Rngs(key), kernels=dense_kernels(build))
   if build.first_logit is not None:  # the first-order scalars start at 0
     last = model.overarch.layers[-1]
-    last.kernel = nnx.Param(jnp.zeros_like(last.kernel[...]))
     last.bias = nnx.Param(jnp.full_like(cast(nnx.Param, last.bias)[...], build.first_logit))
   return model
 
