@@ -96,6 +96,15 @@ def test_only_what_ends_flat_is_saturated():
   assert regimes.regime_at(flat, X[-1]) == "saturated"
 
 
+def test_a_law_that_says_saturated_is_asked_for_flat_points():
+  """At its last size the law has less than a tenth of its first elasticity, but between the last two sizes the points fall on."""
+  x = np.array([4.5e4, 1.4e5, 3.8e5, 9.5e5])
+  fit = fit_law(x, 4087.0 * x**-0.949 + 0.6633, "power_constant")
+  first, last = regimes.elasticity(fit, x[[0, -1]])
+  assert fit.status == "ok" and last < 0.1 * first
+  assert fit.slopes is not None and fit.slopes.end > 0.15 * fit.slopes.start and regimes.regime_at(fit, x[-1]) == "transition"
+
+
 def test_a_steepening_curve_is_called_so():
   fit = fit_law(X, curve("steepening"), "power_constant")
   assert fit.slopes is not None and fit.slopes.steepening and regimes.regime_at(fit, X[-1]) == "steepening"
