@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
+from jax.scipy.special import ndtri
 
 HERE = Path(__file__).parent
 MISSING = -1  # the id of an empty place in a bag
+MOST = 10.0  # a standardised number that is farther from 0 is moved to +-MOST
 
 
 class Model:
@@ -36,6 +39,26 @@ class Model:
     """Logits [b] of dense inputs [b, M] float32 and ids [b, L] int32; with bags also their weights [b, L], 0 for an empty place."""
     return self._logits(self.arrays, dense, ids, *([] if weights is None else [weights]))
 
+  def input_of(self, name: str, number: float | None) -> float:
+    """The dense input of this name, from the number in its column (`column` in the metadata), or None where the cell is missing."""
+    entry = next(entry for entry in self.metadata["inputs"]["dense"] if entry["name"] == name)
+    kind = entry["transform"]
+    if kind == "missing":
+      return float(number is None)
+    if number is None:
+      return entry["missing"]
+    if kind == "quantile":
+      return _normal_score(number, np.array(entry["edges"]))
+    value = math.log1p(max(number, 0.0)) if kind == "log1p" or entry["log"] else float(number)
+    if kind != "standard":
+      return value
+    return min(max((value - entry["mean"]) / entry["deviation"], -MOST), MOST) if entry["deviation"] else 0.0
+
+  def bin_of(self, feature: str, number: float | None) -> int:
+    """The id of a feature of bins, from the number in its column, or None where the cell is missing."""
+    edges = self._features[feature]["bins"]["edges"]
+    return 0 if number is None else 1 + int(np.searchsorted(edges, number, side="right"))
+
   def id_of(self, feature: str, text: str) -> int:
     """The id of a value of a feature, which the log has as this text ("" if it is missing): 0 if it was not seen in training."""
     entry = self._features[feature]
@@ -48,6 +71,15 @@ class Model:
     place = int(np.searchsorted(hashes, np.uint64(hashed)))
     known = place < len(hashes) and int(hashes[place]) == hashed
     return int(np.load(self.directory / entry["id"], mmap_mode="r")[place]) if known else 0
+
+
+def _normal_score(number: float, edges: np.ndarray) -> float:
+  """The normal quantile of a number's rank among evenly spaced quantiles; a number that equals several gets the middle of their ranks."""
+  if not len(edges):
+    return 0.0
+  ranks, half = np.linspace(0, 1, len(edges)), 0.5 / max(len(edges) - 1, 1)
+  rank = (np.interp(number, edges, ranks) - np.interp(-number, -edges[::-1], -ranks[::-1])) / 2
+  return float(ndtri(jnp.clip(rank, half, 1 - half)))
 
 
 def _hash(feature: str, data: bytes) -> int:

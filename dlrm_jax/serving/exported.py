@@ -129,7 +129,11 @@ def write(model: Restored, platforms: tuple[str, ...], directory: Path) -> None:
   metadata = hardware.header() | {
     "format": FORMAT,
     "platforms": list(platforms),
-    "inputs": {"dense": model.contents["columns"]["dense"], "ids": list(encoder.lookup_names), "weights": encoder.weighted},
+    "inputs": {
+      "dense": [dataclasses.asdict(one) for one in encoder.inputs],
+      "ids": list(encoder.lookup_names),
+      "weights": encoder.weighted,
+    },
     "features": write_features(directory, encoder),
     "schema": model.contents["schema"],
     "arrays": write_arrays(directory, arrays_of(model.state)),

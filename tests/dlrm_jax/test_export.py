@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 from prepared_case import criteo_lines
-from served_case import prepare, rows_of_log, text_of, trained
+from served_case import SCHEMA, prepare, rows_of_log, text_of, trained
 
 from dlrm_jax import export, predict
 from dlrm_jax.common import flags
@@ -99,6 +99,25 @@ def test_the_examples_ids_are_those_of_training(place: Path, tmp_path: Path):
   np.testing.assert_array_equal(np.where(ids < 0, 0, ids), found.ids_nl)
   np.testing.assert_array_equal(ids >= 0, found.bag_weight_nl)
   assert (ids[:, 0] == 0).sum() > 10
+
+
+def test_the_examples_dense_inputs_are_those_of_training(tmp_path: Path):
+  """Every transform, with missing cells, and numbers beyond all that training had."""
+  dense = 'age = { transform = "standard" }\nprice = { transform = "quantile", bins = 7 }\nitem = { transform = "log1p", missing = 2 }\n'
+  schema = SCHEMA[: SCHEMA.index("[dense]")] + "[dense]\n" + dense
+  contents = prepare(tmp_path, ROWS, "--eval_rows=300", schema=schema)
+  trained(tmp_path, tmp_path / "set", num_examples=300)
+  model = load_model(run_export(tmp_path, "--platforms=cpu"))
+  rows = [*ROWS[1200:1300], ["1", "u", "-5", "1e9", "-1e9", "", "", "x"], ["1", "u", "", "0", "1e9", "", "", "x"]]
+  (tmp_path / "rows.csv").write_text(text_of(rows))
+  encoder = Encoder.of(tmp_path / "set", contents)
+  (found,) = read_examples([scored_file(tmp_path / "rows.csv", None, encoder.schema)], encoder, [Tally()], lambda count: None)
+  inputs = model.metadata["inputs"]["dense"]
+  assert {entry["transform"] for entry in inputs} == {"standard", "quantile", "log1p", "missing"}
+  numbers = [{name: float(row[i]) if row[i] else None for name, i in (("age", 3), ("price", 4), ("item", 2))} for row in rows]
+  wanted = [[model.input_of(entry["name"], row[entry["column"]]) for entry in inputs] for row in numbers]
+  np.testing.assert_allclose(wanted, found.dense_nm, rtol=1e-5, atol=1e-5)
+  assert [model.bin_of("price.bins", row["price"]) for row in numbers] == found.ids_nl[:, -1].tolist()
 
 
 @pytest.mark.parametrize("vocabulary", ["frequency", "hash"])
