@@ -116,8 +116,9 @@ class Arranging:
     order_n = np.argsort(np.concatenate(keys), kind="stable")
     columns, values = {}, []
     names = names_of(parts[0].file)
-    for name in (name for name in names if not name.startswith("id.")):
-      pieces = [columns_of(part.file, [name])[0].to_numpy()[row_m] for part, row_m in zip(parts, rows)]
+    plain = [name for name in names if not name.startswith("id.")]
+    taken = [[column.to_numpy()[row_m] for column in columns_of(part.file, plain)] for part, row_m in zip(parts, rows)]
+    for name, pieces in zip(plain, zip(*taken), strict=True):
       columns[name] = np.concatenate(pieces)[order_n]
     first = 0
     for f, feature in enumerate(self.schema.features):

@@ -51,8 +51,8 @@ class PrepareConfig:
       raise flags.UserError(f"--format={self.format} needs --schema=FILE.toml, which names the label, dense and categorical columns")
     files_fit = self.eval_files is None or (self.eval_files >= 1 and self.eval_rows is None)
     flags.check(files_fit, self, "eval_files", "at least 1, without --eval_rows")
-    by_place = self.eval_rows is not None or self.eval_files is not None
-    flags.check(self.eval_from is None or not by_place, self, "eval_from", "left out with --eval_rows and --eval_files")
+    by_place = (self.eval_rows, self.eval_files, self.eval_fraction) != (None, None, None)
+    flags.check(self.eval_from is None or not by_place, self, "eval_from", "left out with --eval_rows, --eval_files and --eval_fraction")
     fits = self.test_from is None or (self.eval_from is not None and not self.test_fraction)
     flags.check(fits, self, "test_from", "given with --eval_from and without --test_fraction")
     flags.check(self.eval_fraction is None or 0 < self.eval_fraction < 1, self, "eval_fraction", "above 0 and below 1")

@@ -120,18 +120,19 @@ def test_killed_at_random_moments(untouched, tmp_path):
   assert kept > 20  # the kills came when something was done
 
 
-@pytest.mark.parametrize("kind", ["new", "overwrite", "like"])
+@pytest.mark.parametrize("kind", ["new", "overwrite", "like", "sorted"])
 def test_killed_before_each_step_on_disk(tmp_path, kind):
   """Renames, syncs and removals, one after the other, of a small log in which everything occurs. With --overwrite: the last ones.
 
   With --like the vocabularies are those of another data set.
   """
   overwrite = kind == "overwrite"
+  by_time = '[time]\ncolumn = "n"\nunit = "s"\norder = true\n' if kind == "sorted" else ""
   rng = random.Random(2)
   lines = [f"{rng.randrange(9)},{rng.randrange(2)},{rng.choice('abcdefg')},{rng.choice('xyz')}" for _ in range(3000)]
   for i in range(2):
     (tmp_path / f"log_{i}.csv").write_text("n,y,c,d\n" + "\n".join(lines[1500 * i : 1500 * (i + 1)]) + "\n1,2,3\n")
-  (tmp_path / "schema.toml").write_text('label = "y"\ncategorical = ["c", "d"]\n[dense]\nn = {}\n')
+  (tmp_path / "schema.toml").write_text('label = "y"\ncategorical = ["c", "d"]\n[dense]\nn = {}\n' + by_time)
   arguments = ["--format=csv", f"--input={tmp_path}/log_*.csv", f"--schema={tmp_path}/schema.toml", "--output=out", "--workers=1"]
   arguments.append("--max_reject_fraction=0.01")
   if kind == "like":

@@ -72,7 +72,7 @@ def write_log(directory: Path, log: list[Row], files: int, kind: str) -> list[st
 
 def run(directory: Path, words: list[str], *more: str, schema: str = "", output: str = "out") -> Path:
   (directory / "s.toml").write_text(SCHEMA + schema)
-  given = ["prepare", *words, f"--schema={directory}/s.toml", f"--output={directory / output}", "--workers=1", *more]
+  given = ["prepare", "--piece_mib=100000", *words, f"--schema={directory}/s.toml", f"--output={directory / output}", "--workers=1", *more]
   prepare(flags.parse(given, PrepareConfig))
   return directory / output
 
@@ -113,12 +113,12 @@ def went_back(log: list[Row]) -> int:
   return sum(any(before[0] > row[0] for before in log[:i]) for i, row in enumerate(log))
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(6))
 def test_rows_are_sorted_and_split_as_by_a_slow_sort(tmp_path, seed, capsys):
   """Ties keep the order of files. Pieces have a few rows or all, and files are one or several."""
   log, rng = log_of(seed), random.Random(seed)
   words = write_log(tmp_path, log, rng.choice([1, 2, 5]), rng.choice(["csv", "parquet"]))
-  words.append(f"--piece_mib={rng.choice([90, 300, 1000, 1 << 20])}")
+  words.append(f"--piece_mib={rng.choice([200, 300, 1000, 1 << 20])}")
   by_time = [row[3] for row in sorted(log, key=lambda row: row[0])]
   out = run(tmp_path, words, "--eval_rows=40", "--test_fraction=0.5", schema="order = true\n")
   check_rows(out, log, {"train": by_time[:-40], "eval": by_time[-40:-20], "test": by_time[-20:]})
@@ -406,7 +406,8 @@ def test_units_that_cannot_be_recognised_are_refused(tmp_path, capsys):
     (["--eval_from=1714588200"], "", "--eval_from=1714588200: must be a date or time that exists"),
     (["--eval_from=2023-01-01"], "", "--eval_from=2023-01-01 of 150 rows from 2024-04-.* holds out 150: neither split may be empty"),
     (["--eval_from=2025-01-01"], "", "holds out 0: neither split may be empty"),
-    (["--eval_from=2024-05-01", "--eval_rows=3"], "", "--eval_from=2024-05-01: must be left out with --eval_rows and --eval_files"),
+    (["--eval_from=2024-05-01", "--eval_rows=3"], "", "--eval_from=2024-05-01: must be left out with --eval_rows, --eval_files and"),
+    (["--eval_from=2024-05-01", "--eval_fraction=0.2"], "", "--eval_from=2024-05-01: must be left out with --eval_rows, --eval_files and"),
     (["--test_from=2024-05-01"], "", "--test_from=2024-05-01: must be given with --eval_from and without --test_fraction"),
     (["--eval_from=2024-05-01", "--test_from=2024-05-01"], "", "--test_from=2024-05-01: must be later than --eval_from=2024-05-01"),
     (
