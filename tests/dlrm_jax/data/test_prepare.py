@@ -25,6 +25,7 @@ from dlrm_jax.data.prepare import delimited, distinct, parse, parts, program, ro
 from dlrm_jax.data.prepare.program import PrepareConfig, prepare
 from dlrm_jax.data.prepare.schema import CRITEO, CategoricalColumn
 from dlrm_jax.data.prepare.schema_file import load_schema
+from dlrm_jax.data.transform import Input
 
 SCHEMA = 'label = "y"\ncategorical = ["c", "age"]\n[dense]\nage = { transform = "none", missing = 40 }\nviews = { transform = "log1p" }\n'
 
@@ -428,7 +429,9 @@ def test_every_line_is_accepted_with_its_value_or_rejected(mutations):
   assert [reject.text.decode() for reject in rejects] == [line for line, value in zip(lines, expected, strict=True) if value is None]
   assert rows.label_n.tolist() == [label for label, _, _ in good]
   for i in range(13):
-    np.testing.assert_allclose(rows.dense[i], np.array([dense[i] for _, dense, _ in good], np.float32), rtol=2e-7)
+    np.testing.assert_allclose(
+      Input("x", "x", "log1p").apply(rows.dense[i]), np.array([dense[i] for _, dense, _ in good], np.float32), rtol=2e-7
+    )
   for i in range(26):
     assert rows.cells[i].to_pylist() == [None if categories[i] == 2**32 else categories[i] for _, _, categories in good]
 
