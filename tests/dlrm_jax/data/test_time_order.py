@@ -203,6 +203,21 @@ def test_an_ordered_log_is_not_sorted_again(tmp_path, monkeypatch, capsys):
   assert len(digests) == 1
 
 
+def test_dense_statistics_and_bins_are_those_of_the_sorted_training_rows(tmp_path):
+  """A log in any order gives the data set of the sorted log: means, deviations and bins are of the rows that time puts into training."""
+  log = log_of(2, rows=300)
+  dense = '[dense]\nrow = { transform = "standard", indicator = true, bins = 8 }\n'
+  made = []
+  for name, rows, order in (("shuffled", log, "order = true\n"), ("sorted", sorted(log, key=lambda row: row[0]), "")):
+    (tmp_path / name).mkdir()
+    words = write_log(tmp_path / name, rows, 2, "csv")
+    (tmp_path / name / "s.toml").write_text(f'label = "y"\ncategorical = ["c"]\n{dense}[time]\ncolumn = "ts"\n{order}')
+    words = [*words, f"--schema={tmp_path / name}/s.toml", "--piece_mib=2000", f"--output={tmp_path / name}/out", "--workers=1"]
+    made.append(prepare(flags.parse(["prepare", *words], PrepareConfig)))
+  assert made[0]["digest"] == made[1]["digest"]
+  assert made[0]["columns"] == made[1]["columns"]
+
+
 def test_only_the_features_that_are_asked_for_depend_on_times(tmp_path):
   log = log_of(5)
   schema = 'order = true\nfeatures = ["weekday", "hour"]\n'
