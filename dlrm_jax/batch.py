@@ -19,7 +19,7 @@ class Batch:
     ids_bl: categorical ids before they are mapped to table rows. Each feature has a bag of fixed length; the L columns are the bags of
       the features, one after the other (L = F if all features are one-hot). On planted data the 32 bits hold an unsigned id.
     label_b: 0.0 or 1.0.
-    weight_b: 1.0 for an example, 0.0 for padding.
+    weight_b: how much an example counts, above 0 (1.0 unless the data set has weights); 0.0 for padding.
     bag_weight_bl: weight of each id in its bag, 0.0 for padding; None if every bag is full.
   """
 

@@ -17,7 +17,7 @@ import numpy as np
 from dlrm_jax.common import flags, record
 from dlrm_jax.common.progress import Bar, say
 from dlrm_jax.config import KERNELS
-from dlrm_jax.data.prepare import read
+from dlrm_jax.data.prepare import inputs
 from dlrm_jax.data.prepare.rejects import Tally
 from dlrm_jax.data.prepare.scoring import Encoder, read_examples, scored_file
 from dlrm_jax.machine import hardware
@@ -51,21 +51,22 @@ class PredictConfig:
 
 def predict(config: PredictConfig) -> dict[str, Any]:
   """Scores the files, writes the output whole, and returns an entry for the JSON of the metrics. Raises UserError on bad input."""
-  sources = read.find_inputs(config.input)
+  sources = inputs.find_inputs(config.input).files
   flags.check(not Path(config.output).is_dir(), config, "output", "a file; it is a directory")
   if Path(config.output).resolve() in [source.resolve() for source in sources]:
     raise flags.UserError(f"--output={config.output}: is one of the inputs")
   model = restore_model(config.restore, config.data, config.batch_size, config.mesh, config.kernels)
   encoder = Encoder.of(model.data, model.contents, len(model.build.plan.layout.tables))
   files = [scored_file(source, config.format, encoder.schema) for source in sources]
-  tallies, total, names = [Tally() for _ in files], Accumulator(model.base_rate), read.names_of(sources)
+  tallies, total, names = [Tally() for _ in files], Accumulator(model.base_rate), inputs.names_of(sources)
   labelled, counts = 0, np.zeros((2, len(encoder.features) if encoder.vocabularies else 0), np.int64)
   with record.written_whole(config.output) as out, Bar("scoring", sum(file.size for file in files), is_bytes=True) as bar:
     with ScoreWriter(out, config.output.endswith(".parquet"), any(file.labelled for file in files)) as writer:
       for examples, logit_n in scored(model, read_examples(files, encoder, tallies, bar)):
         writer.write(names[examples.file], examples, logit_n)
         keep_n = examples.labelled_n
-        total.add(logit_n[keep_n], examples.label_n[keep_n])
+        weight_n = None if examples.weight_n is None else examples.weight_n[keep_n]
+        total.add(logit_n[keep_n], examples.label_n[keep_n], weight_n=weight_n)
         labelled += int(keep_n.sum())
         counts += np.stack([examples.unknown_f, examples.values_f])
     rows, by_reason = sum(tally.good for tally in tallies), sum((tally.by_reason for tally in tallies), Counter[str]())

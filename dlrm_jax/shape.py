@@ -18,6 +18,8 @@ class DataShape:
     cardinalities: number of ids of each feature; None: unlimited.
     bag_lengths: ids that an example has of each feature.
     weighted: whether batches have bag weights.
+    weight_column: the column of the examples' weights; None: every example counts once.
+    negatives_kept: the share of the log's negatives that the training examples have.
   """
 
   num_dense: int
@@ -25,6 +27,8 @@ class DataShape:
   cardinalities: tuple[int | None, ...]
   bag_lengths: tuple[int, ...]
   weighted: bool = False
+  weight_column: str | None = None
+  negatives_kept: float = 1.0
 
   @property
   def num_lookups(self) -> int:
@@ -45,4 +49,5 @@ class DataShape:
     if count > len(self.field_names):
       raise UserError(f"--num_tables={count}: the data has {len(self.field_names)} categorical features; 0 takes all")
     kept = slice(count or None)
-    return DataShape(self.num_dense, self.field_names[kept], self.cardinalities[kept], self.bag_lengths[kept], self.weighted)
+    parts = {name: getattr(self, name)[kept] for name in ("field_names", "cardinalities", "bag_lengths")}
+    return dataclasses.replace(self, **parts)

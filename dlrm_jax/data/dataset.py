@@ -39,7 +39,7 @@ class Dataset:
     dense: names of the M dense columns.
     shape: the columns. Cardinalities count id 0 (unseen or rare). Batches have bag weights if there are bags, which have empty places.
     rows_of: number of rows of each split: train, eval, perhaps test.
-    base_rates: click rate of each split.
+    base_rates: click rate of each split, by weight if rows have one. Negatives that are left out of `train` count, too.
     shards_of: the files of each split, in order.
     rows_per_group: rows of every block of a split but its last.
     vocabulary: "frequency" (ids are ranks) or "hash".
@@ -147,6 +147,8 @@ def shape_of(contents: dict[str, Any]) -> DataShape:
     cardinalities=tuple(int(column["cardinality"]) for column in categorical),
     bag_lengths=tuple(int(column.get("bag_length", 1)) for column in categorical),
     weighted=any("bag_length" in column for column in categorical),
+    weight_column=contents["columns"]["weight"]["name"] if "weight" in contents["columns"] else None,
+    negatives_kept=float(contents.get("keep_negatives", {"share": 1.0})["share"]),
   )
 
 

@@ -37,20 +37,22 @@ class _Rows:
   ids_nl: Int32[np.ndarray, "n L"]
   label_n: Float32[np.ndarray, " n"]
   bag_weight_nl: Float32[np.ndarray, "n L"] | None
+  weight_n: Float32[np.ndarray, " n"] | None
 
   def __len__(self) -> int:
     return len(self.label_n)
 
   def cut(self, low: int, high: int) -> "_Rows":
     """Rows `low .. high - 1`, without a copy."""
-    weights = self.bag_weight_nl
-    return _Rows(self.dense_nm[low:high], self.ids_nl[low:high], self.label_n[low:high], None if weights is None else weights[low:high])
+    return self._each(lambda array: array[low:high])
 
   def take(self, position_k: Int[np.ndarray, " k"]) -> "_Rows":
     """A copy of the rows at these positions, in their order."""
-    weights = self.bag_weight_nl
-    taken = (self.dense_nm[position_k], self.ids_nl[position_k], self.label_n[position_k])
-    return _Rows(*taken, None if weights is None else weights[position_k])
+    return self._each(lambda array: array[position_k])
+
+  def _each(self, function: Callable[[np.ndarray], np.ndarray]) -> "_Rows":
+    given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+    return dataclasses.replace(self, **{name: function(array) for name, array in given.items() if array is not None})
 
 
 class _OpenFiles(threading.local):
@@ -80,8 +82,9 @@ class _Units:
     ]
     num_ids = shape.num_ids(MAX_IDS)
     self._names, self._limits = [shape.field_names[f] for f in of_lookup], [num_ids[f] for f in of_lookup]
-    self._columns = shard_columns(dataset.dense, lookup_names(shape.field_names, shape.bag_lengths))
-    self._kinds = ["uint8"] + ["float"] * self._num_dense + ["int32"] * len(self._names)
+    self._has_weights = shape.weight_column is not None
+    self._columns = shard_columns(dataset.dense, lookup_names(shape.field_names, shape.bag_lengths), self._has_weights)
+    self._kinds = ["uint8"] + ["float"] * self._num_dense + ["int32"] * len(self._names) + ["float"] * self._has_weights
     self._files = _OpenFiles()
 
   def __len__(self) -> int:
@@ -93,11 +96,14 @@ class _Units:
     places, out, done = self.order.places(unit, rows), self.made(np.empty, rows), 0
     for block in blocks:
       label_n, *columns = self._read(block)
+      weight_n = columns.pop() if out.weight_n is not None else None
       for low in range(0, len(label_n), _ROWS_TOGETHER):
         some = slice(low, min(low + _ROWS_TOGETHER, len(label_n)))
         count = some.stop - low
         there = slice(done, done + count) if places is None else places[done : done + count]
         out.label_n[there] = label_n[some]
+        if out.weight_n is not None and weight_n is not None:
+          out.weight_n[there] = weight_n[some]
         _put_rows(out.dense_nm, there, [column[some] for column in columns[: self._num_dense]])
         _put_rows(out.ids_nl, there, [column[some] for column in columns[self._num_dense :]])
         done += count
@@ -109,8 +115,9 @@ class _Units:
   def made(self, make: Callable[..., np.ndarray], rows: int) -> _Rows:
     """Rows whose arrays `make` allocates: numpy's empty or zeros."""
     ids_nl = make((rows, len(self._names)), np.int32)
-    weights = make(ids_nl.shape, np.float32) if self._weighted else None
-    return _Rows(make((rows, self._num_dense), np.float32), ids_nl, make(rows, np.float32), weights)
+    bag_weights = make(ids_nl.shape, np.float32) if self._weighted else None
+    weights = make(rows, np.float32) if self._has_weights else None
+    return _Rows(make((rows, self._num_dense), np.float32), ids_nl, make(rows, np.float32), bag_weights, weights)
 
   def _read(self, block: BlockRows) -> list[np.ndarray]:
     """The checked columns of some rows of a block."""
@@ -126,7 +133,9 @@ class _Units:
       if str(column.type) != kind or column.null_count:
         raise UserError(f"{path}: column {name} is {column.type} with {column.null_count} nulls, not {kind} with none")
     columns = [column.to_numpy()[block.low : block.high] for column in table.columns]
-    check_ids(columns[1 + self._num_dense :], self._names, self._limits, str(path), lowest=PADDING if self._weighted else 0)
+    check_ids(
+      columns[1 + self._num_dense :][: len(self._names)], self._names, self._limits, str(path), lowest=PADDING if self._weighted else 0
+    )
     return columns
 
   def __repr__(self) -> str:
@@ -267,7 +276,7 @@ def _batch(units: _Units, cuts: list[_Rows], size: int) -> Batch:
         if (given := getattr(cut, field.name)) is not None:
           getattr(rows, field.name)[done : done + len(cut)] = given
       done += len(cut)
-  weight_b = (np.arange(size) < done).astype(np.float32)
+  weight_b = (np.arange(size) < done).astype(np.float32) if rows.weight_n is None else rows.weight_n
   return Batch(rows.dense_nm, rows.ids_nl, rows.label_n, weight_b, rows.bag_weight_nl)
 
 

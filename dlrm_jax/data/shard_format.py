@@ -1,8 +1,9 @@
 """The format of a data set's shards. `prepare` writes them, `pipeline` and `describe` read them.
 
 A shard has the columns `label` uint8, `dense.NAME` float32 (transformed) and `id.NAME` int32. A bag of several ids has the columns
-`id.NAME.0`, `id.NAME.1`, ..., where -1 is padding. Every shard of a split but the last has `ROWS_PER_GROUP * GROUPS_PER_SHARD` rows, in
-row groups of `ROWS_PER_GROUP` rows. The pipeline reads these row groups as blocks.
+`id.NAME.0`, `id.NAME.1`, ..., where -1 is padding. If rows have weights, the last column is `weight` float32, above 0. Every shard of a
+split but the last has `ROWS_PER_GROUP * GROUPS_PER_SHARD` rows, in row groups of `ROWS_PER_GROUP` rows. The pipeline reads these row groups
+as blocks.
 """
 
 from collections.abc import Sequence
@@ -29,9 +30,9 @@ def digest(path: Path) -> str:
   return hashed.hexdigest()
 
 
-def shard_columns(dense: Sequence[str], lookups: Sequence[str]) -> list[str]:
-  """The names of a shard's columns, in order; `lookups` are those of `lookup_names`."""
-  return ["label", *(f"dense.{name}" for name in dense), *(f"id.{name}" for name in lookups)]
+def shard_columns(dense: Sequence[str], lookups: Sequence[str], weighted: bool = False) -> list[str]:
+  """The names of a shard's columns, in order; `lookups` are those of `lookup_names`, and `weighted` if rows have weights."""
+  return ["label", *(f"dense.{name}" for name in dense), *(f"id.{name}" for name in lookups), *["weight"] * weighted]
 
 
 def lookup_names(features: Sequence[str], bag_lengths: Sequence[int]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Bool, Float
 
 from dlrm_jax.batch import Batch
 from dlrm_jax.common import record, stopping
@@ -24,6 +25,7 @@ from dlrm_jax.common.progress import Bar
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data.planted.clicks import Planted
 from dlrm_jax.data.source import PreparedSource, Source
+from dlrm_jax.shape import DataShape
 from dlrm_jax.training import metrics
 from dlrm_jax.training.logistic import LogisticRegression, Settings
 
@@ -98,13 +100,13 @@ def _key(config: RunConfig, source: Source, num_eval_examples: int) -> dict[str,
 
 def _computed(config: RunConfig, source: Source, num_eval_examples: int, quiet: bool) -> dict[str, float]:
   base_rate, most = source.base_rate(), min(config.train.num_examples, CHOICE_EXAMPLES)
-  tried = [_Candidate(LogisticRegression(source.shape, Settings(alpha=alpha)), base_rate) for alpha in ALPHAS]
+  tried = [_Candidate(LogisticRegression(source.shape, Settings(alpha=alpha)), source.shape, base_rate) for alpha in ALPHAS]
   with Bar("logistic regression to compare with", config.train.num_examples, quiet=quiet) as bar:  # one pass, also where there are epochs
     for batch in _all_examples(config, source):
       stopping.check()
       for candidate in tried:
         candidate.learn(batch, most // 2)
-      bar(int(np.sum(batch.weight_b)))
+      bar(int(np.count_nonzero(batch.weight_b)))
       if len(tried) > 1 and tried[0].examples >= most:
         tried = [min(tried, key=lambda candidate: candidate.late_loss)]
   ((regression, before),) = ((best.regression, best.losses) for best in tried)
@@ -112,7 +114,8 @@ def _computed(config: RunConfig, source: Source, num_eval_examples: int, quiet: 
   for batch, _ in source.eval_batches(_READ, num_eval_examples):
     stopping.check()
     keep = np.asarray(batch.weight_b) > 0
-    held_out.add(regression.predict(batch)[keep], np.asarray(batch.label_b)[keep])
+    weight_n = _weights(source.shape, batch, keep, 1.0)
+    held_out.add(regression.predict(batch)[keep], np.asarray(batch.label_b)[keep], weight_n=weight_n)
   found = held_out.metrics()
   return dict(zip(FIELDS, (found.log_loss, found.ne, found.roc_auc, before.metrics().log_loss), strict=True))
 
@@ -120,18 +123,26 @@ def _computed(config: RunConfig, source: Source, num_eval_examples: int, quiet: 
 class _Candidate:
   """A regression with the losses of its examples before it was trained on them."""
 
-  def __init__(self, regression: LogisticRegression, base_rate: float):
+  def __init__(self, regression: LogisticRegression, shape: DataShape, base_rate: float):
     self.regression, self.losses = regression, metrics.Accumulator(base_rate)
-    self.examples, self.late_loss = 0, 0.0
+    self.examples, self.late_loss, self._shape = 0, 0.0, shape
 
   def learn(self, batch: Batch, late: int) -> None:
     """Takes the steps of a batch. `late_loss` sums the losses of the examples after the first `late`."""
     keep = np.asarray(batch.weight_b) > 0
+    weight_n = _weights(self._shape, batch, keep, self._shape.negatives_kept)
     logit, label = self.regression.learn(batch)[keep], np.asarray(batch.label_b)[keep]
-    self.losses.add(logit, label)
+    self.losses.add(logit, label, weight_n=weight_n)
     before = max(0, late - self.examples)
-    self.late_loss += float((softplus(logit) - label * logit)[before:].sum())
+    self.late_loss += float(((softplus(logit) - label * logit) * (1.0 if weight_n is None else weight_n))[before:].sum())
     self.examples += len(label)
+
+
+def _weights(shape: DataShape, batch: Batch, keep_b: Bool[np.ndarray, " B"], kept: float) -> Float[np.ndarray, " n"] | None:
+  """How much the examples `keep_b` count, if not all alike: by their weights, and by what a negative stands for where some are left out."""
+  if shape.weight_column is None and kept == 1:
+    return None
+  return (np.asarray(batch.weight_b) * np.where(np.asarray(batch.label_b) > 0, 1.0, 1 / kept))[keep_b]
 
 
 def _all_examples(config: RunConfig, source: Source) -> Iterator[Batch]:

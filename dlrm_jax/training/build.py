@@ -28,6 +28,7 @@ class Build:
     mesh: the devices, which may be absent where programs are only compiled.
     steps_per_call: batches that one call of the train program takes.
     first_logit: the logit of every example before the first step; None: that of random weights.
+    negatives_kept: the share of the log's negatives that the training examples have.
   """
 
   model: ModelConfig
@@ -37,17 +38,18 @@ class Build:
   mesh: Mesh
   steps_per_call: int = 1
   first_logit: float | None = None
+  negatives_kept: float = 1.0
 
   def __post_init__(self) -> None:
     if type(self.settings) is not StepSettings:  # a TrainConfig would bring seed and learning rates into the programs
       raise TypeError(f"Build.settings is a {type(self.settings).__name__}: give StepSettings, such as TrainConfig.step_settings()")
 
   @classmethod
-  def of(cls, config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh, base_rate: float = 0.5) -> "Build":
+  def of(cls, config: RunConfig, plan: Plan, num_dense: int, mesh: Mesh, base_rate: float = 0.5, negatives_kept: float = 1.0) -> "Build":
     """The build of a run that is planned already."""
     settings = config.train.step_settings()
     first_logit = _logit(base_rate) if settings.first_logit == "base_rate" else None
-    return cls(config.model, settings, plan, num_dense, mesh, config.steps_per_call, first_logit)
+    return cls(config.model, settings, plan, num_dense, mesh, config.steps_per_call, first_logit, negatives_kept)
 
   def batch_shapes(self) -> Batch:
     """Shape and dtype of every array of a batch."""
@@ -58,7 +60,8 @@ class Build:
 def build_of(config: RunConfig, shape: DataShape, base_rate: float = 0.5) -> Build:
   """The build of a run on this machine, on data of this shape and click rate. Raises UserError where devices or memory do not suffice."""
   mesh = make_mesh(config)
-  return Build.of(config, make_plan(config, make_layout(config.model, shape), machine_of(mesh)), shape.num_dense, mesh, base_rate)
+  plan = make_plan(config, make_layout(config.model, shape), machine_of(mesh))
+  return Build.of(config, plan, shape.num_dense, mesh, base_rate, shape.negatives_kept)
 
 
 def _logit(rate: float) -> float:

@@ -29,12 +29,21 @@ KEPT_BYTES = 2**28  # of evaluation batches that stay on the devices; a larger s
 
 @dataclasses.dataclass(frozen=True)
 class EvalBatch:
-  """The batches of one call on the devices, and what metrics need on the host: labels, which examples count, the teacher's logits."""
+  """The batches of one call on the devices, and what metrics need of them on the host.
+
+  Attributes:
+    placed: on the devices.
+    label_n: labels.
+    keep_n: which examples count: those that are no padding.
+    truths: the teacher's logits.
+    weight_n: how much each example counts; None where all count alike.
+  """
 
   placed: tuple[Batch, ...]
   label_n: np.ndarray
   keep_n: np.ndarray
   truths: tuple[Truth, ...]
+  weight_n: np.ndarray | None = None
 
 
 class EvalSet:
@@ -63,11 +72,12 @@ class EvalSet:
     return self._read() if self._kept is None else iter(self._kept)
 
   def _read(self) -> Iterator[EvalBatch]:
-    batches = self.source.eval_batches(self._batch_size, self._of, self._octaves)
+    batches, alike = self.source.eval_batches(self._batch_size, self._of, self._octaves), self.source.shape.weight_column is None
     while some := list(itertools.islice(batches, self._per_call)):
       placed = tuple(self._put(jax.tree.map(jnp.asarray, batch)) for batch, _ in some)
       label_n, weight_n = (np.concatenate([np.asarray(getattr(batch, name)) for batch, _ in some]) for name in ("label_b", "weight_b"))
-      yield EvalBatch(placed, label_n, weight_n > 0, tuple(truth for _, truth in some if truth is not None))
+      truths = tuple(truth for _, truth in some if truth is not None)
+      yield EvalBatch(placed, label_n, weight_n > 0, truths, None if alike else weight_n)
 
   def _bytes(self) -> int:
     """The bytes of all batches: dense inputs, ids, bag weights, labels, weights, a teacher's logit and its parts, 4 bytes each."""
@@ -93,8 +103,9 @@ def evaluate(learner: Learner, state: Any, batches: EvalSet, runs: Sequence[int]
     names = batch.truths[0].parts if batch.truths and several else ()
     parts = {name: _joined([truth.parts[name] for truth in batch.truths])[keep] for name in names} if names else None
     logit_ksb = np.asarray(predicted)[: len(batch.placed)]
+    weight_n = None if batch.weight_n is None else batch.weight_n[keep]
     for total, run in zip(sums, runs, strict=True):
-      total.add(logit_ksb[:, run].reshape(-1)[keep], batch.label_n[keep], true_logit_n, parts)
+      total.add(logit_ksb[:, run].reshape(-1)[keep], batch.label_n[keep], true_logit_n, parts, weight_n)
   return [total.metrics() for total in sums]
 
 
@@ -106,52 +117,58 @@ class Progressive:
   """Progressive validation: each training example is predicted before the model is trained on it, so that its loss is that of an unseen
   one (Blum, Kalai and Langford 1999). The steps sum these losses on the device. Here the sums that are read are added in float64.
 
+  Means are weighted where examples have weights, and where negatives are left out: a kept one then stands for several.
+
   Attributes:
     FIELDS: what curve and record hold: mean log loss over all examples since the run's start, its NE, and the mean since the row before.
     loss_sum: the sum over all examples; NaN where some were not counted.
     examples: how many there are, with those of other data that the model had seen before; their losses are not in the sum.
+    weight: the sum of the weights of those in the sum.
   """
 
   FIELDS = ("progressive_log_loss", "progressive_ne", "progressive_log_loss_recent")
 
   def __init__(self, train_rate: float):
-    self.loss_sum, self.examples, self._before = 0.0, 0, 0
-    self._entropy, self._recent_sum, self._row_examples = metrics.entropy(train_rate), 0.0, 0
+    self.loss_sum, self.examples, self.weight = 0.0, 0, 0.0
+    self._entropy, self._recent_sum, self._row_weight = metrics.entropy(train_rate), 0.0, 0.0
 
-  def add(self, loss: float, examples: int) -> None:
-    """Adds the mean log loss (nats) of the examples from the last reading up to this many."""
-    self.loss_sum += loss * (examples - self.examples)
-    self._recent_sum += loss * (examples - self.examples)
-    self.examples = examples
+  def add(self, loss: float, examples: int, weight: float | None = None) -> None:
+    """Adds the mean log loss (nats) of the examples from the last reading up to this many; `weight` is theirs, by default 1 each."""
+    weight = examples - self.examples if weight is None else weight
+    self.loss_sum += loss * weight
+    self._recent_sum += loss * weight
+    self.examples, self.weight = examples, self.weight + weight
 
   def row(self) -> dict[str, float]:
     """The fields as they are now; the next row's recent loss starts here."""
-    mean, recent = self.loss_sum / (self.examples - self._before), self._recent_sum / (self.examples - self._row_examples)
-    self._recent_sum, self._row_examples = 0.0, self.examples
+    mean, recent = self.loss_sum / self.weight, self._recent_sum / (self.weight - self._row_weight)
+    self._recent_sum, self._row_weight = 0.0, self.weight
     return dict(zip(self.FIELDS, (mean, mean / self._entropy, recent), strict=True))
 
   def facts(self) -> dict[str, float]:
     """The sums, for a checkpoint: JSON keeps every bit, and makes NaN null."""
     return {
       "examples": self.examples,
-      "before": self._before,
       "loss_sum": self.loss_sum,
-      "row_examples": self._row_examples,
+      "weight": self.weight,
+      "row_weight": self._row_weight,
       "recent_sum": self._recent_sum,
     }
 
   def resume(self, facts: dict[str, float | None]) -> None:
     """Goes on with the sums of `facts`."""
     known = {name: math.nan if value is None else value for name, value in facts.items()}
-    self.loss_sum, self.examples, self._before = known["loss_sum"], int(known["examples"]), int(known.get("before", 0))
-    self._recent_sum, self._row_examples = known["recent_sum"], int(known["row_examples"])
+    self.loss_sum, self.examples = known["loss_sum"], int(known["examples"])
+    self._recent_sum = known["recent_sum"]
+    # Checkpoints that are older than weights have numbers of examples.
+    self.weight, self._row_weight = known.get("weight", known["examples"]), known.get("row_weight", known.get("row_examples", 0.0))
 
   def begin(self, examples: int) -> None:
     """Begins with new sums on other data, after so many examples."""
-    self.loss_sum, self._recent_sum = 0.0, 0.0
-    self.examples = self._before = self._row_examples = examples
+    self.loss_sum = self._recent_sum = self.weight = self._row_weight = 0.0
+    self.examples = examples
 
   def branch(self, facts: dict[str, float | None]) -> None:
     """Goes on with the sums of another run; the next row's recent loss starts here."""
     self.resume(facts)
-    self._recent_sum, self._row_examples = 0.0, self.examples
+    self._recent_sum, self._row_weight = 0.0, self.weight

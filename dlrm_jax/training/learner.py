@@ -38,7 +38,8 @@ class Learner:
     predict_call: (state, up to `batches_per_call` batches) -> logits [K, S, B] of the same examples by every run; what comes after the
       batches that were given means nothing.
     batches_per_call: K.
-    read_progress: state -> (state with counters at 0, of each run: mean training log loss since the last reading, first bad step or -1).
+    read_progress: state -> (state with counters at 0, of each run: mean training log loss since the last reading, first bad step or -1,
+      the sum of the weights of these examples).
     facts: params, FLOPs, bytes and kernels for the record.
     announce: shows a person where the tables are placed.
     snapshot: (state, run) -> a copy of the run's state, for a checkpoint; None where there are none.
@@ -53,7 +54,7 @@ class Learner:
   train: Callable[[Any, Sequence[Batches]], Any]
   predict_call: Callable[[Any, Batches], Array]
   batches_per_call: int
-  read_progress: Callable[[Any], tuple[Any, list[float], list[int]]]
+  read_progress: Callable[[Any], tuple[Any, list[float], list[int], list[float]]]
   facts: dict[str, Any]
   announce: Callable[[], None] = lambda: None
   snapshot: Callable[[Any, int], checkpoint.Snapshot] | None = None
@@ -125,13 +126,13 @@ def dlrm_learner(configs: Sequence[RunConfig], build: Build) -> Learner:
   )
 
 
-def read_progress(state: TrainState, runs: int) -> tuple[TrainState, list[float], list[int]]:
+def read_progress(state: TrainState, runs: int) -> tuple[TrainState, list[float], list[int], list[float]]:
   """`Learner.read_progress` of so many runs; under pmap every device has the same counters."""
   progress = jax.tree.map(np.array, state.progress)
   loss_sum, weight_sum, bad_step = (x.reshape(-1)[:runs] for x in (progress.loss_sum, progress.weight_sum, progress.bad_step))
-  losses = [float(loss) / max(float(weight), 1.0) for loss, weight in zip(loss_sum, weight_sum, strict=True)]
+  losses = [float(loss) / (float(weight) or 1.0) for loss, weight in zip(loss_sum, weight_sum, strict=True)]
   zero = Progress(np.zeros_like(progress.loss_sum), np.zeros_like(progress.weight_sum), progress.bad_step)
-  return dataclasses.replace(state, progress=zero), losses, bad_step.tolist()
+  return dataclasses.replace(state, progress=zero), losses, bad_step.tolist(), weight_sum.tolist()
 
 
 def facts_of(config: RunConfig, build: Build, xla_flops: float) -> dict[str, Any]:
@@ -164,7 +165,7 @@ def per_id_learner(config: RunConfig, source: Source) -> Learner:
     train=train,
     predict_call=lambda state, batches: per_id.predict(state, batches[0], bias)[None, None],
     batches_per_call=1,
-    read_progress=lambda state: (state, [np.nan], [-1]),
+    read_progress=lambda state: (state, [np.nan], [-1], [np.nan]),
     facts=dict.fromkeys(("params", "flops_per_example", "bytes", "flops_total", "kernels", "steps_per_call")) | {"tables": []},
     snapshot=lambda state, run: checkpoint.snapshot_dense({"effects": state}, one),
     restore=lambda path: checkpoint.restore_dense(path, shapes)["effects"],

@@ -12,6 +12,7 @@ unit of a column.
 """
 
 import dataclasses
+import math
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -59,6 +60,7 @@ class LogisticRegression:
     self._rows_l = rows_f[of_lookup]
     self._first_l = (np.cumsum(rows_f) - rows_f)[of_lookup]
     self._settings, total = settings, int(rows_f.sum())
+    self._shift = math.log(shape.negatives_kept)  # of the logit of training examples, see `step.loss_and_grads`
     self._z_v: np.ndarray = np.zeros(total, dtype)
     self._n_v: np.ndarray = np.zeros(total, dtype)
     self._sum_v: np.ndarray = np.zeros(total, dtype)  # all 0 between two steps
@@ -79,7 +81,7 @@ class LogisticRegression:
     self._measure(np.asarray(batch.dense_bm, np.float64), weight_b)
     inputs = self._inputs(batch)
     logit_b, w_bl, w_k = self._logit(inputs)
-    error_b = weight_b * (sigmoid(logit_b) - np.asarray(batch.label_b))
+    error_b = weight_b * (sigmoid(logit_b - self._shift) - np.asarray(batch.label_b))
     self._z_k, self._n_k = self._moved(self._z_k, self._n_k, w_k, error_b @ inputs.x_bk)
     at, given_bl = inputs.at_bl, np.broadcast_to(error_b[:, None], inputs.at_bl.shape)
     if inputs.bag_weight_bl is not None:

@@ -136,9 +136,9 @@ def _train_at_once(
         state = learner.train(state, call)
         runs.advance(len(call))
         if runs.first.looking:
-          state, losses, bad_steps = learner.read_progress(state)
+          state, losses, bad_steps, weights = learner.read_progress(state)
           bar.update(runs.first.examples, losses[0])
-          runs.look(losses, bad_steps)
+          runs.look(losses, bad_steps, weights)
       runs.finish_ended(state)
       runs.save_if_due(state)
   return [outcome for _, outcome in sorted(runs.outcomes.items())]

@@ -20,6 +20,8 @@ _BLOCK = 2**14  # predictions that are summed at once
 class Metrics:
   """One evaluation. Excess is None where the true probability is not known. That of a part is also None where it is the only part.
 
+  If examples have weights, every mean, rate and pair below is weighted by them.
+
   Attributes:
     log_loss: mean binary cross-entropy, nats.
     ne: log loss over the entropy of the training split's click rate (He et al. 2014).
@@ -118,7 +120,9 @@ class Accumulator:
     self._count, self._block = 0, block
     self._waiting: list[tuple[np.ndarray, ...]] = []  # summed up many at a time: small batches cost more
     self._num_waiting, self._train_rate, self._finite = 0, train_rate, True
-    self._loss = self._clicks = self._prob = self._excess = 0.0  # sums over examples
+    self._loss = self._clicks = self._prob = self._excess = 0.0  # sums over examples, each times its weight
+    self._weight: float = 0  # the sum of weights
+    self._weighted: bool | None = None
     self._auc = RocAuc(max_bins)
     self._names: tuple[str, ...] | None = None  # of the true logits given: "" the whole, then its parts
     self._parts = PartsExcess(())
@@ -129,6 +133,7 @@ class Accumulator:
     label_n: Num[np.ndarray, " n"],
     true_logit_n: Num[np.ndarray, " n"] | None = None,
     parts: dict[str, np.ndarray] | None = None,
+    weight_n: Num[np.ndarray, " n"] | None = None,
   ) -> None:
     """Adds predictions.
 
@@ -137,14 +142,18 @@ class Accumulator:
       label_n: 0 or 1.
       true_logit_n: true click logits on planted data.
       parts: parts of the true logit by name, each [n]; None where there is only one. Give it always or never, as `true_logit_n`.
+      weight_n: how much each prediction counts, above 0; None: 1. Give it always or never, and not with true logits.
     """
     truths = {} if true_logit_n is None else {"": true_logit_n} | (parts or {})
     if self._names not in (None, tuple(truths)):
       raise ValueError("true logits and their parts: given with some predictions and not with others")
+    if self._weighted not in (None, weight_n is not None) or (weight_n is not None and truths):
+      raise ValueError("weights: given with some predictions and not with others, or with true logits")
+    self._weighted = weight_n is not None
     if self._names is None:
       self._names, self._parts = tuple(truths), PartsExcess(list(truths)[1:])
     self._finite &= bool(np.isfinite(logit_n).all())
-    self._waiting.append((logit_n, label_n, *truths.values()))
+    self._waiting.append((logit_n, label_n, *([] if weight_n is None else [weight_n]), *truths.values()))
     self._num_waiting += len(logit_n)
     if self._num_waiting >= self._block:
       self._sum_up()
@@ -152,13 +161,15 @@ class Accumulator:
   def _sum_up(self) -> None:
     logit_n, label_n, *truth = (np.concatenate([x.astype(np.float64) for x in column]) for column in zip(*self._waiting, strict=True))
     self._waiting, self._num_waiting = [], 0
+    weight_n = truth.pop(0) if self._weighted else None
     if not len(logit_n) or not self._finite:
       return
     self._count += len(logit_n)
-    self._loss += float((softplus(logit_n) - label_n * logit_n).sum())
-    self._clicks += float(label_n.sum())
-    self._prob += float(sigmoid(logit_n).sum())
-    self._auc.add(logit_n, label_n)
+    each = (softplus(logit_n) - label_n * logit_n, label_n, sigmoid(logit_n))
+    loss, clicks, prob = (float(x_n.sum() if weight_n is None else weight_n @ x_n) for x_n in each)
+    self._loss, self._clicks, self._prob = self._loss + loss, self._clicks + clicks, self._prob + prob
+    self._weight += len(logit_n) if weight_n is None else float(weight_n.sum())
+    self._auc.add(logit_n, label_n, weight_n)
     if truth:
       self._excess += excess(logit_n, truth[0]) * len(logit_n)
       if self._parts.names:
@@ -170,14 +181,14 @@ class Accumulator:
       self._sum_up()
     if not self._finite or not self._count or self._names is None:
       return Metrics(math.nan, math.nan, math.nan, math.nan, math.nan)
-    loss = self._loss / self._count
+    loss = self._loss / self._weight
     return Metrics(
       log_loss=loss,
       ne=loss / entropy(self._train_rate),
       roc_auc=self._auc.value(),
       roc_auc_error=self._auc.error(),
       calibration=self._prob / self._clicks if self._clicks else math.nan,
-      base_rate_log_loss=constant_log_loss(self._train_rate, self._clicks / self._count),
+      base_rate_log_loss=constant_log_loss(self._train_rate, self._clicks / self._weight),
       excess=self._excess / self._count if self._names else None,
       **{f"excess_{name}": value for name, value in self._parts.values().items()},
     )
@@ -189,8 +200,9 @@ def evaluate(
   train_rate: float,
   true_logit_n: Num[np.ndarray, " n"] | None = None,
   parts: dict[str, np.ndarray] | None = None,
+  weight_n: Num[np.ndarray, " n"] | None = None,
 ) -> Metrics:
   """All metrics of n predictions; the arguments are those of `Accumulator`."""
   accumulator = Accumulator(train_rate)
-  accumulator.add(logit_n, label_n, true_logit_n, parts)
+  accumulator.add(logit_n, label_n, true_logit_n, parts, weight_n)
   return accumulator.metrics()

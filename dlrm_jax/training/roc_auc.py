@@ -20,6 +20,8 @@ def sort_keys(score_n: Float32[np.ndarray, " n"]) -> UInt32[np.ndarray, " n"]:
 class RocAuc:
   """Probability that a click is scored above a non-click, ties half (Mann-Whitney), of a stream of scores taken as float32.
 
+  Scores may have weights: a pair of a click and a non-click then counts as the product of theirs.
+
   A table counts the clicks and non-clicks of every score seen. It is exact while it has at most `max_bins` rows. Beyond that, scores that
   are equal but for their lowest mantissa bits share a row, a bin; as few bits are dropped as need be. Pairs inside a bin count half.
 
@@ -33,15 +35,15 @@ class RocAuc:
     self._max_bins, self._shift, self._any_nan = max_bins, 0, False
     self._low_k: UInt32[np.ndarray, " k"] = np.zeros(0, np.uint32)  # lowest and highest key of each bin, bins in order
     self._high_k: UInt32[np.ndarray, " k"] = np.zeros(0, np.uint32)
-    self._count_k2: Int64[np.ndarray, "k 2"] = np.zeros((0, 2), np.int64)  # of non-clicks and clicks
-    self._waiting: list[tuple[UInt32[np.ndarray, " n"], Bool[np.ndarray, " n"]]] = []
+    self._count_k2: Num[np.ndarray, "k 2"] = np.zeros((0, 2), np.int64)  # of non-clicks and clicks, or the sums of their weights
+    self._waiting: list[tuple[UInt32[np.ndarray, " n"], Bool[np.ndarray, " n"], Float[np.ndarray, " n"] | None]] = []
     self._num_waiting = 0
 
-  def add(self, score_n: Num[np.ndarray, " n"], label_n: Num[np.ndarray, " n"]) -> None:
-    """Adds scores and their labels, 0 or 1."""
+  def add(self, score_n: Num[np.ndarray, " n"], label_n: Num[np.ndarray, " n"], weight_n: Float[np.ndarray, " n"] | None = None) -> None:
+    """Adds scores and their labels, 0 or 1, with weights above 0 always or never."""
     self._any_nan |= bool(np.isnan(score_n).any())
     with np.errstate(over="ignore"):  # beyond float32 there is infinity, and it sorts right
-      self._waiting.append((sort_keys(score_n.astype(np.float32)), label_n > 0.5))
+      self._waiting.append((sort_keys(score_n.astype(np.float32)), label_n > 0.5, weight_n))
     self._num_waiting += len(score_n)
     if self._num_waiting >= self._max_bins // 4:  # seldom: a merge reads all of the table
       self._merge()
@@ -68,11 +70,18 @@ class RocAuc:
 
   def _merge(self) -> None:
     """Merges the scores that wait into the table, and drops mantissa bits until it fits."""
-    key_n, clicked_n = (np.concatenate(arrays) for arrays in zip(*self._waiting, strict=True))
+    keys, clicks, weights = zip(*self._waiting, strict=True)
+    key_n, clicked_n = np.concatenate(keys), np.concatenate(clicks)
+    weight_n = None if weights[0] is None else np.concatenate(weights)
     self._waiting, self._num_waiting = [], 0
     lows, highs, counts = [self._low_k], [self._high_k], [self._count_k2]
     for label in (0, 1):
-      key_u, count_u = np.unique(key_n[clicked_n == label], return_counts=True)
+      of_label = clicked_n == label
+      if weight_n is None:
+        key_u, count_u = np.unique(key_n[of_label], return_counts=True)
+      else:
+        key_u, place_n = np.unique(key_n[of_label], return_inverse=True)
+        count_u = np.bincount(place_n, weight_n[of_label], len(key_u))
       lows.append(key_u)
       highs.append(key_u)
       counts.append(count_u[:, None] * (np.arange(2) == label))

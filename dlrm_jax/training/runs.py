@@ -92,9 +92,9 @@ class Runs:
     for run in self.trajectories:
       run.advance(steps)
 
-  def look(self, losses: Sequence[float], bad_steps: Sequence[int]) -> None:
-    """Takes each run's mean training loss since the last look, and its first step whose loss was not finite, or -1."""
-    self._each(lambda i, run: run.look(losses[i], bad_steps[i]))
+  def look(self, losses: Sequence[float], bad_steps: Sequence[int], weights: Sequence[float]) -> None:
+    """Takes each run's mean training loss since the last look, its first step whose loss was not finite, or -1, and the sum of weights."""
+    self._each(lambda i, run: run.look(losses[i], bad_steps[i], weights[i]))
 
   def save(self, state: Any) -> None:
     """Begins a checkpoint of every run that goes on and is sound, as it would be of the run alone. The learner may have none."""

@@ -27,7 +27,7 @@ class Progress:
   """Counters kept on the device, so that the loop need not wait for a step.
 
   Attributes:
-    loss_sum, weight_sum: log loss and examples since they were last read.
+    loss_sum, weight_sum: log loss and examples (the sum of their weights) since they were last read.
     bad_step: first step whose loss was not finite; -1 if none.
   """
 
@@ -40,10 +40,20 @@ class Progress:
     """Counters at 0, on the host, so that they go to whatever devices a run has."""
     return cls(np.zeros((), np.float32), np.zeros((), np.float32), np.full((), -1, np.int32))
 
-  def after(self, step: Int32[ArrayLike, ""], loss: Float[ArrayLike, ""], examples: Float[ArrayLike, ""]) -> "Progress":
-    """The counters after one more step with this mean loss over so many examples."""
+  def after(
+    self,
+    step: Int32[ArrayLike, ""],
+    loss: Float[ArrayLike, ""],
+    examples: Float[ArrayLike, ""],
+    of_log: tuple[()] | tuple[Float[ArrayLike, ""], Float[ArrayLike, ""]] = (),
+  ) -> "Progress":
+    """The counters after one more step with this mean loss over so many examples (the sum of their weights).
+
+    `of_log` takes their place in the sums where negatives are left out: the loss as the whole log would have it, summed, and the weights.
+    """
     bad = jnp.where((self.bad_step < 0) & ~jnp.isfinite(loss), step, self.bad_step)
-    return Progress(self.loss_sum + loss * examples, self.weight_sum + examples, bad)
+    loss_sum, weight_sum = of_log or (loss * examples, examples)
+    return Progress(self.loss_sum + loss_sum, self.weight_sum + weight_sum, bad)
 
 
 @jax.tree_util.register_dataclass

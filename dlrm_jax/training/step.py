@@ -88,19 +88,40 @@ class OneRun:
     return state_shapes(self.build)
 
 
-def loss_and_grads(
-  graphdef: nnx.GraphDef, dense: nnx.State, embedded: dict[str, Array], batch: Batch, examples: Float[Array, ""]
-) -> tuple[Float[Array, ""], tuple[nnx.State, dict[str, Array]]]:
-  """Log loss (nats) summed over the examples of weight 1, over `examples` (their number, of all devices), and its gradients with
-  respect to the MLPs and to the pooled vectors."""
+OfLog = tuple[()] | tuple[Float[Array, ""], Float[Array, ""]]  # see `Progress.after`
 
-  def loss_fn(dense: nnx.State, embedded: dict[str, Array]) -> Float[Array, ""]:
+
+def loss_and_grads(
+  graphdef: nnx.GraphDef, kept: float, dense: nnx.State, embedded: dict[str, Array], batch: Batch, examples: Float[Array, ""]
+) -> tuple[Float[Array, ""], OfLog, tuple[nnx.State, dict[str, Array]]]:
+  """The loss of a batch and its gradients.
+
+  Args:
+    graphdef, dense: the MLPs.
+    kept: the share of the log's negatives that the training examples have. Where it is below 1, odds among them are 1/kept times those of
+      the log, so that the loss is that of logit - log(kept), and the logit itself is that of the log (He et al. 2014, section 6.3).
+    embedded: the pooled vectors.
+    batch: the examples.
+    examples: the sum of their weights, of all devices.
+
+  Returns:
+    Log loss (nats) times weights, summed, over `examples`; the same for the whole log if `kept` is below 1 (a kept negative stands for
+    1/kept of them), summed, and the sum of weights; the gradients of the former with respect to the MLPs and to the pooled vectors.
+  """
+
+  def loss_fn(dense: nnx.State, embedded: dict[str, Array]) -> tuple[Float[Array, ""], OfLog]:
     logit_b = nnx.merge(graphdef, dense)(batch.dense_bm, embedded)
     with jax.named_scope("loss"):
-      loss_b = optax.sigmoid_binary_cross_entropy(logit_b, batch.label_b)
-      return (loss_b * batch.weight_b).sum() / examples
+      loss_b = optax.sigmoid_binary_cross_entropy(logit_b if kept == 1 else logit_b - math.log(kept), batch.label_b)
+      return (loss_b * batch.weight_b).sum() / examples, () if kept == 1 else _of_log(logit_b, batch, kept)
 
-  return jax.value_and_grad(loss_fn, argnums=(0, 1))(dense, embedded)
+  (loss, of_log), grads = jax.value_and_grad(loss_fn, argnums=(0, 1), has_aux=True)(dense, embedded)
+  return loss, of_log, grads
+
+
+def _of_log(logit_b: Float[Array, "B"], batch: Batch, kept: float) -> OfLog:
+  weight_b = batch.weight_b * jnp.where(batch.label_b > 0, 1.0, 1 / kept)
+  return (optax.sigmoid_binary_cross_entropy(logit_b, batch.label_b) * weight_b).sum(), weight_b.sum()
 
 
 def train_step(over: OneRun, graphdef: nnx.GraphDef, state: TrainState, batch: Batch, rates: Rates) -> TrainState:
@@ -109,8 +130,9 @@ def train_step(over: OneRun, graphdef: nnx.GraphDef, state: TrainState, batch: B
   examples = over.total(over.each(jnp.sum)(batch.weight_b))
   with jax.named_scope("lookup"):  # the names that benchmarks.profile reports
     embedded, routes = over.lookup(state.tables, over.each(functools.partial(lookups_of, layout))(batch))
-  loss, (dense_grads, row_grads) = over.dense_part(functools.partial(loss_and_grads, graphdef))(state.dense, embedded, batch, examples)
-  loss, dense_grads = over.total((loss, dense_grads))
+  with_kept = functools.partial(loss_and_grads, graphdef, over.build.negatives_kept)
+  loss, of_log, (dense_grads, row_grads) = over.dense_part(with_kept)(state.dense, embedded, batch, examples)
+  loss, of_log, dense_grads = over.total((loss, of_log, dense_grads))
 
   def dense_step(grads: nnx.State, slots: optax.OptState, dense: nnx.State, rates: Rates) -> tuple[nnx.State, optax.OptState]:
     changes, slots = dense_optimizer(settings, rates).update(grads, slots, dense)
@@ -121,7 +143,7 @@ def train_step(over: OneRun, graphdef: nnx.GraphDef, state: TrainState, batch: B
   with jax.named_scope("update"):
     step = state.step if state.step.ndim == 0 else state.step[0]  # all runs are at the same step
     tables = over.update(state.tables, routes, row_grads, table_rule(settings, rates, step))
-  progress = over.each(Progress.after)(state.progress, state.step, loss, examples)
+  progress = over.each(Progress.after)(state.progress, state.step, loss, examples, of_log)
   return TrainState(tables, dense, dense_slots, state.step + 1, progress)
 
 

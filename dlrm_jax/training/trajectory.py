@@ -63,6 +63,13 @@ def earlier_of(source: Source) -> list[list[Any]]:
   return [list(entry) for entry in source.earlier] if isinstance(source, PreparedSource) else []
 
 
+def _weighting(source: Source) -> dict[str, Any]:
+  """What the record states of data whose examples do not count alike: the column that weights all metrics, the share of negatives kept."""
+  shape = source.shape
+  weights = {} if shape.weight_column is None else {"weight_column": shape.weight_column}
+  return weights | ({} if shape.negatives_kept == 1 else {"negatives_kept": shape.negatives_kept})
+
+
 def describe(config: RunConfig, source: Source) -> dict[str, Any]:
   """The config as the record keeps it: without paths but the data set's, and without planted settings on real data."""
   planted = isinstance(source, Planted)
@@ -191,9 +198,11 @@ class Trajectory:
     """Counts so many more batches as trained on."""
     self.examples = min(self.examples + batches * self.config.train.batch_size, self.total_examples)
 
-  def look(self, loss: float, bad_step: int) -> None:
-    """The mean training log loss (nats) since the last look; the first step whose loss was not finite, or -1."""
-    self.progressive.add(loss, self.examples)
+  def look(self, loss: float, bad_step: int, weight: float = math.nan) -> None:
+    """The mean training log loss (nats) since the last look; the first step whose loss was not finite, or -1; the sum of weights."""
+    shape = self.source.shape
+    alike = shape.weight_column is None and shape.negatives_kept == 1  # then the float32 sum of weights need not be exact
+    self.progressive.add(loss, self.examples, None if alike else weight)
     self._loss = loss
     self._loggers.log(self.examples, {"train/log_loss": loss})
     if bad_step >= 0:
@@ -310,6 +319,7 @@ class Trajectory:
     return {
       "restored_examples": self._first,  # trained on by the run whose checkpoint this one went on from; times are without them
       "base_rate": self.source.base_rate(),
+      **_weighting(self.source),
       "eval_examples": self._num_eval_examples,
     }
 

@@ -26,7 +26,7 @@ def losses(config: RunConfig, source: Source, batches: Iterable[Batch]) -> list[
   learner, out = make_learner([config], source), []
   state = learner.start()
   for batch in batches:
-    state, (loss,), _ = learner.read_progress(learner.train(state, [(learner.put_part(batch),)]))
+    state, (loss,), *_ = learner.read_progress(learner.train(state, [(learner.put_part(batch),)]))
     out.append(loss)
   return out
 

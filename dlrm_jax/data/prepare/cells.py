@@ -1,5 +1,7 @@
 """The cells of a column as Arrow arrays: text as numbers or hexadecimal digits, lists as columns. Used by `label`, `times` and `parse`."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +19,11 @@ def is_text(kind: pa.DataType) -> bool:
   if pa.types.is_dictionary(kind):
     return is_text(kind.value_type)
   return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def is_list(kind: pa.DataType) -> bool:
+  """Whether a column of this type holds lists."""
+  return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 def plain(cells: pa.Array) -> pa.Array:
@@ -105,3 +112,15 @@ def list_columns(cells: pa.Array, length: int) -> tuple[list[pa.Array], Bool[np.
 def as_text(cells: pa.Array) -> pa.StringArray:
   """Integers, booleans or text as text, as `parts.hash_values` writes them: decimal digits, true and false."""
   return plain(cells).cast(pa.string())
+
+
+def nulled(cells: pa.Array, tokens: Sequence[str]) -> pa.Array:
+  """A column in which every text that is one of the tokens is null, also inside lists."""
+  if is_list(cells.type):
+    values, length_n = nulled(cells.flatten(), tokens), pc.list_value_length(cells).fill_null(0).to_numpy(zero_copy_only=False)
+    offsets = pa.array(np.concatenate([[0], np.cumsum(length_n)]).astype(np.int32))
+    return pa.ListArray.from_arrays(offsets, values, mask=cells.is_null())
+  if not is_text(cells.type):
+    return cells
+  words = cells.cast(pa.string())
+  return pc.if_else(pc.is_in(words, pa.array(tokens, pa.string())), pa.scalar(None, pa.string()), words)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,7 +16,8 @@ from dlrm_jax.data import shard_format
 from dlrm_jax.data.dataset import one_class_splits
 from dlrm_jax.data.prepare import parts, read, rejects, times
 from dlrm_jax.data.prepare.counting import Counted
-from dlrm_jax.data.prepare.parts import PieceResult
+from dlrm_jax.data.prepare.inputs import Inputs, names_of
+from dlrm_jax.data.prepare.parts import PieceResult, TaskResult
 from dlrm_jax.data.prepare.schema import Schema
 from dlrm_jax.data.prepare.schema_json import schema_as_json
 from dlrm_jax.data.prepare.timeline import Timeline
@@ -24,59 +26,91 @@ from dlrm_jax.data.prepare.vocabulary import Vocabulary
 
 @dataclasses.dataclass(frozen=True)
 class ReadLog:
-  """The log after the first pass: its files, their pieces, and the result of each piece."""
+  """The log after the first pass.
 
-  sources: tuple[Path, ...]
-  pieces: tuple[read.Piece, ...]
-  results: tuple[PieceResult, ...]
+  Attributes:
+    inputs: its files.
+    tasks: the pieces of the files, task by task, in the order of the log.
+    results: of each task.
+  """
+
+  inputs: Inputs
+  tasks: tuple[tuple[read.Piece, ...], ...]
+  results: tuple[TaskResult, ...]
+
+  def pieces(self) -> list[tuple[read.Piece, PieceResult]]:
+    """Every piece and its result, in the order of the log."""
+    pairs = zip(self.tasks, self.results, strict=True)
+    return [pair for task, result in pairs for pair in zip(task, result.pieces, strict=True)]
 
   def lines_before(self) -> list[int]:
     """The number of lines of its file before each piece. The rows of a Parquet file are its lines."""
     out, lines = [], Counter[int]()
-    for piece, result in zip(self.pieces, self.results, strict=True):
+    for piece, result in self.pieces():
       out.append(lines[piece.source])
       lines[piece.source] += result.lines
     return out
 
   def rows_of_file(self) -> list[int]:
     """The number of accepted rows of each file."""
-    rows = [0] * len(self.sources)
-    for piece, result in zip(self.pieces, self.results, strict=True):
-      rows[piece.source] += sum(result.parts)
+    rows = [0] * len(self.inputs.files)
+    for piece, result in self.pieces():
+      rows[piece.source] += result.rows
     return rows
+
+  def empty_files(self) -> list[Path]:
+    """The files without a line other than a header."""
+    full = {piece.source for piece, result in self.pieces() if not result.empty}
+    return [path for i, path in enumerate(self.inputs.files) if i not in full]
+
+
+def say_left_out(log: ReadLog) -> None:
+  """Says which files of the log hold no rows, and which are no part of it."""
+  for paths, what in ((log.empty_files(), "without rows"), (log.inputs.hidden, "whose names begin with _ or .")):
+    if paths:
+      count = f"{len(paths)} of {len(log.inputs.files) + len(log.inputs.hidden)} files {what}"
+      say(f"{count}: skipped; the first: {paths[0]}")
 
 
 def rejected(log: ReadLog, allowed: float) -> dict[str, Any]:
   """The entry of the rejects: total, share, by_reason.
 
-  Raises UserError if a file has no rows, or if more than the share `allowed` is rejected: it names the first reject.
+  Raises UserError if no file has rows, or if more than the share `allowed` is rejected: it names the first reject.
   """
-  with_rows = {piece.source for piece, result in zip(log.pieces, log.results) if result.rejects["good"] or result.rejects["first"]}
-  for i, source in enumerate(log.sources):
-    if i not in with_rows:
-      raise UserError(f"{source}: no rows in it ({source.stat().st_size} bytes)")
-  by_reason = sum((Counter(result.rejects["by_reason"]) for result in log.results), Counter[str]())
-  total, lines = by_reason.total(), by_reason.total() + sum(result.rejects["good"] for result in log.results)
+  pieces = log.pieces()
+  by_reason = sum((Counter(result.rejects["by_reason"]) for _, result in pieces), Counter[str]())
+  total, lines = by_reason.total(), by_reason.total() + sum(result.rejects["good"] for _, result in pieces)
+  if not lines:
+    files = log.inputs.files
+    size = sum(file.stat().st_size for file in files)
+    raise UserError(f"{files[0]}: no rows in it" + (f", nor in the other {len(files) - 1} files" if files[1:] else "") + f" ({size} bytes)")
   if total / lines > allowed:
-    first = next(i for i, result in enumerate(log.results) if result.rejects["first"])
-    line, why = log.results[first].rejects["first"]
-    where = f"{log.sources[log.pieces[first].source]} line {line + log.lines_before()[first]}"
+    first = next(i for i, (_, result) in enumerate(pieces) if result.rejects["first"])
+    line, why = pieces[first][1].rejects["first"]
+    where = f"{log.inputs.files[pieces[first][0].source]} line {line + log.lines_before()[first]}"
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in by_reason.most_common())
     raise UserError(
       f"{total:,} of {lines:,} lines rejected ({total / lines:.2%}), above --max_reject_fraction={allowed:g}; the first: {where}: {why}"
       + (f"; in all: {reasons}" if len(by_reason) > 1 else "")
+      + rejects.hint(by_reason)
     )
   return {"total": total, "share": total / lines, "by_reason": dict(by_reason.most_common())}
 
 
-def write_rejects(path: Path, rows: Path, log: ReadLog) -> None:
-  """Writes `rejects.tsv`: source file, line number, reason, detail, and the line itself, byte for byte (it may hold more tabs)."""
-  names = read.names_of(log.sources)
+def write_rejects(path: Path, tasks: Sequence[Path], log: ReadLog) -> None:
+  """Writes `rejects.tsv`: source file, line number, reason, detail, and the line itself, byte for byte (it may hold more tabs).
+
+  `tasks` are the paths of the tasks' files, without their endings.
+  """
+  names, before = names_of(log.inputs.files), iter(log.lines_before())
   with record.written_whole(path) as out:
     out.write(rejects.HEADER)
-    for i, (piece, before) in enumerate(zip(log.pieces, log.lines_before())):
-      with parts.rejects_path(rows, i).open("rb") as lines:
-        out.writelines(rejects.of_log(line, names[piece.source], before) for line in lines)
+    for task, pieces, result in zip(tasks, log.tasks, log.results, strict=True):
+      with parts.rejects_path(task).open("rb") as lines:
+        for piece, found in zip(pieces, result.pieces, strict=True):
+          of_piece = itertools.islice(lines, sum(found.rejects["by_reason"].values()))
+          first = next(before)
+          out.writelines(rejects.of_log(line, names[piece.source], first) for line in of_piece)
 
 
 def vocabulary_entry(mode: str, min_count: int, paths: Sequence[Path], known: Sequence[Vocabulary]) -> dict[str, Any]:
@@ -88,11 +122,15 @@ def vocabulary_entry(mode: str, min_count: int, paths: Sequence[Path], known: Se
 
 
 def _split(written: Sequence[dict[str, Any]]) -> dict[str, Any]:
-  """The entry of a split: rows, base_rate, content digest, shards, and the first and the last time if the log has a time column."""
+  """The entry of a split: rows, base_rate, content digest, shards, and the first and the last time if the log has a time column.
+
+  If rows have weights, the base rate is that of the weights, whose sum is in the entry too.
+  """
   rows, clicks = (sum(shard[key] for shard in written) for key in ("rows", "clicks"))
+  weights = {"weights": sum(shard["weights"] for shard in written)} if "weights" in written[0] else {}
   content = hashlib.sha256("".join(shard["content"] for shard in written).encode()).hexdigest()
   shards = [{key: shard[key] for key in ("file", "rows", "bytes", "xxh3_128")} for shard in written]
-  entry = {"rows": rows, "base_rate": clicks / rows, "content": content, "shards": shards}
+  entry = {"rows": rows, "base_rate": clicks / weights.get("weights", rows)} | weights | {"content": content, "shards": shards}
   if "first_time" in written[0]:
     first, last = min(shard["first_time"] for shard in written), max(shard["last_time"] for shard in written)
     entry |= {"first_time": times.iso(first), "last_time": times.iso(last)}
@@ -138,13 +176,18 @@ def _bins(schema: Schema, counted: Counted, missing_share: dict[str, float]) -> 
   ]
 
 
-def _digest(columns: dict[str, Any], splits: dict[str, Any]) -> str:
-  """Identifies the data by names, cardinalities, bag lengths above 1, values and blocks. Paths and files do not matter."""
+def _digest(columns: dict[str, Any], splits: dict[str, Any], negatives: dict[str, Any] | None) -> str:
+  """Identifies the data by names, cardinalities, bag lengths above 1, values and blocks, the weight column and which negatives are kept.
+
+  Paths and files do not matter.
+  """
   identity = [
     shard_format.ROWS_PER_GROUP,  # because the shuffled order is an order of blocks
     [column["name"] for column in columns["dense"]],
     [[c["name"], c["cardinality"], *([c["bag_length"]] if c.get("bag_length", 1) > 1 else [])] for c in columns["categorical"]],
     [[split, entry["rows"], entry["content"]] for split, entry in splits.items()],
+    *([["weight", columns["weight"]["name"]]] if "weight" in columns else []),
+    *([["keep_negatives", negatives["share"], negatives["base_rate"]]] if negatives else []),
   ]
   return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
@@ -159,6 +202,7 @@ def describe(
   counted: Counted,
   rejected: dict[str, Any],
   timeline: Timeline | None,
+  negatives: dict[str, Any] | None,
 ) -> dict[str, Any]:
   """The contents of `dataset.json`.
 
@@ -171,6 +215,7 @@ def describe(
     counted: what was counted over the training rows.
     rejected: the entry of the rejects.
     timeline: the times of the log, if it has a time column.
+    negatives: the entry `keep_negatives`, if some were left out. The base rate of the training split is then that of all its rows.
 
   Raises:
     UserError: nothing can be learned.
@@ -183,15 +228,20 @@ def describe(
       f"every label of the {train['rows']} training rows is {train['base_rate']:.0f}: nothing can be learned; "
       "if the log is sorted by its label, hold out other rows or shuffle it"
     )
+  if negatives:
+    splits["train"]["base_rate"] = negatives["base_rate"]
   missing = [sum(column) / rows for column in zip(*(result.missing_dense for result in log.results))]
   missing_share = dict(zip(schema.dense_names, missing, strict=True))
-  columns = {
+  columns: dict[str, Any] = {
     "dense": _dense(schema, counted, missing_share),
     "categorical": _categorical(schema, log, cardinalities) + _bins(schema, counted, missing_share),
   }
-  digests: list[list[str]] = [[] for _ in log.sources]
-  for piece, result in zip(log.pieces, log.results):
-    digests[piece.source].append(result.xxh3_128)
+  if schema.weight is not None:
+    columns["weight"] = {"name": schema.weight, "rows_of_weight_0": sum(found.weightless for _, found in log.pieces())}
+  files, hidden = log.inputs.files, log.inputs.hidden
+  digests: list[list[str]] = [[] for _ in files]
+  for piece, found in log.pieces():
+    digests[piece.source].append(found.xxh3_128)
   made = record.header() | {
     "format": shard_format.FORMAT,
     "name": schema.name or name,
@@ -202,10 +252,12 @@ def describe(
     "splits": splits,
     "rejects": rejected,
     "sources": [
-      {"path": name, "bytes": source.stat().st_size, "xxh3_128": d}
-      for name, source, d in zip(read.names_of(log.sources), log.sources, digests, strict=True)
+      {"path": name, "bytes": source.stat().st_size, "xxh3_128": d} for name, source, d in zip(names_of(files), files, digests, strict=True)
     ],
-    "digest": _digest(columns, splits),
+    **({"empty_files": names_of(empty, files)} if (empty := log.empty_files()) else {}),
+    **({"hidden_files": names_of(hidden, files)} if hidden else {}),
+    **({"keep_negatives": negatives} if negatives else {}),
+    "digest": _digest(columns, splits, negatives),
   }
   if schema.time is not None and timeline is not None:
     order = "time" if schema.time.order else "files"

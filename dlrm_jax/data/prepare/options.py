@@ -3,6 +3,7 @@
 import dataclasses
 
 from dlrm_jax.common import flags
+from dlrm_jax.data.prepare.inputs import STDIN
 
 VOCABULARIES = ("frequency", "hash")
 EVAL_FRACTION = 0.1
@@ -13,9 +14,13 @@ class PrepareConfig:
   """What to read, where to write, and how values become ids."""
 
   format: str = flags.option(help="format of the input", choices=("criteo_tsv", "csv", "parquet"))
-  input: str = flags.option(help="the files to read: a path or a pattern such as 'logs/day_*.gz' (** matches any depth)")
+  input: str = flags.option(
+    help="the files to read: a path or a pattern such as 'logs/day_*.gz' (** matches any depth); - is standard input, and a pipe will do"
+  )
   output: str = flags.option(help="the directory to make")
-  schema: str | None = flags.option(None, "TOML file that names the label, dense and categorical columns of a csv or parquet log")
+  schema: str | None = flags.option(
+    None, "TOML file that names the label, dense and categorical columns of a csv or parquet log; - is standard input"
+  )
   like: str | None = flags.option(
     None, "a data set whose schema, statistics and vocabularies this log gets; all rows are training rows unless flags hold some out"
   )
@@ -27,6 +32,9 @@ class PrepareConfig:
   test_fraction: float = flags.option(0.0, "this share of the rows held out, the last ones, becomes the split test instead of eval")
   eval_from: str | None = flags.option(None, "hold out the rows from this date or time on, such as 2024-05-01 (needs a time column)")
   test_from: str | None = flags.option(None, "of the rows held out, those from this date or time on become the split test")
+  keep_negatives: float = flags.option(
+    1.0, "keep this share of the training rows without a click, drawn by a hash of their place; training corrects the logit"
+  )
   vocabulary: str = flags.option("frequency", "ids by rank of frequency in the training rows, or by a 31-bit hash", VOCABULARIES)
   min_count: int = flags.option(
     2, "values seen fewer times in the training rows get id 0, as unseen ones do (frequency vocabulary)", at_least=1
@@ -49,6 +57,8 @@ class PrepareConfig:
       flags.check(self.schema is None, self, "schema", "left out with --format=criteo_tsv, whose columns are fixed")
     elif self.schema is None:
       raise flags.UserError(f"--format={self.format} needs --schema=FILE.toml, which names the label, dense and categorical columns")
+    streams = self.input in STDIN and self.schema in STDIN
+    flags.check(not streams, self, "schema", "a file if --input is standard input")
     files_fit = self.eval_files is None or (self.eval_files >= 1 and self.eval_rows is None)
     flags.check(files_fit, self, "eval_files", "at least 1, without --eval_rows")
     by_place = (self.eval_rows, self.eval_files, self.eval_fraction) != (None, None, None)
@@ -57,6 +67,7 @@ class PrepareConfig:
     flags.check(fits, self, "test_from", "given with --eval_from and without --test_fraction")
     flags.check(self.eval_fraction is None or 0 < self.eval_fraction < 1, self, "eval_fraction", "above 0 and below 1")
     flags.check(0 <= self.test_fraction < 1, self, "test_fraction", "at least 0 and below 1")
+    flags.check(0 < self.keep_negatives <= 1, self, "keep_negatives", "above 0 and at most 1")
     flags.check(0 <= self.max_reject_fraction <= 1, self, "max_reject_fraction", "between 0 and 1")
     share, shares = self.share
     flags.check(0 <= share < shares, self, "shard", "i/n with 0 <= i < n, such as 0/2 and 1/2")

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, Float32, Int64, UInt8
 
 from dlrm_jax.data import transform
 from dlrm_jax.data.prepare import times
-from dlrm_jax.data.prepare.cells import as_text, hexadecimal, list_columns, numbers, plain
+from dlrm_jax.data.prepare.cells import as_text, hexadecimal, list_columns, nulled, numbers, plain
 from dlrm_jax.data.prepare.label import MISSING, clicks
 from dlrm_jax.data.prepare.read import Chunk, shown
 from dlrm_jax.data.prepare.rejects import Reject
@@ -25,6 +25,7 @@ REASONS = {
   "label is missing": "a cell that is not empty, nor one of `label.NULL_TOKENS` that the label does not compare with",
   "label is not 0 or 1": "a number equal to 0 or 1 (an integer in Criteo's logs); elsewhere also true, false, yes and no in any case",
   "label is not a number": "a decimal number, where the label compares with a number",
+  "weight is not 0 or from 1e-20 to 1e20": "a number that is",
   "time is missing": "a cell that is not empty, null or NaN",
   "not a time": "a number, or ISO 8601 text of a day that exists; or what unit and format state; a local time that the zone has",
   "time is not from 1678 to 2261": "a moment that fits int64 nanoseconds",
@@ -36,6 +37,7 @@ REASONS = {
 
 
 NO_LABEL = 2  # in place of a label
+_LEAST_WEIGHT, _MOST_WEIGHT = 1e-20, 1e20  # sums of losses times weights stay in the range of float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Rows:
     truncated: for each bag of a list column, the number of rows with a longer list.
     time_n: nanoseconds since 1970, if the log has a time column.
     units: units of time that were recognised by the size of numbers.
+    weight_n: how much each row counts, above 0; None if the schema has no weight.
+    weightless: number of rows of weight 0, which are left out.
   """
 
   line_n: Int64[np.ndarray, " n"]
@@ -61,6 +65,8 @@ class Rows:
   truncated: dict[str, int]
   time_n: Int64[np.ndarray, " n"] | None = None
   units: frozenset[str] = frozenset()
+  weight_n: Float32[np.ndarray, " n"] | None = None
+  weightless: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,8 +150,10 @@ def crossed(left: pa.Array, right: pa.Array) -> pa.Array:
 def parse(chunk: Chunk, schema: Schema) -> tuple[Rows, list[Reject]]:
   """The rows of a chunk that are good in every column, and the rejects of the chunk in the order of lines.
 
-  A row with several bad cells is rejected for the first of them: label, dense, time, then categorical columns.
+  A row with several bad cells is rejected for the first of them: label, weight, dense, time, then categorical columns.
   """
+  if schema.null:
+    chunk = dataclasses.replace(chunk, columns={name: nulled(cells, schema.null) for name, cells in chunk.columns.items()})
   num_rows = len(chunk.line_n)
   faults: list[tuple[str, str]] = [("", "")]
   fault_n = np.zeros(num_rows, np.int32)
@@ -158,6 +166,12 @@ def parse(chunk: Chunk, schema: Schema) -> tuple[Rows, list[Reject]]:
   label_n, label_faults = _labels(chunk, schema)
   for without_n, reason in label_faults:
     mark(without_n, reason, schema.label.column if schema.label else "")
+  weight_n = None
+  if schema.weight is not None:
+    number_n, missing_n, malformed_n = numbers(chunk.columns[schema.weight], integer=False)
+    fits_n = (number_n == 0) | ((number_n >= _LEAST_WEIGHT) & (number_n <= _MOST_WEIGHT))
+    mark(missing_n | malformed_n | ~fits_n, "weight is not 0 or from 1e-20 to 1e20", schema.weight)
+    weight_n = np.where(fits_n, number_n, 1.0).astype(np.float32)
   dense, missing = [], []
   for column in schema.dense:
     number_n, missing_n, malformed_n = numbers(chunk.columns[column.name], column.integer)
@@ -171,13 +185,19 @@ def parse(chunk: Chunk, schema: Schema) -> tuple[Rows, list[Reject]]:
   cells, longer = features.cells, features.longer
   time_n, units = (None, frozenset[str]()) if features.moments is None else (features.moments.time_n, features.moments.units)
   rejects, line_n, label_u8 = list(chunk.rejects), chunk.line_n, label_n
+  good_n = fault_n == 0
+  weightless = 0
   if len(faults) > 1:
-    good_n = fault_n == 0
     for i in map(int, np.flatnonzero(~good_n)):
       reason, name = faults[fault_n[i]]
       detail = f"{name} is {repr(shown(chunk.columns[name].slice(i, 1)))[:40]}"
       rejects.append(Reject(int(line_n[i]), reason, detail, chunk.text(i)))
     rejects.sort(key=lambda reject: reject.line)
+  if weight_n is not None:
+    weightless = int(np.count_nonzero(good_n & (weight_n == 0)))
+    good_n &= weight_n > 0
+  if not good_n.all():
+    weight_n = None if weight_n is None else weight_n[good_n]
     line_n, label_u8 = line_n[good_n], label_u8[good_n]
     dense, missing = [x[good_n] for x in dense], [x[good_n] for x in missing]
     cells = [column.filter(pa.array(good_n)) for column in cells]
@@ -185,4 +205,4 @@ def parse(chunk: Chunk, schema: Schema) -> tuple[Rows, list[Reject]]:
     time_n = None if time_n is None else time_n[good_n]
   counts = tuple(int(np.count_nonzero(x)) for x in missing)
   truncated = {name: int(x.sum()) for name, x in longer.items()}
-  return Rows(line_n, label_u8, tuple(dense), counts, tuple(cells), truncated, time_n, units), rejects
+  return Rows(line_n, label_u8, tuple(dense), counts, tuple(cells), truncated, time_n, units, weight_n, weightless), rejects

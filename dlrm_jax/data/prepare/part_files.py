@@ -1,6 +1,7 @@
 """The files of a part, which holds rows of the log between the passes. Written by `parts` and `arrange`, read by them and `shards`.
 
-    PART.arrow          label, raw numbers, and for each id of a row the index of its value among the distinct values of its feature here
+    PART.arrow          label, weight if rows have one, raw numbers, and for each id of a row the index of its value among the distinct
+                        values of its feature here
     PART.values.arrow   the hashes of the distinct values of each feature, ascending, and their counts
     PART.time.arrow     the time of each row, if the log has a time column
 

@@ -1,7 +1,7 @@
 """The first pass over a log: it turns each piece of the input into parts, files of rows whose categories are numbered.
 
-A part (`part_files.py`) holds up to a piece's worth of rows. Nothing later looks at a cell again, because ids are given to distinct values,
-not to rows. `PIECE.json` is written last: it marks a piece as done.
+A task reads a piece, or several small files. A part (`part_files.py`) holds up to a piece's worth of rows. Nothing later looks at a cell
+again, because ids are given to distinct values, not to rows. `TASK.json` is written last: it marks a task as done.
 """
 
 import dataclasses
@@ -19,36 +19,64 @@ from dlrm_jax.data.prepare import distinct, vocabulary
 from dlrm_jax.data.prepare.part_files import Part, columns_of, values_of, write_part
 from dlrm_jax.data.prepare.read import Piece
 from dlrm_jax.data.prepare.rejects import Tally, text_of
-from dlrm_jax.data.prepare.rows import Read, read_piece
+from dlrm_jax.data.prepare.rows import End, Read, read_piece
 from dlrm_jax.data.prepare.schema import Bag, CategoricalColumn, Schema
 from dlrm_jax.data.transform import joined
 
 
 @dataclasses.dataclass(frozen=True)
 class PieceResult:
-  """The result of the first pass for a piece of the input, as `PIECE.json` holds it.
+  """What the first pass found of a piece of the input.
 
   Attributes:
     lines: number of lines that begin in it, a header included.
-    parts: rows of each of its parts.
+    rows: number of rows that were accepted.
+    weightless: number of good lines that were left out because their weight is 0.
     rejects: from `Tally.as_json`.
+    xxh3_128: digest of its bytes.
+  """
+
+  lines: int
+  rows: int
+  weightless: int
+  rejects: dict[str, Any]
+  xxh3_128: str
+
+  @property
+  def empty(self) -> bool:
+    """Whether it has no lines other than a header."""
+    return not (self.rows or self.weightless or self.rejects["by_reason"])
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskResult:
+  """The result of a task of the first pass, as `TASK.json` holds it.
+
+  Attributes:
+    pieces: of each of its pieces.
+    parts: rows of each of its parts.
     missing_dense: missing cells of each dense column.
     missing: missing cells of each feature.
     truncated: for each bag of a list column, the number of rows with a longer list.
-    xxh3_128: digest of its bytes.
+    inside: whether the last piece ends inside a quoted cell if it begins (outside, inside) of one.
     times: of each part, if the log has a time column: the lowest time, the highest, and whether they ascend (1) or not (0).
     units: units of time that were recognised by the size of numbers.
   """
 
-  lines: int
+  pieces: tuple[PieceResult, ...]
   parts: list[int]
-  rejects: dict[str, Any]
   missing_dense: list[int]
   missing: dict[str, int]
   truncated: dict[str, int]
-  xxh3_128: str
-  times: list[list[int]] = dataclasses.field(default_factory=list)
-  units: list[str] = dataclasses.field(default_factory=list)
+  inside: tuple[bool, bool]
+  times: list[list[int]]
+  units: list[str]
+
+  @classmethod
+  def read(cls, path: Path) -> "TaskResult":
+    """The result in a file."""
+    facts = record.read_json(path)
+    return cls(**facts | {"pieces": tuple(PieceResult(**piece) for piece in facts["pieces"]), "inside": tuple(facts["inside"])})
 
 
 def missing_hash(feature: CategoricalColumn | Bag) -> np.uint64:
@@ -100,8 +128,8 @@ def counts(schema: Schema, parts: Sequence[Part], rows: int, feature: int) -> li
 class _PartWriter:
   """Gathers the rows of chunks and writes them as parts."""
 
-  def __init__(self, directory: Path, piece: int, schema: Schema):
-    self._directory, self._piece, self._schema = directory, piece, schema
+  def __init__(self, task: Path, schema: Schema):
+    self._task, self._schema = task, schema
     self._waiting: list[Read] = []
     self.rows: list[int] = []  # of each part
     self.missing: Counter[str] = Counter()  # cells of features
@@ -117,10 +145,13 @@ class _PartWriter:
     self._waiting = []
     if not chunks:
       return
-    path, schema = part_path(self._directory, self._piece, len(self.rows)), self._schema
+    path, schema = part_path(self._task, len(self.rows)), self._schema
     label_n = np.concatenate([rows.label_n for rows in chunks])
     dense = [joined(columns) for columns in zip(*(rows.dense for rows in chunks))]
-    columns = {"label": label_n} | {f"dense.{i}": value_n for i, value_n in enumerate(dense)}
+    columns = {"label": label_n}
+    if schema.weight is not None:
+      columns["weight"] = np.concatenate([rows.weight_n for rows in chunks if rows.weight_n is not None])
+    columns |= {f"dense.{i}": value_n for i, value_n in enumerate(dense)}
     values, first = [], 0
     for feature in schema.features:
       places = range(first, first + feature.length)
@@ -136,56 +167,76 @@ class _PartWriter:
     self.rows.append(len(label_n))
 
 
-def result_path(directory: Path, piece: int) -> Path:
-  """The `PieceResult` of a piece, which exists once the piece is done."""
-  return directory / f"{piece:06d}.json"
+def task_path(directory: Path, task: int, inside: bool) -> Path:
+  """The path of a task's files, without their endings. `inside`: its piece begins inside a quoted cell."""
+  return directory / (f"{task:06d}" + "-inside" * inside)
 
 
-def rejects_path(directory: Path, piece: int) -> Path:
-  """The rejected lines of a piece, as `rejects.text_of` writes them."""
-  return directory / f"{piece:06d}.rejects"
+def result_path(task: Path) -> Path:
+  """The `TaskResult` of a task, which exists once the task is done."""
+  return Path(f"{task}.json")
 
 
-def part_path(directory: Path, piece: int, part: int) -> Path:
+def rejects_path(task: Path) -> Path:
+  """The rejected lines of a task's pieces, one after the other, as `rejects.text_of` writes them."""
+  return Path(f"{task}.rejects")
+
+
+def part_path(task: Path, part: int) -> Path:
   """The path of a part, without its ending."""
-  return directory / f"{piece:06d}-{part:04d}"
+  return Path(f"{task}-{part:04d}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-  """The first pass as a job of `tasks.run`. A task is to read a piece of the input."""
+  """The first pass as a job of `tasks.run`. A task is to read one piece of the input, or several small files.
+
+  Attributes:
+    directory: where the results go.
+    sources: the files of the log.
+    tasks: the pieces of each task.
+    inside: whether each task's first piece begins inside a quoted cell.
+    format, schema, part_bytes: the log's format and columns, and about the most bytes of text of a part.
+  """
 
   directory: Path
   sources: tuple[Path, ...]
-  pieces: tuple[Piece, ...]
+  tasks: tuple[tuple[Piece, ...], ...]
+  inside: tuple[bool, ...]
   format: str
   schema: Schema
   part_bytes: int
 
+  def task(self, index: int) -> Path:
+    """The path of a task's files, without their endings."""
+    return task_path(self.directory, index, self.inside[index])
+
   def do(self, index: int, advance: Callable[[int], None]) -> None:
-    """Reads a piece and writes its parts, its rejects (`PIECE.rejects`) and last `PIECE.json`.
+    """Does a task: writes its parts, its rejects (`TASK.rejects`) and last `TASK.json`.
 
     Raises UserError naming the file if it cannot be used or most of its lines are rejected.
     """
-    piece, schema = self.pieces[index], self.schema
-    path = self.sources[piece.source]
-    writer, tally = _PartWriter(self.directory, index, schema), Tally()
-    lines, digest = int(self.format == "csv" and piece.start == 0), ""  # the header is one
+    schema, path = self.schema, self.task(index)
+    writer, pieces, inside = _PartWriter(path, schema), list[PieceResult](), (False, False)
     missing, truncated, units = np.zeros(len(schema.dense), np.int64), Counter[str](), set[str]()
-    with record.written_whole(rejects_path(self.directory, index)) as rejects:
-      for read in read_piece(path, piece, self.format, schema, advance):
-        if isinstance(read, str):
-          digest = read
-          continue
-        writer.add(read, self.part_bytes + self.part_bytes // 8)
-        tally.add(read.rejects, len(read.rows.label_n))
-        rejects.writelines(map(text_of, read.rejects))
-        lines += read.num_lines
-        missing += np.array(read.rows.missing, np.int64)
-        truncated.update(read.rows.truncated)
-        units.update(read.rows.units)
-        tally.refuse_hopeless(path, piece.start)
+    with record.written_whole(rejects_path(path)) as rejects:
+      for piece in self.tasks[index]:
+        source, tally, lines, weightless = self.sources[piece.source], Tally(), 0, 0
+        for read in read_piece(source, piece, self.format, schema, advance, self.inside[index]):
+          if isinstance(read, End):
+            inside = read.inside
+            pieces.append(PieceResult(lines + read.header_lines, tally.good - weightless, weightless, tally.as_json(), read.xxh3_128))
+            continue
+          writer.add(read, self.part_bytes + self.part_bytes // 8)
+          weightless += read.rows.weightless
+          tally.add(read.rejects, len(read.rows.label_n) + read.rows.weightless)
+          rejects.writelines(map(text_of, read.rejects))
+          lines += read.num_lines
+          missing += np.array(read.rows.missing, np.int64)
+          truncated.update(read.rows.truncated)
+          units.update(read.rows.units)
+          tally.refuse_hopeless(source, piece.start)
       writer.flush()
-    counts = (lines, writer.rows, tally.as_json(), missing.tolist(), dict(writer.missing), dict(truncated))
-    result = PieceResult(*counts, digest, writer.times, sorted(units))
-    record.write_json(result_path(self.directory, index), dataclasses.asdict(result))
+    counts = (writer.rows, missing.tolist(), dict(writer.missing), dict(truncated))
+    result = TaskResult(tuple(pieces), *counts, inside, writer.times, sorted(units))
+    record.write_json(result_path(path), dataclasses.asdict(result))

@@ -1,14 +1,11 @@
-"""The input files and their pieces, chunks of raw columns, a file that is digested while it is read, and the Parquet reader.
+"""The pieces of input files, chunks of raw columns, a file that is digested while it is read, and the Parquet reader.
 
 `delimited` reads text, `parse` turns chunks into values, and `rows` calls both.
 """
 
 import dataclasses
-import glob
 import io
 import json
-import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,47 +17,20 @@ import xxhash
 from jaxtyping import Int64
 
 from dlrm_jax.common.flags import UserError
-from dlrm_jax.data.prepare.cells import is_text
+from dlrm_jax.data.prepare.cells import is_list, is_text
 from dlrm_jax.data.prepare.rejects import Reject
 from dlrm_jax.data.prepare.schema import Schema
 from dlrm_jax.data.prepare.times import TimeColumn
 
 CHUNK_ROWS = 1 << 16
 _READ_BYTES = 1 << 20
+MOST_SMALL = 1024  # tasks about which very many small files are divided among
 GZIP = b"\x1f\x8b"  # gzipped files start with it, text never does
-
-
-def _natural(path: str) -> list[tuple[int, str]]:
-  """A sort key that puts day_2 before day_10."""
-  return [(int(word), "") if word.isdigit() else (-1, word) for word in re.split(r"([0-9]+)", path)]
-
-
-def find_inputs(pattern: str) -> list[Path]:
-  """The files that match, in natural order. Raises UserError if there are none or a match is not a readable file."""
-  matches = [pattern] if os.path.exists(pattern) else sorted(glob.glob(pattern, recursive=True), key=_natural)
-  if not matches:
-    directory = Path(pattern).parent
-    absent = not any(c in str(directory) for c in "*?[") and not directory.is_dir()
-    raise UserError(f"--input={pattern}: " + (f"no such directory {directory}" if absent else "no such file"))
-  for path in matches:
-    if os.path.isdir(path):
-      raise UserError(f"--input={pattern}: {path} is a directory; match the files in it, such as {path.rstrip('/')}/*")
-    if path.removesuffix(".gz") != path and path.removesuffix(".gz") in matches:
-      raise UserError(f"--input={pattern}: {path} and {path.removesuffix('.gz')} both match: are they not the same log?")
-    with Path(path).open("rb"):  # fail now, not hours later
-      pass
-  return [Path(path) for path in matches]
-
-
-def names_of(sources: Sequence[Path]) -> list[str]:
-  """The names of files in the output: their paths relative to the directory that contains all of them."""
-  common = os.path.commonpath([source.absolute().parent for source in sources])
-  return [os.path.relpath(source.absolute(), common) for source in sources]
 
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-  """The input of one task.
+  """A file or a part of one, which one task reads.
 
   Attributes:
     source: index of the file.
@@ -88,6 +58,26 @@ def pieces_of(source: int, path: Path, log_format: str, piece_bytes: int) -> lis
   return [
     Piece(source, start, min(start + piece_bytes, size), min(piece_bytes, size - start)) for start in range(0, max(size, 1), piece_bytes)
   ]
+
+
+def bundles(files: Sequence[Sequence[Piece]], piece_bytes: int) -> list[tuple[Piece, ...]]:
+  """The pieces of consecutive files as tasks: one piece each, or several whole small files.
+
+  A log of a few large files has as many tasks as pieces. Of very many small files so many are read together that about `MOST_SMALL`
+  tasks remain, because every task writes files of its own.
+  """
+  most = min(piece_bytes, sum(piece.size for pieces in files for piece in pieces) // MOST_SMALL)
+  out: list[list[Piece]] = []
+  room = -1  # bytes of whole files that the last task may still take
+  for pieces in files:
+    whole, size = len(pieces) == 1, pieces[0].size
+    if whole and size <= room:
+      out[-1] += pieces
+      room -= size
+    else:
+      out += [[piece] for piece in pieces]
+      room = most - size if whole else -1
+  return [tuple(task) for task in out]
 
 
 def is_gzipped(path: Path) -> bool:
@@ -168,10 +158,6 @@ def _is_value(kind: pa.DataType) -> bool:
   return is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
 
 
-def _is_list(kind: pa.DataType) -> bool:
-  return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-
-
 def _check_types(file: pa.Schema, schema: Schema, path: Path) -> None:
   """Raises UserError unless `parse` supports the types of a Parquet file's columns."""
   for name in schema.columns:
@@ -182,13 +168,13 @@ def _check_types(file: pa.Schema, schema: Schema, path: Path) -> None:
         continue
     if name in schema.list_columns:
       # Arrow cannot read lists of dictionary-encoded values across two row groups.
-      if not (_is_list(kind) and _is_value(kind.value_type) and not pa.types.is_dictionary(kind.value_type)):
+      if not (is_list(kind) and _is_value(kind.value_type) and not pa.types.is_dictionary(kind.value_type)):
         what = "a bag with a length must be a column of lists of integers, plain text or booleans"
         raise UserError(f"{path}: column '{name}' is {kind}: {what}")
       continue
     simple = _is_value(kind)
     if name in schema.bag_columns and not simple:
-      lists = f'; lists are read as {{ column = "{name}", length = 5 }}' if _is_list(kind) else ""
+      lists = f'; lists are read as {{ column = "{name}", length = 5 }}' if is_list(kind) else ""
       raise UserError(f"{path}: column '{name}' is {kind}: the columns of a bag must hold integers, text or booleans{lists}")
     if name in schema.categorical_names and not simple:
       raise UserError(f"{path}: column '{name}' is {kind}: a categorical column must hold integers, text or booleans")
@@ -222,9 +208,9 @@ def read_parquet(path: Path, piece: Piece, schema: Schema, raw: HashingFile) -> 
   """
   try:
     with _open_parquet(path) as file:
-      schema.check_present(file.schema_arrow.names, str(path))
       if not file.metadata.num_rows:
-        raise UserError(f"{path}: no rows in it")
+        return  # an empty partition may lack columns, or have them without a type
+      schema.check_present(file.schema_arrow.names, str(path))
       _check_types(file.schema_arrow, schema, path)
       line, groups = 1, range(piece.start, piece.stop)
       rows = sum(file.metadata.row_group(g).num_rows for g in groups)

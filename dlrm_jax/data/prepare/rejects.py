@@ -10,6 +10,7 @@ from dlrm_jax.common.flags import UserError
 from dlrm_jax.common.text import visible
 
 HOPELESS_LINES = 10_000  # a log is not read to its end once this many lines, and most lines, were rejected
+LINE_BREAK = "line break in quotes"
 HEADER = b"source\tline\treason\tdetail\ttext\n"
 
 
@@ -41,6 +42,12 @@ def of_log(piece_lines: bytes, source: str, lines_before: int) -> bytes:
   return f"{source}\t{int(number) + lines_before}\t".encode() + rest
 
 
+def hint(by_reason: Counter[str]) -> str:
+  """What to do about rejects that one quote too many may have caused, for the end of a message; else an empty text."""
+  many = by_reason[LINE_BREAK] > 0
+  return "; a row is one line; quotes = false in the schema makes a quote a character like others" if many else ""
+
+
 class Tally:
   """Counts accepted lines, and rejected ones by reason."""
 
@@ -64,4 +71,6 @@ class Tally:
     total = self.by_reason.total()
     if total >= HOPELESS_LINES and total > self.good and self.first is not None:
       where = f"line {self.first[0]}" + (f" after byte {start}" if start else "")
-      raise UserError(f"{path}: {total:,} of the first {self.good + total:,} lines rejected; the first: {where}: {self.first[1]}")
+      raise UserError(
+        f"{path}: {total:,} of the first {self.good + total:,} lines rejected; the first: {where}: {self.first[1]}{hint(self.by_reason)}"
+      )

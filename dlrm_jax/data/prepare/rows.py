@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import pyarrow as pa
 from dlrm_jax.data.prepare import delimited
 from dlrm_jax.data.prepare.criteo_lines import Lines, Reader
 from dlrm_jax.data.prepare.parse import Rows, joined, parse
+from dlrm_jax.data.prepare.quotes import Quotes
 from dlrm_jax.data.prepare.read import HashingFile, Piece, read_parquet
 from dlrm_jax.data.prepare.rejects import Reject
 from dlrm_jax.data.prepare.schema import Schema
@@ -33,11 +34,36 @@ class Read:
 
   @property
   def num_lines(self) -> int:
-    return len(self.rows.line_n) + len(self.rejects)
+    return len(self.rows.line_n) + self.rows.weightless + len(self.rejects)
 
 
-def read_piece(path: Path, piece: Piece, log_format: str, schema: Schema, on_bytes: Callable[[int], None]) -> Iterator[Read | str]:
-  """The lines of a piece in order, and last the digest of its bytes. Raises UserError naming the file if it cannot be used."""
+@dataclasses.dataclass(frozen=True)
+class End:
+  """What is known at the end of a piece.
+
+  Attributes:
+    xxh3_128: digest of its bytes.
+    header_lines: 1 if its first line is a header, else 0.
+    inside: whether it ends inside a quoted cell if it begins (outside, inside) of one.
+  """
+
+  xxh3_128: str
+  header_lines: int = 0
+  inside: tuple[bool, bool] = (False, False)
+
+
+def read_piece(
+  path: Path, piece: Piece, log_format: str, schema: Schema, on_bytes: Callable[[int], None], inside: bool = False
+) -> Iterator[Read | End]:
+  """The lines of a piece in order, and last an `End`. Raises UserError naming the file if it cannot be used.
+
+  Args:
+    path, piece: the file and the piece of it.
+    log_format: "criteo_tsv", "csv" or "parquet".
+    schema: its columns.
+    on_bytes: called with the number of bytes read since the last call.
+    inside: whether the piece begins inside a quoted cell.
+  """
   size = path.stat().st_size
   start, stop = (piece.start, piece.stop) if log_format != "parquet" and piece.stop else (0, size)
   if log_format == "parquet" and piece.start:
@@ -46,26 +72,41 @@ def read_piece(path: Path, piece: Piece, log_format: str, schema: Schema, on_byt
     if log_format == "parquet":
       for chunk in read_parquet(path, piece, schema, raw):
         yield Read(*parse(chunk, schema), sum(column.nbytes for column in chunk.columns.values()))
+      yield End(raw.hexdigest())
+    elif log_format == "criteo_tsv":
+      yield from _read_criteo(path, piece, schema, raw)
+      yield End(raw.hexdigest())
     else:
-      yield from _read_text(path, piece, schema, raw)
-    yield raw.hexdigest()
+      yield from _read_csv(path, piece, schema, raw, inside)
 
 
-def _read_text(path: Path, piece: Piece, schema: Schema, raw: HashingFile) -> Iterator[Read]:
-  names, line = delimited.header_of(path, schema), 1
-  reader = _line_reader() if schema.header is not None else None
-  skip = schema.header is None and piece.start == 0
+def _read_criteo(path: Path, piece: Piece, schema: Schema, raw: HashingFile) -> Iterator[Read]:
+  names, line, reader = schema.header, 1, _line_reader()
+  assert names is not None
   for block in delimited.blocks_of_lines(path, piece, raw):
-    if skip:
-      block, skip, line = block.partition(b"\n")[2], False, 2
-    lines = None if reader is None else reader.read(block)
-    if lines is None:
+    if reader is None:
       line_n = np.arange(line, line + block.count(b"\n"))
       read = Read(*parse(delimited.cut(block, line_n, names, schema), schema), len(block))
     else:
-      read = _checked(block, lines, line, schema)
+      read = _checked(block, reader.read(block), line, names, schema)
     line += read.num_lines
     yield read
+
+
+def _read_csv(path: Path, piece: Piece, schema: Schema, raw: HashingFile, inside: bool) -> Iterator[Read | End]:
+  names, line = delimited.header_of(path, schema), 1
+  quotes = Quotes.at_start(schema.delimiter, inside) if schema.quotes else None
+  header_lines = int(schema.header is None and piece.start == 0 and names is not None)
+  skip = header_lines
+  for block in delimited.blocks_of_lines(path, piece, raw):
+    if skip:
+      block, skip, line = block.partition(b"\n")[2], 0, 2
+    assert names is not None  # because the file is not empty
+    line_n = np.arange(line, line + block.count(b"\n"))
+    read = Read(*parse(delimited.cut(block, line_n, names, schema, quotes), schema), len(block))
+    line += read.num_lines
+    yield read
+  yield End(raw.hexdigest(), header_lines, (False, False) if quotes is None else quotes.at_end(inside))
 
 
 @functools.cache
@@ -73,7 +114,7 @@ def _line_reader() -> Reader | None:
   return Reader.make()
 
 
-def _checked(block: bytes, lines: Lines, first_line: int, schema: Schema) -> Read:
+def _checked(block: bytes, lines: Lines, first_line: int, names: Sequence[str], schema: Schema) -> Read:
   """The lines that the fast reader accepted, together with the others, which the careful reader reads."""
   dense = tuple(pack(number_n, missing_n) for number_n, missing_n in zip(lines.number_mn, lines.missing_mn))
   missing = tuple(np.count_nonzero(lines.missing_mn, axis=1).tolist())
@@ -86,7 +127,5 @@ def _checked(block: bytes, lines: Lines, first_line: int, schema: Schema) -> Rea
   if not len(lines.careful_k):
     return Read(rows, [], len(block))
   careful = b"".join(block[start : block.index(b"\n", start) + 1] for start in lines.careful_start_k.tolist())
-  names = schema.header
-  assert names is not None
   more, rejects = parse(delimited.cut(careful, lines.careful_k.astype(np.int64) + first_line, names, schema), schema)
   return Read(joined([rows, more]), rejects, len(block))

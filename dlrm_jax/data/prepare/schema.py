@@ -86,10 +86,15 @@ class Schema:
     dense: dense columns.
     categorical: categorical columns.
     name: name of the data set, or None.
-    header: the names of all columns if files have no header line, else None.
+    header: the names of all columns, in order, if text files have no header line, else None.
     bags: features of several values, the last ones. There is at least one feature.
     time: the column that says when a row happened, or None.
     crosses: features of two columns, which follow the categorical columns and the features of time.
+    delimiter: the character between two cells of text files.
+    quotes: whether a cell of a text file may stand in double quotes, in which a doubled quote is one quote. If not, a quote is a character
+      like others.
+    weight: the column of example weights, or None. Rows of weight 0 are left out.
+    null: texts that mean a missing value, besides the empty one. A cell is compared after its quotes are removed.
   """
 
   label: Label | None
@@ -100,6 +105,10 @@ class Schema:
   bags: tuple[Bag, ...] = ()
   time: TimeColumn | None = None
   crosses: tuple[Cross, ...] = ()
+  delimiter: str = ","
+  quotes: bool = True
+  null: tuple[str, ...] = ()
+  weight: str | None = None
 
   def __post_init__(self) -> None:
     if not self.features and not self.binned:
@@ -120,6 +129,16 @@ class Schema:
     for kind, names in roles.items():
       if self.label is not None and self.label.column in names:
         raise UserError(f"the label column '{self.label.column}' cannot be a {kind} column too")
+    is_label = self.label is not None and self.weight == self.label.column
+    if is_label or self.weight in self.list_columns:
+      raise UserError(f"column '{self.weight}' cannot be the weight and {'the label' if is_label else 'a list'} too")
+    if len(self.delimiter) != 1 or not self.delimiter.isascii() or self.delimiter.isalnum() or self.delimiter in '"\r\n\0':
+      raise UserError(f"delimiter = {self.delimiter!r} must be one ASCII character, but no letter, digit, quote or line break")
+    if self.header is not None:
+      _refuse_repeats(self.header, "the columns of header")
+      absent = [name for name in self.columns if name not in self.header]
+      if absent:
+        raise UserError(f"header has no column '{absent[0]}', which the schema names; it has {', '.join(self.header)}")
     of_one_value = {
       *self.dense_names,
       *self.categorical_names,
@@ -181,8 +200,8 @@ class Schema:
   def columns(self) -> tuple[str, ...]:
     """Every column that is read, once each."""
     label = () if self.label is None else (self.label.column,)
-    time = () if self.time is None else (self.time.column,)
-    return tuple(dict.fromkeys((*label, *self.dense_names, *self.categorical_names, *self.bag_columns, *time)))
+    weight, time = () if self.weight is None else (self.weight,), () if self.time is None else (self.time.column,)
+    return tuple(dict.fromkeys((*label, *weight, *self.dense_names, *self.categorical_names, *self.bag_columns, *time)))
 
   def check_present(self, present: Iterable[str], path: str) -> None:
     """Raises UserError unless the columns of the file at `path` are distinct and include those of the schema."""
@@ -206,4 +225,6 @@ CRITEO = Schema(
   dense=tuple(DenseColumn(name, transform="log1p", missing=0.0, integer=True) for name in criteo.DENSE_NAMES),
   categorical=tuple(CategoricalColumn(name, hexadecimal=True) for name in criteo.CATEGORICAL_NAMES),
   header=("label", *criteo.DENSE_NAMES, *criteo.CATEGORICAL_NAMES),
+  delimiter="\t",
+  quotes=False,
 )

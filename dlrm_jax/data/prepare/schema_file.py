@@ -3,6 +3,11 @@
 label = "clicked"                          # 0 or 1, true or false, yes or no; or a comparison: "delay > 15", 'status == "paid"'
 categorical = ["user_id", "item_id", "age"]
 name = "my-log"                            # optional; the name of the output directory otherwise
+null = ["NA", "NULL"]                      # optional; texts that mean a missing value, besides the empty one
+delimiter = ";"                            # optional; of text files, a comma otherwise
+header = ["clicked", "user_id", ...]       # optional; the names of all columns of text files without a header line
+quotes = false                             # optional; a quote in a text file is a character like others
+weight = "times_seen"                      # optional; a column of numbers from 0 on: how much each row counts in training and metrics
 
 [dense]                                    # optional; a column may be dense and categorical at once
 age = { missing = 40, bins = 16 }          # all options: dense.py
@@ -30,10 +35,10 @@ import dataclasses
 import math
 import tomllib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from dlrm_jax.common.flags import UserError
+from dlrm_jax.data.prepare import inputs
 from dlrm_jax.data.prepare.dense import DenseColumn
 from dlrm_jax.data.prepare.label import Label
 from dlrm_jax.data.prepare.schema import Bag, CategoricalColumn, Cross, Schema
@@ -75,8 +80,11 @@ PAIRS = Kind(
   'a table of features, such as [crosses] and then user_hour = ["user_id", "hour"]',
   lambda value: isinstance(value, dict) and all(_is_names(names) for names in value.values()),
 )
+TOKENS = Kind('a list of texts that mean a missing value, such as ["NA", "NULL"]', _is_names)
+HEADER = Kind("a list of the names of all columns, for text files without a header line", _is_names)
 
 KEYS = {"label": TEXT, "categorical": NAMES, "dense": COLUMNS, "bags": FEATURES, "name": TEXT, "time": TABLE, "crosses": PAIRS}
+KEYS |= {"delimiter": TEXT, "header": HEADER, "quotes": YES, "null": TOKENS, "weight": TEXT}
 DENSE = {"transform": TEXT, "missing": NUMBER, "indicator": YES, "bins": COUNT}
 TIME = {"column": TEXT, "unit": TEXT, "format": TEXT, "zone": TEXT, "order": YES, "features": NAMES}
 
@@ -129,18 +137,21 @@ def _schema(table: dict[str, Any]) -> Schema:
     bags=tuple(_bag(name, entry) for name, entry in table.get("bags", {}).items()),
     time=_time(table["time"]) if "time" in table else None,
     crosses=tuple(Cross(name, tuple(columns)) for name, columns in table.get("crosses", {}).items()),
+    header=tuple(table["header"]) if "header" in table else None,
+    delimiter=table.get("delimiter", ","),
+    quotes=table.get("quotes", True),
+    weight=table.get("weight"),
+    null=tuple(dict.fromkeys(token for token in table.get("null", []) if token)),
   )
 
 
 def load_schema(path: str) -> Schema:
   """Reads a schema file. Raises UserError in one line that names the file and the fault."""
   try:
-    with Path(path).open("rb") as file:
+    with inputs.open_stream(path, "schema") as file:
       table = tomllib.load(file)
   except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
     raise UserError(f"{path}: not valid TOML ({error})") from None
-  except FileNotFoundError:
-    raise UserError(f"--schema={path}: no such file") from None
   try:
     return _schema(table)
   except UserError as error:

@@ -7,11 +7,12 @@ from typing import Any
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.data.prepare.dense import DenseColumn
 from dlrm_jax.data.prepare.label import Label
-from dlrm_jax.data.prepare.schema import Bag, CategoricalColumn, Cross, Schema
+from dlrm_jax.data.prepare.schema import CRITEO, Bag, CategoricalColumn, Cross, Schema
 from dlrm_jax.data.prepare.times import TimeColumn
 
 # The fields that the first data sets have. Later ones are left out at their default.
 _ALWAYS = ("label", "dense", "categorical", "name", "header")
+_WITH_HEADER = ("delimiter", "quotes")  # these stay, because in the first data sets a header without them was Criteo's
 _LATER = ("indicator", "bins")  # of a dense column
 # The fields that hold several of a dataclass.
 _COLUMNS: dict[str, type] = {"dense": DenseColumn, "categorical": CategoricalColumn, "bags": Bag, "crosses": Cross}
@@ -23,7 +24,8 @@ def schema_as_json(schema: Schema) -> dict[str, Any]:
   out = json.loads(json.dumps(dataclasses.asdict(schema) | {"label": schema.label.text}))
   out["dense"] = [{key: value for key, value in column.items() if value is not None or key not in _LATER} for column in out["dense"]]
   defaults = {field.name: field.default for field in dataclasses.fields(schema)}
-  return {name: value for name, value in out.items() if name in _ALWAYS or getattr(schema, name) != defaults[name]}
+  always = _ALWAYS if schema.header is None else _ALWAYS + _WITH_HEADER
+  return {name: value for name, value in out.items() if name in always or getattr(schema, name) != defaults[name]}
 
 
 def schema_from_json(entry: dict[str, Any]) -> Schema:
@@ -31,6 +33,8 @@ def schema_from_json(entry: dict[str, Any]) -> Schema:
 
   Fields that are not there have their default, as in data sets of earlier versions. Raises UserError if it has other fields.
   """
+  if entry.get("header") is not None and "delimiter" not in entry and "quotes" not in entry:
+    entry = entry | {"delimiter": CRITEO.delimiter, "quotes": CRITEO.quotes}  # only Criteo's logs had a header then
   try:
     fields = {name: _value(name, value) for name, value in entry.items()}
     return Schema(**fields)

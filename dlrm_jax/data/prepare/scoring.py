@@ -6,7 +6,6 @@ absent, or missing in some rows.
 
 import dataclasses
 import functools
-import gzip
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ class Examples:
     labelled_n: whether the row has a label.
     dense_nm, ids_nl: the inputs.
     bag_weight_nl: 0 for the empty places of bags; None if the data set has no bags.
+    weight_n: how much each row counts in metrics; None if the data set has no weights.
     values_f, unknown_f: of each feature with a vocabulary, how many values there are, and how many of them have no id of their own,
       because they were unseen or rare in training.
   """
@@ -49,6 +49,7 @@ class Examples:
   dense_nm: Float32[np.ndarray, "n M"]
   ids_nl: Int32[np.ndarray, "n L"]
   bag_weight_nl: Float32[np.ndarray, "n L"] | None
+  weight_n: Float32[np.ndarray, " n"] | None
   values_f: Int64[np.ndarray, " f"]
   unknown_f: Int64[np.ndarray, " f"]
 
@@ -117,14 +118,16 @@ class Encoder:
       ids_nl[:, :num_looked_up] = self._ids.of_cells(rows.cells[:num_looked_up])
     for i, bins in enumerate(self.bins):
       ids_nl[:, num_looked_up + i] = bins.ids(numbers[bins.column])
-    weights = (ids_nl != PADDING).astype(np.float32) if self.weighted else None
+    bag_weights = (ids_nl != PADDING).astype(np.float32) if self.weighted else None
+    ones_n = np.ones(num_rows, np.float32)  # of a file without the column of weights
+    weights = None if self.schema.weight is None else ones_n if rows.weight_n is None else rows.weight_n
     bounds = np.cumsum([0, *(feature.length for feature in self.features)])[: -1 if self.vocabularies else 0]
     values_f, unknown_f = (
       np.add.reduceat(np.count_nonzero(x, axis=0), bounds) if len(bounds) else np.zeros(0, np.int64)
       for x in (ids_nl[:, :num_looked_up] != PADDING, ids_nl[:, :num_looked_up] == 0)
     )
     known_n = rows.label_n != NO_LABEL
-    return Examples(file, rows.line_n, rows.label_n, known_n, dense_nm, np.maximum(ids_nl, 0), weights, values_f, unknown_f)
+    return Examples(file, rows.line_n, rows.label_n, known_n, dense_nm, np.maximum(ids_nl, 0), bag_weights, weights, values_f, unknown_f)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +146,7 @@ class ScoredFile:
 
 
 def scored_file(path: Path, log_format: str | None, schema: Schema) -> ScoredFile:
-  """How a file is read. Raises UserError if a column is missing that is not the label's, or if it is no file of its format.
+  """How a file is read. Raises UserError if a column other than the label's or weight's is missing, or if it is no file of its format.
 
   Args:
     path: the file.
@@ -160,18 +163,18 @@ def scored_file(path: Path, log_format: str | None, schema: Schema) -> ScoredFil
   if log_format == "parquet":
     kind = read.parquet_types(path).get(label.column)
     has = kind is not None and not pa.types.is_null(kind)
+    weighted = schema.weight in read.parquet_types(path)
   elif header is None:
-    has = label.column in (delimited.header_of(path, without) or ())
+    there = delimited.header_of(path, dataclasses.replace(without, weight=None)) or ()
+    has, weighted = label.column in there, schema.weight in there
   else:
-    has = label.column not in header or _first_line(path).count(b"\t") != len(header) - 2
+    weighted = True
+    has = label.column not in header or delimited.first_cells(path, schema) != len(header) - 1
     if not has:  # the columns but the label
       log_format, without = "csv", dataclasses.replace(without, header=tuple(name for name in header if name != label.column))
+  if not weighted:
+    wanted, without = (dataclasses.replace(one, weight=None) for one in (wanted, without))
   return ScoredFile(path, log_format, wanted if has else without, path.stat().st_size)
-
-
-def _first_line(path: Path) -> bytes:
-  with gzip.open(path) if read.is_gzipped(path) else path.open("rb") as file:
-    return file.readline(delimited.MAX_LINE_BYTES)
 
 
 def read_examples(

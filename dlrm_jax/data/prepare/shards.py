@@ -61,18 +61,27 @@ class Writing:
   counted: Counted
 
   def do(self, index: int, advance: Callable[[int], None]) -> None:
-    """Writes a shard and last `SHARD.json`: file, rows, bytes, clicks, the digests of file and content, the first and the last time."""
-    shard, inputs = self.wanted[index], self.counted.inputs
-    names = shard_columns([one.name for one in inputs], [*self.schema.lookup_names, *(bins.name for bins in self.counted.bins)])
-    kinds = [pa.uint8()] + [pa.float32()] * len(inputs) + [pa.int32()] * (len(names) - 1 - len(inputs))
-    content, clicks = xxhash.xxh3_128(), 0
+    """Writes a shard and last `SHARD.json`: file, rows, bytes, clicks, the digests of file and content, the first and the last time.
+
+    If rows have weights, clicks are the sum of the weights of clicks, and `weights` is the sum of all.
+    """
+    shard, inputs, weighted = self.wanted[index], self.counted.inputs, self.schema.weight is not None
+    lookups = [*self.schema.lookup_names, *(bins.name for bins in self.counted.bins)]
+    names = shard_columns([one.name for one in inputs], lookups, weighted)
+    kinds = [pa.uint8()] + [pa.float32()] * len(inputs) + [pa.int32()] * len(lookups) + [pa.float32()] * weighted
+    content, weights = xxhash.xxh3_128(), 0.0
+    clicks: float = 0
     encodings = dict.fromkeys(names[1:], "BYTE_STREAM_SPLIT")
     options = {"compression": "lz4", "use_dictionary": False, "column_encoding": encodings, "write_statistics": False}
     fields = [pa.field(name, kind, nullable=False) for name, kind in zip(names, kinds, strict=True)]  # so that no levels are written
     path = self.place.out / shard.name
     with record.written_whole(path) as file, pq.ParquetWriter(file, pa.schema(fields), **options) as writer:
       for group in self._groups(shard):
-        clicks += int(group[0].sum())
+        if weighted:
+          weight_n = group[-1].astype(np.float64)
+          clicks, weights = clicks + float(weight_n @ group[0]), weights + float(weight_n.sum())
+        else:
+          clicks += int(group[0].sum())
         for column in group:
           content.update(column.astype(column.dtype.newbyteorder("<"), copy=False).data)
         writer.write_batch(pa.record_batch([arrow(column) for column in group], schema=writer.schema), row_group_size=shard.group_rows)
@@ -83,6 +92,7 @@ class Writing:
       "xxh3_128": digest(path),
       "clicks": clicks,
       "content": content.hexdigest(),
+      **({"weights": weights} if weighted else {}),
     }
     if self.schema.time is not None:
       times = [times_of(part)[low:high] for part, low, high in _slices(self.parts, shard)]
@@ -109,15 +119,17 @@ class Writing:
 
   def _columns(self, part: Part, low: int, high: int) -> list[np.ndarray]:
     """Rows of a part as the columns of a shard."""
-    columns = [column.to_numpy()[low:high] for column in columns_of(part.file)]
-    first = 1 + len(self.schema.dense)
-    numbers = dict(zip(self.schema.dense_names, columns[1:first], strict=True))
+    label, *columns = [column.to_numpy()[low:high] for column in columns_of(part.file)]
+    weight = [columns.pop(0)] if self.schema.weight is not None else []
+    first = len(self.schema.dense)
+    numbers = dict(zip(self.schema.dense_names, columns[:first], strict=True))
     ids_of_lookups = [id_d for feature, id_d in zip(self.schema.features, self._ids_of(part)) for _ in range(feature.length)]
     return [
-      columns[0],
+      label,
       *(one.apply(numbers[one.column]) for one in self.counted.inputs),
       *(id_d.take(index_n) for id_d, index_n in zip(ids_of_lookups, columns[first:], strict=True)),
       *(bins.ids(numbers[bins.column]) for bins in self.counted.bins),
+      *weight,
     ]
 
   @functools.cached_property

@@ -11,14 +11,14 @@ from dlrm_jax.data.prepare.timeline import Timeline
 
 
 def by_place(config: PrepareConfig, rows_of_file: Sequence[int]) -> dict[str, int]:
-  """The rows of each split, in the order of the log. Raises UserError if one would be empty."""
+  """The rows of each split, in the order of the log. Files without rows do not count. Raises UserError if a split would be empty."""
   rows = sum(rows_of_file)
   named = (config.eval_rows, config.eval_files, config.eval_fraction, config.test_fraction or None)
   if config.like is not None and all(flag is None for flag in named):
     return {"train": rows}
   share = EVAL_FRACTION if config.eval_fraction is None else config.eval_fraction
   if config.eval_files is not None:
-    flag, held_out = "eval_files", sum(rows_of_file[-config.eval_files :])
+    flag, held_out = "eval_files", sum([rows for rows in rows_of_file if rows][-config.eval_files :])
   elif config.eval_rows is not None:
     flag, held_out = "eval_rows", config.eval_rows
   else:

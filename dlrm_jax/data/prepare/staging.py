@@ -1,8 +1,9 @@
 """`Staging`: the directory next to the output in which `prepare` works. It survives a kill, so that the same command goes on.
 
     .NAME.partial/plan.json   settings and files, on which all other files here depend
-                 /rows        parts and PIECE.json of each piece that is done            (parts.py)
+                 /rows        parts and TASK.json of each task that is done              (parts.py)
                  /order       parts in another order, if rows are sorted                 (arrange.py)
+                 /kept        parts without the negatives that are left out              (thin.py)
                  /done        SHARD.json of each shard that is done                      (shards.py)
                  /out         becomes the output, by a rename at the end: vocabularies, then shards
     .NAME.finished            plan.json, from just before that rename until .NAME.partial is removed
@@ -34,6 +35,7 @@ class Staging:
   plan: Path
   rows: Path
   order: Path
+  kept: Path
   done: Path
   out: Path
   marker: Path
@@ -43,7 +45,8 @@ class Staging:
   def of(cls, output: Path) -> "Staging":
     """The paths for the output directory `output`."""
     path, marker = (output.parent / f".{output.name}.{ending}" for ending in ("partial", "finished"))
-    return cls(output, path, path / "plan.json", path / "rows", path / "order", path / "done", path / "out", marker)
+    plan, rows, order, kept, done, out = (path / name for name in ("plan.json", "rows", "order", "kept", "done", "out"))
+    return cls(output, path, plan, rows, order, kept, done, out, marker)
 
   def publish(self, files: set[str]) -> None:
     """Makes `out` with these files the output; replaces a data set that is there."""
@@ -84,7 +87,7 @@ def refuse_occupied(output: Path, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def opened(output: Path, plan: dict[str, Any], overwrite: bool, share: int | None) -> Iterator[Staging]:
+def opened(output: Path, plan: dict[str, Any], overwrite: bool, share: int | None, resumable: bool = True) -> Iterator[Staging]:
   """The staging directory of `output`, as a run with the same plan left it, or a new one. Bad input (UserError) leaves nothing behind.
 
   Args:
@@ -92,6 +95,7 @@ def opened(output: Path, plan: dict[str, Any], overwrite: bool, share: int | Non
     plan: JSON. Runs with equal plans can go on with each other's work; the first pass depends on its `reading` alone.
     overwrite: whether a data set at `output` may be replaced.
     share: the number of this run among several that share the work; None: the only one.
+    resumable: whether a run that does not end well leaves its work for another; if not, it leaves nothing.
 
   Raises:
     UserError: the output is occupied, or another run is at work on it. The message for an OSError names what is kept.
@@ -116,19 +120,32 @@ def opened(output: Path, plan: dict[str, Any], overwrite: bool, share: int | Non
       _resume(place, plan, share)
       yield place
     except UserError as error:
-      if sum(file["bytes"] for file in plan["reading"]["files"]) >= WORTH_KEEPING and any(place.rows.glob("*.json")):
+      if resumable and sum(file["bytes"] for file in plan["reading"]["files"]) >= WORTH_KEEPING and any(place.rows.glob("*.json")):
         raise UserError(f"{error}; {_kept(path, 'a command with other flags')}") from None
       if share is None:
-        shutil.rmtree(path, ignore_errors=True)
-        for directory in made:
-          with contextlib.suppress(OSError):
-            directory.rmdir()
+        _remove(path, made)
       raise
     except OSError as error:
-      where = f"{error.filename}: " if error.filename else ""
-      raise UserError(f"{where}{error.strerror or error}; {_kept(path)}") from None
+      if not resumable:
+        _remove(path, made)
+      raise UserError(_named(error) + (f"; {_kept(path)}" if resumable else "")) from None
     except KeyboardInterrupt:
+      if not resumable:
+        _remove(path, made)
+        raise
       raise KeyboardInterrupt(f"interrupted: {_kept(path)}") from None
+
+
+def _remove(path: Path, made: list[Path]) -> None:
+  """Removes the staging directory, and those of `made` (innermost first) that are empty."""
+  shutil.rmtree(path, ignore_errors=True)
+  for directory in made:
+    with contextlib.suppress(OSError):
+      directory.rmdir()
+
+
+def _named(error: OSError) -> str:
+  return (f"{error.filename}: " if error.filename else "") + (error.strerror or str(error))
 
 
 def _kept(path: Path, command: str = "the same command") -> str:
@@ -143,10 +160,10 @@ def _resume(place: Staging, plan: dict[str, Any], share: int | None) -> None:
       raise UserError(f"{place.plan}: another share has other settings or other files; all must have the same, or delete {place.path}")
     same = there.get("reading") == plan["reading"]
     print(f"{place.path}: of other settings; " + ("what was read is kept" if same else "starting anew"), file=sys.stderr, flush=True)
-    for directory in (place.order, place.done, place.out, *([] if same else [place.rows])):
+    for directory in (place.order, place.kept, place.done, place.out, *([] if same else [place.rows])):
       shutil.rmtree(directory, ignore_errors=True)
     place.plan.unlink()
-  for directory in (place.rows, place.order, place.done, place.out):
+  for directory in (place.rows, place.order, place.kept, place.done, place.out):
     directory.mkdir(exist_ok=True)
   if not place.plan.exists():
     record.write_json(place.plan, plan)

@@ -9,7 +9,7 @@ from dlrm_jax.common import progress
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.data.prepare import times
 from dlrm_jax.data.prepare.part_files import Part, times_of
-from dlrm_jax.data.prepare.parts import PieceResult
+from dlrm_jax.data.prepare.parts import TaskResult
 from dlrm_jax.data.prepare.times import TimeColumn
 
 _DATES = 19_000_101 * 10**9, 21_001_231 * 10**9  # numbers such as 20240501, read as seconds
@@ -51,7 +51,7 @@ class Timeline:
     return count
 
 
-def timeline(parts: Sequence[Part], results: Sequence[PieceResult]) -> Timeline:
+def timeline(parts: Sequence[Part], results: Sequence[TaskResult]) -> Timeline:
   """The timeline of a log's parts, from the results of its pieces. It reads the times of parts that are not in order."""
   entries = [entry for result in results for entry in result.times]
   latest, earlier = times.FIRST, 0
@@ -64,7 +64,7 @@ def timeline(parts: Sequence[Part], results: Sequence[PieceResult]) -> Timeline:
   return Timeline(tuple(parts), lowest_p, highest_p, sum(part.rows for part in parts), earlier)
 
 
-def check_units(column: TimeColumn, results: Sequence[PieceResult], log: Timeline) -> None:
+def check_units(column: TimeColumn, results: Sequence[TaskResult], log: Timeline) -> None:
   """Raises UserError if the size of numbers does not say their unit. Says so if the log would be older than any."""
   units = [unit for unit in times.UNITS if any(unit in result.units for result in results)]
   where = f"time column '{column.column}'"

@@ -307,9 +307,8 @@ def test_rejects_are_counted_kept_and_skipped(tmp_path):
 
 
 def test_csv_rejects(tmp_path):
-  text = (
-    'views,y,c,age\n1,1,"a",3\n1,0,"a,3\n"1",0,a"b,3\n+1,1,a,3\nnan,0,a,3\n1e39,1,a,1e39\n1,0,a,\xff\nz,ja,a,3\n1,0.0,a,3\n1,1\n1, 0,a,3\n'
-  )
+  text = 'views,y,c,age\n1,1,"a",3\n1,0,"a"x,3\n"1",0,a"b,3\n+1,1,a,3\nnan,0,a,3\n1e39,1,a,1e39\n1,0,a,\xff\nz,ja,a,3\n'
+  text += "1,0.0,a,3\n1,1\n1, 0,a,3\n"
   words = write_csv(tmp_path, "")
   (tmp_path / "log.csv").write_bytes(text.encode("latin-1"))
   contents, out = run(tmp_path, *words, "--max_reject_fraction=0.9", "--eval_rows=1")

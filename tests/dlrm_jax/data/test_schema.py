@@ -74,7 +74,7 @@ def test_the_json_of_data_sets_made_before_is_read_and_stays():
   schema = schema_from_json(old)
   assert schema == Schema(Label("y"), (DenseColumn("a", "none", 2.0),), (CategoricalColumn("c"),))
   assert schema_as_json(schema) == old
-  assert list(schema_as_json(CRITEO)) == ["label", "dense", "categorical", "name", "header"]
+  assert list(schema_as_json(CRITEO)) == ["label", "dense", "categorical", "name", "header", "delimiter", "quotes"]
   assert schema_as_json(CRITEO)["label"] == "label"
 
 

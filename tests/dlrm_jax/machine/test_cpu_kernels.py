@@ -122,7 +122,7 @@ def losses(config: RunConfig, steps: int) -> list[float]:
   learner, out = make_learner([config], source), []
   state = learner.start()
   for batch in source.train_batches(0, config.train.batch_size, steps * config.train.batch_size):
-    state, (loss,), _ = learner.read_progress(learner.train(state, [(learner.put(batch),)]))
+    state, (loss,), *_ = learner.read_progress(learner.train(state, [(learner.put(batch),)]))
     out.append(loss)
   return out
 

@@ -164,7 +164,7 @@ def test_training_continues_elsewhere_with_the_same_losses(tmp_path: Path):
   def losses(learner: Any, state: TrainState, batches: list) -> tuple[TrainState, list[float]]:
     out = []
     for batch in batches:
-      state, (loss,), _ = learner.read_progress(learner.train(state, [(learner.put(batch),)]))
+      state, (loss,), *_ = learner.read_progress(learner.train(state, [(learner.put(batch),)]))
       out.append(loss)
     return state, out
 

@@ -134,8 +134,8 @@ def test_the_table_never_outgrows_its_limit():
   for low in range(0, 12_000, 100):
     auc.add(score[low : low + 100], label[low : low + 100])
     assert len(auc._low_k) == len(auc._high_k) == len(auc._count_k2) <= 1000
-    assert sum(len(key) for key, _ in auc._waiting) < 250
-  assert auc._count_k2.sum() + sum(len(key) for key, _ in auc._waiting) == 12_000
+    assert sum(len(key) for key, *_ in auc._waiting) < 250
+  assert auc._count_k2.sum() + sum(len(key) for key, *_ in auc._waiting) == 12_000
   assert auc.value() == pytest.approx(brute_auc(score, label), abs=auc.error())
   assert 500 < len(auc._low_k) <= 1000  # no coarser than need be
 

@@ -76,7 +76,7 @@ class Watched:
     def train(state: Any, batches: Any) -> Any:
       if self.step_by_step:
         for batch in batches:
-          state, (loss,), _ = learner.read_progress(learner.train(state, [batch]))
+          state, (loss,), *_ = learner.read_progress(learner.train(state, [batch]))
           self.losses.append(loss)
       else:
         state = learner.train(state, batches)
