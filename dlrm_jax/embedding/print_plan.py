@@ -12,7 +12,7 @@ def print_plan(plan: Plan, config: RunConfig, machine: Machine) -> None:
   title = f"tables on {machine.num_devices} devices, batch {config.train.batch_size:,}: per device and step"
   table = terminal.Grid(title, simple=True)
   for heading in ("table", "rows", "dim", "bag", "placement", "holds", "rows, gradients", "ids, sums"):
-    table.column(heading, justify="left" if heading in ("table", "placement") else "right", no_wrap=True)
+    table.column(heading, justify="left" if heading in ("table", "placement") else "right", no_wrap=heading != "table")
   for t, c in zip(plan.layout.tables, planned, strict=True):
     sizes = (size_of(c.held_bytes), size_of(c.value_bytes), size_of(c.other_bytes))
     table.row(t.name, f"{t.num_rows:,}", t.dim, t.bag_length, c.placement, *sizes)

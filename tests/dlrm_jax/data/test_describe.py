@@ -503,3 +503,12 @@ def test_criteo_head(tmp_path):
   for place, share in enumerate(missing.values()):
     assert share == sum(row[place] == "" for row in cells) / len(cells)
   assert len(missing) == 39 and 0.14 < np.mean(list(missing.values())) < 0.15
+
+
+def test_a_day_of_seconds(tmp_path):
+  """Such a column ended in "Too many bins for data range"."""
+  case = real("cases/narrow_dense")
+  words = ("--format=csv", f"--input={case / 'day.csv'}", f"--schema={case / 'log.toml'}", f"--output={tmp_path / 'set'}")
+  prepare(flags.parse(["prepare", *words], PrepareConfig))
+  (entry,) = numbers(tmp_path / "set")["dense"]
+  assert 1.7e9 < entry["edges"][0] < entry["edges"][-1] < 1.8e9 and entry["counts"][0] and sum(entry["counts"]) == 4500
