@@ -47,6 +47,8 @@ class PredictConfig:
   def __post_init__(self) -> None:
     flags.check_fields(self)
     flags.check(self.output.endswith(ENDINGS), self, "output", f"a name ending in {' or '.join(ENDINGS)}")
+    path = Path(self.input)
+    flags.check(not path.exists() or path.is_file() or path.is_dir(), self, "input", "files; a pipe has to be written into one first")
 
 
 def predict(config: PredictConfig) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import math
+import os
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -285,6 +286,8 @@ def test_bad_input_is_refused_in_one_line(case: Case, refusal):
   assert "must be a name ending in .parquet or .csv" in refused(case, refusal, good, "--output=scores.txt")
   assert "must be a file; it is a directory" in refused(case, refusal, good, f"--output={case.place}/dir.csv")
   assert "is one of the inputs" in refused(case, refusal, good, f"--output={case.place}/good.csv")
+  os.mkfifo(case.place / "pipe")
+  assert "must be files; a pipe has to be written into one first" in refused(case, refusal, f"--input={case.place}/pipe", out)
   assert "no such file" in refused(case, refusal, f"--input={case.place}/absent.csv", out)
   assert "no row to score" in refused(case, refusal, case.file("empty.csv", text_of([])), out)
   assert "there is no checkpoint" in refused(case, refusal, good, out, f"--restore={case.place}/set")
