@@ -246,7 +246,7 @@ def test_a_feature_that_is_not_there_is_named(tmp_path: Path, refusal: Callable[
   prepare.prepare(flags.parse(["prepare", *words], PrepareConfig))
   presets = {name: plan.PlanConfig(run=run) for name, run in PRESETS.items()}
   shown = refusal(plan.main, plan.PlanConfig, presets, [*RUN, f"--data={tmp_path / 'set'}", "--mesh=2", '--placement="c,e":row'])
-  assert shown == 'error: --placement="c,e:row": no such feature; there are "c,d",a\\nb,"""q"\n'
+  assert shown == 'error: --placement="c,e:row": no such feature; there are "c,d", a\\nb, """q"\n'
 
 
 def test_the_reader_of_pages_reads():

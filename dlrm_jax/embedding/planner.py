@@ -144,7 +144,8 @@ def _choices(layout: Layout, machine: Machine, words: tuple[str, ...]) -> list[t
   asked = dict(word.rsplit(":", 1) for word in words if ":" in word)
   for name in asked:
     if name not in names:
-      raise UserError(f"--placement={join_list([f'{name}:{asked[name]}'])}: no such feature; there are {join_list(names)}")
+      there = ", ".join(join_list([known]) for known in names)
+      raise UserError(f"--placement={join_list([f'{name}:{asked[name]}'])}: no such feature; there are {there}")
   out: list[tuple[str, ...]] = []
   for table in layout.tables:
     placement = asked.get(table.name, default)
