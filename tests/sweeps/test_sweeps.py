@@ -12,7 +12,10 @@ from dlrm_jax import train
 from dlrm_jax.common import record
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import PlantedConfig
-from sweeps import run
+from dlrm_jax.training import found_rates
+from sweeps import run, store
+from sweeps.launch_flags import LaunchConfig
+from sweeps.points import expand
 
 
 def test_a_finished_run_is_never_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -64,3 +67,21 @@ def test_a_sweep_can_be_reported(tmp_path: Path):
     ("dim", "params", "excess"),
   }
   assert (tmp_path / "report" / "index.html").stat().st_size > 10_000
+
+
+def test_a_sweep_finds_learning_rates_once_for_all_its_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+  """Its runs are those of the same rates given as flags. Their records say what was tried."""
+  monkeypatch.setattr(found_rates, "LEAST_STEPS", 4)
+  sweep = with_train(sweep_of(axes=("data", "rows"), measure=False), table_lr=0.001, dense_lr=0.001)
+  finding = in_directory(sweep, tmp_path)
+  run.main(dataclasses.replace(finding, run=dataclasses.replace(finding.run, lr_find=True)))
+  found = record.read_json(tmp_path / "lr_find.json")["picked"]
+  assert found["table_lr"] > 0.001
+  outs = store.records(tmp_path)
+  assert {out["config"]["train"]["table_lr"] for out in outs.values()} == {found["table_lr"]}
+  assert {out["lr_find"]["picked"]["loss"] for out in outs.values()} == {found["loss"]}
+  given = with_train(sweep, table_lr=found["table_lr"], dense_lr=found["dense_lr"])
+  assert set(outs) == {point.config_id for point, _ in expand(given)}
+  slurm = dataclasses.replace(finding, launch=LaunchConfig(launcher="slurm"), run=dataclasses.replace(finding.run, lr_find=True))
+  with pytest.raises(UserError, match="--lr_find: trains here, before the jobs"):
+    run.main(slurm)
