@@ -38,10 +38,13 @@ def judged(data: bytes, delimiter: str, columns: int) -> Judged:
     if before - first > 1:
       rejects |= dict.fromkeys(range(first + 1, before + 1), LINE_BREAK)
       continue
+    if len(list(csv.reader([lines[first] + "\n", "another line"], delimiter=delimiter))) == 1:
+      rejects[before] = LINE_BREAK  # the file ends inside quotes
+      continue
     try:
       next(csv.reader([lines[first]], delimiter=delimiter, strict=True), None)
-    except csv.Error as error:
-      rejects[before] = LINE_BREAK if str(error) == "unexpected end of data" else "bad quoting"
+    except csv.Error:
+      rejects[before] = "bad quoting"
       continue
     if not lines[first]:
       rejects[before] = "empty line"
@@ -88,6 +91,7 @@ TOKENS = ['"', '""', ",", "\n", "\r\n", "a", "0", "1", "0,a,b\n", '1,"a,b",c\n',
 @given(st.lists(st.sampled_from(TOKENS), max_size=24).map("".join), st.integers(1, 40), st.sampled_from([3, 7, 1 << 20]), st.booleans())
 @example('0,a,"b\n1,x,y\nc",d\n0,e,f\n', 1, 3, True)
 @example('0,"a"b,"c\n1,x,y\n"\n0,e,f\n', 5, 3, False)  # the second quoted cell of a line with bad quoting is open
+@example('""1,"a', 1, 3, False)
 @example('0,a,"b ""\n1,x,y\n""c"\n0,e,f\n', 9, 7, True)
 def test_the_lines_that_are_rows_are_those_of_the_csv_module(tmp_path_factory, text, piece_bytes, chunk_bytes, has_header):
   path = tmp_path_factory.mktemp("quotes") / "log.csv"
