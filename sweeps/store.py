@@ -18,7 +18,7 @@ from dlrm_jax.common.flags import UserError
 from dlrm_jax.common.progress import say
 from dlrm_jax.data.source import Source
 from dlrm_jax.machine import hardware
-from dlrm_jax.training import checkpoint, trajectory
+from dlrm_jax.training import checkpoint, run_facts
 from sweeps.points import Point
 
 RESULTS = ("done", "diverged")  # statuses of runs that are never trained again
@@ -122,7 +122,7 @@ def failed_record(point: Point, source: Source, attempts: int, error: Exception)
     "attempts": attempts,
     "error": {"type": type(error).__name__, "message": str(error), "traceback": text},
     "config_id": point.config_id,
-    "config": trajectory.describe(point.config, source),
+    "config": run_facts.describe(point.config, source),
     "seed": point.seed,
   }
 

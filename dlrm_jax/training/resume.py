@@ -14,7 +14,8 @@ from dlrm_jax.data.source import PreparedSource, Source, examples_before
 from dlrm_jax.training import checkpoint
 from dlrm_jax.training.checkpoints import Checkpoints, found, restore_newest
 from dlrm_jax.training.learner import Learner
-from dlrm_jax.training.trajectory import Trajectory, settings_of, stream_of
+from dlrm_jax.training.run_facts import settings_of, stream_of
+from dlrm_jax.training.trajectory import Trajectory
 
 
 def checkpoints_at(restore: str) -> list[Path]:

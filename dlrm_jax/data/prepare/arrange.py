@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, UInt32
 
-from dlrm_jax.data.prepare.part_files import Part, columns_of, names_of, times_of, values_of, write, write_part
+from dlrm_jax.data.prepare.part_files import Part, columns_of, names_of, numbered_again, times_of, write, write_part
 from dlrm_jax.data.prepare.schema import Schema
-from dlrm_jax.data.prepare.vocabulary import Counts
 
 _SAMPLES = 4096  # of a part, at most
 
@@ -123,7 +122,7 @@ class Arranging:
     first = 0
     for f, feature in enumerate(self.schema.features):
       lookups = [f"id.{first + i}" for i in range(feature.length)]
-      indices, counts = _numbered_again(parts, rows, f, lookups)
+      indices, counts = numbered_again(parts, rows, f, lookups)
       columns |= {name: index_n[order_n] for name, index_n in zip(lookups, indices, strict=True)}
       values.append(counts)
       first += feature.length
@@ -143,25 +142,3 @@ class Arranging:
         keys.append(key_n[low:high])
         rows.append(row_n[low:high])
     return parts, keys, rows
-
-
-def _numbered_again(
-  parts: Sequence[Part], rows: Sequence[UInt32[np.ndarray, " _"]], feature: int, lookups: Sequence[str]
-) -> tuple[list[np.ndarray], Counts]:
-  """The values of a feature in some rows of several parts, numbered anew.
-
-  Returns for each id of the feature the index of every row's value, in the smallest integer type, and the values' hashes and counts.
-  """
-  used, hashes = [], []
-  for part, row_m in zip(parts, rows):
-    index_n = np.concatenate([column.to_numpy()[row_m] for column in columns_of(part.file, lookups)])
-    index_d, code_n, count_d = np.unique(index_n, return_inverse=True, return_counts=True)
-    used.append((code_n, count_d))
-    hashes.append(values_of(part, feature)[0][index_d])
-  hash_d = np.unique(np.concatenate(hashes))
-  counts, pieces = np.zeros(len(hash_d), np.int64), []
-  for (code_n, count_d), old_d in zip(used, hashes):
-    new_d = np.searchsorted(hash_d, old_d)
-    counts[new_d] += count_d
-    pieces.append(np.split(new_d.astype(np.min_scalar_type(max(len(hash_d) - 1, 0)))[code_n], len(lookups)))
-  return [np.concatenate(same) for same in zip(*pieces)], (hash_d, counts)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Int64
+from jaxtyping import Int64, Integer
 
 from dlrm_jax.common import record
 from dlrm_jax.data.prepare.read import arrow
@@ -88,3 +88,25 @@ def values_of(part: Part, feature: int) -> Counts:
 def times_of(part: Part) -> Int64[np.ndarray, " n"]:
   """The time of each row of a part."""
   return columns_of(part.times)[0].to_numpy()
+
+
+def numbered_again(
+  parts: Sequence[Part], rows: Sequence[Integer[np.ndarray, " _"]], feature: int, lookups: Sequence[str]
+) -> tuple[list[np.ndarray], Counts]:
+  """The values of a feature in some rows of several parts, numbered anew.
+
+  Returns for each id of the feature the index of every row's value, in the smallest integer type, and the values' hashes and counts.
+  """
+  used, hashes = [], []
+  for part, row_m in zip(parts, rows):
+    index_n = np.concatenate([column.to_numpy()[row_m] for column in columns_of(part.file, lookups)])
+    index_d, code_n, count_d = np.unique(index_n, return_inverse=True, return_counts=True)
+    used.append((code_n, count_d))
+    hashes.append(values_of(part, feature)[0][index_d])
+  hash_d = np.unique(np.concatenate(hashes))
+  counts, pieces = np.zeros(len(hash_d), np.int64), []
+  for (code_n, count_d), old_d in zip(used, hashes):
+    new_d = np.searchsorted(hash_d, old_d)
+    counts[new_d] += count_d
+    pieces.append(np.split(new_d.astype(np.min_scalar_type(max(len(hash_d) - 1, 0)))[code_n], len(lookups)))
+  return [np.concatenate(same) for same in zip(*pieces)], (hash_d, counts)

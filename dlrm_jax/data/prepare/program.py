@@ -13,15 +13,15 @@ from dlrm_jax.common.progress import Bar, say
 from dlrm_jax.data import shard_format
 from dlrm_jax.data.dataset import encoding_of
 from dlrm_jax.data.dense_warnings import dense_warnings, say_warnings
-from dlrm_jax.data.prepare import arrange, contents, inputs, parts, quotes, read, shards, splits, spool, vocabulary
+from dlrm_jax.data.prepare import arrange, contents, inputs, parts, quotes, read, read_log, shards, splits, spool, vocabulary
 from dlrm_jax.data.prepare.arrange import Arranging, Sorting
-from dlrm_jax.data.prepare.contents import ReadLog
 from dlrm_jax.data.prepare.counting import Counting
 from dlrm_jax.data.prepare.inputs import Inputs
 from dlrm_jax.data.prepare.like import Like
 from dlrm_jax.data.prepare.options import PrepareConfig
 from dlrm_jax.data.prepare.part_files import Part
 from dlrm_jax.data.prepare.parts import Reading, TaskResult
+from dlrm_jax.data.prepare.read_log import ReadLog
 from dlrm_jax.data.prepare.schema import CRITEO, Schema
 from dlrm_jax.data.prepare.schema_file import load_schema
 from dlrm_jax.data.prepare.schema_json import schema_as_json
@@ -94,7 +94,7 @@ def _wait(what: str, is_done: Sequence[Callable[[], bool]]) -> None:
   said = time.monotonic()
   while missing := sum(not done() for done in is_done):
     if time.monotonic() > said + _SAY_S:
-      print(f"{what}: waiting for {missing} of {len(is_done)} tasks of the other shares", file=sys.stderr, flush=True)
+      say(f"{what}: waiting for {missing} of {len(is_done)} tasks of the other shares")
       said = time.monotonic()
     time.sleep(_LOOK_S)
 
@@ -178,8 +178,8 @@ def _prepare(config: PrepareConfig, like: Like | None, schema: Schema, resumable
     if _plan(config, like, schema, found.files) != plan:
       raise flags.UserError(f"--input={config.input}: a file changed while it was read")
     log = ReadLog(found, tuple(cut), results)
-    contents.say_left_out(log)
-    rejected = contents.rejected(log, config.max_reject_fraction)
+    read_log.say_left_out(log)
+    rejected = read_log.rejected(log, config.max_reject_fraction)
     rows = tuple(Part(parts.part_path(task, j), n) for task, result in zip(tasks, results, strict=True) for j, n in enumerate(result.parts))
     times = None
     if schema.time is not None and rows:
@@ -208,7 +208,7 @@ def _prepare(config: PrepareConfig, like: Like | None, schema: Schema, resumable
     name, entry = place.output.name, contents.vocabulary_entry(mode, config.min_count if like is None else like.min_count, ids, known)
     made = contents.describe(name, entry, schema, log, facts, tables, counted, rejected, times, negatives)
     made |= {} if like is None else {"like": like.entry}
-    contents.write_rejects(place.out / "rejects.tsv", tasks, log)
+    read_log.write_rejects(place.out / "rejects.tsv", tasks, log)
     record.write_json(place.out / "dataset.json", made)
     place.publish({"dataset.json", "rejects.tsv", *(path.name for path in ids), *(shard.name for shard in wanted)})
   return made

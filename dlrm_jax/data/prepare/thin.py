@@ -5,16 +5,16 @@ as they are. Training adds what is missing to the logit (`training/step.py`).
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from dlrm_jax.data.prepare.part_files import Part, columns_of, names_of, times_of, values_of, write_part
+from dlrm_jax.data.prepare.part_files import Part, columns_of, names_of, numbered_again, times_of, write_part
 from dlrm_jax.data.prepare.schema import Schema
-from dlrm_jax.data.prepare.vocabulary import Counts, hash_uint32
+from dlrm_jax.data.prepare.vocabulary import hash_uint32
 
 
 def is_kept(label_n: UInt8[np.ndarray, " n"], first: int, train_rows: int, share: float) -> Bool[np.ndarray, " n"]:
@@ -59,7 +59,7 @@ class Thinning:
     columns, values, done = {name: columns_of(part.file, [name])[0].to_numpy()[row_m] for name in others}, [], 0
     for f, feature in enumerate(self.schema.features):
       names = lookups[done : done + feature.length]
-      indices, counts = _numbered_again(part, row_m, f, names)
+      indices, counts = numbered_again([part], [row_m], f, names)
       columns |= dict(zip(names, indices, strict=True))
       values.append(counts)
       done += feature.length
@@ -91,11 +91,3 @@ class Thinning:
 
 def _totalled(schema: Schema) -> list[str]:
   return ["label"] if schema.weight is None else ["label", "weight"]
-
-
-def _numbered_again(part: Part, row_m: np.ndarray, feature: int, lookups: Sequence[str]) -> tuple[list[np.ndarray], Counts]:
-  """The indices of a feature's values in some rows of a part, among those values alone, and the values' hashes and counts."""
-  index_n = np.concatenate([column.to_numpy()[row_m] for column in columns_of(part.file, lookups)])
-  used_d, code_n, count_d = np.unique(index_n, return_inverse=True, return_counts=True)
-  code_n = code_n.astype(np.min_scalar_type(max(len(used_d) - 1, 0)))
-  return np.split(code_n, len(lookups)), (values_of(part, feature)[0][used_d], count_d)
