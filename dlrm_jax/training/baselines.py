@@ -109,7 +109,8 @@ def _computed(config: RunConfig, source: Source, num_eval_examples: int, quiet: 
       bar(int(np.count_nonzero(batch.weight_b)))
       if len(tried) > 1 and tried[0].examples >= most:
         tried = [min(tried, key=lambda candidate: candidate.late_loss)]
-  ((regression, before),) = ((best.regression, best.losses) for best in tried)
+  best = min(tried, key=lambda candidate: candidate.late_loss)  # rows of weight 0 do not count: there may be two left
+  regression, before = best.regression, best.losses
   held_out = metrics.Accumulator(base_rate)
   for batch, _ in source.eval_batches(_READ, num_eval_examples):
     stopping.check()

@@ -23,8 +23,6 @@ from dlrm_jax.shape import DataShape
 
 MAX_ROWS = 2**20  # weights of a feature. Where it has more ids, those that are equal modulo this number share a weight
 
-_CONSTANT = 1e-7  # a deviation below this share of the mean is what rounding of float32 inputs makes of a constant
-
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -109,8 +107,7 @@ class LogisticRegression:
   def _inputs(self, batch: Batch) -> _Inputs:
     at_bl = np.asarray(batch.ids_bl).view(np.uint32) % self._rows_l + self._first_l  # ids of planted data use all 32 bits
     deviation_m = np.sqrt(self._square_m)
-    varies_m = deviation_m > _CONSTANT * np.abs(self._mean_m)
-    x_bm = (np.asarray(batch.dense_bm, np.float64) - self._mean_m) / np.where(varies_m, deviation_m, np.inf)
+    x_bm = (np.asarray(batch.dense_bm, np.float64) - self._mean_m) / np.where(deviation_m > 0, deviation_m, np.inf)
     weights = None if batch.bag_weight_bl is None else np.asarray(batch.bag_weight_bl)
     return _Inputs(at_bl, weights, np.concatenate([x_bm, np.ones((len(x_bm), 1))], axis=1))
 

@@ -15,8 +15,9 @@ from dlrm_jax.common import flags, record
 from dlrm_jax.config import ModelConfig, RunConfig, TrainConfig
 from dlrm_jax.data.dataset import open_dataset
 from dlrm_jax.data.prepare.program import PrepareConfig, prepare
+from dlrm_jax.data.source import open_source
 from dlrm_jax.training import baselines, loop
-from dlrm_jax.training.logistic import LogisticRegression, Settings
+from dlrm_jax.training.logistic import LogisticRegression, Settings, cut
 
 TINY = RunConfig(
   model=ModelConfig(embed_dim=2, num_rows=500, overarch=(4, 1)),
@@ -77,6 +78,29 @@ def test_a_record_holds_both_baselines_on_the_same_rows(data: Path, tmp_path: Pa
 
 def log_loss(logit: np.ndarray, label: np.ndarray) -> float:
   return float(-np.log(special.expit(np.where(label == 1, logit, -logit))).mean())
+
+
+def test_the_losses_that_choose_a_rate_are_those_of_the_second_half(data: Path):
+  train, shape = batch_of(data, "train"), open_dataset(data).shape
+  candidate, before = baselines._Candidate(LogisticRegression(shape), shape, 0.3), LogisticRegression(shape).learn(train)
+  for low in range(0, 4000, 512):  # whole steps, of which one has examples of both halves
+    candidate.learn(cut(train, low, min(low + 512, 4000)), 2000)
+  assert candidate.examples == 4000
+  assert candidate.late_loss == pytest.approx(2000 * log_loss(before[2000:], train.label_b[2000:]), rel=1e-9)
+
+
+def test_rows_of_weight_0_do_not_keep_it_from_a_choice(data: Path, monkeypatch: pytest.MonkeyPatch):
+  """Half of the rows do not count, so that fewer are seen than the choice waits for."""
+  real = baselines._all_examples
+
+  def half(*words: Any) -> Any:
+    for batch in real(*words):
+      yield dataclasses.replace(batch, weight_b=np.where(np.arange(len(batch.weight_b)) % 2, batch.weight_b, 0))
+
+  monkeypatch.setattr(baselines, "_all_examples", half)
+  config = dataclasses.replace(TINY, data=str(data), train=dataclasses.replace(TINY.train, num_examples=4000))
+  found = baselines._computed(config, open_source(config), 1000, True)
+  assert 0 < found["logistic_log_loss"] < 0.7
 
 
 def test_runs_share_it_unless_examples_order_or_held_out_rows_differ(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

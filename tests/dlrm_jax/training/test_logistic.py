@@ -99,7 +99,8 @@ def test_the_unit_of_a_column_changes_nothing():
 
 def test_a_constant_column_is_no_input():
   log = random_log(1000)
-  constant = Batch(np.full_like(log.dense_bm, 0.1), log.ids_bl, log.label_b, log.weight_b, log.bag_weight_bl)
+  values = np.broadcast_to(np.array([1 / 3, 1e6 + 0.1], np.float32), log.dense_bm.shape)  # their means are rounded
+  constant = Batch(values, log.ids_bl, log.label_b, log.weight_b, log.bag_weight_bl)
   without = Batch(np.zeros((1000, 0), np.float32), log.ids_bl, log.label_b, log.weight_b, log.bag_weight_bl)
   shape = DataShape(0, SHAPE.field_names, SHAPE.cardinalities, SHAPE.bag_lengths, weighted=True)
   np.testing.assert_allclose(LogisticRegression(SHAPE).learn(constant), LogisticRegression(shape).learn(without), atol=1e-12)

@@ -69,7 +69,7 @@ def in_directory(directory: Path, **changes: object) -> RunConfig:
 
 def test_a_run_is_trained_at_the_rates_that_were_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
   """Its first rates are much too low. The record says what was tried; the run is that of the same rates given as flags, bit for bit."""
-  monkeypatch.setattr(found_rates, "LEAST_STEPS", 8)
+  monkeypatch.setattr(found_rates, "LEAST_STEPS", 12)
   low = dataclasses.replace(BASE.train, table_lr=0.0005, dense_lr=0.0005)
   train.main(in_directory(tmp_path / "found", train=low))
   said = capsys.readouterr().err
@@ -77,7 +77,7 @@ def test_a_run_is_trained_at_the_rates_that_were_best(tmp_path: Path, monkeypatc
   found = out["lr_find"]
   losses = [trial["loss"] for trial in found["tried"]]
   assert found["picked"]["loss"] == min(losses) < losses[0] and len(losses) >= 7
-  assert (found["examples"], found["loss_examples"]) == (1024, 512)
+  assert (found["examples"], found["loss_examples"]) == (1536, 768)
   settings = out["config"]["train"]
   assert (settings["table_lr"], settings["dense_lr"]) == (found["picked"]["table_lr"], found["picked"]["dense_lr"])
   assert settings["table_lr"] > 0.0005
@@ -87,7 +87,7 @@ def test_a_run_is_trained_at_the_rates_that_were_best(tmp_path: Path, monkeypatc
   assert (same["config_id"], same["log_loss"]) == (out["config_id"], out["log_loss"])
   assert same["lr_find"] is None
   # a trial's loss is the progressive loss of the second half of its examples
-  short = dataclasses.replace(given, train=dataclasses.replace(given.train, num_examples=1024, first_eval=512, evals_per_octave=1))
+  short = dataclasses.replace(given, train=dataclasses.replace(given.train, num_examples=1536, first_eval=768, evals_per_octave=1))
   again = loop.train(short, tmp_path / "short")
   assert again["progressive_log_loss_recent"] == found["picked"]["loss"]
 
