@@ -252,7 +252,7 @@ class RunConfig:
   )
   keep_checkpoints: int = EXECUTION.option(2, "checkpoints that are kept on the way; they go when the run has ended", at_least=1)
   restore: str | None = EXECUTION.option(
-    None, "go on from WORKDIR/checkpoint of another run, or from one of the directories in it; mesh, placement and length may differ"
+    None, "go on from another run: its WORKDIR, WORKDIR/checkpoint, or one of the directories in it; mesh, placement and length may differ"
   )
   coordinator: str | None = EXECUTION.option(
     None, "several processes: host:port of the first, or auto on a cluster that jax knows (Slurm, TPU pods)"
@@ -271,7 +271,7 @@ class RunConfig:
     "auto", "train a logistic regression on the same examples, to compare the run with; auto: on data sets only", ("auto", "yes", "no")
   )
   lr_find: bool = EXECUTION.option(
-    False, "choose both learning rates first, by short runs on the first training examples; those of the flags are where it begins"
+    False, "choose both learning rates first, by short runs on the first training examples; the search begins at those of the flags"
   )
   steps_per_call: int = EXECUTION.option(1, "training steps in one call of the compiled program; pays where steps are short", at_least=1)
   model: ModelConfig = ModelConfig()

@@ -30,20 +30,20 @@ PLATFORMS = ("cpu", "cuda", "tpu", "rocm")
 class ExportConfig:
   """Flags of `python -m dlrm_jax.export`."""
 
-  restore: str = flags.option(help="the trained model: WORKDIR/checkpoint of a run, or one of the directories in it")
-  output: str = flags.option(help="the directory to make")
+  restore: str = flags.option(help="the trained model: WORKDIR of a run, WORKDIR/checkpoint, or one of the directories in it")
+  output: str = flags.option(help="the directory to make; it must be new or empty")
   platforms: tuple[str, ...] = flags.option(("cpu", "cuda", "tpu"), "platforms that the program is lowered for", PLATFORMS)
-  data: str | None = flags.option(None, "the data set that the model was trained on, if it is not where it was")
+  data: str | None = flags.option(None, "the data set that the model was trained on, if it has moved")
 
   def __post_init__(self) -> None:
     flags.check_fields(self)
-    flags.check(bool(self.platforms), self, "platforms", "at least one")
+    flags.check(bool(self.platforms), self, "platforms", "at least one platform")
 
 
 def main(config: ExportConfig) -> None:
   output = Path(config.output).absolute()
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
-    raise flags.UserError(f"--output={config.output}: is there already; choose a new directory")
+    raise flags.UserError(f"--output={config.output}: exists already; choose a new directory")
   try:
     importlib.import_module("flatbuffers")
   except ImportError:

@@ -26,7 +26,7 @@ from dlrm_jax.serving.scores import ScoreWriter, scored
 from dlrm_jax.training.metrics import Accumulator
 
 ENDINGS = (".parquet", ".csv")
-MOST_UNKNOWN = 0.9  # share of a feature's values without an id of their own, above which it is said
+MOST_UNKNOWN = 0.9  # share of a feature's values without an id of their own, above which it is reported
 METRICS = ("log_loss", "ne", "roc_auc", "roc_auc_error", "calibration")
 
 
@@ -34,14 +34,16 @@ METRICS = ("log_loss", "ne", "roc_auc", "roc_auc_error", "calibration")
 class PredictConfig:
   """Flags of `python -m dlrm_jax.predict`."""
 
-  restore: str = flags.option(help="the trained model: WORKDIR/checkpoint of a run, or one of the directories in it")
+  restore: str = flags.option(help="the trained model: WORKDIR of a run, WORKDIR/checkpoint, or one of the directories in it")
   input: str = flags.option(help="the files to score: a path or a pattern such as 'new/*.csv.gz' (** matches any depth)")
   output: str = flags.option(help="the file to write, NAME.parquet or NAME.csv: file, line, label if there is one, logit, prob of each row")
-  metrics: str | None = flags.option(None, "a JSON file to write the metrics into, too")
-  data: str | None = flags.option(None, "the data set that the model was trained on, if it is not where it was")
-  format: str | None = flags.option(None, "format of the files; none: by their names and the data set", ("criteo_tsv", "csv", "parquet"))
+  metrics: str | None = flags.option(None, "a JSON file to write the metrics into; none: they are printed alone")
+  data: str | None = flags.option(None, "the data set that the model was trained on, if it has moved")
+  format: str | None = flags.option(
+    None, "format of the files; none: by each name's ending and the data set", ("criteo_tsv", "csv", "parquet")
+  )
   batch_size: int = flags.option(4096, "rows that the model scores at once", at_least=1)
-  mesh: str = flags.option("1", "devices, as of training")
+  mesh: str = flags.option("1", "devices: a number, or two axes (data x model) such as 2x4")
   kernels: str = flags.option("auto", "on a CPU: kernels compiled for this machine's processor, or XLA's own loops", KERNELS)
 
   def __post_init__(self) -> None:

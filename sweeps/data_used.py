@@ -1,4 +1,4 @@
-"""Says what the runs of a sweep take of a data set and what they leave out. Called by `plan` and `run`."""
+"""Lines on which rows of a data set the runs of a sweep read, and which they leave out. Called by `plan` and `run`."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from sweeps.points import Run, SweepConfig
 
 
 def lines(sweep: SweepConfig, points: Sequence[Run]) -> list[str]:
-  """What people should know of the rows that runs read, one line each; none on planted data."""
+  """The lines for a sweep, without those of runs of middle lengths; none on planted data."""
   source = points[0].source
   if not isinstance(source, PreparedSource):
     return []

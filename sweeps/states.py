@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dlrm_jax.common import record
-from dlrm_jax.training.alarms import CODES, Alarm, alarms_of
+from dlrm_jax.training.alarms import Alarm, alarms_of, lines_of
 from sweeps import claims, store
 
 STATES = (*store.ENDED, "running", "queued")
@@ -149,11 +149,6 @@ def failures(names: Mapping[str, str], states: Mapping[str, RunState], workdir: 
       yield f"{names[config_id]}: failed {run.out['attempts']} times, {_error_line(run.out)} ({path})"
 
 
-def alarm_lines(names: Mapping[str, str], states: Mapping[str, RunState]) -> Iterable[str]:
-  """One line for each kind of alarm: how many of the runs with a result have it, and what it says of the first of them."""
-  ended = sum(run.state in store.RESULTS for run in states.values())
-  for code in CODES:
-    found = [(names[config_id], alarm) for config_id, run in states.items() for alarm in run.alarms if alarm.code == code]
-    if found:
-      name, alarm = found[0]
-      yield f"alarm {code}: {len(found)} of {ended} runs, such as {name}: {alarm.text}"
+def alarm_lines(names: Mapping[str, str], states: Mapping[str, RunState]) -> list[str]:
+  """`alarms.lines_of` for the runs that have a result."""
+  return lines_of([(names[config_id], run.alarms) for config_id, run in states.items() if run.state in store.RESULTS])

@@ -35,7 +35,7 @@ class _Points:
     basis: an orthonormal basis of the whitened gradient.
     place: the index of the distinct x of each point.
     mean: the mean log y at each distinct x.
-    variance, free: the known noise of one whitened residual, and its degrees of freedom; 0 where nothing tells.
+    variance, free: the known noise of one whitened residual, and its degrees of freedom; 0 without seeds or repeats.
   """
 
   residual: Float[Array, " m"]
@@ -77,7 +77,7 @@ def misses(problem: Problem, solution: Solution, variance: float, free: float, l
 
   Args:
     problem, solution: the fit.
-    variance: the variance of one whitened residual as seeds or repeats tell it, without the law; 0 where nothing does.
+    variance: the variance of one whitened residual, estimated from seeds or repeats without the law; 0 where there are none.
     free: its degrees of freedom.
     lack_of_fit: the probability of such residuals if the law is right (`settings.Setting.misfit`).
   """

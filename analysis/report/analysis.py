@@ -22,7 +22,7 @@ from dlrm_jax.common import flags
 from dlrm_jax.common.axis_names import SCHEMES
 from dlrm_jax.common.progress import Bar
 from dlrm_jax.common.terminal import Table
-from dlrm_jax.training.alarms import CODES
+from dlrm_jax.training.alarms import lines_of
 
 NEXT_TIMES = 10.0  # the budget that the report's advice is for, times the base run's
 _MOST_NAMES = 8  # of runs that are left out
@@ -91,16 +91,10 @@ class Analysis:
 
 
 def alarm_lines(sweep: Sweep) -> list[str]:
-  """One line for each kind of alarm: how many of the runs with a result have it, and what it says of the first of them."""
-  used = sweep.points.filter(pl.col("config_id").is_in(list(sweep.alarms))).unique("config_id", maintain_order=True)
-  lines = []
-  for code in CODES:
-    found = [(e, alarm) for e in used.to_dicts() for alarm in sweep.alarms[e["config_id"]] if alarm.code == code]
-    if found:
-      run, alarm = found[0]
-      name = f"{run['workload']} / {run['learner']} / {run['axis']}={run['label']}, seed {run['seed']}"
-      lines.append(f"Alarm {code}: {len(found)} of {len(used)} runs, such as {name}: {alarm.text}")
-  return lines
+  """`alarms.lines_of` for the runs of a sweep."""
+  used = sweep.points.filter(pl.col("config_id").is_in(list(sweep.alarms))).unique("config_id", maintain_order=True).to_dicts()
+  names = [f"{run['workload']} / {run['learner']} / {run['axis']}={run['label']}, seed {run['seed']}" for run in used]
+  return lines_of([(name, sweep.alarms[run["config_id"]]) for name, run in zip(names, used, strict=True)])
 
 
 def analyse(workdir: str | Path, law: str = "auto", x_min: float | None = None, x_max: float | None = None) -> Analysis:

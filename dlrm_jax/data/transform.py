@@ -1,4 +1,4 @@
-"""From the numbers of a log's columns to the inputs of a model, as dataset.json states them: dense inputs, and features of bins.
+"""Turns the numbers of a log's columns into the inputs of a model, as dataset.json states them: dense inputs, and features of bins.
 
 The second pass of `prepare` and `predict` use it, so that a number becomes the same input in both:
 

@@ -1,1 +1,1 @@
-"""From a trained model to its use: restored from a checkpoint, scoring the rows of files (`predict`), exported as StableHLO (`export`)."""
+"""Uses a trained model: restores it from a checkpoint, scores the rows of files (`predict`), exports it as StableHLO (`export`)."""

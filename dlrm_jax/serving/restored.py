@@ -98,7 +98,7 @@ def restore_model(
 
   Args:
     restore: as `checkpoints_at` takes it.
-    data: the directory of its data set, if it is not where it was.
+    data: the directory of its data set, if it has moved.
     batch_size: examples that `Restored.logits` takes at once; by default those of a step of training.
     mesh, kernels: as of a run.
     portable: with one row a line and no CPU kernels, as every platform can read it.
@@ -111,7 +111,7 @@ def restore_model(
     facts = checkpoint.read_run(path)
     config = config_of(facts, path)
     if config.train.learner != "dlrm":
-      raise UserError(f"--restore={path}: is of --learner={config.train.learner}, not of a model")
+      raise UserError(f"--restore={path}: was trained with --learner={config.train.learner}; it must be --learner=dlrm")
     place, contents = data_of(facts, path, data)
     train = config.train if batch_size is None else dataclasses.replace(config.train, batch_size=batch_size)
     config = dataclasses.replace(config, train=train, mesh=MeshConfig(mesh=mesh), kernels="xla" if portable else kernels)

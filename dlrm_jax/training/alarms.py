@@ -1,6 +1,6 @@
 """Alarms: what a run's record and curve show that a reader must know before they use its result.
 
-`alarms_of` needs nothing but the two, so that records of earlier versions give alarms as well. Called by the loop, by the programs that
+`alarms_of` needs only these two, so records of earlier versions give alarms as well. Called by the loop, by the programs that
 show runs, and by reports. This file does not import jax.
 """
 
@@ -13,7 +13,7 @@ WORSE_THAN_BASE_RATE, WORSE_THAN_LOGISTIC = "worse_than_base_rate", "worse_than_
 NE_ABOVE_1, EXPLODES, RISES = "ne_above_1", "first_losses_explode", "evaluation_rises"
 CALIBRATION, DIVERGED = "calibration", "diverged"
 CODES = (DIVERGED, WORSE_THAN_BASE_RATE, WORSE_THAN_LOGISTIC, NE_ABOVE_1, EXPLODES, RISES, CALIBRATION)  # in the order of a list of alarms
-EARLY = (EXPLODES, RISES)  # they are true as soon as they happen; the others are judged at the end of a run
+EARLY = (EXPLODES, RISES)  # reported as soon as they happen; the others are decided at the end of a run
 
 _LOGISTIC_MARGIN = 1.001  # log losses that differ by less than 0.1% count as equal
 _RISE, _RISE_ERRORS = 1.02, 3.0  # a rise is an alarm from 2%, and from three standard errors of the difference on
@@ -38,10 +38,10 @@ class Alarm:
 
 
 def alarms_of(out: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> list[Alarm]:
-  """The alarms of a run, in the order of CODES; none of a run that failed.
+  """The alarms of a run, in the order of CODES. A run that failed has none.
 
   Args:
-    out: its record. Fields that are missing or None give no alarm. Of a run that goes on, the fields that are known: `base_rate` (the
+    out: its record. Fields that are missing or None give no alarm. During a run it holds the fields that are known: `base_rate` (the
       click rate of the training examples), `eval_examples`, `restored_examples`.
     curve: the rows of its curve, in order.
   """
@@ -53,6 +53,17 @@ def alarms_of(out: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> lis
 def as_json(alarms: Sequence[Alarm]) -> list[dict[str, str]]:
   """The alarms as a record keeps them."""
   return [dataclasses.asdict(alarm) for alarm in alarms]
+
+
+def lines_of(runs: Sequence[tuple[str, Sequence[Alarm]]]) -> list[str]:
+  """One line for each code: how many of the runs, each a name and its alarms, have such an alarm, and the text of the first of them."""
+  out = []
+  for code in CODES:
+    found = [(name, alarm) for name, alarms in runs for alarm in alarms if alarm.code == code]
+    if found:
+      name, alarm = found[0]
+      out.append(f"alarm {code}: {len(found)} of {len(runs)} runs, such as {name}: {alarm.text}")
+  return out
 
 
 def _number(row: Mapping[str, Any], name: str) -> float:

@@ -31,8 +31,8 @@ from dlrm_jax.training.logistic import LogisticRegression, Settings
 
 FIELDS = ("logistic_log_loss", "logistic_ne", "logistic_roc_auc", "logistic_progressive_log_loss")
 _VERSION = 1  # increment it when the logistic regression changes: kept results are then computed again
-# Small logs want the first of these rates, large ones the second (WORKSPACE.md has the figures). Both are trained on the first examples.
-# That with the smaller progressive loss over the second half of them goes on.
+# The first of these rates is better on small logs, the second on large ones (figures: WORKSPACE.md). Both are trained on the first
+# CHOICE_EXAMPLES. The one with the smaller progressive loss over the second half of these goes on.
 ALPHAS, CHOICE_EXAMPLES = (0.1, 0.3), 2**17
 _READ = 8192  # examples that are read at once
 _WAIT_S = 0.5

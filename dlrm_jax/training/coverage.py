@@ -1,4 +1,4 @@
-"""What a run takes of a data set and what it leaves out: for its record, and in one line each for people.
+"""Counts the rows of a data set that a run reads and those that it leaves out, for its record and as lines of text.
 
 Called by the loop and by `sweeps`.
 """
@@ -21,7 +21,7 @@ class Coverage:
     asked: --num_examples as it was given; 0: all.
     order, window, epochs: as in the config.
     held_out_rows: of the split that is evaluated.
-    evaluated: rows of the last evaluation; early_evaluated: of each evaluation before it.
+    evaluated, early_evaluated: rows that the last evaluation predicts, and each evaluation before it.
   """
 
   training_rows: int
@@ -35,7 +35,7 @@ class Coverage:
   early_evaluated: int
 
   def lines(self, flag: str = "num_examples") -> list[str]:
-    """What is left out, one line each. `flag`: the one that said how many examples there are."""
+    """What is left out, one line each. `flag`: the flag that gave the number of examples."""
     out, left = [], self.training_rows - self.trained_rows
     of = f"{self.trained_rows:,} of {self.training_rows:,} training rows"
     if self.asked > self.training_rows:
@@ -67,7 +67,7 @@ def coverage_of(config: RunConfig, source: Source, asked: int | None = None) -> 
   Args:
     config: the run; its --num_examples may be all, or above what there is.
     source: its data.
-    asked: what was asked for, where the config holds what came of it.
+    asked: --num_examples as it was given; None: that of the config.
   """
   if not isinstance(source, PreparedSource):
     return None

@@ -25,7 +25,7 @@ SHARE, LEAST_STEPS = 25, 500  # a trial trains on 1/25 of the run's examples, an
 
 
 def at_found_rates(config: RunConfig, source: Source, quiet: bool = False) -> RunConfig:
-  """`config` at the learning rates that `--lr_find` picks, and without that flag. As it is where the flag is not set.
+  """`config` at the learning rates that `--lr_find` picks, and without that flag. Without the flag, `config` is returned unchanged.
 
   The result of the search is kept in WORKDIR/lr_find.json, and used again where it is for the same model, data and settings.
   Raises UserError where the file is damaged or is for another base configuration, or where every trial diverged; Stopped when a signal asks

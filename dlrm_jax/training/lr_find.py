@@ -16,7 +16,7 @@ from dlrm_jax.config import RunConfig
 
 FILE = "lr_find.json"
 STEPS = (4.0, 2.0)  # factors between neighbouring rates: the search goes in steps of the first until it improves no more, then of the next
-MAX_TRIALS = 40  # of a search; more are needed only where the loss falls for ever
+MAX_TRIALS = 40  # of a search; it ends earlier unless the loss keeps falling
 
 
 @dataclasses.dataclass(frozen=True)

@@ -239,12 +239,12 @@ def test_advise_says_the_same_and_refuses_where_it_cannot(made, tmp_path, capsys
 def test_alarms_of_runs_are_shown_with_their_figures(tmp_path):
   """Two of six runs are worse than the logistic regression of their record; none is where the record has none."""
   root = write_sweep(tmp_path, additive, seeds=1)
-  assert not [line for line in analyse(root).warnings if line.startswith("Alarm")]
+  assert not [line for line in analyse(root).warnings if line.startswith("alarm")]
   paths = sorted(root.glob("runs/*/record.json"))
   for path in paths[:2]:
     entry = record.read_json(path)
     record.write_json(path, entry | {"logistic_log_loss": 0.9 * entry["log_loss"], "logistic_ne": 0.9 * entry["ne"]})
-  (line,) = [line for line in analyse(root).warnings if line.startswith("Alarm")]
+  (line,) = [line for line in analyse(root).warnings if line.startswith("alarm")]
   assert f"worse_than_logistic: 2 of {len(paths)} runs, such as clicks / dlrm / " in line
   losses = {round(record.read_json(path)["log_loss"], 4) for path in paths[:2]}
   (match,) = re.finditer(rf"log loss is {N} against {N}", line)

@@ -160,7 +160,7 @@ def test_bad_input_is_refused_and_leaves_nothing(place: Path, tmp_path: Path, re
   (tmp_path / "full").mkdir()
   (tmp_path / "full" / "file").write_text("x")
   good = f"--restore={place}/run"
-  assert "is there already" in refusal(export.main, export.ExportConfig, {}, [good, f"--output={tmp_path}/full"])
+  assert "exists already" in refusal(export.main, export.ExportConfig, {}, [good, f"--output={tmp_path}/full"])
   assert "there is no checkpoint" in refusal(export.main, export.ExportConfig, {}, [f"--restore={tmp_path}", f"--output={tmp_path}/a"])
   assert "must be among cpu" in refusal(export.main, export.ExportConfig, {}, [good, f"--output={tmp_path}/a", "--platforms=npu"])
   assert sorted(path.name for path in tmp_path.iterdir()) == ["full"]

@@ -1,4 +1,4 @@
-"""The dense columns of a schema: what is asked of each, and from that and its statistics the inputs and bins of the model."""
+"""The dense columns of a schema: their options, and the inputs and bins that follow from these and the statistics."""
 
 import dataclasses
 import math
@@ -27,7 +27,7 @@ class DenseColumn:
     transform: "standard" is (x - mean) / deviation over the training rows, of log(1 + x) instead of x where x is skewed; "quantile" is the
       normal score of the rank among the training rows; "log1p" is log(1 + max(x, 0)), so negative numbers become 0; "none" keeps x;
       "bins" makes no dense input.
-    missing: the number that an empty cell stands for, with "log1p" after the transform; None: the mean with "standard" and "quantile",
+    missing: the number that fills an empty cell, with "log1p" after the transform; None: the mean with "standard" and "quantile",
       else 0.
     integer: whether text other than a decimal integer is rejected.
     indicator: whether an input of its own, NAME.missing, is 1 where the cell is empty, if any is in the training rows; None: with

@@ -1,4 +1,4 @@
-"""`Ids`: from the values of a feature to its ids, for shards (`shards.py`) and for files that a model scores."""
+"""`Ids` turns the values of features into ids, for shards (`shards.py`) and for files that a model scores."""
 
 import dataclasses
 from collections.abc import Callable, Sequence

@@ -64,5 +64,5 @@ class Like:
 
   @property
   def entry(self) -> dict[str, str]:
-    """What dataset.json says of it."""
+    """Its entry in the dataset.json of the new data set."""
     return {"name": self.contents["name"], "digest": self.contents["digest"]}

@@ -81,7 +81,7 @@ def refuse_occupied(output: Path, overwrite: bool) -> None:
   if not output.exists() or (output.is_dir() and not any(output.iterdir())):
     return
   if not (output / "dataset.json").is_file():
-    raise UserError(f"--output={output}: is there already and is no data set; choose a new directory")
+    raise UserError(f"--output={output}: exists already and is no data set; choose a new directory")
   if not overwrite:
     raise UserError(f"--output={output}: holds a data set already; choose a new directory, or replace it with --overwrite")
 

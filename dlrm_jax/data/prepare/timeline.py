@@ -65,7 +65,7 @@ def timeline(parts: Sequence[Part], results: Sequence[TaskResult]) -> Timeline:
 
 
 def check_units(column: TimeColumn, results: Sequence[TaskResult], log: Timeline) -> None:
-  """Raises UserError if the size of numbers does not say their unit. Says so if the log would be older than any."""
+  """Raises UserError if the size of numbers does not tell their unit. Warns of a log that ends before 1980."""
   units = [unit for unit in times.UNITS if any(unit in result.units for result in results)]
   where = f"time column '{column.column}'"
   if len(units) > 1:
@@ -81,7 +81,7 @@ def check_units(column: TimeColumn, results: Sequence[TaskResult], log: Timeline
 
 
 def say_order(column: TimeColumn, log: Timeline) -> None:
-  """Says so if rows are not in the order of their time, and stay so."""
+  """Reports how many rows are not in the order of their time, where the schema does not sort them."""
   if log.earlier_rows and not column.order:
     share = f"{log.earlier_rows:,} of {log.rows:,} rows ({log.earlier_rows / log.rows:.2%}) are earlier than a row before them"
     progress.say(f"time column '{column.column}': {share}. Rows keep the order of the files; order = true in [time] sorts them")

@@ -90,7 +90,7 @@ CASES = {
     r"is a directory; match the files in it",
   ),
   "output under a file": (lambda t: [*words(t, LOG)[:2], f"--output={t}/log.tsv/out"], r"log\.tsv|Not a directory"),
-  "output is a file": (lambda t: [*words(t, LOG)[:2], f"--output={t}/log.tsv", "--overwrite"], r"is there already and is no data set"),
+  "output is a file": (lambda t: [*words(t, LOG)[:2], f"--output={t}/log.tsv", "--overwrite"], r"exists already and is no data set"),
   "no schema": (lambda t: words(t, "y,c,x\n1,a,2\n", "log.csv", "csv")[:3], r"--format=csv needs --schema=FILE\.toml"),
   "schema with criteo": (lambda t: [*words(t, LOG), "--schema=x"], r"--schema=x: must be left out with --format=criteo_tsv"),
   "absent schema file": (

@@ -153,3 +153,13 @@ def test_a_run_that_branched_off_another_has_no_first_losses():
 def test_reports_get_alarms_without_jax():
   words = "import sys; from dlrm_jax.training import alarms; sys.exit('jax' in sys.modules)"
   assert subprocess.run([sys.executable, "-c", words], check=False).returncode == 0
+
+
+def test_lines_count_the_runs_of_each_code():
+  """In the order of the codes. Runs of one name, such as those at several learning rates, count apart; a run without alarms counts too."""
+  rises, worse = alarms.Alarm(alarms.RISES, "it rises"), alarms.Alarm(alarms.WORSE_THAN_LOGISTIC, "it is worse")
+  runs = [("a", [rises]), ("a", [rises, worse]), ("b", [])]
+  assert alarms.lines_of(runs) == [
+    "alarm worse_than_logistic: 1 of 3 runs, such as a: it is worse",
+    "alarm evaluation_rises: 2 of 3 runs, such as a: it rises",
+  ]
