@@ -180,3 +180,18 @@ def test_left_out_negatives_of_a_log_with_something_to_learn(tmp_path):
   assert some["calibration"] == pytest.approx(whole["calibration"], abs=0.03) == pytest.approx(1, abs=0.05)
   for name, within in (("ne", 0.01), ("progressive_ne", 0.01), ("logistic_ne", 0.02)):
     assert some[name] == pytest.approx(whole[name], abs=within), name
+
+
+def test_progressive_losses_of_several_looks_are_weighted(tmp_path):
+  """Weights and clicks increase along the log, whose rows are alike otherwise. The model does not change: it always predicts one rate."""
+  rows = [{"y": int(i % 12 < 1 + i // 512), "c": 0, "d": 0, "x": 1, "w": 1 + i // 512} for i in range(2560)]
+  data = made(tmp_path / "w", rows, "--eval_rows=256", weight=True)
+  frozen = ["--table_lr=1e-30", "--dense_lr=1e-30"]
+  record = trained(tmp_path / "run", data, "--batch_size=128", "--num_examples=2304", "--first_eval=256", *frozen)
+  weight, label = (np.array([row[name] for row in rows[:2304]], float) for name in ("w", "y"))
+  rate, predicted = np.average(label, weights=weight), record["calibration"] * np.mean([row["y"] for row in rows[2304:]])
+  assert abs(rate - label.mean()) > 0.02
+  assert record["base_rate"] == pytest.approx(rate, rel=1e-9)
+  expected = metrics.constant_log_loss(predicted, rate)
+  assert record["progressive_log_loss"] == pytest.approx(expected, rel=1e-5)
+  assert record["progressive_ne"] == pytest.approx(expected / stats.bernoulli(rate).entropy(), rel=1e-5)
