@@ -93,6 +93,16 @@ def encoding_of(contents: dict[str, Any]) -> str | None:
   return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
+def vocabulary_files(directory: Path, contents: dict[str, Any]) -> list[tuple[Path, str]]:
+  """The vocabulary file of each feature and the digest of its content; none if ids are hashes. `contents` is that of `dataset.json`.
+
+  Raises UserError if the data set was prepared before vocabularies were kept.
+  """
+  if encoding_of(contents) is None:
+    raise UserError(f"{directory}: was prepared by a version that kept no vocabulary: prepare the log again, and train on that")
+  return [(directory / file["file"], file["content"]) for file in contents["vocabulary"].get("files", [])]
+
+
 def read_contents(path: str | Path) -> dict[str, Any]:
   """The contents of `dataset.json` in a directory made by `dlrm_jax.data.prepare`.
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_case import write_run
+from made_sweep import BASE, EXAMPLES, write_sweep
 
 from analysis import advise as program
 from analysis.load import load
@@ -12,8 +12,6 @@ from analysis.questions.additive import MOST_SIZES, Model, models
 from analysis.questions.advice import advise, to_reach
 from dlrm_jax.common import flags, record
 
-EXAMPLES = [int(2 ** (k / 2)) for k in range(28, 41)]  # 2**14 to 2**20
-BASE = {"rows": 1000.0, "dim": 8.0}
 TRUTHS = {  # NE = .7 + A_rows rows^-.5 + A_dim dim^-1 + A_examples N^-.4
   "rows": {"rows": 1.5, "dim": 0.02, "examples": 2.0},
   "examples": {"rows": 0.05, "dim": 0.02, "examples": 12.0},
@@ -27,29 +25,8 @@ def loss_of(scales: dict[str, float], **at: float) -> float:
 
 
 def write(root: Path, scales: dict[str, float], seeds: int = 3, level: float = 2e-4, axes: tuple[str, ...] = ("rows", "dim")) -> Path:
-  """A sweep around `BASE` as the trainer leaves it; FLOPs an example are 100 dim."""
-  rng, points = np.random.default_rng(0), []
-  sizes = {"data": [EXAMPLES[-1]], "rows": [60, 250, 1000], "dim": [2, 4, 8, 16]}
-  for axis in ("data", *axes):
-    for size in sizes[axis]:
-      for seed in range(seeds):
-        place = BASE | ({axis: float(size)} if axis != "data" else {})
-        name = f"r{place['rows']:g}d{place['dim']:g}s{seed}"
-        points.append({"workload": "clicks", "axis": axis, "size": size, "seed": seed, "learner": "dlrm", "config_id": name})
-        if (root / "runs" / name).exists():
-          continue
-        noise = level * (rng.standard_normal() + 0.3 * rng.standard_normal(len(EXAMPLES)))
-        curve = []
-        for n, z in zip(EXAMPLES, noise, strict=True):
-          ne = loss_of(scales, **place, examples=n) * np.exp(z)
-          numbers = {"log_loss": 0.6 * ne, "ne": ne, "roc_auc": 0.8, "calibration": 1.0, "excess": None, "excess_tail": None}
-          curve.append({"examples": n, **numbers, "excess_ideal": None, "wall_s": 1.0})
-        flops = 100.0 * place["dim"]
-        config = {"model": {"embed_dim": int(place["dim"]), "num_rows": int(place["rows"])}, "train": {"seed": seed}, "data": "clicks"}
-        change = {"flops_per_example": {"total": flops}, "tables": [{"num_rows": int(place["rows"])}], "config": config}
-        write_run(root / "runs" / name, name, curve, "dlrm", seed, "clicks", int(place["rows"] * place["dim"]), None, **change)
-  record.write_json(root / "sweep.json", record.header() | {"points": points})
-  return root
+  """A sweep whose NE is `loss_of`."""
+  return write_sweep(root, lambda n, rows, dim: loss_of(scales, rows=rows, dim=dim, examples=n), seeds=seeds, level=level, axes=axes)
 
 
 def model_of(tmp_path: Path, truth: str, **change) -> Model:

@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dlrm_jax.common import record
-from dlrm_jax.common.flags import UserError
-from dlrm_jax.data.dataset import encoding_of, read_contents
+from dlrm_jax.data.dataset import read_contents, vocabulary_files
 from dlrm_jax.data.prepare import vocabulary
 from dlrm_jax.data.prepare.schema import Schema
 from dlrm_jax.data.prepare.schema_json import schema_from_json
@@ -34,10 +33,8 @@ class Like:
     return like
 
   def vocabularies(self) -> list[tuple[Path, str]]:
-    """The file of each feature's vocabulary and the digest of its content; none if ids are hashes."""
-    if encoding_of(self.contents) is None:
-      raise UserError(f"{self.directory}: was prepared by a version that kept no vocabulary: prepare the log again, and train on that")
-    return [(self.directory / file["file"], file["content"]) for file in self.contents["vocabulary"].get("files", [])]
+    """`dataset.vocabulary_files` of it."""
+    return vocabulary_files(self.directory, self.contents)
 
   def copy_vocabulary(self, feature: int, path: Path) -> None:
     """Copies the vocabulary of a feature, whole. Raises UserError if it is not the one that dataset.json states."""

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float32, Int32, Int64, UInt8
 
-from dlrm_jax.common.flags import UserError
+from dlrm_jax.data.dataset import vocabulary_files
 from dlrm_jax.data.prepare import delimited, read, vocabulary
 from dlrm_jax.data.prepare.encode import Ids
 from dlrm_jax.data.prepare.parse import NO_LABEL, Rows
@@ -83,15 +83,13 @@ class Encoder:
 
     Raises UserError if it was prepared before vocabularies were kept, or if one of them is not as dataset.json states.
     """
-    schema, entry = schema_from_json(contents["schema"]), contents["vocabulary"]
+    schema = schema_from_json(contents["schema"])
     if not schema.time_features:
       schema = dataclasses.replace(schema, time=None)  # files to score keep their order
     features = schema.features[: num_tables or None]
     known = None
-    if entry["mode"] != "hash":
-      if "files" not in entry:
-        raise UserError(f"{directory}: was prepared by a version that kept no vocabulary: prepare the log again, and train on that")
-      known = tuple(vocabulary.load(directory / file["file"], file["content"]) for _, file in zip(features, entry["files"]))
+    if contents["vocabulary"]["mode"] != "hash":
+      known = tuple(vocabulary.load(path, content) for _, (path, content) in zip(features, vocabulary_files(directory, contents)))
     weighted = any("bag_length" in column for column in contents["columns"]["categorical"])
     bins = bins_of(contents)[: max(num_tables - len(features), 0) if num_tables else None]
     return cls(schema, known, features, inputs_of(contents), bins, weighted)
