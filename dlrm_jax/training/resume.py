@@ -2,13 +2,13 @@
 
 import contextlib
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from dlrm_jax.common.flags import UserError
+from dlrm_jax.common.progress import say
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data.source import PreparedSource, Source, examples_before
 from dlrm_jax.training import checkpoint
@@ -87,7 +87,7 @@ def first_state(run: Trajectory, learner: Learner, checkpoints: Checkpoints, qui
     (facts, state), path = resumed
     run.resume(facts)
     if not quiet and jax.process_index() == 0:
-      print(f"going on after {run.examples:,} examples, from {path}", file=sys.stderr, flush=True)
+      say(f"going on after {run.examples:,} examples, from {path}")
     return state
   if config.restore is None:
     return learner.start()

@@ -147,7 +147,13 @@ class Trajectory:
     self.examples = min(self.examples + batches * self.config.train.batch_size, self.total_examples)
 
   def look(self, loss: float, bad_step: int, weight: float = math.nan) -> None:
-    """The mean training log loss (nats) since the last look; the first step whose loss was not finite, or -1; the sum of weights."""
+    """Takes the losses since the last look.
+
+    Args:
+      loss: the mean training log loss, nats.
+      bad_step: the first step whose loss was not finite, or -1.
+      weight: the sum of the examples' weights; used only where examples do not count alike.
+    """
     shape = self.source.shape
     alike = shape.weight_column is None and shape.negatives_kept == 1  # then the float32 sum of weights need not be exact
     self.progressive.add(loss, self.examples, None if alike else weight)

@@ -15,11 +15,11 @@ class PrepareConfig:
 
   format: str = flags.option(help="format of the input", choices=("criteo_tsv", "csv", "parquet"))
   input: str = flags.option(
-    help="the files to read: a path or a pattern such as 'logs/day_*.gz' (** matches any depth); - is standard input, and a pipe will do"
+    help="the files to read: a path or a pattern such as 'logs/day_*.gz' (** matches any depth), a pipe, or - for standard input"
   )
   output: str = flags.option(help="the directory to make")
   schema: str | None = flags.option(
-    None, "TOML file that names the label, dense and categorical columns of a csv or parquet log; - is standard input"
+    None, "TOML file that names the label, dense and categorical columns of a csv or parquet log; - for standard input"
   )
   like: str | None = flags.option(
     None, "a data set whose schema, statistics and vocabularies this log gets; all rows are training rows unless flags hold some out"
@@ -27,7 +27,7 @@ class PrepareConfig:
   eval_rows: int | None = flags.option(None, "hold out this many rows, the last ones", at_least=1)
   eval_files: int | None = flags.option(None, "hold out the rows of this many files, the last ones")
   eval_fraction: float | None = flags.option(
-    None, f"hold out this share of the rows, the last ones; none: {EVAL_FRACTION}, or no row with --like, if nothing else says which"
+    None, f"hold out this share of the rows, the last ones; none: {EVAL_FRACTION} (with --like 0), unless another flag holds rows out"
   )
   test_fraction: float = flags.option(0.0, "this share of the rows held out, the last ones, becomes the split test instead of eval")
   eval_from: str | None = flags.option(None, "hold out the rows from this date or time on, such as 2024-05-01 (needs a time column)")

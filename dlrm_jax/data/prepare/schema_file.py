@@ -4,7 +4,7 @@ label = "clicked"                          # 0 or 1, true or false, yes or no; o
 categorical = ["user_id", "item_id", "age"]
 name = "my-log"                            # optional; the name of the output directory otherwise
 null = ["NA", "NULL"]                      # optional; texts that mean a missing value, besides the empty one
-delimiter = ";"                            # optional; of text files, a comma otherwise
+delimiter = ";"                            # optional; of text files; a comma by default
 header = ["clicked", "user_id", ...]       # optional; the names of all columns of text files without a header line
 quotes = false                             # optional; a quote in a text file is a character like others
 weight = "times_seen"                      # optional; a column of numbers from 0 on: how much each row counts in training and metrics
@@ -19,10 +19,10 @@ tags = { column = "tags", length = 5 }     # a list column (Parquet): the first 
 
 [time]                                     # optional; no input of the model
 column = "ts"                              # Parquet timestamps or dates; numbers since 1970; ISO 8601; or a strptime `format` = "%d.%m.%Y"
-unit = "ms"                                # of numbers: s, ms, us, ns; recognised by their size if it is left out
-zone = "Europe/Berlin"                     # of times that state none, and of hours and weekdays; UTC
-order = true                               # sorts the rows by it; false
-features = ["hour", "weekday"]             # categorical features, after those of `categorical`; none
+unit = "ms"                                # of numbers: s, ms, us, ns; by default it is recognised by their size
+zone = "Europe/Berlin"                     # of times that state none, and of hours and weekdays; UTC by default
+order = true                               # whether rows are sorted by it; false by default
+features = ["hour", "weekday"]             # categorical features, after those of `categorical`; none by default
 
 [crosses]                                  # optional; features whose value is a pair of values, after those of [time]
 user_hour = ["user_id", "hour"]
