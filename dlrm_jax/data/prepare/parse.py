@@ -83,7 +83,7 @@ class Features:
   cells: list[pa.Array]
   faults: list[tuple[Bool[np.ndarray, " n"] | None, str, str]]
   longer: dict[str, Bool[np.ndarray, " n"]]
-  moments: times.Moments | None
+  moments: times.Times | None
 
 
 def joined(chunks: Sequence[Rows]) -> Rows:

@@ -82,7 +82,7 @@ def _check_format(form: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Moments:
+class Times:
   """The times of some cells.
 
   Attributes:
@@ -109,7 +109,7 @@ class _Found:
     self.units |= found.units
 
 
-def moments(column: TimeColumn, cells: pa.Array) -> Moments:
+def moments(column: TimeColumn, cells: pa.Array) -> Times:
   """The times of raw cells."""
   cells = cells_of.plain(cells)
   if cells_of.is_text(cells.type):
@@ -122,7 +122,7 @@ def moments(column: TimeColumn, cells: pa.Array) -> Moments:
   all_cells.put(~missing_n, _read(column, cells.drop_null()))
   bad_n = missing_n | all_cells.malformed_n | all_cells.outside_n
   faults = ((missing_n, MISSING), (all_cells.malformed_n, MALFORMED), (all_cells.outside_n, OUTSIDE))
-  return Moments(np.where(bad_n, 0, all_cells.time_n), faults, frozenset(all_cells.units))
+  return Times(np.where(bad_n, 0, all_cells.time_n), faults, frozenset(all_cells.units))
 
 
 def _read(column: TimeColumn, cells: pa.Array) -> _Found:
