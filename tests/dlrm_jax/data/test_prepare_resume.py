@@ -219,7 +219,7 @@ def test_a_log_that_changes_while_it_is_read(log, monkeypatch):
 def test_overwriting_is_whole_too(log, monkeypatch):
   first = files_of(run(log))
   with monkeypatch.context() as patch:
-    patch.setattr(program.contents, "write_rejects", lambda *args: (_ for _ in ()).throw(Stopped()))
+    patch.setattr(program.read_log, "write_rejects", lambda *args: (_ for _ in ()).throw(Stopped()))
     with pytest.raises(Stopped):
       run(log, "--overwrite", "--min_count=1")
   assert files_of(log / "out") == first

@@ -166,16 +166,11 @@ def test_left_out_negatives_by_a_slow_reference(tmp_path, monkeypatch, kind, wei
 
   write(list(range(900)))
   thinned, out = run(tmp_path, "--eval_rows=90", "--keep_negatives=0.2", "--min_count=3", kind=kind)
-  monkeypatch.setattr(program, "_MIB", 1)
-  pieces, _ = run(
-    tmp_path,
-    "--eval_rows=90",
-    "--keep_negatives=0.2",
-    "--min_count=3",
-    "--piece_mib=30000" if kind == "criteo_tsv" else "--piece_mib=3000",
-    output="pieces",
-    kind=kind,
-  )
+  with monkeypatch.context() as patch:
+    patch.setattr(program, "_MIB", 1)
+    size = 30_000 if kind == "criteo_tsv" else 3000
+    options = ("--eval_rows=90", "--keep_negatives=0.2", "--min_count=3", f"--piece_mib={size}")
+    pieces, _ = run(tmp_path, *options, output="pieces", kind=kind)
   whole, _ = run(tmp_path, "--eval_rows=90", "--min_count=3", output="whole", kind=kind)
   write(kept)
   expected, expected_out = run(tmp_path, "--eval_rows=90", "--min_count=3", output="expected", kind=kind)
