@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dlrm_jax.common import record
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.data.dense_warnings import dense_warnings
 from dlrm_jax.data.shard_format import FORMAT, digest
+from dlrm_jax.data.transform import TRANSFORMS, bins_of, inputs_of
 from dlrm_jax.shape import DataShape
 
 SPLITS = ("train", "eval", "test")
@@ -106,7 +109,7 @@ def vocabulary_files(directory: Path, contents: dict[str, Any]) -> list[tuple[Pa
 def read_contents(path: str | Path) -> dict[str, Any]:
   """The contents of `dataset.json` in a directory made by `dlrm_jax.data.prepare`.
 
-  Raises UserError if there is none, or if it is of another version.
+  Raises UserError if there is none, or if it is of another version or damaged.
   """
   path = Path(path)
   if not path.is_dir():
@@ -118,7 +121,31 @@ def read_contents(path: str | Path) -> dict[str, Any]:
     raise UserError(f"{path}/dataset.json: format {contents.get('format', 1)}, but this version reads {FORMAT}; prepare the log again")
   if contents.get("schema_version", record.SCHEMA_VERSION) != record.SCHEMA_VERSION:
     raise UserError(f"{path}/dataset.json: schema_version {contents['schema_version']}, but this version reads {record.SCHEMA_VERSION}")
+  try:
+    _from_contents(path, contents)
+    _check_encoding(path, contents)
+  except (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError) as error:
+    why = str(error).partition("\n")[0]
+    raise UserError(f"{path}/dataset.json: not made by dlrm_jax.data.prepare ({type(error).__name__}: {why})") from None
   return contents
+
+
+def _check_encoding(path: Path, contents: dict[str, Any]) -> None:
+  """Raises an error if numbers of a log cannot become inputs as `dataset.json` states, or if a feature has no vocabulary."""
+  numbers, bins = np.array([np.nan, 0.0, 1.0]), bins_of(contents)
+  for one in inputs_of(contents):
+    if one.transform not in (*TRANSFORMS, "missing"):
+      raise ValueError(f"transform {one.transform!r}")
+    if not np.isfinite(one.apply(numbers)).all():
+      raise ValueError(f"statistics of {one.name}")
+  for feature in bins:
+    if not 0 <= feature.ids(numbers).max() < feature.cardinality or list(feature.edges) != sorted(feature.edges):
+      raise ValueError(f"edges of {feature.name}")
+  files = contents["vocabulary"].get("files")
+  if files is not None and not all(isinstance(file["content"], str) for file in files):
+    raise ValueError("content of a vocabulary")
+  if files is not None and len([path / file["file"] for file in files]) != len(contents["columns"]["categorical"]) - len(bins):
+    raise ValueError(f"{len(files)} vocabularies")
 
 
 def open_dataset(path: str | Path, verify: bool = False) -> Dataset:
@@ -131,11 +158,8 @@ def open_dataset(path: str | Path, verify: bool = False) -> Dataset:
   Raises:
     UserError: the directory or `dataset.json` is missing or broken, or a shard is missing or not as stated.
   """
-  path, contents = Path(path), read_contents(path)
-  try:
-    dataset = _from_contents(path, contents)
-  except (KeyError, TypeError, AttributeError, ValueError) as error:
-    raise UserError(f"{path}/dataset.json: not made by dlrm_jax.data.prepare ({type(error).__name__}: {error})") from None
+  path = Path(path)
+  dataset = _from_contents(path, read_contents(path))
   shards = [shard for split in dataset.shards_of for shard in dataset.shards(split)]
   for shard in shards:
     size = shard.path.stat().st_size if shard.path.is_file() else None

@@ -175,8 +175,8 @@ def inputs_of(contents: dict[str, Any]) -> tuple[Input, ...]:
   def stated(entry: dict[str, Any]) -> dict[str, Any]:
     if "transform" in entry:
       return entry
-    column = next(column for column in contents["schema"]["dense"] if column["name"] == entry["name"])
-    return column | {"column": entry["name"]}
+    of_name = {column["name"]: column for column in contents["schema"]["dense"]}
+    return of_name[entry["name"]] | {"column": entry["name"]}
 
   return tuple(Input.from_json(stated(entry)) for entry in contents["columns"]["dense"])
 

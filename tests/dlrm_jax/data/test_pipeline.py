@@ -235,6 +235,8 @@ def test_missing_or_broken_data_sets(copy, tmp_path, monkeypatch):
   for text, message in (
     (good[:100], "not valid JSON"),
     ("{}", "not made by"),
+    (json.dumps(contents | {"columns": contents["columns"] | {"dense": [1e300]}}), "not made by"),
+    (json.dumps(contents | {"vocabulary": [1, "a"]}), "not made by"),
     (json.dumps(contents | {"columns": {}}), "not made by"),
     (json.dumps(contents | {"schema_version": 99}), "schema_version 99, but this version reads 1"),
     (good.replace('"rows": 96', '"rows": 97', 1), "do not add up"),

@@ -1,6 +1,7 @@
 """prepare --like: a new log gets the ids, transforms and columns of a data set."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from dlrm_jax.common import flags
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.data.dataset import encoding_of, open_dataset
 from dlrm_jax.data.prepare import program
+from dlrm_jax.data.prepare.like import Like
+from dlrm_jax.data.prepare.scoring import Encoder
 
 ROWS = rows_of_log(1500)
 TOMORROW = rows_of_log(400, seed=9, new_users=True)
@@ -130,3 +133,54 @@ def test_bad_input_is_refused_in_one_line(place: Path):
   with pytest.raises(UserError, match=r"vocabulary-00000\.arrow: no such file"):
     prepare(place, TOMORROW, f"--like={edited(place)}", output="x")
   assert not (place / "x").exists() and not (place / ".x.partial").exists()
+
+
+def test_a_damaged_dataset_json_is_refused_in_one_line(place: Path, tmp_path: Path):
+  """Any value of its columns, vocabularies and splits replaced or taken out is refused, or does no harm to what is read."""
+  schema = SCHEMA.replace('"none", missing = 2.5', '"quantile", bins = 4').replace('"log1p"', '"standard"')
+  prepare(tmp_path, ROWS[:300], schema=schema)
+  file = tmp_path / "set" / "dataset.json"
+  good, tried, refused = file.read_text(), 0, list[str]()
+
+  def places(value: Any, here: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value[:3]) if isinstance(value, list) else ():
+      yield (*here, key)
+      yield from places(inner, (*here, key))
+
+  for place_ in places({name: json.loads(good)[name] for name in ("columns", "vocabulary", "splits", "digest")}):
+    for bad in (None, "zzz", -5, 1e300, [1, "a"], {}, "gone"):
+      contents = json.loads(good)
+      at = contents
+      for key in place_[:-1]:
+        at = at[key]
+      if bad == "gone":
+        del at[place_[-1]]
+      else:
+        at[place_[-1]] = bad
+      file.write_text(json.dumps(contents))
+      tried += 1
+      try:
+        like = Like.open(str(tmp_path / "set"))
+        Encoder.of(like.directory, like.contents)
+      except UserError as error:
+        refused.append(str(error))
+  assert not any("\n" in line for line in refused)
+  assert tried > 500 and len(refused) > 0.4 * tried
+
+
+@pytest.mark.parametrize(
+  ("where", "bad"),
+  [(("dense", 0, "mean"), None), (("dense", 0, "deviation"), "1"), (("dense", 0, "transform"), "sqrt"), (("categorical", 0), 1e300)],
+)
+def test_what_is_damaged_is_said(tmp_path: Path, where: tuple[Any, ...], bad: Any):
+  prepare(tmp_path, ROWS[:300], schema=SCHEMA.replace('"log1p"', '"standard"'))
+  file = tmp_path / "set" / "dataset.json"
+  contents = json.loads(file.read_text())
+  at = contents["columns"]
+  for key in where[:-1]:
+    at = at[key]
+  at[where[-1]] = bad
+  file.write_text(json.dumps(contents))
+  with pytest.raises(UserError, match=r"set/dataset\.json: not made by dlrm_jax\.data\.prepare \(.+\)$"):
+    prepare(tmp_path, TOMORROW, f"--like={tmp_path}/set", output="new")
+  assert not (tmp_path / "new").exists()
