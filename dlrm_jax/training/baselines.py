@@ -30,7 +30,7 @@ from dlrm_jax.training import metrics
 from dlrm_jax.training.logistic import LogisticRegression, Settings
 
 FIELDS = ("logistic_log_loss", "logistic_ne", "logistic_roc_auc", "logistic_progressive_log_loss")
-_VERSION = 1  # increment it when the logistic regression changes: kept results are then computed again
+_VERSION = 2  # increment it when the logistic regression changes: kept results are then computed again
 # The first of these rates is better on small logs, the second on large ones (figures: WORKSPACE.md). Both are trained on the first
 # CHOICE_EXAMPLES. The one with the smaller progressive loss over the second half of these goes on.
 ALPHAS, CHOICE_EXAMPLES = (0.1, 0.3), 2**17
@@ -52,7 +52,7 @@ def logistic_of(config: RunConfig, source: Source, directory: Path, num_eval_exa
     num_eval_examples: the first so many held-out examples are evaluated.
     quiet: no progress on standard error.
 
-  Raises Stopped when a signal asks for it.
+  Raises UserError where the kept result is damaged, Stopped when a signal asks for it.
   """
   if not wanted(config, source):
     return {}
@@ -77,7 +77,10 @@ def logistic_of(config: RunConfig, source: Source, directory: Path, num_eval_exa
         found = _computed(config, source, num_eval_examples, quiet)
         record.write_json(path, record.header() | about | found | {"wall_s": time.perf_counter() - began})
   kept = record.read_json(path)
-  return {field: np.nan if kept[field] is None else kept[field] for field in FIELDS}
+  try:
+    return {field: np.nan if kept[field] is None else float(kept[field]) for field in FIELDS}
+  except (KeyError, TypeError, ValueError) as error:
+    raise UserError(f"{path}: not a result of a logistic regression ({type(error).__name__}: {error}); remove it") from None
 
 
 def _key(config: RunConfig, source: Source, num_eval_examples: int) -> dict[str, Any]:

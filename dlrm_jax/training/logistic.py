@@ -7,8 +7,8 @@ learning rate for each weight (McMahan et al. 2013, "Ad click prediction: a view
   g_i = sum over the batch of (p - y) x_i;  s_i = (sqrt(n_i + g_i^2) - sqrt(n_i)) / alpha
   z_i += g_i - s_i w_i;  n_i += g_i^2
 
-Dense inputs are standardised by the mean and deviation of the examples so far. That is the same model, but its steps do not depend on the
-unit of a column.
+Dense inputs are standardised by the mean and deviation of the examples so far, and weights are divided by their mean so far. That is the
+same model, but its steps do not depend on the unit of a column, nor on that of the weights.
 """
 
 import dataclasses
@@ -63,6 +63,7 @@ class LogisticRegression:
     self._n_v: np.ndarray = np.zeros(total, dtype)
     self._sum_v: np.ndarray = np.zeros(total, dtype)  # all 0 between two steps
     self._z_k, self._n_k = np.zeros(shape.num_dense + 1), np.zeros(shape.num_dense + 1)
+    self._examples, self._weight = 0, 0.0  # so far; padding, which has weight 0, does not count
     self._count, self._mean_m, self._square_m = 0.0, np.zeros(shape.num_dense), np.zeros(shape.num_dense)
 
   def predict(self, batch: Batch) -> Float[np.ndarray, " B"]:
@@ -76,6 +77,8 @@ class LogisticRegression:
 
   def _step(self, batch: Batch) -> Float[np.ndarray, " B"]:
     weight_b = np.asarray(batch.weight_b, np.float64)
+    self._examples, self._weight = self._examples + int(np.count_nonzero(weight_b)), self._weight + float(weight_b.sum())
+    weight_b = weight_b * (self._examples / self._weight if self._weight else 1.0)
     self._measure(np.asarray(batch.dense_bm, np.float64), weight_b)
     inputs = self._inputs(batch)
     logit_b, w_bl, w_k = self._logit(inputs)

@@ -12,6 +12,7 @@ from scipy import special, stats
 
 from dlrm_jax.batch import Batch
 from dlrm_jax.common import flags, record
+from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import ModelConfig, RunConfig, TrainConfig
 from dlrm_jax.data.dataset import open_dataset
 from dlrm_jax.data.prepare.program import PrepareConfig, prepare
@@ -144,6 +145,16 @@ def test_it_waits_for_another_run_that_computes_it(data: Path, tmp_path: Path, m
     monkeypatch.setattr(baselines.time, "sleep", pause)
     monkeypatch.setattr(baselines, "_computed", lambda *_: pytest.fail("computed twice"))
     assert trained(data, tmp_path / "two")["logistic_ne"] == whole["logistic_ne"]
+
+
+@pytest.mark.parametrize("text", ["{}", '{"logistic', '{"logistic_log_loss": [], "logistic_ne": 1}'])
+def test_a_damaged_result_is_named(data: Path, tmp_path: Path, text: str):
+  trained(data, tmp_path / "one", eval_examples=1)
+  (kept,) = (tmp_path / "one" / "baselines").glob("*.json")
+  (tmp_path / "two" / "baselines").mkdir(parents=True)
+  (tmp_path / "two" / "baselines" / kept.name).write_text(text)
+  with pytest.raises(UserError, match=kept.name):
+    trained(data, tmp_path / "two", eval_examples=1)
 
 
 def test_a_log_of_one_class_has_no_logistic_alarm(data: Path, tmp_path: Path):

@@ -97,6 +97,33 @@ def test_the_unit_of_a_column_changes_nothing():
   np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.parametrize("unit", [1e-20, 1e-6, 1e3, 1e20])
+def test_the_unit_of_the_weights_changes_nothing(unit: float):
+  log, rng = random_log(1000), np.random.default_rng(1)
+  weight = (log.weight_b * rng.choice((0.5, 1.0, 3.0), 1000)).astype(np.float32)
+  one, other = (Batch(log.dense_bm, log.ids_bl, log.label_b, w, log.bag_weight_bl) for w in (weight, weight * np.float32(unit)))
+  a, b = (LogisticRegression(SHAPE).learn(each) for each in (one, other))
+  assert np.std(a[-200:]) > 0.3  # it has learned
+  np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_examples_of_weight_2_are_examples_seen_twice():
+  """In the optimum, where the order of the examples does not matter."""
+  shape = DataShape(2, ("a", "b"), (5, 8), (1, 1))
+  log = random_log(1500, seed=5, shape=shape)
+  twice = np.arange(1500) % 3 == 0
+  row = np.concatenate([np.arange(1500), np.flatnonzero(twice)])
+  weighted = Batch(log.dense_bm, log.ids_bl, log.label_b, np.where(twice, 2.0, 1.0).astype(np.float32))
+  repeated = Batch(log.dense_bm[row], log.ids_bl[row], log.label_b[row], np.ones(len(row), np.float32))
+  logits = []
+  for each in (weighted, repeated):
+    regression = LogisticRegression(shape, Settings(), np.float64)
+    for _ in range(80):
+      regression.learn(each)
+    logits.append(regression.predict(log))
+  np.testing.assert_allclose(*logits, atol=0.03)
+
+
 def test_a_constant_column_is_no_input():
   log = random_log(1000)
   values = np.broadcast_to(np.array([1 / 3, 1e6 + 0.1], np.float32), log.dense_bm.shape)  # their means are rounded
