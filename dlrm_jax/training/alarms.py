@@ -122,9 +122,9 @@ def _explodes(out: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> Ite
     return  # a run that branched off another one has no first losses
   loss, base = _number(curve[0], "progressive_log_loss"), _entropy(_number(out, "base_rate"))
   if loss - math.log(2) > _EXPLODED * base:
+    upto = "" if curve[0].get("examples") is None else f" up to example {curve[0]['examples']:,}"
     yield (
-      f"the first losses explode: {loss:.3g} nats a training example up to example {curve[0]['examples']:,}, where the base rate costs "
-      f"{base:.3g}: {_SCALE}, or {_RATES}"
+      f"the first losses explode: {loss:.3g} nats a training example{upto}, where the base rate costs {base:.3g}: {_SCALE}, or {_RATES}"
     )
 
 
@@ -133,8 +133,8 @@ def _rises(out: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> Iterat
 
   The error of a difference is taken as that of two independent samples. Both evaluations share their examples, so it is smaller in fact.
   """
-  losses = [(_common_log_loss(row), row["examples"]) for row in curve]
-  losses = [(loss, examples) for loss, examples in losses if math.isfinite(loss)]
+  losses = [(_common_log_loss(row), row["examples"]) for row in curve if row.get("examples") is not None]
+  losses = [(loss, examples) for loss, examples in losses if math.isfinite(loss) and loss > 0]  # 0 where float64 has no smaller number
   pairs = [(min(losses[:i]), losses[i]) for i in range(1, len(losses))]
   if not pairs:
     return

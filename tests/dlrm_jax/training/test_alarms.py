@@ -163,3 +163,14 @@ def test_lines_count_the_runs_of_each_code():
     "alarm worse_than_logistic: 1 of 3 runs, such as a: it is worse",
     "alarm evaluation_rises: 2 of 3 runs, such as a: it rises",
   ]
+
+
+@pytest.mark.parametrize("name", ["log_loss", "common_log_loss", "examples", "progressive_log_loss"])
+@pytest.mark.parametrize("value", [None, math.nan, 0.0])
+def test_rows_without_a_number_are_left_out(name: str, value: float | None):
+  """Curves of diverged runs have such fields. A loss is 0 where all held-out labels are alike and logits are large."""
+  rising = [row(1000, 0.3), row(2000, 0.5), row(4000, 0.3)]
+  odd = row(500, 0.4) | {name: value}
+  assert codes(record_of(), [odd, *rising]) == codes(record_of(), rising) == [alarms.RISES]
+  codes(record_of(), [each | {name: value} for each in rising])  # without an error
+  codes(record_of(), [odd | {"progressive_log_loss": 50.0} for each in rising])
