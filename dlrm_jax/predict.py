@@ -75,8 +75,12 @@ def predict(config: PredictConfig) -> dict[str, Any]:
         counts += np.stack([examples.unknown_f, examples.values_f])
     rows, by_reason = sum(tally.good for tally in tallies), sum((tally.by_reason for tally in tallies), Counter[str]())
     first = next((f"; the first: {file.path} line {t.first[0]}: {t.first[1]}" for file, t in zip(files, tallies) if t.first), "")
+    weightless = sum(tally.weightless for tally in tallies)
     if not rows:
-      raise flags.UserError(f"--input={config.input}: no row to score in {len(files)} files{first}")
+      without = f"; rows of weight 0 are not scored, and there are {weightless:,}" if weightless else ""
+      raise flags.UserError(f"--input={config.input}: no row to score in {len(files)} files{first}{without}")
+  if weightless:
+    say(f"{weightless:,} rows of weight 0 ({encoder.schema.weight}) are not scored; a file without that column has all rows scored")
   if by_reason:
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in by_reason.most_common())
     say(f"{by_reason.total():,} of {rows + by_reason.total():,} lines are not scored: {reasons}{first}")
@@ -89,6 +93,7 @@ def predict(config: PredictConfig) -> dict[str, Any]:
     "name": "predict",
     "rows": rows,
     "labelled": labelled,
+    "rows_of_weight_0": weightless,
     "rejected": by_reason.total(),
     "rejected_by_reason": dict(by_reason.most_common()),
     "unknown_share": unknown,

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prepared_case import criteo_lines
-from served_case import HEADER, prepare, rows_of_log, text_of, trained
+from served_case import HEADER, SCHEMA, prepare, rows_of_log, text_of, trained
 
 from dlrm_jax import predict
 from dlrm_jax.common import flags, record
@@ -232,6 +232,27 @@ def test_bad_lines_are_counted_and_said(case: Case, capsys):
   assert case.scores()["line"].to_list() == [n for n in range(2, 22) if n not in (4, 6, 8)]
   said = [line for line in capsys.readouterr().err.splitlines() if "not scored" in line]
   assert len(said) == 1 and said[0].startswith("3 of 20 lines are not scored: ") and "line 4" in said[0]
+
+
+def test_rows_have_the_weights_of_their_column(case: Case, capsys):
+  """Metrics are weighted as the record's are; rows of weight 0, which have no score, are counted and said."""
+  weights = ("0", "0.5", "1", "4")
+  rows = [[*row[:-1], weights[i % 7 % 4]] for i, row in enumerate(ROWS)]
+  prepare(case.place, rows, "--eval_rows=300", output="weighted", schema='weight = "unused"' + SCHEMA)
+  made = trained(case.place, case.place / "weighted", "run_weighted")
+  held_out = [row for row in rows if row[-1] != "0"][-300:]
+  found = case.predict(case.file("weighted_rows.csv", text_of(held_out)), run="run_weighted")
+  agrees(found, made)
+  assert "weight 0" not in capsys.readouterr().err
+  some = case.predict(case.file("weightless.csv", text_of(rows[-100:])), run="run_weighted")
+  zeros = [row[-1] for row in rows[-100:]].count("0")
+  assert (some["rows"], some["rows_of_weight_0"], some["rejected"]) == (100 - zeros, zeros, 0)
+  assert case.scores()["line"].to_list() == [n + 2 for n, row in enumerate(rows[-100:]) if row[-1] != "0"]
+  assert f"{zeros} rows of weight 0 (unused) are not scored; a file without that column has all rows scored" in capsys.readouterr().err
+  text = text_of(rows[-100:], [name for name in HEADER if name != "unused"])
+  assert case.predict(case.file("without.csv", text), run="run_weighted")["rows"] == 100
+  with pytest.raises(flags.UserError, match=r"no row to score in 1 files; rows of weight 0 are not scored, and there are 3$"):
+    case.predict(case.file("nothing.csv", text_of([row for row in rows if row[-1] == "0"][:3])), run="run_weighted")
 
 
 def test_values_without_an_id_are_counted_and_said(case: Case, capsys):

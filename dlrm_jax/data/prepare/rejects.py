@@ -49,10 +49,10 @@ def hint(by_reason: Counter[str]) -> str:
 
 
 class Tally:
-  """Counts accepted lines, and rejected ones by reason."""
+  """Counts accepted lines, lines of weight 0 (if the reader says how many), and rejected ones by reason."""
 
   def __init__(self) -> None:
-    self.good = 0
+    self.good = self.weightless = 0
     self.by_reason: Counter[str] = Counter()
     self.first: tuple[int, str] | None = None  # line, reason
 

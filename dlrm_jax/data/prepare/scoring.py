@@ -185,6 +185,7 @@ def read_examples(
       if not isinstance(one, Read):
         continue
       tally.add(one.rejects, len(one.rows.label_n))
+      tally.weightless += one.rows.weightless
       tally.refuse_hopeless(file.path, 0)
       if len(one.rows.label_n):
         yield encoder.examples(number, one.rows)
