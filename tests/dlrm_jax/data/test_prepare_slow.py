@@ -15,6 +15,7 @@ import pytest
 from criteo_case import NAMES, PIECES, log1p, meaning, mutated_lines
 
 from dlrm_jax.data.prepare import delimited, read
+from dlrm_jax.data.prepare.label import NULL_TOKENS
 from dlrm_jax.data.prepare.program import PrepareConfig, prepare
 from dlrm_jax.data.prepare.vocabulary import hash_ids, hash_text, hash_uint32
 
@@ -235,8 +236,10 @@ def csv_meaning(line: bytes) -> tuple[str, str] | tuple[int, float, float, str, 
   def reject(reason: str, name: str) -> tuple[str, str]:
     return reason, f"{name} is {repr(row[name] or None)[:40]}"
 
+  if row["y"] in ("", *NULL_TOKENS):
+    return reject("label is missing", "y")
   if not re.fullmatch(NUMBER, row["y"], re.ASCII) or float(row["y"]) not in (0, 1):
-    return reject("label is not 0 or 1" if row["y"] else "label is missing", "y")
+    return reject("label is not 0 or 1", "y")
   for name, most in (("age", 3.4028235677973366e38), ("views", math.inf)):  # half a step above the largest float32
     if row[name] and not re.fullmatch(NUMBER, row[name], re.ASCII):
       return reject("not a number", name)
