@@ -1,11 +1,13 @@
 """Reloads an exported model with jax and numpy alone: `python example.py` scores the inputs in example.npz and compares their logits.
 
-`Model` is what a server needs. Copy it: it depends on no other file than those of this directory.
+It runs on the CPU, unless JAX_PLATFORMS says otherwise: `JAX_PLATFORMS=cuda python example.py` runs it on a GPU (tpu: on a TPU).
+`Model` is what a server needs; it uses jax's default device. Copy it: it depends on no other file than those of this directory.
 """
 
 import hashlib
 import json
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -97,6 +99,8 @@ def _hash_of_hexadecimal(feature: str, text: str) -> int:
 
 
 def main() -> None:
+  if "JAX_PLATFORMS" not in os.environ and "cpu" in json.loads((HERE / "metadata.json").read_text())["platforms"]:
+    jax.config.update("jax_platforms", "cpu")  # otherwise jax tries every accelerator whose library is installed, and logs its errors
   model = Model()
   inputs = dict(np.load(HERE / "example.npz"))
   wanted = inputs.pop("logits")

@@ -53,6 +53,12 @@ def test_a_fresh_process_gets_the_same_logits(place: Path):
   shown = fresh(str(made / "example.py"))
   assert shown.returncode == 0, shown.stderr
   assert shown.stdout.startswith("16 logits on cpu")
+  without = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+  code = f"import jax, runpy\ntry:\n  runpy.run_path({str(made / 'example.py')!r}, run_name='__main__')\n"
+  code += "finally:\n  print('platforms:', jax.config.jax_platforms)"
+  for environment, platforms in ((without, "cpu"), (without | {"JAX_PLATFORMS": "nowhere"}, "nowhere")):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert f"platforms: {platforms}\n" in done.stdout, done.stderr
   (place / "held_out.csv").write_text(text_of(ROWS[1200:]))
   words = [f"--restore={place}/run", f"--input={place}/held_out.csv", f"--output={place}/scores.parquet"]
   predict.main(flags.parse(["predict", *words], predict.PredictConfig))

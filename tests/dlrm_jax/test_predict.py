@@ -8,6 +8,7 @@ import json
 import math
 import os
 import random
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from served_case import HEADER, SCHEMA, prepare, rows_of_log, text_of, trained
 
 from dlrm_jax import predict
 from dlrm_jax.common import flags, record
+from dlrm_jax.data.prepare import inputs
 from dlrm_jax.data.prepare.rejects import Tally
 from dlrm_jax.data.prepare.scoring import Encoder, Examples, read_examples, scored_file
 
@@ -153,7 +155,8 @@ def test_a_file_without_labels_has_no_metrics(case: Case, capsys):
   found = case.predict(case.file("new.csv", text_of(ROWS[:30], HEADER[1:])))
   assert case.scores().columns == ["file", "line", "logit", "prob"]
   assert {found[name] for name in METRICS} == {None} and found["labelled"] == 0
-  assert capsys.readouterr().out == f"rows=30  in {case.place}/scores.parquet\n"
+  out = capsys.readouterr().out.splitlines()
+  assert out[0] == f"rows=30  in {case.place}/scores.parquet"
   one_class = case.predict(case.file("ones.csv", text_of([["1", *row[1:]] for row in ROWS[:30]])))
   assert one_class["roc_auc"] is None and one_class["log_loss"] > 0
   assert "roc_auc" not in capsys.readouterr().out
@@ -234,27 +237,6 @@ def test_bad_lines_are_counted_and_said(case: Case, capsys):
   assert len(said) == 1 and said[0].startswith("3 of 20 lines are not scored: ") and "line 4" in said[0]
 
 
-def test_rows_have_the_weights_of_their_column(case: Case, capsys):
-  """Metrics are weighted as the record's are; rows of weight 0, which have no score, are counted and said."""
-  weights = ("0", "0.5", "1", "4")
-  rows = [[*row[:-1], weights[i % 7 % 4]] for i, row in enumerate(ROWS)]
-  prepare(case.place, rows, "--eval_rows=300", output="weighted", schema='weight = "unused"' + SCHEMA)
-  made = trained(case.place, case.place / "weighted", "run_weighted")
-  held_out = [row for row in rows if row[-1] != "0"][-300:]
-  found = case.predict(case.file("weighted_rows.csv", text_of(held_out)), run="run_weighted")
-  agrees(found, made)
-  assert "weight 0" not in capsys.readouterr().err
-  some = case.predict(case.file("weightless.csv", text_of(rows[-100:])), run="run_weighted")
-  zeros = [row[-1] for row in rows[-100:]].count("0")
-  assert (some["rows"], some["rows_of_weight_0"], some["rejected"]) == (100 - zeros, zeros, 0)
-  assert case.scores()["line"].to_list() == [n + 2 for n, row in enumerate(rows[-100:]) if row[-1] != "0"]
-  assert f"{zeros} rows of weight 0 (unused) are not scored; a file without that column has all rows scored" in capsys.readouterr().err
-  text = text_of(rows[-100:], [name for name in HEADER if name != "unused"])
-  assert case.predict(case.file("without.csv", text), run="run_weighted")["rows"] == 100
-  with pytest.raises(flags.UserError, match=r"no row to score in 1 files; rows of weight 0 are not scored, and there are 3$"):
-    case.predict(case.file("nothing.csv", text_of([row for row in rows if row[-1] == "0"][:3])), run="run_weighted")
-
-
 def test_values_without_an_id_are_counted_and_said(case: Case, capsys):
   """Those of a column that is written in another way, above all: 3.0 is not 3."""
   rows = [[*row[:2], f"{row[2]}.0", *row[3:]] for row in ROWS[2000:]]
@@ -268,10 +250,53 @@ def test_values_without_an_id_are_counted_and_said(case: Case, capsys):
     "genres": (unknown & known)[:, 3:].sum() / known[:, 3:].sum(),
   }
   assert found["unknown_share"] == pytest.approx(wanted)
-  said = [line for line in capsys.readouterr().err.splitlines() if "unseen or rare" in line]
+  out, err = capsys.readouterr()
+  shares = sorted(((share, name) for name, share in wanted.items() if share), reverse=True)
+  text = ", ".join(f"{name} {share:.2%}" for share, name in shares)
+  assert out.splitlines()[1:] == [f"values without an id of their own (unseen or rare in training): {text}"] and "item 100.00%" in text
+  said = [line for line in err.splitlines() if "unseen or rare" in line]
   assert said == [
     "values that were unseen or rare in training: item 100%; are they written as in the training log (3 and 3.0 are two values)?"
   ]
+
+
+def test_rows_of_weight_0_are_scored_and_count_nothing_in_the_metrics(tmp_path: Path, capsys):
+  """Metrics are those of the record, whose evaluation has no rows of weight 0; scores are those of a file without weights."""
+  place, weights = HEADER.index("unused"), ("0", "0.5", "1", "4")
+  rows = [[*row[:place], weights[i % 4]] for i, row in enumerate(ROWS)]
+  contents = prepare(tmp_path, rows, "--eval_rows=300", schema='weight = "unused"\n' + SCHEMA)
+  case = Case(tmp_path, contents, trained(tmp_path, tmp_path / "set", num_examples=1500))
+  held_out = rows[2000:]
+  found = case.predict(case.file("held_out.csv", text_of(held_out)))
+  agrees(found, case.record)
+  assert (found["rows"], found["labelled"], found["rows_of_weight_0"]) == (400, 400, 100)
+  wanted = case.scores()
+  assert wanted["line"].to_list() == list(range(2, 402))
+  assert "100 of 400 rows have weight 0: they are scored, and count nothing in the metrics" in capsys.readouterr().err
+  without = case.predict(case.file("held_out.csv", text_of(held_out, HEADER[:place])))
+  assert without["rows_of_weight_0"] == 0 and case.scores()["logit"].to_list() == wanted["logit"].to_list()
+  weightless = case.predict(case.file("zeros.csv", text_of([row for row in held_out if row[place] == "0"])))
+  assert weightless["rows"] == 100 and weightless["log_loss"] is None
+
+
+def test_standard_input_and_pipes_are_scored_like_files(case: Case, monkeypatch):
+  wanted = scores_of(case, "a.csv", text_of(ROWS[:60]))
+  read, write = os.pipe()
+  os.write(write, text_of(ROWS[:60]).encode())
+  os.close(write)
+  opened = open
+  monkeypatch.setattr(inputs, "open", lambda path, *more, **named: opened(read if path == 0 else path, *more, **named), raising=False)
+  case.predict("--input=-")
+  os.close(read)
+  assert case.scores()["logit"].to_list() == wanted and set(case.scores()["file"]) == {"stdin"}
+  os.mkfifo(case.place / "fifo")
+  thread = threading.Thread(target=(case.place / "fifo").write_text, args=(text_of(ROWS[:60]),), daemon=True)
+  thread.start()
+  case.predict(f"--input={case.place}/fifo")
+  thread.join(60)
+  (case.place / "fifo").unlink()
+  assert case.scores()["logit"].to_list() == wanted
+  assert not list(case.place.glob(".scores*"))
 
 
 def test_criteo_files_with_and_without_labels(tmp_path: Path):
@@ -307,8 +332,6 @@ def test_bad_input_is_refused_in_one_line(case: Case, refusal):
   assert "must be a name ending in .parquet or .csv" in refused(case, refusal, good, "--output=scores.txt")
   assert "must be a file; it is a directory" in refused(case, refusal, good, f"--output={case.place}/dir.csv")
   assert "is one of the inputs" in refused(case, refusal, good, f"--output={case.place}/good.csv")
-  os.mkfifo(case.place / "pipe")
-  assert "must be files; a pipe has to be written into one first" in refused(case, refusal, f"--input={case.place}/pipe", out)
   assert "no such file" in refused(case, refusal, f"--input={case.place}/absent.csv", out)
   assert "no row to score" in refused(case, refusal, case.file("empty.csv", text_of([])), out)
   assert "there is no checkpoint" in refused(case, refusal, good, out, f"--restore={case.place}/set")

@@ -237,8 +237,8 @@ def header_of(path: Path, schema: Schema) -> tuple[str, ...] | None:
   try:
     schema.check_present(names, str(path))
   except UserError as error:
-    if len(set(names)) < len(names):
-      raise
+    if len(set(names)) < len(names) or not set(schema.columns).isdisjoint(names):
+      raise  # it is a header line
     hint = (
       'delimiter = ";", or another one' if len(names) == 1 else "header = [...], with the names of all columns, if there is no header line"
     )

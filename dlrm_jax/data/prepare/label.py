@@ -27,6 +27,8 @@ MISSING = "label is missing"  # the reason to reject a row without a label
 TRUE, FALSE = ("true", "yes"), ("false", "no")  # in any case
 # Tokens that programs write for a missing value. A label of one of them is missing, unless the label compares with this very text.
 NULL_TOKENS = ("NA", "N/A", "#N/A", "<NA>", "NaN", "nan", "NAN", "null", "NULL", "Null", "None", "\\N")
+# Texts that a schema's `null` probably lacks, where a column of numbers has them.
+NULL_TEXTS = (*NULL_TOKENS, "none", "na", "n/a", "?", "-", ".")
 _QUOTED = r'"(?:[^"]|"")*"|' + r"'(?:[^']|'')*'"
 _COMPARISON = re.compile(rf"\s*({_QUOTED}|[^\"'<>=][^<>=]*?)\s*(>=|<=|==|!=|>|<)\s*({_QUOTED}|[^\"'<>=]*?)\s*", re.DOTALL)
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?", re.ASCII)

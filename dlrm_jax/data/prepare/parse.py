@@ -4,7 +4,9 @@
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +15,8 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 
 from dlrm_jax.data import transform
 from dlrm_jax.data.prepare import times
-from dlrm_jax.data.prepare.cells import as_text, hexadecimal, list_columns, nulled, numbers, plain
-from dlrm_jax.data.prepare.label import MISSING, clicks
+from dlrm_jax.data.prepare.cells import NUMBER, as_text, hexadecimal, list_columns, nulled, numbers, plain
+from dlrm_jax.data.prepare.label import MISSING, NULL_TEXTS, Label, clicks
 from dlrm_jax.data.prepare.read import Chunk, shown
 from dlrm_jax.data.prepare.rejects import Reject
 from dlrm_jax.data.prepare.schema import Schema
@@ -53,8 +55,8 @@ class Rows:
     truncated: for each bag of a list column, the number of rows with a longer list.
     time_n: nanoseconds since 1970, if the log has a time column.
     units: units of time that were recognised by the size of numbers.
-    weight_n: how much each row counts, above 0; None if the schema has no weight.
-    weightless: number of rows of weight 0, which are left out.
+    weight_n: how much each row counts, above 0, or from 0 on in a log to score; None if the schema has no weight.
+    weightless: number of rows of weight 0 that are left out.
   """
 
   line_n: Int64[np.ndarray, " n"]
@@ -113,6 +115,17 @@ def _labels(chunk: Chunk, schema: Schema) -> tuple[UInt8[np.ndarray, " n"], list
     label_n[without_n] = NO_LABEL
     faults = [(bad_n & ~without_n, reason) for bad_n, reason in faults]
   return label_n, faults
+
+
+def _remedy(reason: str, name: str, cell: Any, schema: Schema) -> tuple[str, str]:
+  """`Reject.remedy` of a row whose cell in the column `name` is bad."""
+  if schema.strict:
+    return "", ""  # Criteo's logs have no schema of their own
+  if reason in ("not a number", "not an integer") and cell in NULL_TEXTS:
+    return "null", cell
+  if reason == "label is not 0 or 1" and re.fullmatch(NUMBER, str(cell)):
+    return "label", Label(name, ">", 15).text
+  return "", ""
 
 
 def features_of(columns: Mapping[str, pa.Array], schema: Schema) -> Features:
@@ -190,10 +203,11 @@ def parse(chunk: Chunk, schema: Schema) -> tuple[Rows, list[Reject]]:
   if len(faults) > 1:
     for i in map(int, np.flatnonzero(~good_n)):
       reason, name = faults[fault_n[i]]
-      detail = f"{name} is {repr(shown(chunk.columns[name].slice(i, 1)))[:40]}"
-      rejects.append(Reject(int(line_n[i]), reason, detail, chunk.text(i)))
+      cell = shown(chunk.columns[name].slice(i, 1))
+      remedy = _remedy(reason, name, cell, schema)
+      rejects.append(Reject(int(line_n[i]), reason, f"{name} is {repr(cell)[:40]}", chunk.text(i), remedy))
     rejects.sort(key=lambda reject: reject.line)
-  if weight_n is not None:
+  if weight_n is not None and not schema.scored:
     weightless = int(np.count_nonzero(good_n & (weight_n == 0)))
     good_n &= weight_n > 0
   if not good_n.all():

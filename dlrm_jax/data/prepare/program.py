@@ -32,7 +32,7 @@ from dlrm_jax.data.prepare.timeline import Timeline, check_units, say_order, tim
 
 _MIB = 1 << 20
 _MOST_TASKS = 25_000  # the files of all tasks are mapped into memory together, and Linux allows 65,530 maps
-_READING_VERSION = 2  # of the files that the first pass leaves for the second
+_READING_VERSION = 3  # of the files that the first pass leaves for the second
 _LOOK_S, _SAY_S = 1.0, 30.0  # between looks at the work of other shares, and between lines about it
 
 

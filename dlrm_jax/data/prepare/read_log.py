@@ -66,24 +66,25 @@ def say_left_out(log: ReadLog) -> None:
 def rejected(log: ReadLog, allowed: float) -> dict[str, Any]:
   """The entry of the rejects: total, share, by_reason.
 
-  Raises UserError if no file has rows, or if more than the share `allowed` is rejected: it names the first reject.
+  Raises UserError if no file has rows, or if more than the share `allowed` is rejected: it names the commonest reason and its
+  first line.
   """
   pieces = log.pieces()
-  by_reason = sum((Counter(result.rejects["by_reason"]) for _, result in pieces), Counter[str]())
-  total, lines = by_reason.total(), by_reason.total() + sum(result.rejects["good"] for _, result in pieces)
+  tallies = [rejects.Tally.from_json(result.rejects) for _, result in pieces]
+  by_reason = sum((tally.by_reason for tally in tallies), Counter[str]())
+  total, lines = by_reason.total(), by_reason.total() + sum(tally.good for tally in tallies)
   if not lines:
     files = log.inputs.files
     size = sum(file.stat().st_size for file in files)
     raise UserError(f"{files[0]}: no rows in it" + (f", nor in the other {len(files) - 1} files" if files[1:] else "") + f" ({size} bytes)")
   if total / lines > allowed:
-    first = next(i for i, (_, result) in enumerate(pieces) if result.rejects["first"])
-    line, why = pieces[first][1].rejects["first"]
-    where = f"{log.inputs.files[pieces[first][0].source]} line {line + log.lines_before()[first]}"
+    before = log.lines_before()
+    why = rejects.blamed(tallies, lambda i, line: f"{log.inputs.files[pieces[i][0].source]} line {line + before[i]}")
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in by_reason.most_common())
     raise UserError(
-      f"{total:,} of {lines:,} lines rejected ({total / lines:.2%}), above --max_reject_fraction={allowed:g}; the first: {where}: {why}"
+      f"{total:,} of {lines:,} lines rejected ({total / lines:.2%}), above --max_reject_fraction={allowed:g}; {why}"
       + (f"; in all: {reasons}" if len(by_reason) > 1 else "")
-      + rejects.hint(by_reason)
+      + rejects.hint(tallies)
     )
   return {"total": total, "share": total / lines, "by_reason": dict(by_reason.most_common())}
 

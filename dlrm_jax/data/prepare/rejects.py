@@ -1,8 +1,9 @@
 """Rejected lines: they are counted by reason and kept in `rejects.tsv`. Too many of them are an error. Used by readers and `contents`."""
 
 import dataclasses
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from dlrm_jax.common.text import visible
 
 HOPELESS_LINES = 10_000  # a log is not read to its end once this many lines, and most lines, were rejected
 LINE_BREAK = "line break in quotes"
+_BAD_QUOTES = (LINE_BREAK, "bad quoting")
 HEADER = b"source\tline\treason\tdetail\ttext\n"
 
 
@@ -23,12 +25,14 @@ class Reject:
     reason: one of a few reasons.
     detail: more about the reason, such as the column and its cell; may be empty.
     text: the line's bytes, without the newline.
+    remedy: a key of the schema and a value of it that may make lines such as this one good; or two empty texts.
   """
 
   line: int
   reason: str
   detail: str
   text: bytes
+  remedy: tuple[str, str] = ("", "")
 
 
 def text_of(reject: Reject) -> bytes:
@@ -42,35 +46,78 @@ def of_log(piece_lines: bytes, source: str, lines_before: int) -> bytes:
   return f"{source}\t{int(number) + lines_before}\t".encode() + rest
 
 
-def hint(by_reason: Counter[str]) -> str:
-  """What to do about rejects that one quote too many may have caused, for the end of a message; else an empty text."""
-  many = by_reason[LINE_BREAK] > 0
-  return "; a row is one line; quotes = false in the schema makes a quote a character like others" if many else ""
-
-
 class Tally:
-  """Counts accepted lines, lines of weight 0 (if the reader says how many), and rejected ones by reason."""
+  """Counts accepted lines, and rejected ones by reason.
+
+  Attributes:
+    good: number of accepted lines.
+    by_reason: number of rejected lines of each reason.
+    firsts: for each reason the number of its first line, and the reason with its detail.
+    remedies: how many lines of each reason have each remedy, by (reason, key, value).
+  """
 
   def __init__(self) -> None:
-    self.good = self.weightless = 0
+    self.good = 0
     self.by_reason: Counter[str] = Counter()
-    self.first: tuple[int, str] | None = None  # line, reason
+    self.firsts: dict[str, tuple[int, str]] = {}
+    self.remedies: Counter[tuple[str, str, str]] = Counter()
+
+  @classmethod
+  def from_json(cls, entry: dict[str, Any]) -> "Tally":
+    """The tally that `as_json` returned."""
+    out = cls()
+    out.good, out.by_reason = entry["good"], Counter(entry["by_reason"])
+    out.firsts = {reason: (line, why) for reason, (line, why) in entry["firsts"].items()}
+    out.remedies = Counter({(reason, key, value): count for reason, key, value, count in entry["remedies"]})
+    return out
 
   def add(self, rejects: Sequence[Reject], num_good: int) -> None:
     self.good += num_good
     self.by_reason.update(reject.reason for reject in rejects)
-    if rejects and self.first is None:
-      first = rejects[0]
-      self.first = first.line, first.reason + (f" ({first.detail})" if first.detail else "")
+    self.remedies.update((reject.reason, *reject.remedy) for reject in rejects if reject.remedy[0])
+    for reject in rejects:
+      if reject.reason not in self.firsts:
+        self.firsts[reject.reason] = reject.line, reject.reason + (f" ({reject.detail})" if reject.detail else "")
 
   def as_json(self) -> dict[str, Any]:
-    return {"good": self.good, "by_reason": dict(self.by_reason), "first": self.first}
+    remedies = [[*remedy, count] for remedy, count in self.remedies.items()]
+    return {"good": self.good, "by_reason": dict(self.by_reason), "firsts": self.firsts, "remedies": remedies}
 
   def refuse_hopeless(self, path: Path, start: int) -> None:
     """Raises UserError if many lines and most lines are rejected: the format is probably wrong. `start`: first byte of the piece."""
     total = self.by_reason.total()
-    if total >= HOPELESS_LINES and total > self.good and self.first is not None:
-      where = f"line {self.first[0]}" + (f" after byte {start}" if start else "")
-      raise UserError(
-        f"{path}: {total:,} of the first {self.good + total:,} lines rejected; the first: {where}: {self.first[1]}{hint(self.by_reason)}"
-      )
+    if total >= HOPELESS_LINES and total > self.good:
+      after = f" after byte {start}" if start else ""
+      why = blamed([self], lambda _, line: f"line {line}{after}")
+      raise UserError(f"{path}: {total:,} of the first {self.good + total:,} lines rejected; {why}{hint([self])}")
+
+
+def blamed(tallies: Sequence[Tally], place: Callable[[int, int], str]) -> str:
+  """The commonest reason for which lines were rejected, with its first line and its count; for a message.
+
+  Args:
+    tallies: of consecutive parts of the log. They have rejected at least one line.
+    place: the words for a line, from the number of its tally and its number there.
+  """
+  by_reason = sum((tally.by_reason for tally in tallies), Counter[str]())
+  ((reason, count),) = by_reason.most_common(1)
+  number, tally = next((i, tally) for i, tally in enumerate(tallies) if reason in tally.firsts)
+  line, why = tally.firsts[reason]
+  some = "the first" if len(by_reason) == 1 else f"{count:,} of them for the commonest reason, the first"
+  return f"{some}: {place(number, line)}: {why}"
+
+
+def hint(tallies: Sequence[Tally]) -> str:
+  """What may make the lines good that were rejected for the commonest reason, for the end of a message; else an empty text."""
+  ((reason, count),) = sum((tally.by_reason for tally in tallies), Counter[str]()).most_common(1)
+  if reason in _BAD_QUOTES:
+    return "; a row is one line; quotes = false in the schema makes a quote a character like others"
+  remedies = sum((tally.remedies for tally in tallies), Counter[tuple[str, str, str]]())
+  found = [(key, value) for (of, key, value), _ in remedies.most_common() if of == reason]
+  if not found or 2 * sum(n for (of, _, _), n in remedies.items() if of == reason) < count:
+    return ""
+  key = found[0][0]
+  values = [value for other, value in found if other == key]
+  if key == "null":
+    return f"; null = {json.dumps(values, ensure_ascii=False)} in the schema makes such cells missing ones"
+  return f"; a label may be a comparison, such as {key} = {json.dumps(values[0], ensure_ascii=False)} in the schema"

@@ -93,7 +93,7 @@ class Schema:
     delimiter: the character between two cells of text files.
     quotes: whether a cell of a text file may stand in double quotes, in which a doubled quote is one quote. If not, a quote is a character
       like others.
-    weight: the column of example weights, or None. Rows of weight 0 are left out.
+    weight: the column of example weights, or None. Rows of weight 0 are left out, except in a log to score.
     null: texts that mean a missing value, besides the empty one. A cell is compared after its quotes are removed.
   """
 
@@ -153,6 +153,11 @@ class Schema:
   def strict(self) -> bool:
     """Whether the log is Criteo's, in which every cell must be an integer or hexadecimal digits."""
     return any(column.hexadecimal for column in self.categorical)
+
+  @property
+  def scored(self) -> bool:
+    """Whether a model scores the rows. Then all of them are kept, also those without a label and those of weight 0."""
+    return self.label is None or self.label.optional
 
   @property
   def dense_names(self) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Reads files of a log as a data set's own rows were read: its schema, statistics and vocabularies turn each line into inputs of a model.
 
 `predict` uses it. A file is read by the code that prepares logs (`rows.read_piece`), chunk by chunk in bounded memory. Its label may be
-absent, or missing in some rows.
+absent, or missing in some rows. Rows of weight 0 are scored too.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ class Examples:
     labelled_n: whether the row has a label.
     dense_nm, ids_nl: the inputs.
     bag_weight_nl: 0 for the empty places of bags; None if the data set has no bags.
-    weight_n: how much each row counts in metrics; None if the data set has no weights.
+    weight_n: how much each row counts in metrics, from 0 on; None if the data set has no weights.
     values_f, unknown_f: of each feature with a vocabulary, how many values there are, and how many of them have no id of their own,
       because they were unseen or rare in training.
   """
@@ -185,7 +185,6 @@ def read_examples(
       if not isinstance(one, Read):
         continue
       tally.add(one.rejects, len(one.rows.label_n))
-      tally.weightless += one.rows.weightless
       tally.refuse_hopeless(file.path, 0)
       if len(one.rows.label_n):
         yield encoder.examples(number, one.rows)

@@ -1,4 +1,5 @@
-"""Copies standard input or a pipe to disk, because `prepare` reads a log in pieces and twice. Called by `program`.
+"""Copies standard input or a pipe to disk, because programs read a log in pieces, and `prepare` reads it twice. Called by
+`program` and `predict`.
 
 The copy is in `.NAME.spool` next to the output, as long as the run lasts. What a killed run leaves is removed by the next run.
 """

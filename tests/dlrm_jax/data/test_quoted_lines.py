@@ -19,7 +19,7 @@ from dlrm_jax.data.prepare import delimited, program, quotes, read
 from dlrm_jax.data.prepare.label import Label
 from dlrm_jax.data.prepare.options import PrepareConfig
 from dlrm_jax.data.prepare.program import prepare
-from dlrm_jax.data.prepare.rejects import LINE_BREAK
+from dlrm_jax.data.prepare.rejects import LINE_BREAK, Reject, Tally
 from dlrm_jax.data.prepare.rows import End, read_piece
 from dlrm_jax.data.prepare.schema import CategoricalColumn, Schema
 
@@ -161,6 +161,30 @@ def test_too_many_lines_in_quotes_say_how_to_read_quotes_as_characters(tmp_path)
   contents, _ = run(tmp_path, *words)
   assert contents["rejects"]["total"] == 0
   assert sum(split["rows"] for split in contents["splits"].values()) == 19
+
+
+def test_a_stray_quote_is_blamed_and_not_another_line_before_it(tmp_path):
+  """Four harmless broken lines come first. Both messages name the line of the quote: that of a whole log, and that of a hopeless start."""
+  text = "y,c,d\n" + "0,a\n" * 4 + "0,a,b\n" * 9 + '1,"5 inches,b\n' + "1,a,b\n" * 9
+  (tmp_path / "log.csv").write_text(text)
+  (tmp_path / "s.toml").write_text('label = "y"\ncategorical = ["c", "d"]\n')
+  words = ["--format=csv", f"--input={tmp_path}/log.csv", f"--schema={tmp_path}/s.toml"]
+  with pytest.raises(flags.UserError) as refused:
+    run(tmp_path, *words)
+  assert str(refused.value) == (
+    "14 of 23 lines rejected (60.87%), above --max_reject_fraction=0.001; 10 of them for the commonest reason, the first: "
+    f"{tmp_path}/log.csv line 15: line break in quotes; in all: 10 line break in quotes, 4 wrong number of columns; "
+    "a row is one line; quotes = false in the schema makes a quote a character like others"
+  )
+  tally = Tally()
+  first = Reject(1001, "wrong number of columns", "2 instead of 3", b"0,a")
+  tally.add([first, *(Reject(n, LINE_BREAK, "", b"") for n in range(9001, 20_000))], 9000)
+  with pytest.raises(flags.UserError) as refused:
+    tally.refuse_hopeless(tmp_path / "log.csv", 0)
+  assert str(refused.value).startswith(
+    f"{tmp_path}/log.csv: 11,000 of the first 20,000 lines rejected; 10,999 of them for the commonest reason, the first: line 9001: "
+    "line break in quotes; a row is one line; quotes = false"
+  )
 
 
 def test_the_real_case(tmp_path):

@@ -97,6 +97,29 @@ def test_null_tokens_are_missing_in_every_kind_of_column_and_format(tmp_path):
     run(tmp_path, written(rows, ","), "null = ['NA']", "some")
 
 
+def test_the_hint_is_about_the_commonest_rejects(tmp_path):
+  """Null texts, also next to a line break in quotes; numbers as labels; nothing where texts of a column have no remedy."""
+
+  def refused(data: bytes, keys: str = "") -> str:
+    with pytest.raises(UserError) as error:
+      run(tmp_path, data, keys)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+  rows = table()
+  for i, row in enumerate(rows):
+    row[0] = "NULL" if i % 3 == 0 else "\\N" if i % 11 == 1 else row[0]
+  shown = refused(written(rows, ",") + b'1,0,"a\nb",20\n')
+  assert "line 2: not a number (views is 'NULL')" in shown
+  assert shown.endswith('; null = ["NULL", "\\\\N"] in the schema makes such cells missing ones') and "quotes = false" not in shown
+  contents, _ = run(tmp_path, written(rows, ","), 'null = ["NULL", "\\\\N"]', "mended")  # the hint is TOML
+  assert contents["rejects"]["total"] == 0
+  shown = refused(written([[row[0] or "1", str(37 + i), *row[2:]] for i, row in enumerate(table())], ","))
+  assert shown.endswith('; a label may be a comparison, such as label = "y > 15" in the schema')
+  assert "schema" not in refused(written([[f"{row[0]} EUR", *row[1:]] for row in table()], ","))
+  assert "schema" not in refused(written([[row[0], "paid", *row[2:]] for row in table()], ","))
+
+
 def test_a_label_that_is_a_null_token_is_rejected(tmp_path):
   rows = table(3)
   rows[5][1] = "NA"
@@ -169,6 +192,7 @@ def test_bad_keys_are_refused_in_one_line(tmp_path, keys, message):
   [
     (written(table(), ";"), r"no column 'y', .* has views;y;c;age; the schema may have delimiter = "),
     (written(table(), ",", header=False), r"no column 'y', .*; the schema may have header = \[...\]"),
+    (b"views,y,c,years\n1,0,a,2\n", r"no column 'age', which the schema names; the file has views, y, c, years$"),
     (b'views,y,"c\nd",age\n1,0,a,2\n', "line 1 is not a CSV header .a line break in quotes"),
   ],
 )
