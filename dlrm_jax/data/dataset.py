@@ -196,6 +196,22 @@ def one_class_splits(contents: dict[str, Any]) -> list[str]:
   ]
 
 
+def left_out(contents: dict[str, Any]) -> list[tuple[str, str]]:
+  """Facts about good rows that a data set leaves out, by name: negatives (`--keep_negatives`), and rows of weight 0."""
+  out, columns, splits = [], contents["columns"], contents["splits"]
+  if negatives := contents.get("keep_negatives"):
+    rows, kept_rate = splits["train"]["rows"], negatives.get("kept_base_rate")
+    of_kept = "" if kept_rate is None else f" and {kept_rate:.2%} among those kept"
+    kept = f"{negatives['share']:.2%} of the negatives are kept: {rows:,} of {negatives['train_rows']:,} training rows"
+    out.append(("negatives left out", f"{kept}; base rate {negatives['base_rate']:.2%} among all of these{of_kept}"))
+  if weightless := columns.get("weight", {}).get("rows_of_weight_0"):
+    good = weightless + sum(entry["rows"] for entry in splits.values())
+    if negatives:
+      good += negatives["train_rows"] - splits["train"]["rows"]
+    out.append(("rows of weight 0", f"{weightless:,} of {good:,} rows are left out ({columns['weight']['name']} is 0)"))
+  return out
+
+
 def _from_contents(path: Path, contents: dict[str, Any]) -> Dataset:
   columns, splits = contents["columns"], contents["splits"]
   shards = {

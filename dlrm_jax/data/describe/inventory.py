@@ -5,7 +5,9 @@ rows of all splits.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int32
@@ -22,6 +24,7 @@ from dlrm_jax.data.transform import inputs_of
 HELD_OUT = SPLITS[1:]
 TIME_BINS = 100
 _LEAST_ROWS = 250  # of a time bin
+_FEW_A_DAY = 4  # with fewer bins a day they do not show its cycle
 _Z = 1.959963984540054  # 97.5% quantile of the normal distribution
 
 
@@ -76,6 +79,7 @@ class Inventory:
     rows: number of training rows whose ids and dense values were read.
     held_out_rows: number of held-out rows whose ids were read.
     features, dense, base_rate: what was found.
+    bin_days: how many days each bin of the base rate is about long; None: they do not follow the days.
   """
 
   rows: int
@@ -83,6 +87,7 @@ class Inventory:
   features: tuple[Feature, ...]
   dense: tuple[DenseColumn, ...]
   base_rate: tuple[RateBin, ...]
+  bin_days: int | None = None
 
 
 def take(dataset: Dataset, max_rows: int) -> Inventory:
@@ -94,15 +99,16 @@ def take(dataset: Dataset, max_rows: int) -> Inventory:
   """
   rows_of = {split: min(max_rows or dataset.rows(split), dataset.rows(split)) for split in SPLITS}
   rows, all_rows = rows_of["train"], sum(rows_of.values())
-  inputs = inputs_of(record.read_json(dataset.path / "dataset.json"))
+  contents = record.read_json(dataset.path / "dataset.json")
+  inputs, (bins, bin_days) = inputs_of(contents), time_bins(contents)
   indicators = {one.column: one.name for one in inputs if one.transform == "missing"}
   log_rows = sum(dataset.rows(split) for split in SPLITS)
   with Bar("looking", rows * 2 * len(dataset.dense) + all_rows * dataset.shape.num_lookups + log_rows) as bar:
-    base_rate = _base_rate(dataset, bar)
+    base_rate = _base_rate(dataset, bins, bar)
     of = [None if one.transform == "missing" else indicators.get(one.column) for one in inputs]
     dense = tuple(dense_column(dataset, one, indicator, rows, bar) for one, indicator in zip(inputs, of, strict=True))
     features = tuple(_feature(dataset, place, rows_of, bar) for place in range(len(dataset.shape.field_names)))
-  return Inventory(rows, all_rows - rows, features, dense, base_rate)
+  return Inventory(rows, all_rows - rows, features, dense, base_rate, bin_days)
 
 
 def _feature(dataset: Dataset, place: int, rows_of: dict[str, int], bar: Bar) -> Feature:
@@ -161,10 +167,27 @@ def _in(ids: Int32[np.ndarray, " u"], id_n: Int32[np.ndarray, " n"]) -> Bool[np.
   return ids[np.minimum(np.searchsorted(ids, id_n), len(ids) - 1)] == id_n
 
 
-def _base_rate(dataset: Dataset, bar: Bar) -> tuple[RateBin, ...]:
+def time_bins(contents: dict[str, Any]) -> tuple[int, int | None]:
+  """The number of bins of the base rate, and `Inventory.bin_days`. `contents` is that of dataset.json.
+
+  Where there are few bins a day, they would turn a daily cycle into a zigzag. Then bins are about as long as one or more whole days. That
+  needs the times of the log and all of its rows, and it takes days to have about equally many rows.
+  """
+  splits, time = contents["splits"].values(), contents.get("time")
+  most = min(TIME_BINS, max(1, sum(split["rows"] for split in splits) // _LEAST_ROWS))
+  if time is None or (time["ordered_by"] != "time" and time["earlier_rows"]) or "keep_negatives" in contents:
+    return most, None
+  moments = [np.datetime64(split[key].removesuffix("Z"), "ns") for split in splits for key in ("first_time", "last_time")]
+  days = (max(moments) - min(moments)) / np.timedelta64(1, "D")
+  if days <= most / _FEW_A_DAY:
+    return most, None
+  each = math.ceil(days / most)
+  return max(1, round(days / each)), each
+
+
+def _base_rate(dataset: Dataset, bins: int, bar: Bar) -> tuple[RateBin, ...]:
   """Clicks in bins of equal size of the log, all splits in order. The first row of bin b is ceil(b * rows / bins)."""
   rows = sum(dataset.rows(split) for split in SPLITS)
-  bins = min(TIME_BINS, max(1, rows // _LEAST_ROWS))
   first_b = -(-np.arange(bins + 1) * rows // bins)
   clicks_b, row = np.zeros(bins, np.int64), 0
   for split in SPLITS:

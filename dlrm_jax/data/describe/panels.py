@@ -37,7 +37,8 @@ def dense_figure(columns: Sequence[DenseColumn]) -> Figure:
   caption = (
     "Share of the rows that were read, by the number in the log before its transform. Missing cells have the number that fills them. If "
     "the extremes are far out, the lowest and the highest thousandth are not drawn; the table has them. Every bar holds whole steps "
-    "between neighbouring numbers. Where bars differ in width, their areas are the shares." + shown_of(len(columns), "columns")
+    "between neighbouring numbers. Where bars differ in width, their areas are the shares, and the axis is that of the narrowest."
+    + shown_of(len(columns), "columns")
   )
   return Figure("dense", "Dense columns", caption, chart.small_multiples(panels, COLUMNS))
 
@@ -49,8 +50,7 @@ def _histogram(of: Histogram) -> alt.Chart:
   origin = float(f"{edge_e[0]:.7g}") if narrow else 0.0
   at_e = np.log1p(edge_e) if of.log else edge_e - origin
   share_b, width_b = count_b / max(count_b.sum(), 1), np.diff(at_e)
-  even = width_b.max() < 1.01 * width_b.min()
-  height_b = share_b if even else share_b * width_b.min() / width_b
+  height_b = share_b if width_b.max() < 1.01 * width_b.min() else share_b * width_b.min() / width_b
   bars = [
     {"from": a, "to": b, "height": height, "share": share, "first": first, "last": last}
     for a, b, height, share, first, last in zip(
@@ -64,7 +64,7 @@ def _histogram(of: Histogram) -> alt.Chart:
     ticks = [float(at_e.mean())]
   axis = alt.Axis(tickCount=5, grid=False, values=ticks, labelExpr=_number("exp(datum.value) - 1" if of.log else "datum.value"))
   title = f"above {origin:.10g}" if origin else None
-  heights = alt.Axis(labelExpr=chart.PERCENT, tickCount=4, labels=bool(even), ticks=bool(even))
+  heights = alt.Axis(labelExpr=chart.PERCENT, tickCount=4)
   tooltip = [
     alt.Tooltip("first:Q", title="from", format=".7~g"),
     alt.Tooltip("last:Q", title="to", format=".7~g"),

@@ -9,7 +9,7 @@ from altair.utils.schemapi import debug_mode
 from dlrm_jax.common.figures import chart
 from dlrm_jax.common.figures.render import Figure
 from dlrm_jax.data.describe.frequency import FIRST_RANK, LEAST_IDS, SEEN_ENOUGH
-from dlrm_jax.data.describe.inventory import Feature, Inventory, RateBin
+from dlrm_jax.data.describe.inventory import Feature, Inventory
 from dlrm_jax.data.describe.panels import COLUMNS, MOST_PANELS, dense_figure, panel_title, shown_of
 from dlrm_jax.data.describe.tables import percent
 
@@ -24,7 +24,9 @@ _TOOLTIP = [
 
 
 @debug_mode(False)  # the checks of Altair's constructors take most of the time; the tests draw every figure
-def figures(found: Inventory, missing: Sequence[tuple[str, str, float]], starts: dict[str, int], unseen: str) -> list[Figure]:
+def figures(
+  found: Inventory, missing: Sequence[tuple[str, str, float]], starts: dict[str, int], unseen: str, thinned: bool = False
+) -> list[Figure]:
   """All figures that the data set allows.
 
   Args:
@@ -32,8 +34,9 @@ def figures(found: Inventory, missing: Sequence[tuple[str, str, float]], starts:
     missing: kind, name and missing share of every column.
     starts: the first row of each split, in the order of the log.
     unseen: what `Feature.unseen_share` counts, "id 0" or "unseen".
+    thinned: whether negatives of the training rows are left out.
   """
-  out = [_base_rate(found.base_rate, starts)]
+  out = [_base_rate(found, starts, thinned)]
   seen = [feature for feature in found.features if feature.spectrum.distinct]
   held_out = [feature for feature in found.features if feature.unseen_share is not None]
   if held_out:
@@ -163,7 +166,8 @@ def _bars(shares: Sequence[tuple[str, str, float]], title: str, more: Sequence[s
   return chart.finish([alt.layer(bars, text).properties(width=620, height=max(60, 17 * len(rows)))], 1)
 
 
-def _base_rate(bins: Sequence[RateBin], starts: dict[str, int]) -> Figure:
+def _base_rate(found: Inventory, starts: dict[str, int], thinned: bool) -> Figure:
+  bins = found.base_rate
   rows = [
     {
       "row": b.first_row + b.rows / 2,
@@ -200,9 +204,11 @@ def _base_rate(bins: Sequence[RateBin], starts: dict[str, int]) -> Figure:
       x=x, y=alt.Y("above:Q", scale=None), text="text:N"
     ),
   ]
+  days = "" if found.bin_days is None else f" A bin is about {found.bin_days} day{'s' * (found.bin_days > 1)} long."
   caption = (
-    f"Share of label 1 in {len(bins)} equal bins of the log, in its order (time, if the log is sorted by time), "
-    "with a 95% interval for each bin (Wilson). Dashed lines: starts of splits."
+    f"Share of label 1 in {len(bins)} bins of equally many rows of the log, in its order (time, if the log is sorted by time).{days} The"
+    " band is a 95% interval for each bin (Wilson): what chance alone does to its share. Dashed lines: starts of splits."
+    + (" Negatives are left out of the training rows alone, so that the line falls where held-out rows begin." if thinned else "")
   )
   return Figure("base_rate", "Base rate over the log", caption, chart.finish([alt.layer(*layers).properties(width=620, height=260)], 1))
 

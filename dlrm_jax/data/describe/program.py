@@ -81,6 +81,7 @@ def as_json(dataset: Dataset, contents: dict[str, Any], found: Inventory) -> dic
       "base_rate": s["base_rate"],
       "shards": len(s["shards"]),
       "bytes": sum(shard["bytes"] for shard in s["shards"]),
+      **{key: s[key] for key in ("first_time", "last_time") if key in s},
     }
     for name, s in contents["splits"].items()
   }
@@ -160,7 +161,7 @@ def main(config: DescribeConfig) -> None:
 
   columns = (("dense", contents["columns"]["dense"]), ("categorical", contents["columns"]["categorical"]))
   missing = [(kind, column["name"], column["missing_share"]) for kind, entries in columns for column in entries]
-  figures = describe_plots.figures(found, missing, first_rows(dataset), describe_tables.unseen_name(contents))
+  figures = describe_plots.figures(found, missing, first_rows(dataset), describe_tables.unseen_name(contents), "keep_negatives" in contents)
   rows = ", ".join(f"{dataset.rows(split):,} {split}" for split in SPLITS if dataset.rows(split))
   text = page.page(f"Data set: {dataset.name}", f"{rows} rows", page_body(dataset, contents, found, figures), figures)
   render.write_figures(output, figures)

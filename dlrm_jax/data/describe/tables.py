@@ -3,7 +3,7 @@
 from typing import Any
 
 from dlrm_jax.common.terminal import Table
-from dlrm_jax.data.dataset import one_class_splits
+from dlrm_jax.data.dataset import left_out, one_class_splits
 from dlrm_jax.data.describe.dense_columns import QUANTILES
 from dlrm_jax.data.describe.frequency import FIRST_RANK, LEAST_IDS, SEEN_ENOUGH
 from dlrm_jax.data.describe.inventory import Inventory
@@ -30,12 +30,15 @@ def number(value: float) -> str:
 
 
 def splits(contents: dict[str, Any]) -> Table:
+  times = [key for key in ("first_time", "last_time") if key in contents["splits"]["train"]]
   rows = [
     [name, f"{s['rows']:,}", percent(s["base_rate"]), str(len(s["shards"])), size(sum(shard["bytes"] for shard in s["shards"]))]
+    + [s[key] for key in times]
     for name, s in contents["splits"].items()
   ]
-  note = " ".join(["Base rate: the share of label 1.", *(f"{line[0].upper()}{line[1:]}." for line in one_class_splits(contents))])
-  return Table("Splits", ["split", "rows", "base rate", "shards", "size"], rows, note)
+  what = "Base rate: the share of label 1" + (", with the negatives that are left out." if "keep_negatives" in contents else ".")
+  note = " ".join([what, *(f"{line[0].upper()}{line[1:]}." for line in one_class_splits(contents))])
+  return Table("Splits", ["split", "rows", "base rate", "shards", "size", *(key.replace("_", " ") for key in times)], rows, note)
 
 
 def dense_facts(contents: dict[str, Any]) -> list[dict[str, Any]]:
@@ -61,7 +64,8 @@ def dense(contents: dict[str, Any], found: Inventory) -> Table:
   names = ["dense column", "transform", "missing", "zeros", "mean", "min", *(f"{q:.0%}" for q in QUANTILES), "max"]
   note = (
     "Missing: share of empty cells in the whole log. The other columns are about the rows that were read, after the transform, with empty"
-    " cells filled. Columns in per cent are quantiles."
+    " cells filled. Zeros: share of values that are 0, without filled cells where an indicator says which they are. Columns in per cent are"
+    " quantiles."
   )
   return Table("Dense columns", names, rows, note)
 
@@ -159,4 +163,5 @@ def facts(contents: dict[str, Any]) -> list[tuple[str, str]]:
     ("columns", f"label '{schema['label']}', {len(columns['dense'])} dense, {len(columns['categorical'])} categorical"),
     ("ids", ids),
     ("row groups", f"{contents['rows_per_group']:,} rows"),
+    *left_out(contents),
   ]

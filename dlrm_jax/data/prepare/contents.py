@@ -11,7 +11,7 @@ from dlrm_jax.common import record, terminal
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.common.progress import say
 from dlrm_jax.data import shard_format
-from dlrm_jax.data.dataset import one_class_splits
+from dlrm_jax.data.dataset import left_out, one_class_splits
 from dlrm_jax.data.prepare import times
 from dlrm_jax.data.prepare.counting import Counted
 from dlrm_jax.data.prepare.inputs import names_of
@@ -138,6 +138,7 @@ def describe(
       "if the log is sorted by its label, hold out other rows or shuffle it"
     )
   if negatives:
+    negatives = negatives | {"kept_base_rate": splits["train"]["base_rate"]}
     splits["train"]["base_rate"] = negatives["base_rate"]
   missing = [sum(column) / rows for column in zip(*(result.missing_dense for result in log.results))]
   missing_share = dict(zip(schema.dense_names, missing, strict=True))
@@ -207,6 +208,8 @@ def print_summary(contents: dict[str, Any], output: str) -> None:
     console.print(_table(title, ("reason", "lines"), [(reason, f"{n:,}") for reason, n in rejects["by_reason"].items()]))
   else:
     console.print("rejected lines: 0")
+  for fact, value in left_out(contents):
+    console.print(f"{fact}: {value}", soft_wrap=True)
   console.print(f"written to {output}, digest {contents['digest'][:16]}", soft_wrap=True)
   for line in one_class_splits(contents):
     say(f"warning: {line}")

@@ -19,8 +19,9 @@ from dlrm_jax.common.figures import chart, render
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.common.progress import Bar
 from dlrm_jax.data import dataset
-from dlrm_jax.data.describe import columns, frequency, inventory, plots, program, tables
+from dlrm_jax.data.describe import columns, frequency, inventory, panels, plots, program, tables
 from dlrm_jax.data.describe.dense_columns import QUANTILES
+from dlrm_jax.data.describe.histogram import Histogram
 from dlrm_jax.data.describe.program import DescribeConfig
 from dlrm_jax.data.prepare.program import PrepareConfig, prepare
 
@@ -149,6 +150,55 @@ def test_uneven_bins_hold_every_row_once(tmp_path):
   assert [b.clicks for b in bins] == [sum(labels[b.first_row : b.first_row + b.rows]) for b in bins]
 
 
+def test_bins_of_a_log_with_times_are_days_and_splits_show_their_times(tmp_path):
+  """60 days of 300 rows, with clicks in the mornings alone. Bins of 20 hours would zigzag."""
+  row = np.arange(60 * 300)
+  second = row * (24 * 3600 // 300)
+  columns = {"y": ((second % 86_400 < 43_200) & (row % 2 == 0)).astype(np.int64), "c": row % 7}
+  columns["ts"] = 1_717_200_000 + second  # 2024-06-01
+  pl.DataFrame(columns).write_parquet(tmp_path / "log.parquet")
+  schema = 'label = "y"\ncategorical = ["c"]\n[time]\ncolumn = "ts"\n'
+  out = make(tmp_path, tmp_path / "log.parquet", schema, "--eval_from=2024-07-25")
+  found, contents = inventory.take(dataset.open_dataset(out), 0), record.read_json(out / "dataset.json")
+  assert found.bin_days == 1 and [(b.rows, b.rate) for b in found.base_rate] == [(300, 0.25)] * 60
+  table = tables.splits(contents)
+  assert table.columns[-2:] == ["first time", "last time"]
+  assert [cells[-2:] for cells in table.rows] == [
+    ["2024-06-01T00:00:00Z", "2024-07-24T23:55:12Z"],
+    ["2024-07-25T00:00:00Z", "2024-07-30T23:55:12Z"],
+  ]
+  assert [split["first_time"] for split in numbers(out)["splits"].values()] == ["2024-06-01T00:00:00Z", "2024-07-25T00:00:00Z"]
+  assert " A bin is about 1 day long. The band" in plots._base_rate(found, {"train": 0}, False).caption
+  assert "Negatives are left out" in plots._base_rate(found, {"train": 0}, True).caption
+
+
+def test_bins_follow_days_only_where_that_helps():
+  def bins(last: str, rows: int = 10**6, **changed: object) -> tuple[int, int | None]:
+    splits = {"train": {"rows": rows, "first_time": "2024-01-01T00:00:00Z", "last_time": last}}
+    time = {"column": "ts", "ordered_by": "time", "earlier_rows": 9}
+    return inventory.time_bins({"splits": splits, "time": time | changed} | changed)
+
+  assert bins("2024-02-10T00:00:00Z") == (40, 1)
+  assert bins("2024-09-07T00:00:00.123456789Z") == (83, 3)  # 250 days
+  assert bins("2024-02-10T00:00:00Z", rows=9_000) == (20, 2)  # a bin has 250 rows or more
+  assert bins("2024-01-21T00:00:00Z") == (100, None)  # five bins a day show its cycle
+  assert bins("2024-01-01T00:00:00Z", rows=100) == (1, None)
+  assert bins("2024-02-10T00:00:00Z", ordered_by="files") == (100, None)
+  assert bins("2024-02-10T00:00:00Z", ordered_by="files", earlier_rows=0) == (40, 1)
+  assert bins("2024-02-10T00:00:00Z", keep_negatives={"share": 0.1}) == (100, None)
+  assert inventory.time_bins({"splits": {"train": {"rows": 500}}}) == (2, None)
+
+
+def test_bars_of_unequal_width_have_a_labelled_axis():
+  """The narrowest bar is as high as its share."""
+  spec = panels._histogram(Histogram((-0.5, 0.5, 1.5, 5.5), (10, 20, 70), True)).to_dict()
+  assert spec["encoding"]["y"]["axis"].get("labels", True)
+  (rows,) = spec["datasets"].values()
+  width = np.diff(np.log1p([-0.5, 0.5, 1.5, 5.5]))
+  np.testing.assert_allclose([row["height"] for row in rows], np.array([0.1, 0.2, 0.7]) * width.min() / width, rtol=1e-5)
+  assert rows[int(width.argmin())]["height"] == rows[int(width.argmin())]["share"]
+
+
 def test_wilson_interval():
   """Newcombe 1998, Statistics in Medicine 17:857, Table I, method 3: 81/263, 15/148, 0/20, 1/29."""
   cases = {(81, 263): (0.2553, 0.3662), (15, 148): (0.0624, 0.1605), (0, 20): (0.0, 0.1611), (1, 29): (0.0061, 0.1718)}
@@ -189,6 +239,7 @@ def test_missing_cells_are_not_in_the_histogram_where_the_data_set_says_which_th
   assert entry["name"] == "x" and indicator["name"] == "x.missing"
   assert entry["edges"] == (np.arange(there.max() + 2) - 0.5).tolist() and entry["counts"] == np.bincount(there).tolist()
   assert entry["median_number"] == pytest.approx(np.median(there), abs=1e-5)
+  assert entry["zero_share"] == 0 and indicator["zero_share"] == len(there) / 3600  # filled cells are 0 after the transform
   assert indicator["counts"] == [len(there), 3600 - len(there)] and indicator["edges"] == [-0.5, 0.5, 1.5]
 
 

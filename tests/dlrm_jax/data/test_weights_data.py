@@ -14,7 +14,8 @@ from prepared_case import criteo_lines, rows_of
 from dlrm_jax.common import flags
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.data import shard_format
-from dlrm_jax.data.dataset import open_dataset
+from dlrm_jax.data.dataset import left_out, open_dataset
+from dlrm_jax.data.describe import tables
 from dlrm_jax.data.pipeline import batches
 from dlrm_jax.data.prepare import program, thin, vocabulary
 from dlrm_jax.data.prepare.program import PrepareConfig, prepare
@@ -190,6 +191,31 @@ def test_left_out_negatives_by_a_slow_reference(tmp_path, monkeypatch, kind, wei
   assert dataset.shape.negatives_kept == 0.2
   assert open_dataset(tmp_path / "whole").shape.negatives_kept == 1.0
   assert json.loads((out / "dataset.json").read_text())["keep_negatives"] == facts
+
+
+def test_what_is_left_out_is_said(tmp_path, capsys):
+  """By prepare's summary and by describe: rows of weight 0, and negatives with the base rate of all rows and of those kept."""
+  (tmp_path / "s.toml").write_text(SCHEMA.format('weight = "w"'))
+  rows = [row | {"y": int(i % 4 == 0), "w": [0, 1, 2][i % 3]} for i, row in enumerate(log(600))]
+  write_csv(tmp_path, rows)
+  words = ["prepare", "--format=csv", f"--input={tmp_path}/log*", f"--schema={tmp_path}/s.toml", f"--output={tmp_path}/out", "--workers=1"]
+  program.main(flags.parse([*words, "--eval_rows=100", "--keep_negatives=0.2"], PrepareConfig))
+  shown, contents = capsys.readouterr().out, json.loads((tmp_path / "out" / "dataset.json").read_text())
+  train = rows_of(tmp_path / "out", "train")
+  rate, kept_rate = contents["keep_negatives"]["base_rate"], float(np.average(train["label"], weights=train["weight"]))
+  assert contents["keep_negatives"]["kept_base_rate"] == pytest.approx(kept_rate)
+  assert 0.2 < rate == contents["splits"]["train"]["base_rate"] < kept_rate / 2
+  facts = dict(left_out(contents))
+  assert facts == {
+    "negatives left out": f"20.00% of the negatives are kept: {len(train)} of 300 training rows; "
+    f"base rate {rate:.2%} among all of these and {kept_rate:.2%} among those kept",
+    "rows of weight 0": "200 of 600 rows are left out (w is 0)",
+  }
+  assert all(f"{name}: {text}\n" in shown for name, text in facts.items())
+  assert [fact for fact in tables.facts(contents) if fact[0] in facts] == list(facts.items())
+  assert "with the negatives that are left out" in tables.splits(contents).note
+  program.main(flags.parse([*words[:-2], f"--output={tmp_path}/whole", "--eval_rows=100"], PrepareConfig))
+  assert "negatives" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("share", ["0", "-1", "1.5"])
