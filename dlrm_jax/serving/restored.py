@@ -60,14 +60,20 @@ class Restored:
 
 
 def config_of(facts: dict[str, Any], path: Path) -> RunConfig:
-  """The model and training settings of a checkpoint's run, on one device. Those newer than the checkpoint are at their defaults."""
+  """The model and training settings of a checkpoint's run, on one device. Those newer than the checkpoint are at their defaults.
+
+  Raises UserError for a setting that is unknown, or of a wrong type or value.
+  """
   parts: dict[str, Any] = {}
   kinds: dict[str, Any] = {"model": ModelConfig, "train": TrainConfig}
   for part, cls in kinds.items():
     given = {name.partition(".")[2]: value for name, value in facts.items() if name.startswith(f"{part}.")}
     if unknown := sorted(set(given) - {field.name for field in dataclasses.fields(cls)}):
       raise UserError(f"{path}: has the setting {part}.{unknown[0]}, which this version of the program does not know")
-    parts[part] = cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+    try:
+      parts[part] = cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+    except (TypeError, ValueError) as error:
+      raise UserError(f"{path}: its {part} settings are damaged ({str(error).partition(chr(10))[0]})") from None
   return RunConfig(**parts)
 
 

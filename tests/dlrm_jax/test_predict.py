@@ -27,6 +27,7 @@ from dlrm_jax.common import flags, record
 from dlrm_jax.data.prepare import inputs
 from dlrm_jax.data.prepare.rejects import Tally
 from dlrm_jax.data.prepare.scoring import Encoder, Examples, read_examples, scored_file
+from dlrm_jax.serving.restored import config_of
 
 ROWS = rows_of_log(2400)
 METRICS = ("log_loss", "ne", "roc_auc", "calibration")
@@ -392,3 +393,13 @@ def test_a_kill_leaves_no_half_written_file(case: Case, monkeypatch):
     case.predict(case.file("good.csv", text_of(ROWS[:70])))
   assert (case.place / "scores.parquet").read_bytes() == before
   assert not list(case.place.glob(".scores*"))
+
+
+DAMAGED = [("model.embed_dim", "zzz"), ("model.overarch", 3), ("train.batch_size", -1), ("train.seed", None)]
+
+
+@pytest.mark.parametrize(("name", "value"), DAMAGED)
+def test_a_setting_that_is_damaged_is_one_line(name, value):
+  with pytest.raises(flags.UserError, match=f"place: its {name.partition('.')[0]} settings are damaged") as caught:
+    config_of({name: value}, Path("place"))
+  assert "\n" not in str(caught.value)

@@ -63,6 +63,18 @@ def test_epochs_and_windows_are_those_of_the_reference(dataset, run: dict):
     assert max(counts) == each - 1
 
 
+@pytest.mark.parametrize("seed", [0, 1, 5])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_later_epochs_draw_the_order_of_many_units_anew(tmp_path, seed, processes):
+  """Seven units of 32 rows, so that an order of units that was not drawn cannot pass by chance."""
+  rows, epochs = 7 * 32 + 11, 4
+  dataset = numbered(tmp_path, rows, PER_BLOCK, groups=3)
+  expected = reference_epochs(rows, PER_BLOCK, "shuffled", seed, processes, rows, epochs)
+  for p in range(processes):
+    got = list(batches(dataset, "train", 10, rows * epochs, 0, "shuffled", seed, (p, processes), 0, rows))
+    assert rows_in(got) == expected[p]
+
+
 def test_one_epoch_of_the_oldest_is_what_it_was(dataset):
   """Runs that were made before there were epochs and windows read the same rows."""
   for order in ("time", "shuffled"):
