@@ -271,7 +271,9 @@ class RunConfig:
     "auto", "train a logistic regression on the same examples, to compare the run with; auto: on data sets only", ("auto", "yes", "no")
   )
   lr_find: bool = EXECUTION.option(
-    False, "choose both learning rates first, by short runs on the first training examples; the search begins at those of the flags"
+    False,
+    "choose both learning rates first, by short runs on the first training examples; those of the flags are kept unless others are better "
+    "by more than a standard error of the loss",
   )
   steps_per_call: int = EXECUTION.option(1, "training steps in one call of the compiled program; pays where steps are short", at_least=1)
   model: ModelConfig = ModelConfig()

@@ -5,6 +5,10 @@ python -m dlrm_jax.predict --restore=runs/one/checkpoint --input='new/*.csv' --o
 The files need the columns of the log that the model was trained on, in any order; the label may be absent. They are read by the schema, the
 statistics and the vocabularies of that data set, so a value that was not seen in training has id 0, as in held-out rows. Every accepted row
 is scored. A column of weights is used for the metrics alone.
+
+NE is the log loss over the entropy of the click rate of the training rows, not of the scored ones. So compare the NE of two models only
+where both have the same training click rate, else their log losses. A constant prediction of the training click rate has NE base_rate_ne.
+Calibration is the mean prediction over the click rate.
 """
 
 import dataclasses
@@ -24,7 +28,7 @@ from dlrm_jax.data.prepare.scoring import Encoder, read_examples, scored_file
 from dlrm_jax.machine import hardware
 from dlrm_jax.serving.restored import restore_model
 from dlrm_jax.serving.scores import ScoreWriter, scored
-from dlrm_jax.training.metrics import Accumulator
+from dlrm_jax.training.metrics import Accumulator, entropy
 
 ENDINGS = (".parquet", ".csv")
 MOST_SHOWN = 10  # features whose share of values without an id is printed
@@ -114,6 +118,7 @@ def _predict(config: PredictConfig) -> dict[str, Any]:
     "examples_trained": model.facts["examples"],
     "base_rate": model.base_rate,
     **{name: measured[name] for name in METRICS},
+    "base_rate_ne": measured["base_rate_log_loss"] / entropy(model.base_rate),
   }
 
 
@@ -123,8 +128,9 @@ def main(config: PredictConfig) -> None:
   out = predict(config)
   if config.metrics is not None:
     record.write_json(config.metrics, hardware.header() | {"results": [out]})
-  shown = {name: out[name] for name in ("log_loss", "ne", "roc_auc", "calibration")}
-  scores = "".join(f"{name}={value:.5f}  " for name, value in shown.items() if math.isfinite(value))
+  shown = {name: out[name] for name in ("log_loss", "ne", "base_rate_ne", "roc_auc", "calibration")}
+  notes = {"calibration": " (mean prediction / click rate)"}
+  scores = "".join(f"{name}={value:.5f}{notes.get(name, '')}  " for name, value in shown.items() if math.isfinite(value))
   some = f" of {out['labelled']:,} with a label" if 0 < out["labelled"] < out["rows"] else ""
   print(f"{scores}rows={out['rows']:,}{some}  in {config.output}")
   if without := sorted(((share, name) for name, share in out["unknown_share"].items() if share), reverse=True):

@@ -43,9 +43,11 @@ def main(config: RunConfig) -> None:
     say(f"alarm {alarm['code']}: {alarm['text']}")
   if out["status"] == "diverged":
     raise flags.UserError(f"{out['diverged_metric']} was not finite at step {out['diverged_step']}; see {config.workdir}/record.json")
-  names = ("log_loss", "ne", "roc_auc", "calibration", "excess") if out["eval_examples"] else ("progressive_log_loss", "progressive_ne")
-  known = {name: out[name] for name in names if out[name] is not None}
-  scores = "  ".join(f"{name}={value:.5f}" for name, value in known.items())
+  held_out = ("log_loss", "ne", "base_rate_ne", "logistic_ne", "roc_auc", "calibration", "excess")
+  names = held_out if out["eval_examples"] else ("progressive_log_loss", "progressive_ne")
+  known = {name: out[name] for name in names if out.get(name) is not None}
+  notes = {"calibration": " (mean prediction / click rate)"}
+  scores = "  ".join(f"{name}={value:.5f}{notes.get(name, '')}" for name, value in known.items())
   print(f"{scores}  examples={out['examples']:,}  examples/s={out['examples_per_s']:,.0f}  in {config.workdir}/record.json")
 
 

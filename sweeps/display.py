@@ -6,6 +6,7 @@ from types import TracebackType
 from rich.progress import BarColumn, Progress, TextColumn
 
 from dlrm_jax.common import terminal
+from dlrm_jax.common.axis_names import below_largest
 from dlrm_jax.common.progress import say
 from sweeps.points import Run, SweepConfig, runs_of
 from sweeps.states import RunStates, Totals, outcome_line
@@ -27,6 +28,7 @@ class Display:
     self._follow = follow
     runs = runs_of(points)
     self.names = {config_id: point.name for config_id, (point, _) in runs.items()}
+    self.small = below_largest(point.describe() for point, _ in points)
     totals = {config_id: run.point.examples for config_id, run in runs.items()}
     self.runs = RunStates(sweep.run.workdir, totals, sweep.launch.stale_after_s)
     self.totals = self.runs.look()

@@ -58,7 +58,7 @@ def main(sweep: SweepConfig) -> None:
       with stopping.installed():
         worker.work(sweep, todo, wait=True, tick=display.tick, tell=display.say)
     counts = display.finish().counts
-  for line in (*failures(display.names, display.runs.states, workdir), *alarm_lines(display.names, display.runs.states)):
+  for line in (*failures(display.names, display.runs.states, workdir), *alarm_lines(display.names, display.runs.states, display.small)):
     say(line)
   if counts["diverged"] == count:
     raise flags.UserError(f"all {count} runs diverged; their records are kept under {workdir}/runs")

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +149,6 @@ def failures(names: Mapping[str, str], states: Mapping[str, RunState], workdir: 
       yield f"{names[config_id]}: failed {run.out['attempts']} times, {_error_line(run.out)} ({path})"
 
 
-def alarm_lines(names: Mapping[str, str], states: Mapping[str, RunState]) -> list[str]:
+def alarm_lines(names: Mapping[str, str], states: Mapping[str, RunState], small: Collection[str]) -> list[str]:
   """`alarms.lines_of` for the runs that have a result."""
-  return lines_of([(names[config_id], run.alarms) for config_id, run in states.items() if run.state in store.RESULTS])
+  return lines_of(names, {config_id: run.alarms for config_id, run in states.items() if run.state in store.RESULTS}, small)

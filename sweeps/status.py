@@ -13,35 +13,50 @@ from typing import Any
 from rich.live import Live
 
 from dlrm_jax.common import flags, record, terminal
+from dlrm_jax.common.axis_names import below_largest
 from sweeps.points import name_of
-from sweeps.states import RunStates, alarm_lines, duration, failures
+from sweeps.states import RunState, RunStates, alarm_lines, duration, failures
 
 _EVERY_S = 2.0
 _WIDE = 140  # columns of a terminal that shows all
 
 
 def _table(points: Mapping[str, dict[str, Any]], runs: RunStates, width: int) -> terminal.Grid:
-  """A table with one line for each run. A narrow terminal shows fewer columns."""
+  """A table with one line for each run: NE on held-out rows where it has ended, its progressive loss where there is no such NE.
+
+  A narrow terminal shows fewer columns.
+  """
   totals = runs.look()
   table = terminal.Grid(totals.line())
-  columns = ("state", "run", "examples", "left", "loss") + (("examples/s", "attempts", "by", "config_id") if width >= _WIDE else ())
+  losses = {config_id: _progressive(run) for config_id, run in runs.states.items()}
+  columns: tuple[str, ...] = ("state", "run", "examples", "left", "held-out NE")
+  columns += ("progressive loss",) if any(loss is not None for loss in losses.values()) else ()
+  columns += ("examples/s", "attempts", "by", "config_id") if width >= _WIDE else ()
   columns += ("alarms",) if any(run.alarms for run in runs.states.values()) else ()
   for column in columns:
     words_in = column in ("run", "state", "by", "config_id", "alarms")
-    table.column(column, justify="left" if words_in else "right", no_wrap=column not in ("run", "alarms"))
+    table.column(column, justify="left" if words_in else "right", no_wrap=column not in ("run", "progressive loss", "alarms"))
   order = {state: place for place, state in enumerate(("running", "failed", "diverged", "queued", "done"))}
   for config_id, run in sorted(runs.states.items(), key=lambda item: order[item[1].state]):
     point, owner = points[config_id], run.owner
     speed = owner.get("examples_per_s") or (run.out or {}).get("examples_per_s")
     left = duration((point["examples"] - run.examples) / speed) if owner and speed else ""
-    lost = owner.get("loss", (run.out or {}).get("progressive_log_loss_recent"))
+    ne, lost = None if owner else (run.out or {}).get("ne"), losses[config_id]
     by = f"{owner['host']} {owner['pid']}" + (f" job {owner['slurm_job']}" if owner["slurm_job"] else "") if owner else ""
     seen = f"{run.examples:,} of {point['examples']:,}"
-    words = {"state": run.state, "run": point["name"], "examples": seen, "left": left, "loss": "" if lost is None else f"{lost:.4f}"}
+    words = {"state": run.state, "run": point["name"], "examples": seen, "left": left}
+    words |= {"held-out NE": "" if ne is None else f"{ne:.4f}", "progressive loss": "" if lost is None else f"{lost:.4f}"}
     words |= {"examples/s": f"{speed:,.0f}" if speed else "", "attempts": str(run.generation), "by": by, "config_id": config_id}
     words |= {"alarms": ", ".join(alarm.code for alarm in run.alarms)}
     table.row(*(words[column] for column in columns))
   return table
+
+
+def _progressive(run: RunState) -> float | None:
+  """The last known progressive log loss (nats) of a run that has no NE on held-out rows; None where it is not known."""
+  out = run.out or {}
+  loss = run.owner.get("loss") if run.owner else out.get("progressive_log_loss_recent") if out.get("ne") is None else None
+  return None if loss is None else float(loss)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +77,9 @@ class StatusConfig:
 def main(config: StatusConfig) -> None:
   """Prints the table, or keeps it up to date with --watch."""
   described = record.read_json(Path(config.workdir) / "sweep.json")["points"]
-  points = {d["config_id"]: d | {"name": name_of(d), "examples": d.get("examples", 0)} for d in reversed(described)}
+  points: dict[str, dict[str, Any]] = {}
+  for d in described:  # the first of several points that are one run, as in sweeps.run
+    points.setdefault(d["config_id"], d | {"name": name_of(d), "examples": d.get("examples", 0)})
   runs = RunStates(config.workdir, {config_id: d["examples"] for config_id, d in points.items()}, config.stale_after_s)
   console = terminal.console(200)
   if not config.watch:
@@ -73,7 +90,7 @@ def main(config: StatusConfig) -> None:
         time.sleep(_EVERY_S)
         live.update(_table(points, runs, console.width), refresh=True)
   names = {config_id: d["name"] for config_id, d in points.items()}
-  for line in (*failures(names, runs.states, config.workdir), *alarm_lines(names, runs.states)):
+  for line in (*failures(names, runs.states, config.workdir), *alarm_lines(names, runs.states, below_largest(described))):
     console.print(line, soft_wrap=True)
 
 

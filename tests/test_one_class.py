@@ -74,11 +74,17 @@ def test_held_out_rows_of_one_class(
 
   shared = (*RUN, f"--data={tmp_path / 'set'}", f"--eval_split={split}")
   train.main(flags.parse(["train", *shared, f"--workdir={tmp_path / 'one'}"], RunConfig, PRESETS))
-  assert "roc_auc=nan" in capsys.readouterr().out
+  shown = capsys.readouterr()
+  assert "roc_auc=nan" in shown.out
+  said = [line for line in shown.err.splitlines() if line.startswith("alarm ")]
+  assert said[0].startswith("alarm one_class: ")  # in the run already, at the first evaluation
+  assert not any("evaluation_rises" in line or "ne_above_1" in line for line in said)
   made = json.loads((tmp_path / "one" / "record.json").read_text())
   assert made["status"] == "done" and made["roc_auc"] is None and math.isfinite(made["ne"])
   one_class = {"eval": evaluated, "test": test}[split][0]
   assert (made["calibration"] is None) == (one_class == 0)
+  alarm = made["alarms"][0]
+  assert alarm["code"] == "one_class" and f"every label is {one_class}, " in alarm["text"]
 
   sweep = (*shared, "--axes=data,dim", "--sizes_dim=2,4", "--axis_examples=512", f"--workdir={tmp_path / 'sweep'}", "--measure=false")
   sweep_run.main(flags.parse(["run", *sweep], SweepConfig, SWEEPS))

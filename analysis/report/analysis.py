@@ -1,6 +1,7 @@
 """Everything that a report shows, computed before anything is drawn. Called by `analysis.report` and `analysis.publish`."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from analysis.questions.tuning import Choice, tuned
 from analysis.report import paper_tables
 from analysis.report.tables import rates_table, throughput_table
 from dlrm_jax.common import flags
-from dlrm_jax.common.axis_names import SCHEMES
+from dlrm_jax.common.axis_names import SCHEMES, below_largest
 from dlrm_jax.common.progress import Bar
 from dlrm_jax.common.terminal import Table
 from dlrm_jax.training.alarms import lines_of
@@ -92,9 +93,11 @@ class Analysis:
 
 def alarm_lines(sweep: Sweep) -> list[str]:
   """`alarms.lines_of` for the runs of a sweep."""
-  used = sweep.points.filter(pl.col("config_id").is_in(list(sweep.alarms))).unique("config_id", maintain_order=True).to_dicts()
-  names = [f"{run['workload']} / {run['learner']} / {run['axis']}={run['label']}, seed {run['seed']}" for run in used]
-  return lines_of([(name, sweep.alarms[run["config_id"]]) for name, run in zip(names, used, strict=True)])
+  points = [point | {"sizes": json.loads(point["sizes"])} for point in sweep.points.to_dicts()]
+  names: dict[str, str] = {}
+  for run in points:  # the first of several points that are one run, as in sweeps.run
+    names.setdefault(run["config_id"], f"{run['workload']} / {run['learner']} / {run['axis']}={run['label']}, seed {run['seed']}")
+  return lines_of(names, sweep.alarms, below_largest(points))
 
 
 def analyse(workdir: str | Path, law: str = "auto", x_min: float | None = None, x_max: float | None = None) -> Analysis:

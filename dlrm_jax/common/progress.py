@@ -44,7 +44,7 @@ class Bar:
 
   def update(self, examples: int, loss: float) -> None:
     """In place of a call, for training: the count of examples so far, and the mean training loss since the last update."""
-    self._show(examples, f"{examples:,} of {self._total:,} {self._what}, loss {loss:.4f}", f"loss {loss:.4f}")
+    self._show(examples, f"{examples:,} of {self._total:,} {self._what}, progressive loss {loss:.4f}", f"progressive loss {loss:.4f}")
 
   def _show(self, done: int, line: str, note: str = "") -> None:
     self._done = done

@@ -6,19 +6,33 @@ show runs, and by reports. This file does not import jax.
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-WORSE_THAN_BASE_RATE, WORSE_THAN_LOGISTIC = "worse_than_base_rate", "worse_than_logistic"
+ONE_CLASS, WORSE_THAN_BASE_RATE, WORSE_THAN_LOGISTIC = "one_class", "worse_than_base_rate", "worse_than_logistic"
 NE_ABOVE_1, EXPLODES, RISES = "ne_above_1", "first_losses_explode", "evaluation_rises"
 CALIBRATION, DIVERGED = "calibration", "diverged"
-CODES = (DIVERGED, WORSE_THAN_BASE_RATE, WORSE_THAN_LOGISTIC, NE_ABOVE_1, EXPLODES, RISES, CALIBRATION)  # in the order of a list of alarms
-EARLY = (EXPLODES, RISES)  # reported as soon as they happen; the others are decided at the end of a run
+CODES = (  # in the order of a list of alarms
+  ONE_CLASS,
+  DIVERGED,
+  WORSE_THAN_BASE_RATE,
+  WORSE_THAN_LOGISTIC,
+  NE_ABOVE_1,
+  EXPLODES,
+  RISES,
+  CALIBRATION,
+)
+EARLY = (ONE_CLASS, EXPLODES, RISES)  # reported as soon as they happen; the others are decided at the end of a run
 
-_LOGISTIC_MARGIN = 1.001  # log losses that differ by less than 0.1% count as equal
+# A run is worse than the logistic regression where its log loss is higher by 0.1% and by two standard errors of the difference. That error
+# is taken as if both had predicted different examples. They predict the same ones, so it is smaller in fact.
+_LOGISTIC_MARGIN, _LOGISTIC_ERRORS = 1.001, 2.0
 _RISE, _RISE_ERRORS = 1.02, 3.0  # a rise is an alarm from 2%, and from three standard errors of the difference on
 _CALIBRATION, _CALIBRATION_ERRORS = 1.25, 3.0
 _EXPLODED = 2.0  # times the base rate's log loss, after ln 2 (which every prediction of 1/2 costs) is taken off
+
+# These mean nothing where the held-out examples hold one class only.
+_OF_TWO_CLASSES = (WORSE_THAN_BASE_RATE, WORSE_THAN_LOGISTIC, NE_ABOVE_1, RISES, CALIBRATION)
 
 _RATES = "try lower learning rates (--lr_find chooses them)"
 _SCALE = "look for a dense column that is not scaled (python -m dlrm_jax.data.describe shows them)"
@@ -47,7 +61,9 @@ def alarms_of(out: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> lis
   """
   if out.get("status") == "failed":
     return []
-  return [Alarm(code, text) for code in CODES for text in _FINDERS[code](out, curve)]
+  found = [Alarm(code, text) for code in CODES for text in _FINDERS[code](out, curve)]
+  one_class = any(alarm.code == ONE_CLASS for alarm in found)
+  return [alarm for alarm in found if not (one_class and alarm.code in _OF_TWO_CLASSES)]
 
 
 def as_json(alarms: Sequence[Alarm]) -> list[dict[str, str]]:
@@ -55,14 +71,25 @@ def as_json(alarms: Sequence[Alarm]) -> list[dict[str, str]]:
   return [dataclasses.asdict(alarm) for alarm in alarms]
 
 
-def lines_of(runs: Sequence[tuple[str, Sequence[Alarm]]]) -> list[str]:
-  """One line for each code: how many of the runs, each a name and its alarms, have such an alarm, and the text of the first of them."""
+def lines_of(names: Mapping[str, str], alarms: Mapping[str, Sequence[Alarm]], small: Collection[str] = ()) -> list[str]:
+  """One line for each code: how many runs have such an alarm, and the text of the first of them.
+
+  Args:
+    names: the names of runs by config_id, in the order of the sweep.
+    alarms: the alarms of the runs that have a result, by config_id.
+    small: runs that are small on purpose (`axis_names.below_largest`). They are not counted where they are worse than the logistic
+      regression, which has a weight for every id.
+  """
   out = []
   for code in CODES:
-    found = [(name, alarm) for name, alarms in runs for alarm in alarms if alarm.code == code]
-    if found:
-      name, alarm = found[0]
-      out.append(f"alarm {code}: {len(found)} of {len(runs)} runs, such as {name}: {alarm.text}")
+    apart = set(small) if code == WORSE_THAN_LOGISTIC else set[str]()
+    having = {name: alarm for name in names for alarm in alarms.get(name, ()) if alarm.code == code}
+    counted = [name for name in having if name not in apart]
+    if counted:
+      total = sum(name not in apart for name in names if name in alarms)
+      more = f" ({len(having) - len(counted)} more are below the largest size of their axis)" if len(having) > len(counted) else ""
+      first = counted[0]
+      out.append(f"alarm {code}: {len(counted)} of {total} runs{more}, such as {names[first]}: {having[first].text}")
   return out
 
 
@@ -84,6 +111,17 @@ def _base_log_loss(row: Mapping[str, Any]) -> float:
   return known if math.isfinite(known) or not ne else _number(row, "log_loss") / ne
 
 
+def _one_class(out: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+  """Decided by the record, before there is one by the last evaluation: ROC AUC is undefined where examples hold one class only."""
+  row = out if "roc_auc" in out else curve[-1] if curve else {}
+  if "roc_auc" in row and math.isnan(_number(row, "roc_auc")) and math.isfinite(_number(row, "log_loss")):
+    label = f": every label is {0 if math.isnan(_number(row, 'calibration')) else 1}" if "calibration" in row else ""
+    yield (
+      f"the held-out examples hold one class only{label}, so that NE and log loss say nothing of the model: make another split (prepare "
+      "with --eval_from, or shuffle the log before prepare)"
+    )
+
+
 def _diverged(out: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> Iterator[str]:
   if out.get("status") == "diverged":
     yield f"the {out.get('diverged_metric', 'loss')} was not finite at step {out.get('diverged_step')}: {_RATES}, and {_SCALE}"
@@ -100,12 +138,13 @@ def _worse_than_base_rate(out: Mapping[str, Any], curve: Sequence[Mapping[str, A
 
 
 def _worse_than_logistic(out: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-  loss, logistic = _number(out, "log_loss"), _number(out, "logistic_log_loss")
-  if loss > logistic * _LOGISTIC_MARGIN:
+  loss, logistic, count = _number(out, "log_loss"), _number(out, "logistic_log_loss"), out.get("eval_examples")
+  error = math.hypot(*(standard_error(each, _number(out, "base_rate"), count) for each in (loss, logistic)))
+  if loss > logistic * _LOGISTIC_MARGIN and loss - logistic > _LOGISTIC_ERRORS * error:
     ne = f" (NE {out['ne']:.4f} against {out['logistic_ne']:.4f})" if out.get("ne") and out.get("logistic_ne") else ""
     yield (
-      f"worse than a logistic regression on the same features: the held-out log loss is {loss:.4f} against {logistic:.4f}{ne}: {_RATES}, "
-      "or train on more examples"
+      f"worse than a logistic regression on the same features, which has a weight for every id: the held-out log loss is {loss:.4f} "
+      f"against {logistic:.4f}{ne}: {_RATES}, train on more examples, or raise --num_rows if it is below the number of ids"
     )
 
 
@@ -133,19 +172,23 @@ def _rises(out: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> Iterat
 
   The error of a difference is taken as that of two independent samples. Both evaluations share their examples, so it is smaller in fact.
   """
-  losses = [(_common_log_loss(row), row["examples"]) for row in curve if row.get("examples") is not None]
-  losses = [(loss, examples) for loss, examples in losses if math.isfinite(loss) and loss > 0]  # 0 where float64 has no smaller number
+  losses = [(_common_log_loss(row), row["examples"], _number(row, "epochs")) for row in curve if row.get("examples") is not None]
+  losses = [point for point in losses if math.isfinite(point[0]) and point[0] > 0]  # 0 where float64 has no smaller number
   pairs = [(min(losses[:i]), losses[i]) for i in range(1, len(losses))]
   if not pairs:
     return
-  (before, low), (after, high) = max(pairs, key=lambda pair: pair[1][0] / pair[0][0])
+  (before, low, _), (after, high, epochs) = max(pairs, key=lambda pair: pair[1][0] / pair[0][0])
   ratio = after / before
-  error = math.hypot(*(_error(out, curve, loss) for loss in (before, after)))
+  count = min((row["eval_examples"] for row in curve if row.get("eval_examples")), default=out.get("eval_examples"))
+  error = math.hypot(*(standard_error(loss, _number(out, "base_rate"), count) for loss in (before, after)))
   if ratio >= _RISE and after - before > _RISE_ERRORS * error:
-    yield (
-      f"the held-out loss rises: {before:.4f} after {low:,} examples, {after:.4f} after {high:,} (+{100 * (ratio - 1):.1f}%): the log may "
-      "drift (compare --order=shuffled), or the learning rates are too high (--lr_find)"
-    )
+    cause = "the log may drift (compare --order=shuffled), or the learning rates are too high (--lr_find)"
+    if epochs > 1:
+      best, at, _ = min(losses)
+      again = f"the likely cause is that rows are trained on again ({epochs:.3g} passes by then; try --epochs=1)"
+      cause = f"{again}; the best loss, {best:.4f}, was after {at:,} examples"
+    percent = f"+{100 * (ratio - 1):.1f}%"
+    yield f"the held-out loss rises: {before:.4f} after {low:,} examples, {after:.4f} after {high:,} ({percent}): {cause}"
 
 
 def _common_log_loss(row: Mapping[str, Any]) -> float:
@@ -153,10 +196,14 @@ def _common_log_loss(row: Mapping[str, Any]) -> float:
   return _number(row, "log_loss" if row.get("common_log_loss") is None else "common_log_loss")
 
 
-def _error(out: Mapping[str, Any], curve: Sequence[Mapping[str, Any]], loss: float) -> float:
-  """A standard error of such a log loss, on the safe side: the losses scatter by their mean and by what a click costs."""
-  rate = _number(out, "base_rate")
-  count = min((row["eval_examples"] for row in curve if row.get("eval_examples")), default=out.get("eval_examples"))
+def standard_error(loss: float, rate: float, count: int | None) -> float:
+  """A standard error of a mean log loss (nats), on the safe side: the losses scatter by their mean and by what a click costs.
+
+  Args:
+    loss: the mean.
+    rate: the click rate. Unless it is between 0 and 1, the error is 0.
+    count: examples; None or 0: not known, and the error is 0.
+  """
   if not count or not 0 < rate < 1:
     return 0.0
   return math.hypot(loss, math.sqrt(rate * (1 - rate)) * abs(math.log(rate / (1 - rate)))) / math.sqrt(count)
@@ -176,6 +223,7 @@ def _miscalibrated(out: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -
 
 
 _FINDERS: dict[str, Callable[[Mapping[str, Any], Sequence[Mapping[str, Any]]], Iterator[str]]] = {
+  ONE_CLASS: _one_class,
   DIVERGED: _diverged,
   WORSE_THAN_BASE_RATE: _worse_than_base_rate,
   WORSE_THAN_LOGISTIC: _worse_than_logistic,

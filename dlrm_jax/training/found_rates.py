@@ -19,6 +19,7 @@ from dlrm_jax.config import RunConfig
 from dlrm_jax.data.source import Source, one_epoch, resolved
 from dlrm_jax.identity import base_id, together_key
 from dlrm_jax.training import loop, lr_find
+from dlrm_jax.training.alarms import standard_error
 
 _PLAIN: dict[str, Any] = {"workdir": "", "checkpoint": False, "checkpoint_every_s": 0.0, "logistic": "no", "log_to": ()}  # of a trial
 SHARE, LEAST_STEPS = 25, 500  # a trial trains on 1/25 of the run's examples, and takes this many steps at least
@@ -49,10 +50,7 @@ def at_found_rates(config: RunConfig, source: Source, quiet: bool = False) -> Ru
     lr_find.write(config.workdir, found, about)
   picked = found.picked
   if not quiet and primary:
-    say(
-      f"lr_find: --table_lr={picked.table_lr:g} --dense_lr={picked.dense_lr:g}, the best of {len(found.tried)} by the loss "
-      f"{picked.loss:.5f} on examples {found.examples - found.loss_examples + 1:,} to {found.examples:,}, each before it was trained on"
-    )
+    say(_words(found))
   return dataclasses.replace(config, train=dataclasses.replace(config.train, table_lr=picked.table_lr, dense_lr=picked.dense_lr))
 
 
@@ -66,8 +64,22 @@ def _found(config: RunConfig, source: Source, quiet: bool) -> lr_find.Found:
   )
   trial = dataclasses.replace(config, train=settings, **_PLAIN)
   tried = lr_find.search(functools.partial(_losses, trial, one_epoch(source), quiet), train.table_lr, train.dense_lr)
-  picked = min(tried, key=lambda one: one.loss)
-  return lr_find.Found(picked, tried, length, length - half if 0 < half < length else length)
+  count = length - half if 0 < half < length else length
+  noise = standard_error(lr_find.least(tried).loss, source.base_rate(), count)
+  return lr_find.Found(lr_find.pick(tried, noise), tried, length, count, noise)
+
+
+def _words(found: lr_find.Found) -> str:
+  """What the search found, as one line."""
+  best, picked, count = lr_find.least(found.tried), found.picked, len(found.tried)
+  rates, others = (f"--table_lr={trial.table_lr:g} --dense_lr={trial.dense_lr:g}" for trial in (picked, best))
+  where = f"on examples {found.examples - found.loss_examples + 1:,} to {found.examples:,}, each before it was trained on"
+  if picked == best:
+    return f"lr_find: {rates}, the best of {count} by the loss {picked.loss:.5f} {where}"
+  return (
+    f"lr_find: {rates} are kept, with the loss {picked.loss:.5f} {where}: the best of {count}, {others}, has {best.loss:.5f}, which is no "
+    f"further below than the standard error {found.noise:.5f} of such a loss"
+  )
 
 
 def _losses(trial: RunConfig, source: Source, quiet: bool, rates: Sequence[tuple[float, float]]) -> list[float]:

@@ -33,16 +33,18 @@ class Found:
   """The result of a search.
 
   Attributes:
-    picked: the trial with the least loss.
+    picked: the trial whose rates are used (`pick`).
     tried: all trials, in order.
     examples: training examples of each trial.
     loss_examples: how many of them, the last ones, the loss is a mean over.
+    noise: a standard error of that loss, nats; 0 in results of earlier versions, which always picked the least loss.
   """
 
   picked: Trial
   tried: tuple[Trial, ...]
   examples: int
   loss_examples: int
+  noise: float = 0.0
 
   def as_json(self) -> dict[str, Any]:
     """For the record of a run at the picked rates."""
@@ -85,6 +87,17 @@ def search(losses: Losses, table_lr: float, dense_lr: float) -> tuple[Trial, ...
   return tuple(tried.values())
 
 
+def least(tried: Sequence[Trial]) -> Trial:
+  """The trial with the least loss; of equals the first."""
+  return min(tried, key=lambda trial: trial.loss)
+
+
+def pick(tried: Sequence[Trial], noise: float) -> Trial:
+  """The least loss, or the first trial, which has the rates of the flags, where it is no worse than that by more than `noise`."""
+  best = least(tried)
+  return tried[0] if tried[0].loss - best.loss <= noise else best
+
+
 def _best(tried: dict[tuple[int, int], Trial]) -> tuple[int, int]:
   """The place of the least loss; where all diverged, that of the smallest rates."""
   return min(tried, key=lambda place: (tried[place].loss, sum(place) if math.isinf(tried[place].loss) else 0))
@@ -103,7 +116,8 @@ def read(workdir: str | Path) -> tuple[Found, dict[str, Any]] | None:
   kept = record.read_json(path)
   try:
     trials = [_trial(trial) for trial in kept["tried"]]
-    return Found(_trial(kept["picked"]), tuple(trials), int(kept["examples"]), int(kept["loss_examples"])), dict(kept["about"])
+    noise = float(kept.get("noise") or 0.0)
+    return Found(_trial(kept["picked"]), tuple(trials), int(kept["examples"]), int(kept["loss_examples"]), noise), dict(kept["about"])
   except (KeyError, TypeError, ValueError) as error:
     raise UserError(f"{path}: not a result of --lr_find ({type(error).__name__}: {error}); remove it") from None
 

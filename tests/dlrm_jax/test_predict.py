@@ -30,7 +30,7 @@ from dlrm_jax.data.prepare.scoring import Encoder, Examples, read_examples, scor
 from dlrm_jax.serving.restored import config_of
 
 ROWS = rows_of_log(2400)
-METRICS = ("log_loss", "ne", "roc_auc", "calibration")
+METRICS = ("log_loss", "ne", "base_rate_ne", "roc_auc", "calibration")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -108,7 +108,9 @@ def test_status_shows_every_state(tmp_path: Path, trainer: Trainer, capsys: pyte
     assert word in rows[points[0].config_id]
   for word in ("running", "1,024 of 2,048", "512", "0.2500", f"{os.getppid()} job 77"):
     assert word in rows[points[1].config_id]
-  assert "done" in rows[points[2].config_id]
+  assert "done" in rows[points[2].config_id] and "0.9000" in rows[points[2].config_id]  # NE of its record
+  (heading,) = [line for line in said.splitlines() if "config_id" in line]
+  assert "held-out NE" in heading and "progressive loss" in heading
   assert f"failed 1 times, RuntimeError: boom ({points[0].config_id}" not in said
   assert "RuntimeError: boom" in said
 
@@ -159,9 +161,10 @@ def test_status_shows_alarms_of_each_run_and_of_all(tmp_path: Path, trainer: Tra
   worker.work(sweep, expand(sweep), wait=False)
   status.main(status.StatusConfig(workdir=str(tmp_path)))
   assert "alarm" not in capsys.readouterr().out
+  points = points[::-1]  # the largest first; the others are not counted as worse than the regression
   for point, loss in zip(points[:2], (0.8, 0.7), strict=True):
     path = store.run_directory(tmp_path, point.config_id) / "record.json"
-    measured = {"log_loss": loss, "ne": loss / 0.5, "base_rate": 0.2, "eval_examples": 512, "logistic_log_loss": 0.75}
+    measured = {"log_loss": loss, "ne": loss / 0.5, "base_rate": 0.2, "eval_examples": 51_200, "logistic_log_loss": 0.75}
     record.write_json(path, json.loads(path.read_text()) | measured)
   status.main(status.StatusConfig(workdir=str(tmp_path)))
   said = capsys.readouterr().out
@@ -169,9 +172,9 @@ def test_status_shows_alarms_of_each_run_and_of_all(tmp_path: Path, trainer: Tra
   assert "worse_than_logistic" in rows[0] and "worse_than_base_rate" in rows[0]
   assert "worse_than_logistic" not in rows[1] and "ne_above_1" in rows[1]
   assert not any(word in rows[2] for word in ("worse", "ne_above"))
-  assert "alarm worse_than_base_rate: 2 of 3 runs, such as s=1.111 rows=" in said
+  assert "alarm worse_than_base_rate: 2 of 3 runs, such as s=1.111 rows=60 " in said  # the first of the sweep
   assert "seed 0 dlrm: worse than the base rate: the held-out log loss is 0." in said
-  assert "alarm worse_than_logistic: 1 of 3 runs" in said
+  assert "alarm worse_than_logistic: 1 of 1 runs, such as s=1.111 rows=90 " in said
 
 
 def test_status_of_no_sweep_is_refused(tmp_path: Path):

@@ -72,6 +72,7 @@ def test_a_sweep_can_be_reported(tmp_path: Path):
 def test_a_sweep_finds_learning_rates_once_for_all_its_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
   """Its runs are those of the same rates given as flags. Their records say what was tried."""
   monkeypatch.setattr(found_rates, "LEAST_STEPS", 4)
+  monkeypatch.setattr(found_rates, "standard_error", lambda *_: 0.0)
   sweep = with_train(sweep_of(axes=("data", "rows"), measure=False), table_lr=0.001, dense_lr=0.001)
   finding = in_directory(sweep, tmp_path)
   run.main(dataclasses.replace(finding, run=dataclasses.replace(finding.run, lr_find=True)))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dlrm_jax.common import axis_names
 from dlrm_jax.training import alarms
 
 RATE = 0.2
@@ -50,7 +51,16 @@ CASES = [
   # (code, a record just beyond the bound, its curve, one just within it, its curve)
   (alarms.DIVERGED, {"status": "diverged", "log_loss": None, "ne": None, "calibration": None}, None, {}, None),
   (alarms.WORSE_THAN_BASE_RATE, {"base_rate_log_loss": 0.4499}, None, {"base_rate_log_loss": 0.4501}, None),
-  (alarms.WORSE_THAN_LOGISTIC, {"logistic_log_loss": 0.4494}, None, {"logistic_log_loss": 0.4497}, None),
+  # a standard error is .00226 of .45 and .00224 of .4436, so two of a difference are .0064
+  (alarms.WORSE_THAN_LOGISTIC, {"logistic_log_loss": 0.4435}, None, {"logistic_log_loss": 0.4438}, None),
+  (
+    alarms.WORSE_THAN_LOGISTIC,
+    {"eval_examples": 10**8, "logistic_log_loss": 0.4494},
+    None,
+    {"eval_examples": 10**8, "logistic_log_loss": 0.4497},
+    None,
+  ),
+  (alarms.ONE_CLASS, {"roc_auc": None}, None, {"roc_auc": 0.5}, None),
   (alarms.NE_ABOVE_1, {"ne": 1.0001}, None, {"ne": 0.9999}, None),
   # ln 2 + 2 * .5004 = 1.694
   (
@@ -113,7 +123,7 @@ def test_the_largest_rise_is_named_wherever_it_is():
 def test_what_every_sentence_says():
   bad = record_of(0.6, logistic_log_loss=0.45, logistic_ne=0.9, calibration=3.0, base_rate_log_loss=0.5)
   texts = {alarm.code: alarm.text for alarm in alarms.alarms_of(bad, [row(1000, 0.5, progressive_log_loss=38.0), row(2000, 0.6)])}
-  assert list(texts) == [code for code in alarms.CODES if code != alarms.DIVERGED]  # in this order
+  assert list(texts) == [code for code in alarms.CODES if code not in (alarms.ONE_CLASS, alarms.DIVERGED)]  # in this order
   assert "0.6000" in texts[alarms.WORSE_THAN_BASE_RATE] and "click rate 0.2 gives 0.5000" in texts[alarms.WORSE_THAN_BASE_RATE]
   assert "0.6000 against 0.4500 (NE 1.1990 against 0.9000)" in texts[alarms.WORSE_THAN_LOGISTIC]
   assert "38 nats" in texts[alarms.EXPLODES] and "dlrm_jax.data.describe" in texts[alarms.EXPLODES]
@@ -150,6 +160,32 @@ def test_a_run_that_branched_off_another_has_no_first_losses():
   assert codes(record_of(restored_examples=500), curve) == []
 
 
+@pytest.mark.parametrize(("calibration", "label"), [(None, 0), (0.99, 1)])
+def test_held_out_rows_of_one_class_are_named_first(calibration: float | None, label: int):
+  """The record of a log that is sorted by its label. Alarms that depend on the held-out loss would blame the model."""
+  changes = {"roc_auc": None, "calibration": calibration, "progressive_log_loss": 0.05}
+  curve = [row(4096, 4.85, **changes), row(185_472, 12.7, **changes)]
+  out = record_of(0.0104, ne=0.02, roc_auc=None, calibration=calibration, logistic_log_loss=0.001)
+  (alarm,) = alarms.alarms_of(out, curve)
+  assert alarm.code == alarms.ONE_CLASS and f"every label is {label}" in alarm.text and "--eval_from" in alarm.text
+  running = {"base_rate": RATE, "eval_examples": 100_000, "restored_examples": 0}
+  assert [alarm.code for alarm in alarms.alarms_of(running, curve)] == [alarms.ONE_CLASS] and alarms.ONE_CLASS in alarms.EARLY
+  assert codes(record_of(roc_auc=None, log_loss=None), []) == []  # nothing was held out
+
+
+def test_repeated_rows_are_the_likely_cause_of_a_rise_after_the_first_pass():
+  """The curve of a run of four passes over 270k rows; and one that rises within its first pass."""
+  losses = ((185_472, 0.5087), (262_144, 0.5022), (370_816, 0.5204), (524_288, 0.5051), (1_048_576, 0.5221), (1_079_980, 0.5194))
+  curve = [row(n, loss, epochs=n / 269_995) for n, loss in losses]
+  (alarm,) = alarms.alarms_of(record_of(0.5194, ne=0.9, base_rate_log_loss=0.576, logistic_log_loss=None), curve)
+  assert alarm.code == alarms.RISES and "drift" not in alarm.text
+  assert "rows are trained on again (3.88 passes by then; try --epochs=1)" in alarm.text
+  assert alarm.text.endswith("the best loss, 0.5022, was after 262,144 examples")
+  first = [row(1000, 0.45, epochs=0.1), row(2000, 0.55, epochs=0.2), row(20_000, 0.46, epochs=2.0)]
+  (alarm,) = alarms.alarms_of(record_of(), first)
+  assert "drift" in alarm.text and "again" not in alarm.text
+
+
 def test_reports_get_alarms_without_jax():
   words = "import sys; from dlrm_jax.training import alarms; sys.exit('jax' in sys.modules)"
   assert subprocess.run([sys.executable, "-c", words], check=False).returncode == 0
@@ -158,8 +194,8 @@ def test_reports_get_alarms_without_jax():
 def test_lines_count_the_runs_of_each_code():
   """In the order of the codes. Runs of one name, such as those at several learning rates, count apart; a run without alarms counts too."""
   rises, worse = alarms.Alarm(alarms.RISES, "it rises"), alarms.Alarm(alarms.WORSE_THAN_LOGISTIC, "it is worse")
-  runs = [("a", [rises]), ("a", [rises, worse]), ("b", [])]
-  assert alarms.lines_of(runs) == [
+  names = {"1": "a", "2": "a", "3": "b", "4": "has no result"}
+  assert alarms.lines_of(names, {"3": [], "2": [rises, worse], "1": [rises]}) == [
     "alarm worse_than_logistic: 1 of 3 runs, such as a: it is worse",
     "alarm evaluation_rises: 2 of 3 runs, such as a: it rises",
   ]
@@ -174,3 +210,27 @@ def test_rows_without_a_number_are_left_out(name: str, value: float | None):
   assert codes(record_of(), [odd, *rising]) == codes(record_of(), rising) == [alarms.RISES]
   codes(record_of(), [each | {name: value} for each in rising])  # without an error
   codes(record_of(), [odd | {"progressive_log_loss": 50.0} for each in rising])
+
+
+def test_runs_that_are_small_on_purpose_are_not_counted_as_worse_than_the_regression():
+  rises, worse = alarms.Alarm(alarms.RISES, "it rises"), alarms.Alarm(alarms.WORSE_THAN_LOGISTIC, "it is worse")
+  names = {"1": "rows=64", "2": "rows=512", "3": "base"}
+  assert alarms.lines_of(names, {"1": [worse, rises], "2": [worse], "3": [worse]}, {"1", "2"}) == [
+    "alarm worse_than_logistic: 1 of 1 runs (2 more are below the largest size of their axis), such as base: it is worse",
+    "alarm evaluation_rises: 1 of 3 runs, such as rows=64: it rises",
+  ]
+  assert alarms.lines_of(names, {"1": [worse], "2": [worse], "3": []}, {"1", "2"}) == []
+
+
+def test_which_runs_of_a_sweep_are_small_on_purpose():
+  """The base run has the largest size of the rows axis, though not of dim; a batch size is no size of a model."""
+  rows = [{"workload": "w", "axis": axis, "size": size, "config_id": name} for axis, size, name in (
+    ("data", 9, "base"), ("rows", 64, "r64"), ("rows", 512, "base"), ("dim", 4, "d4"), ("dim", 8, "base"), ("dim", 16, "d16"),
+    ("batch_size", 1, "b1"), ("batch_size", 2, "base"),
+  )]  # fmt: skip
+  grid = [{"workload": "w", "axis": "rows*dim", "size": k, "sizes": {"rows": r, "dim": d}, "config_id": name} for k, r, d, name in (
+    (0, 2, 4, "r2"), (1, 4, 4, "d4"), (2, 4, 9, "all"),
+  )]  # fmt: skip
+  assert axis_names.below_largest(rows) == {"r64", "d4"}
+  assert axis_names.below_largest(rows + grid) == {"r64", "d4", "r2"}
+  assert axis_names.below_largest([*rows, {"workload": "x", "axis": "rows", "size": 64, "config_id": "r64"}]) == {"d4"}

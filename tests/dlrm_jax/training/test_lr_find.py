@@ -63,6 +63,18 @@ def test_equal_losses_keep_the_rates_of_the_flags():
   assert min(lr_find.search(lambda pairs: [1.0] * len(pairs), 0.1, 0.05), key=lambda trial: trial.loss).table_lr == 0.1
 
 
+def test_rates_that_are_better_by_less_than_the_noise_are_not_taken():
+  """The losses of a search on a log without drift: the best of 18 candidates is below the preset's rates by an eighth of an error."""
+  preset, best, far = lr_find.Trial(0.1, 0.005, 0.53700), lr_find.Trial(0.05, 0.02, 0.53650), lr_find.Trial(0.4, 0.02, 0.54)
+  assert lr_find.pick([preset, far, best], 0.0039) == preset
+  assert lr_find.pick([preset, far, best], 0.0004) == best
+  assert lr_find.pick([lr_find.Trial(9.0, 9.0, math.inf), best], 0.0039) == best
+  assert math.isinf(lr_find.pick([lr_find.Trial(9.0, 9.0, math.inf)] * 2, 0.0039).loss)  # all diverged
+  kept = found_rates._words(lr_find.Found(preset, (preset, far, best), 64_000, 32_000, 0.0039))
+  assert kept.startswith("lr_find: --table_lr=0.1 --dense_lr=0.005 are kept, with the loss 0.53700 on examples 32,001 to 64,000")
+  assert "--table_lr=0.05 --dense_lr=0.02, has 0.53650, which is no further below than the standard error 0.00390" in kept
+
+
 def in_directory(directory: Path, **changes: object) -> RunConfig:
   return dataclasses.replace(BASE, workdir=str(directory), lr_find=True, **changes)
 
@@ -70,6 +82,7 @@ def in_directory(directory: Path, **changes: object) -> RunConfig:
 def test_a_run_is_trained_at_the_rates_that_were_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
   """Its first rates are much too low. The record says what was tried; the run is that of the same rates given as flags, bit for bit."""
   monkeypatch.setattr(found_rates, "LEAST_STEPS", 12)
+  monkeypatch.setattr(found_rates, "standard_error", lambda *_: 0.0)  # so few examples say little
   low = dataclasses.replace(BASE.train, table_lr=0.0005, dense_lr=0.0005)
   train.main(in_directory(tmp_path / "found", train=low))
   said = capsys.readouterr().err

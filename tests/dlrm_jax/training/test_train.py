@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -176,6 +177,8 @@ def test_program_prints_one_line_and_refuses_to_write_over_a_run(tmp_path: Path)
   assert done.returncode == 0, done.stderr
   assert done.stdout.count("\n") == 1
   assert "roc_auc=0." in done.stdout
+  assert re.match(r"log_loss=0\.\d+  ne=\d\.\d+  base_rate_ne=\d\.\d+  roc_auc=", done.stdout), done.stdout
+  assert re.search(r"calibration=\d\.\d+ \(mean prediction / click rate\)", done.stdout)
   kept = (tmp_path / "run" / "record.json").read_bytes()
   assert json.loads(kept)["command"][:3] == ["python", "-m", "dlrm_jax.train"]
   again = program(*words)
