@@ -6,8 +6,8 @@
 One law is fitted to all training passes of a sweep, L = A N^-alpha + sum over the axes of A_a size_a^-alpha_a + E. It predicts the loss of
 each way to spend the budget. The budget is the training FLOPs of one run, or the number of examples that cost as many at the base model.
 Intervals come from fits to 200 sweeps drawn from the law with the noise of the seeds, and include how far the law is from the measured
-ends. Gains are against the base's measured loss. Where the points contradict the law, or the log drifts along the passes, there is no
-advice and the reason is printed (exit code 2 if no workload has any).
+ends. Gains are against the base's measured loss. Where the points contradict the law, or the log drifts, there is no advice and the
+reason is printed (exit code 2 if no workload has any).
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from analysis.load import load
 from analysis.questions.additive import Refused, models
-from analysis.questions.advice import REFUSED, advise, option_rows, to_reach
+from analysis.questions.advice import advise, option_rows, to_reach
 from analysis.questions.base_run import Base
 from analysis.questions.tuning import tuned
 from dlrm_jax.common import flags, record, terminal
@@ -54,13 +54,14 @@ def times_of(config: AdviseConfig, base: Base) -> float:
 
 def main(config: AdviseConfig) -> None:
   sweep, _ = tuned(load(config.workdir))
-  found, console = [], terminal.console(160)
-  for model in models(sweep):
+  found, console, fitted = [], terminal.console(160), models(sweep)
+  none = all(isinstance(model, Refused) for model in fitted)  # then the error below says why
+  for model in fitted:
     if isinstance(model, Refused):
       advice = advise(model, float("nan"))
       found.append(advice.as_dict())
-      for line in (f"{model.workload}: {advice.verdict}", *advice.notes):
-        console.print(line)
+      for line in (*([] if none else [advice.verdict]), *advice.notes):
+        console.print(f"{model.workload}: {line}")
       continue
     advice = advise(model, times_of(config, model.base))
     found.append(advice.as_dict())
@@ -73,7 +74,7 @@ def main(config: AdviseConfig) -> None:
       console.print(f"A loss of {found[-1]['target']}")
   if config.output:
     record.write_json(Path(config.output), record.header() | {"advice": found})
-  if all(entry["choice"] == REFUSED for entry in found):
+  if none:
     raise flags.UserError("; ".join(f"{entry['workload']}: {entry['verdict']}" for entry in found))
 
 

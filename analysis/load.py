@@ -198,6 +198,11 @@ def _rows(path: Path, content: dict[str, Any], key: str) -> list[dict[str, Any]]
   return rows
 
 
+def same_rows(frame: pl.DataFrame) -> bool:
+  """Whether all seeds are trained on the same rows in the same order, that of the log, so that they differ by initialisation alone."""
+  return bool(len(frame)) and not frame["planted"].any() and bool((frame["order"].fill_null("") == "time").all())
+
+
 def on_data_curve() -> pl.Expr:
   """Whether an evaluation is a point of loss against examples: the curve counts before its end, and no row was trained on twice."""
   return ~pl.col("horizon") & (pl.col("epochs").fill_null(0) <= 1)

@@ -72,7 +72,7 @@ class _Found:
   coefficient: Float[Array, " k"]
 
 
-def misses(problem: Problem, solution: Solution, variance: float, free: float, lack_of_fit: float | None) -> str:
+def misses(problem: Problem, solution: Solution, variance: float, free: float, lack_of_fit: float | None, same_rows: bool = False) -> str:
   """How the points contradict the law, in words; empty where they do not.
 
   Args:
@@ -80,6 +80,7 @@ def misses(problem: Problem, solution: Solution, variance: float, free: float, l
     variance: the variance of one whitened residual, estimated from seeds or repeats without the law; 0 where there are none.
     free: its degrees of freedom.
     lack_of_fit: the probability of such residuals if the law is right (`settings.Setting.misfit`).
+    same_rows: whether all seeds are trained on the same rows in the same order.
   """
   points = _prepared(problem, solution, variance, free)
   if points.lack < 1:
@@ -89,7 +90,10 @@ def misses(problem: Problem, solution: Solution, variance: float, free: float, l
     return found
   off = np.bincount(points.place, _log_residual(problem, solution)) / np.bincount(points.place)
   size = float(np.sqrt(max(np.mean(off**2 - np.diagonal(_mean_cov(problem, points, points.variance))), 0.0)))
-  return f"it is off by {_percent(size)} on average, more than the seeds differ" if size > points.large else ""
+  if size <= points.large:
+    return ""
+  alone = ", which are trained on the same rows and differ by initialisation only" if same_rows else ""
+  return f"it is off by {_percent(size)} on average, more than the seeds differ{alone}"
 
 
 def _prepared(problem: Problem, solution: Solution, variance: float, free: float) -> _Points:

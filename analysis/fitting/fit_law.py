@@ -37,6 +37,7 @@ def fit_law(
   loss: Loss = SQUARES,
   draws: int = 0,
   refuse: str = "",
+  same_rows: bool = False,
 ) -> Fit:
   """Fits `law` to points with x_min <= x <= x_max. Points that allow no sound fit give a refusal with its reason, never an exception.
 
@@ -54,6 +55,7 @@ def fit_law(
     loss: the loss of a log residual. With a robust one, points are taken as independent and intervals come from a bootstrap.
     draws: the number of bootstrap draws for the intervals; 0: profile likelihood.
     refuse: why the caller allows no law of these points, or empty.
+    same_rows: whether all seeds are trained on the same rows in the same order; a lack of fit found by their differences says so.
   """
   form = LAWS[law]
   x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
@@ -86,7 +88,7 @@ def fit_law(
   intervals = _drawn(problem, solution, draws) if draws else _profiled(problem, solution, limits, deviations)
   open_params = _not_identified(problem, solution, intervals)
   misfit = setting.misfit(solution)
-  missed = adequacy.misses(problem, solution, setting.known_variance, setting.known_free, misfit)
+  missed = adequacy.misses(problem, solution, setting.known_variance, setting.known_free, misfit, same_rows)
   status, notes = _status(problem, solution, open_params, missed)
   reason = notes[0] if notes else ""
   if not missed and misfit is not None and misfit < settings.MISFIT:

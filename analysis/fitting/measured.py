@@ -12,7 +12,7 @@ from analysis.fitting.settings import Setting
 from analysis.fitting.uncertainty import quantile
 
 Array = np.ndarray
-_MIN_POINTS = 3
+_MIN_POINTS = 4  # then both ends have two points of their own
 _END = 3  # an end of a curve is this part of its points: the first and the last third
 _STEEPER = 1.25  # a curve is called steepening where its last slope is this many times the slope before, beyond the noise
 _LEAST = 1e-3  # and where the difference of the slopes is at least this
@@ -87,7 +87,7 @@ def of_points(x: Float[Array, " n"], y: Float[Array, " n"]) -> Means:
 
 
 def slopes_of(means: Means) -> Slopes | None:
-  """The slopes at the ends; None with fewer than three distinct x."""
+  """The slopes at the ends; None with fewer than four distinct x."""
   n = len(means.u)
   if n < _MIN_POINTS:
     return None

@@ -2,7 +2,7 @@
 
 L = A N^-alpha + sum_a A_a size_a^-alpha_a + E, with each axis varied around one base run. This is Chinchilla's form with a term for every
 axis. It assumes that the axes do not interact, which holds on planted data, whose parts are additive. Where the points contradict it, or
-the log drifts along the base's pass, there is no law and a reason instead.
+the log drifts, there is no law and a reason instead.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from scipy import special
 from analysis.fitting import adequacy, settings
 from analysis.fitting.laws import Law, additive
 from analysis.fitting.least_squares import SQUARES, Problem, Solution, solve, solve_held
-from analysis.load import Sweep, on_data_curve, some_sizes
+from analysis.load import Sweep, on_data_curve, same_rows, some_sizes
 from analysis.questions.backtest import Backtest, backtests
 from analysis.questions.base_run import Base, base_run, base_size, costs_of
 from analysis.questions.curves import default_x_min, fitted, total_metric
@@ -24,6 +24,7 @@ from analysis.questions.effects import Effect, effects
 from dlrm_jax.common import flags
 from dlrm_jax.common.axis_names import SCHEMES
 from dlrm_jax.common.progress import Bar
+from dlrm_jax.config import HORIZONS
 
 Array = np.ndarray
 DRAWS = 200
@@ -85,11 +86,14 @@ class Refused:
 
 def models(sweep: Sweep) -> list[Model | Refused]:
   """The law of every workload, or why it has none. Raises UserError where no model axis has enough sizes, with what was left out."""
-  frame = fitted(sweep).filter((pl.col("learner") == "dlrm") & on_data_curve() & pl.col("flops_per_example").is_not_null())
+  frame = fitted(sweep).filter((pl.col("learner") == "dlrm") & pl.col("flops_per_example").is_not_null())
   out: list[Model | Refused] = []
   dropped: list[str] = []
   for _, group in frame.group_by("workload", maintain_order=True):
-    found, notes = _model(group)
+    passes = group.filter(on_data_curve())
+    found, notes = _model(passes) if len(passes) else (None, [])
+    if found is None and (reason := _ends_only(group)):
+      found, notes = Refused(group["workload"][0], total_metric(group), reason, tuple(notes)), []
     out += [found] if found is not None else []
     dropped += [f"{group['workload'][0]}: {note}" for note in notes]
   if not out:
@@ -99,6 +103,20 @@ def models(sweep: Sweep) -> list[Model | Refused]:
       f"--workdir={sweep.path}: no axis of {', '.join(allowed)} with {MIN_SIZES} sizes or more, nothing to advise on{why}"
     )
   return out
+
+
+def _ends_only(group: pl.DataFrame) -> str:
+  """Why the passes of a workload are not fitted, where an axis has enough sizes but only the ends of its runs count; else empty."""
+  runs = group.filter(pl.col("horizon") & pl.col("axis").is_in([axis for axis in SCHEMES if axis != "data"]))
+  if not len(runs) or max(runs.group_by("axis").agg(pl.col("size").n_unique())["size"]) < MIN_SIZES:
+    return ""
+  recent = bool((runs["window"] == "recent").any())
+  what, how = (
+    ("--window=recent", "--window=oldest, and --order=shuffled where the log drifts")
+    if recent
+    else (f"--lr_schedule={', '.join(HORIZONS)}", "--lr_schedule=constant or inverse_sqrt")
+  )
+  return f"with {what} only the end of a run counts, and advice is fitted to whole passes: run the sweep with --data_mode=online {how}"
 
 
 def _model(group: pl.DataFrame) -> tuple[Model | Refused | None, list[str]]:
@@ -120,7 +138,7 @@ def _model(group: pl.DataFrame) -> tuple[Model | Refused | None, list[str]]:
   axes = tuple(sizes)
   if not axes:
     return None, notes
-  if (drift := drift_of(base)) is not None and drift.drifts:
+  if (drift := drift_of(group)) is not None and drift.drifts:
     return Refused(workload, metric, f"{drift.short}: {drift.reason}", (f"remedy: {REMEDY}",)), []
   group = pl.concat(
     group.filter(axis=axis) if axis == "data" else some_sizes(group.filter(axis=axis), MOST_SIZES) for axis in (*axes, "data")
@@ -144,7 +162,7 @@ def _model(group: pl.DataFrame) -> tuple[Model | Refused | None, list[str]]:
     notes.append(f"{setting.dropped} evaluations left out: not every seed has one there")
   solution = solve(setting.problem)
   lack = setting.misfit(solution)
-  if missed := adequacy.misses(setting.problem, solution, setting.known_variance, setting.known_free, lack):
+  if missed := adequacy.misses(setting.problem, solution, setting.known_variance, setting.known_free, lack, same_rows(points)):
     return Refused(workload, metric, f"the law of all passes misses the points: {missed}", tuple(notes)), []
   free = max(len(setting.problem.log_y) - len(law.params), 1)
   deviation = float(np.sqrt(solution.cost / free))  # 1 where the noise is known and the law is right

@@ -71,7 +71,7 @@ class Curve:
     short: on planted data, whether all evaluations are fitted because too few come after `PLANTED_X_MIN` examples.
     limited: on planted data, whether the excess has a limit above 0. It has on an axis of `LIMITED`, except the base run, which is on other
       axes too.
-    drift: how its losses go along the log; None on planted data, which has no time, and with too few evaluations.
+    drift: how losses go along the log of its workload; None on planted data, which has no time, and with too few evaluations.
   """
 
   workload: str
@@ -87,7 +87,7 @@ class Curve:
 
   @property
   def drifts(self) -> bool:
-    """Whether it is no data curve, because the log drifts along it."""
+    """Whether it is no data curve, because the log drifts."""
     return self.drift is not None and self.drift.drifts
 
   @property
@@ -135,10 +135,10 @@ def curves(sweep: Sweep, law: str, x_min: float | None, x_max: float | None, who
   free = set(frame.filter(~pl.col("axis").is_in(LIMITED))["config_id"])
   longest = frame.filter(axis="data").group_by("workload", "learner").agg(pl.col("size").max())
   longest_of = {(w, learner): size for w, learner, size in longest.rows()}
+  drifts = {key: drift_of(log) for key, log in frame.group_by("workload", "learner")}
   for (workload, learner, axis, size), curve in frame.group_by("workload", "learner", "axis", "size", maintain_order=True):
     if axis == "data" and size != longest_of[workload, learner]:
       continue  # shorter runs of the same model are points of `size_laws`
-    drift = drift_of(curve)
     planted, metric = bool(curve["planted"].any()), total_metric(curve) if whole else part_metric(curve, "data")
     # Limited rows leave an unknown constant; with rows for all ids the excess falls to 0.
     limited = planted and axis in LIMITED and not free & set(curve["config_id"])
@@ -149,7 +149,7 @@ def curves(sweep: Sweep, law: str, x_min: float | None, x_max: float | None, who
       low = default_x_min(curve["examples"].unique().to_numpy(), planted)
     short = planted and low is None
     curve = curve.filter((pl.col("examples") >= (low or 0)) & (pl.col("examples") <= (np.inf if x_max is None else x_max)))
-    out.append(Curve(workload, learner, axis, size, metric, chosen, curve, short, limited, drift))
+    out.append(Curve(workload, learner, axis, size, metric, chosen, curve, short, limited, drifts[workload, learner]))
   return out
 
 

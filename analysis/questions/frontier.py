@@ -131,10 +131,11 @@ def frontier(given: Candidates, span: float = SPAN) -> Frontier | None:
   return Frontier(budget, loss, [given.what[i] for i in overall], same.mean(axis=0), seeds > 1, given.left_out)
 
 
-def frontier_law(found: Frontier, law: str, group: str, refuse: str = "") -> Fit:
-  """The law of a frontier, whose seeds are curves over the same budgets. `refuse`: why there is none, or empty."""
+def frontier_law(found: Frontier, law: str, group: str, refuse: str = "", same_rows: bool = False) -> Fit:
+  """The law of a frontier, whose seeds are curves over the same budgets. `refuse`, `same_rows`: as in `fit_law`."""
   seeds, count = found.loss.shape
-  fit = fit_law(np.tile(found.budget, seeds), found.loss.ravel(), law, np.repeat(np.arange(seeds), count), group=group, refuse=refuse)
+  points = (np.tile(found.budget, seeds), found.loss.ravel(), law, np.repeat(np.arange(seeds), count))
+  fit = fit_law(*points, group=group, refuse=refuse, same_rows=same_rows)
   notes = [fit.note] if fit.note else []
   if not found.crossed:
     notes.append("one seed: the winner is measured on the noise it was picked by, the frontier is too low")

@@ -31,8 +31,9 @@ TEXT = (
   f"Regimes by elasticity e = -dlnL/dlnx along the fitted law: power law while e is at least {POWER_SHARE:.0%} of its value at the start "
   f"of the window; saturated below {SATURATED_SHARE:.0%} of it, or where ten times the resource buys less than {SATURATED_GAIN:.1%}; "
   "transition between. The curve itself is known in its window even where its exponent is not. A curve is saturated only where its last "
-  "measured points (a third of them) are flat too, within their noise. Where the points contradict the law or allow none, their own slopes "
-  "over the first and last third are compared: saturated, steepening where they fall faster at the end, else cannot tell."
+  "measured points (a third of them, of four at least) are flat too, within their noise. Where the points contradict the law or allow "
+  "none, their own slopes over the first and last third are compared: saturated, steepening where they fall faster at the end, else cannot "
+  "tell."
 )
 _FLAT = -float(np.log10(1 - SATURATED_GAIN))  # the elasticity of a curve that ten times the resource lowers by that much
 _ALLOWANCE = 1.5  # a straight line through the last third of a bent curve is steeper than the curve between its ends
@@ -74,8 +75,10 @@ def _regime(start: float, here: float) -> str:
 
 def _measured(regime: str, fit: Fit) -> str:
   """The regime of a law, unless the last measured points contradict it."""
-  if regime != SATURATED or fit.slopes is None:
+  if regime != SATURATED:
     return regime
+  if fit.slopes is None:  # too few points to have a flat end
+    return UNKNOWN
   if fit.slopes.steepening:
     return STEEPENING
   return SATURATED if flat_end(fit.slopes, _ALLOWANCE) else TRANSITION

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from analysis.fitting.result import Fit, row_as_dict
-from analysis.load import Sweep, axes_of, on_data_curve
+from analysis.load import Sweep, axes_of, on_data_curve, same_rows
 from analysis.questions.curves import final_points, fitted, total_metric
 from analysis.questions.drift import drift_of
 from analysis.questions.frontier import SPAN, Frontier, candidates, frontier, frontier_law
@@ -82,33 +82,23 @@ def scheme_rows(sweep: Sweep, rows: list[LawRow], sizes: list[LawRow], law: str)
   out: list[SchemeRow] = []
   for (workload,), group in frame.group_by("workload", maintain_order=True):
     metric, planted = total_metric(group), bool(group["planted"].any())
-    drifting = _drifting(group)
+    drift = drift_of(group)
+    refuse = drift.short if drift is not None else ""
     constant = "power_constant" if law == "auto" else law
     without = "power" if law == "auto" and planted and metric == "excess" else constant
     largest = {r.axis: r for r in rows if (r.workload, r.learner) == (workload, "dlrm")}  # they come in order of size
     mine = [_law_row(r, "data") for r in largest.values()]
     mine += [_law_row(r, "params") for r in sizes if (r.workload, r.learner, r.x) == (workload, "dlrm", "params") and r.axis != "data"]
     for scheme in axes_of(group):
-      mine += _frontier_row(workload, scheme, "compute", metric, group.filter(axis=scheme), constant, drifting.get(scheme, ""))
-    any_drift = next(iter(drifting.values()), "")
-    mine += _frontier_row(workload, BEST, "data", metric, group, without, any_drift)
+      mine += _frontier_row(workload, scheme, "compute", metric, group.filter(axis=scheme), constant, refuse)
+    mine += _frontier_row(workload, BEST, "data", metric, group, without, refuse)
     data = pl.col("axis") == "data"
     short = data & (pl.col("size") < pl.col("size").filter(data).max())  # shorter runs of the base
     mine += _frontier_row(workload, BEST, "params", metric, final_points(group.filter(~short))[0], constant)
-    mine += _frontier_row(workload, BEST, "compute", metric, group, constant, any_drift)
+    mine += _frontier_row(workload, BEST, "compute", metric, group, constant, refuse)
     out += _with_efficiency(mine)
   order = ("data", "params", "compute")
   return sorted(out, key=lambda r: (r.workload, order.index(r.resource)))
-
-
-def _drifting(group: pl.DataFrame) -> dict[str, str]:
-  """Why evaluations along the passes of a scheme make no law, by scheme: the log drifts along the pass of its largest size."""
-  found = {axis: drift_of(group.filter(pl.col("axis") == axis, pl.col("size") == _largest(group, axis))) for axis in axes_of(group)}
-  return {axis: drift.short for axis, drift in found.items() if drift is not None and drift.drifts}
-
-
-def _largest(group: pl.DataFrame, axis: str) -> float:
-  return float(max(group.filter(axis=axis)["size"]))
 
 
 def _law_row(row: LawRow, resource: str) -> SchemeRow:
@@ -124,7 +114,7 @@ def _frontier_row(
   found = frontier(candidates(frame, metric, resource), span) if len(frame) else None
   if found is None:  # this scheme does not change that resource
     return []
-  fit = frontier_law(found, law, f"{workload} / {scheme} / {resource}", refuse)
+  fit = frontier_law(found, law, f"{workload} / {scheme} / {resource}", refuse, same_rows(frame))
   return [SchemeRow(workload, scheme, resource, metric, fit, regime_at(fit, fit.x_max or 1.0), frontier=found)]
 
 

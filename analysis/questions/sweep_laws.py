@@ -3,7 +3,7 @@
 Metric and law follow from the data. On planted data `power` is fitted to the excess, whose limit is 0; on a real click log `power_constant`
 is fitted to NE. Each fit carries its metric, law and window. Curves are training passes: their noise is estimated from the seeds of all
 configurations together. Points over sizes are separate runs. Grids get no law, since a law of one variable would mix their axes. Hardware
-axes get none, since they change no loss. A pass along which the log drifts is no data curve and gets none (`drift.py`).
+axes get none, since they change no loss. Where the log drifts, its passes are no data curves and get none (`drift.py`).
 
 Called by `analysis.report` and by the other questions.
 """
@@ -17,7 +17,7 @@ from analysis.fitting.fit_law import fit_law
 from analysis.fitting.noise import Noise
 from analysis.fitting.result import Fit, row_as_dict
 from analysis.fitting.settings import noise_of, passes_of
-from analysis.load import Sweep
+from analysis.load import Sweep, same_rows
 from analysis.questions.curves import PLANTED_X_MIN, Curve, distinct, ends, fitted, part_metric, total_metric
 from analysis.questions.drift import drift_of
 from dlrm_jax.common.axis_names import AXES
@@ -78,7 +78,8 @@ def data_laws(given: list[Curve], noises: Noises) -> list[LawRow]:
     if key not in cache:
       x, y, seed = curve.arrays
       refuse = curve.drift.short if curve.drift is not None else ""
-      fit = fit_law(x, y, curve.law, seed, noise=noises.get((curve.workload, curve.learner, curve.metric)), refuse=refuse)
+      noise = noises.get((curve.workload, curve.learner, curve.metric))
+      fit = fit_law(x, y, curve.law, seed, noise=noise, refuse=refuse, same_rows=same_rows(curve.points))
       if refuse and curve.drift is not None:
         fit = dataclasses.replace(fit, reason=curve.drift.reason)
       if curve.short and fit.status == "ok":
@@ -105,7 +106,7 @@ def size_laws(sweep: Sweep, law: str) -> list[LawRow]:
     if group["size"].n_unique() < 2:
       continue
     (last, at), planted = ends(group, axis), bool(group["planted"].any())
-    drift = drift_of(group.filter(pl.col("size") == pl.col("size").max())) if axis == "data" else None
+    drift = drift_of(frame.filter(workload=workload, learner=learner)) if axis == "data" else None
     for x, column in COLUMNS.items():
       # The law of a size is fitted to the part that it affects, the laws of its costs to the whole loss.
       metric = part_metric(last, axis) if x == "size" and axis != "data" else total_metric(last)
@@ -119,7 +120,8 @@ def size_laws(sweep: Sweep, law: str) -> list[LawRow]:
       refuse = drift.short if drift is not None else ""
       if axis == "data" and (points["epochs"].fill_null(0) > 1).any():
         refuse = "rows were trained on more than once"
-      fit = fit_law(values, points[metric].to_numpy(), chosen, points["seed"].to_numpy(), points="independent", refuse=refuse)
+      y, seed, same = points[metric].to_numpy(), points["seed"].to_numpy(), same_rows(points)
+      fit = fit_law(values, y, chosen, seed, points="independent", refuse=refuse, same_rows=same)
       fit = dataclasses.replace(fit, reason=drift.reason) if drift is not None and drift.drifts else fit
       fit = dataclasses.replace(fit, group=f"{workload} / {learner} / {axis} / final loss against {x}")
       known = x == "size" and axis in ("rows", "data")

@@ -27,26 +27,18 @@ def findings(found: Analysis) -> list[str]:
 
 
 def _drifts(curves: list[Curve]) -> list[str]:
-  """One sentence a workload and learner on the passes along which the log drifts, with the figures of the largest of them."""
+  """One sentence a workload and learner whose log drifts, with the figures that show it."""
   out = []
-  for workload, learner in dict.fromkeys((curve.workload, curve.learner) for curve in curves):
-    judged = [c for c in curves if (c.workload, c.learner) == (workload, learner) and c.drift is not None]
-    drifting = [c for c in judged if c.drifts]
-    if not drifting:
+  for drift in dict.fromkeys(curve.drift for curve in curves):
+    if drift is None or not drift.drifts:
       continue
-    curve = next((c for c in drifting if c.axis == "data"), drifting[-1])
-    drift = curve.drift
-    assert drift is not None
     first, last = drift.window
     losses = f"held-out log loss {drift.held_out[0]:.4g} at {short(first)} and {drift.held_out[1]:.4g} at {short(last)} examples"
     if drift.progressive is not None:
       losses += f", progressive {drift.progressive[0]:.4g} and {drift.progressive[1]:.4g}"
-    share = f"{len({c.runs for c in drifting})} of {len({c.runs for c in judged})} configurations"
-    size = f"{curve.axis} {short(curve.size)}"
-    out.append(
-      f"{workload}, {learner}: {drift.short} along the passes of {share}. Their curves are no data law. At {size}, {drift.reason} "
-      f"({losses}). Remedy: {REMEDY}."
-    )
+    pooled = f" ({drift.configurations} configurations together)" if drift.configurations > 1 else ""
+    place = f"{drift.workload}, {drift.learner}"
+    out.append(f"{place}: {drift.short}{pooled}. Its passes are no data law: {drift.reason} ({losses}). Remedy: {REMEDY}.")
   return out
 
 

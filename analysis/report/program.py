@@ -67,6 +67,7 @@ def _contents(found: Analysis) -> dict[str, Any]:
   out: dict[str, Any] = {"num_runs": sweep.num_done, **left_out, "fits": [row.as_dict() for row in found.laws]}
   out |= {"parts": found.parts, "throughput": found.speeds, "learning_rates": [choice.as_dict() for choice in found.choices]}
   out |= {"schemes": [row.as_dict() for row in found.schemes], "comparison": [c.as_dict() for c in found.compared]}
-  out |= {"drift": [c.drift.as_dict() for c in found.curves if c.drift is not None], "findings": findings(found)}
+  drifts = dict.fromkeys(curve.drift for curve in found.curves)
+  out |= {"drift": [drift.as_dict() for drift in drifts if drift is not None], "findings": findings(found)}
   out["alarms"] = [{"config_id": name, **entry} for name, alarms in sweep.alarms.items() for entry in as_json(alarms)]
   return out | {"advice": [a.as_dict() for a in found.advice]}

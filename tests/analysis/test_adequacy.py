@@ -105,6 +105,15 @@ def test_a_law_that_says_saturated_is_asked_for_flat_points():
   assert fit.slopes is not None and fit.slopes.end > 0.15 * fit.slopes.start and regimes.regime_at(fit, x[-1]) == "transition"
 
 
+@pytest.mark.parametrize(("law", "losses"), [("power_constant", [0.8865, 0.8761, 0.8761]), ("power", [0.87610, 0.87609, 0.87608])])
+def test_three_points_do_not_tell_whether_a_curve_is_saturated(law, losses):
+  """A third of them is one point, and none has an end that is flat: not where the law is refused, not where it is fitted."""
+  fit = fit_law(np.array([1.0, 4.0, 16.0]), np.array(losses), law, points="independent")
+  assert fit.refused == (law == "power_constant") and regimes.regime_at(fit, 16.0) == "cannot tell"
+  four = fit_law(np.array([1.0, 4.0, 16.0, 64.0]), np.array([*losses, losses[-1]]), law, points="independent")
+  assert four.slopes is not None and four.slopes.end < 2e-5
+
+
 def test_a_steepening_curve_is_called_so():
   fit = fit_law(X, curve("steepening"), "power_constant")
   assert fit.slopes is not None and fit.slopes.steepening and regimes.regime_at(fit, X[-1]) == "steepening"

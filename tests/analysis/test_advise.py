@@ -7,7 +7,7 @@ import pytest
 from made_sweep import BASE, EXAMPLES, write_sweep
 
 from analysis import advise as program
-from analysis.load import load
+from analysis.load import load, same_rows
 from analysis.questions.additive import MOST_SIZES, Model, models
 from analysis.questions.advice import advise, to_reach
 from dlrm_jax.common import flags, record
@@ -108,6 +108,39 @@ def test_why_axes_were_left_out_is_said_where_none_is_left(tmp_path):
     record.write_json(path, entry)
   with pytest.raises(flags.UserError, match=r"nothing to advise on \(clicks: rows: every id has one of its own in the base run"):
     models(load(root))
+
+
+def with_training(root: Path, **change) -> Path:
+  """The sweep after a change of how its runs were trained."""
+  for path in root.glob("runs/*/record.json"):
+    entry = record.read_json(path)
+    entry["config"]["train"] |= change
+    record.write_json(path, entry)
+  return root
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"window": "recent"}, "with --window=recent only the end of a run counts, .*: run the sweep with --data_mode=online --window=oldest"),
+    (
+      {"lr_schedule": "cosine"},
+      "with --lr_schedule=.* only the end of a run counts, .*: run the sweep with --data_mode=online --lr_schedule=constant",
+    ),
+  ],
+)
+def test_runs_that_count_by_their_ends_are_the_reason_for_no_advice(tmp_path, capsys, change, message):
+  root = with_training(write(tmp_path, TRUTHS["rows"], seeds=1), **change)
+  with pytest.raises(flags.UserError, match=f"^clicks: No advice: {message}"):
+    program.main(program.AdviseConfig(workdir=str(root), budget_flops=8e9))
+  assert "No advice" not in capsys.readouterr().out
+
+
+def test_seeds_of_a_log_in_its_order_see_the_same_rows(tmp_path):
+  root = write(tmp_path, TRUTHS["rows"], seeds=1)
+  assert same_rows(load(root).evaluations())
+  assert not same_rows(load(with_training(root, order="shuffled")).evaluations())
+  assert not same_rows(load(with_training(root, order=None)).evaluations())  # unknown
 
 
 def test_program(tmp_path, capsys):
