@@ -67,9 +67,9 @@ def test_noise_is_no_drift():
   assert found == 0
 
 
-def daily(rng, per_day: float, swing: float, last: float = 0.0) -> pl.DataFrame:
-  """A pass of 60 days whose progressive loss follows the hours, with this swing; the log ratio of the losses moves by `last` along it."""
-  total = 60 * per_day
+def daily(rng, per_day: float, swing: float, last: float = 0.0, days: float = 60) -> pl.DataFrame:
+  """A pass of some days whose progressive loss follows the hours, with this swing; the log ratio of the losses moves by `last` along it."""
+  total = days * per_day
   at = np.unique(np.round(total * 2 ** -np.arange(0, 6.1, 0.5)))
   held, start = 0.55 * (at / at[0]) ** -0.03, np.concatenate([[at[0] / 2], at[:-1]])
   phase = rng.uniform(0, 2 * np.pi)
@@ -87,6 +87,13 @@ def test_a_daily_cycle_is_no_drift_and_hides_none(per_day):
   assert sum(drift is not None and drift.drifts for drift in still) <= 2
   moving = [drift_of(daily(rng, per_day, 0.3, last=0.6)) for _ in range(50)]
   assert sum(drift is not None and drift.parts for drift in moving) >= 45
+
+
+def test_octaves_of_a_part_of_a_day_count_by_the_scatter_of_their_windows():
+  """Ten days: the first of four octaves is fifteen hours."""
+  rng = np.random.default_rng(3)
+  still = [drift_of(daily(rng, 100_000, 0.3, days=10)) for _ in range(100)]
+  assert sum(drift is not None and drift.drifts for drift in still) <= 2
 
 
 def test_a_measured_log_with_a_daily_cycle_does_not_drift():
