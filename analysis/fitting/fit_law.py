@@ -21,6 +21,7 @@ from analysis.fitting.uncertainty import LEVEL, Interval, condition, profile_int
 
 Array = np.ndarray
 POINTS = ("independent", "curves")
+_NO_CONSTANT = "over this range the curve has not bent towards a constant yet, so its exponent holds for this range alone"
 _WIDE = 10.0  # an exponent whose interval spans more than this factor is called not identifiable
 
 
@@ -93,13 +94,16 @@ def fit_law(
   reason = notes[0] if notes else ""
   if not missed and misfit is not None and misfit < settings.MISFIT:
     notes.append("the law misses the points by more than their noise" + (", intervals are wider for it" if method == "gls" else ""))
+  estimates = _estimates(problem, solution, intervals, open_params)
+  if not missed and (above := constant_above(problem, estimates)):
+    notes.append(above)
   if alone:
     notes.append("no two seeds have the same x, so nothing tells how a pass scatters: points are taken as independent")
   if setting.dropped:
     notes.append(f"{setting.dropped} points left out: not every seed has one there")
   return dataclasses.replace(
     blank,
-    params=_estimates(problem, solution, intervals, open_params),
+    params=estimates,
     objective=solution.cost if loss.delta is None else solution.cost / 2,
     status=status,
     note="; ".join(notes),
@@ -122,9 +126,20 @@ def _status(problem: Problem, solution: Solution, open_params: list[str], missed
     found.append(("not_identifiable", f"the points do not determine {' and '.join(open_params)}"))
   elif solution.on_bound:
     shown = ", ".join(f"{n} = {problem.values(solution.theta)[n]:g}" for n in solution.on_bound)
-    none = ": the points want no constant" if set(solution.on_bound) <= {"gamma", "E"} else ""
+    none = f": {_NO_CONSTANT}" if set(solution.on_bound) <= {"gamma", "E"} else ""
     found.append(("on_bound", f"{shown} at the edge of the domain{none}"))
   return (found[0][0] if found else "ok"), [note for _, note in found]
+
+
+def constant_above(problem: Problem, estimates: dict[str, Estimate]) -> str:
+  """That the points do not determine the constant, where its interval reaches above a measured loss and is wider than the curve's fall."""
+  _, index = np.unique(problem.log_x, axis=0, return_inverse=True)
+  mean = np.exp(problem.log_y0 + np.bincount(index.reshape(-1), problem.log_y) / np.bincount(index.reshape(-1)))
+  for param in (p for p in problem.law.params if p.in_y_units and not p.log):
+    low, high = estimates[param.name].ci_low, estimates[param.name].ci_high
+    if low is not None and high is not None and high > mean.min() and high - low > np.ptp(mean):
+      return f"the points do not determine {param.name}: its interval reaches {high:.3g}, above the measured {mean.min():.3g}"
+  return ""
 
 
 def _profiled(problem: Problem, solution: Solution, limits: Array, deviations: Array) -> list[Interval]:

@@ -59,6 +59,11 @@ class Candidates:
   loss: Float[Array, "C S"]
   left_out: int = 0
 
+  @property
+  def one_pass(self) -> bool:
+    """Whether all are evaluations of one configuration at different costs: there is nothing to choose between."""
+    return len({(w["axis"], w["size"]) for w in self.what}) == 1 and len(np.unique(self.cost)) == len(self.cost)
+
 
 @dataclasses.dataclass(frozen=True)
 class Frontier:
@@ -68,14 +73,16 @@ class Frontier:
     budget: the budgets, rising.
     loss: for each seed, the loss of the winner among the other seeds. With one seed, that seed picks the winner too.
     winner: the winner on all seeds together.
+    winner_loss: the loss of that winner, mean over seeds.
     agreement: the share of choices without one seed whose winner is on the same axis.
-    crossed: whether winners were picked without the seed they are measured on.
+    crossed: whether winners were picked without the seed they are measured on, or nothing had to be picked.
     left_out: the number of candidates that lack a seed.
   """
 
   budget: Float[Array, " n"]
   loss: Float[Array, "S n"]
   winner: list[dict[str, Any]]
+  winner_loss: Float[Array, " n"]
   agreement: Float[Array, " n"]
   crossed: bool
   left_out: int = 0
@@ -107,6 +114,8 @@ def candidates(frame: pl.DataFrame, metric: str, resource: str) -> Candidates:
 def frontier(given: Candidates, span: float = SPAN) -> Frontier | None:
   """The frontier over the costs of the candidates, or `_BUDGETS` log-spaced budgets; None with fewer than two.
 
+  The frontier of one pass is its curve, point by point.
+
   Args:
     given: the candidates.
     span: budgets cover the last factor of this up to the largest cost; earlier on a pass, learning has only begun.
@@ -116,19 +125,22 @@ def frontier(given: Candidates, span: float = SPAN) -> Frontier | None:
   top = float(given.cost.max())
   low = max(float(given.cost.min()), top / span)
   distinct = np.unique(given.cost[given.cost >= low * (1 - 1e-9)])
-  budget = distinct if len(distinct) <= _BUDGETS else np.geomspace(low, top, _BUDGETS)
+  budget = distinct if len(distinct) <= _BUDGETS or given.one_pass else np.geomspace(low, top, _BUDGETS)
   if len(budget) < 2:
     return None
-  seeds = given.loss.shape[1]
+  seeds, mean = given.loss.shape[1], given.loss.mean(axis=1)
+  if given.one_pass:
+    at = [int(np.argmax(given.cost == cost)) for cost in budget]
+    return Frontier(budget, given.loss[at].T, [given.what[i] for i in at], mean[at], np.ones(len(at)), True, given.left_out)
   allowed = given.cost[:, None] <= budget * (1 + 1e-9)
-  overall = np.argmin(np.where(allowed, given.loss.mean(axis=1)[:, None], np.inf), axis=0)
+  overall = np.argmin(np.where(allowed, mean[:, None], np.inf), axis=0)
   loss, same = np.empty((seeds, len(budget))), np.zeros((seeds, len(budget)))
   axes = np.array([w["axis"] for w in given.what])
   for s in range(seeds):
     others = np.delete(given.loss, s, axis=1) if seeds > 1 else given.loss
     winner = np.argmin(np.where(allowed, others.mean(axis=1)[:, None], np.inf), axis=0)
     loss[s], same[s] = given.loss[winner, s], axes[winner] == axes[overall]
-  return Frontier(budget, loss, [given.what[i] for i in overall], same.mean(axis=0), seeds > 1, given.left_out)
+  return Frontier(budget, loss, [given.what[i] for i in overall], mean[overall], same.mean(axis=0), seeds > 1, given.left_out)
 
 
 def frontier_law(found: Frontier, law: str, group: str, refuse: str = "", same_rows: bool = False) -> Fit:

@@ -4,8 +4,9 @@
 - params: final loss against parameters over its sizes, at the same examples.
 - compute: the least loss for the FLOPs spent, over the sizes and evaluations of the scheme; for scheme data, along its curve.
 
-`best` is the frontier over all schemes together. The laws of parameters and compute are fitted to the whole loss, so that schemes can be
-compared. The laws of data are fitted to the tail's part of it where planted data has several. Called by `analysis.report`.
+`best` is the frontier over all schemes together. The frontier of one configuration is its curve, with the law of that. The laws of
+parameters and compute are fitted to the whole loss, so that schemes can be compared. The laws of data are fitted to the tail's part of it
+where planted data has several. Called by `analysis.report`.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from analysis.fitting.result import Fit, row_as_dict
+from analysis.fitting.result import Estimate, Fit, row_as_dict
 from analysis.load import Sweep, axes_of, on_data_curve, same_rows
 from analysis.questions.curves import final_points, fitted, total_metric
 from analysis.questions.drift import drift_of
@@ -57,8 +58,8 @@ class SchemeRow:
     """The flat object of `laws.json`."""
     out = row_as_dict(self, "frontier")
     if self.frontier is not None:
-      names = ["budget", "loss", "scheme", "size", "examples", "agreement"]
-      columns = [self.frontier.budget, self.frontier.loss.mean(axis=0)]
+      names = ["budget", "loss", "winner_loss", "scheme", "size", "examples", "agreement"]
+      columns = [self.frontier.budget, self.frontier.loss.mean(axis=0), self.frontier.winner_loss]
       columns += [[w[name] for w in self.frontier.winner] for name in ("axis", "label", "examples")] + [self.frontier.agreement]
       out["frontier"] = [dict(zip(names, (_plain(v) for v in row), strict=True)) for row in zip(*columns, strict=True)]
       out["winner_picked_on_other_seeds"] = self.frontier.crossed
@@ -89,13 +90,14 @@ def scheme_rows(sweep: Sweep, rows: list[LawRow], sizes: list[LawRow], law: str)
     largest = {r.axis: r for r in rows if (r.workload, r.learner) == (workload, "dlrm")}  # they come in order of size
     mine = [_law_row(r, "data") for r in largest.values()]
     mine += [_law_row(r, "params") for r in sizes if (r.workload, r.learner, r.x) == (workload, "dlrm", "params") and r.axis != "data"]
+    passes = list(largest.values())
     for scheme in axes_of(group):
-      mine += _frontier_row(workload, scheme, "compute", metric, group.filter(axis=scheme), constant, refuse)
-    mine += _frontier_row(workload, BEST, "data", metric, group, without, refuse)
+      mine += _frontier_row(workload, scheme, "compute", metric, group.filter(axis=scheme), constant, passes, refuse)
+    mine += _frontier_row(workload, BEST, "data", metric, group, without, passes, refuse)
     data = pl.col("axis") == "data"
     short = data & (pl.col("size") < pl.col("size").filter(data).max())  # shorter runs of the base
-    mine += _frontier_row(workload, BEST, "params", metric, final_points(group.filter(~short))[0], constant)
-    mine += _frontier_row(workload, BEST, "compute", metric, group, constant, refuse)
+    mine += _frontier_row(workload, BEST, "params", metric, final_points(group.filter(~short))[0], constant, passes)
+    mine += _frontier_row(workload, BEST, "compute", metric, group, constant, passes, refuse)
     out += _with_efficiency(mine)
   order = ("data", "params", "compute")
   return sorted(out, key=lambda r: (r.workload, order.index(r.resource)))
@@ -108,14 +110,41 @@ def _law_row(row: LawRow, resource: str) -> SchemeRow:
 
 
 def _frontier_row(
-  workload: str, scheme: str, resource: str, metric: str, frame: pl.DataFrame, law: str, refuse: str = ""
+  workload: str, scheme: str, resource: str, metric: str, frame: pl.DataFrame, law: str, passes: list[LawRow], refuse: str = ""
 ) -> list[SchemeRow]:
+  """The frontier of some evaluations and its law. Where they are one of `passes`, with the same loss, its data law is the law."""
   span = np.inf if resource == "params" else SPAN  # every model has its parameters from the start
-  found = frontier(candidates(frame, metric, resource), span) if len(frame) else None
+  if not len(frame):
+    return []
+  given = candidates(frame, metric, resource)
+  found = frontier(given, span)
   if found is None:  # this scheme does not change that resource
     return []
-  fit = frontier_law(found, law, f"{workload} / {scheme} / {resource}", refuse, same_rows(frame))
+  group = f"{workload} / {scheme} / {resource}"
+  only = (given.what[0]["axis"], given.what[0]["size"]) if given.one_pass else None
+  law_of_pass = next((r for r in passes if (r.axis, r.size, r.metric) == (*only, metric)), None) if only else None
+  if law_of_pass is None:
+    fit = frontier_law(found, law, group, refuse, same_rows(frame))
+  else:
+    fit = dataclasses.replace(in_unit(law_of_pass.fit, float(given.cost[0] / given.what[0]["examples"])), group=group)
   return [SchemeRow(workload, scheme, resource, metric, fit, regime_at(fit, fit.x_max or 1.0), frontier=found)]
+
+
+def in_unit(fit: Fit, per_unit: float) -> Fit:
+  """A law of one x, against x times `per_unit`: exponents, constants and status stay. The interval of alpha is left out."""
+  if per_unit == 1.0:
+    return fit
+  params = dict(fit.params)
+  if "alpha" in params:
+    params["alpha"] = Estimate(params["alpha"].estimate * per_unit ** fit.value("beta"), None, None, None)
+  for name in ("x_break", "x_scale"):
+    if name in params:
+      p = params[name]
+      error, low, high = (None if v is None else v * per_unit for v in (p.std_error, p.ci_low, p.ci_high))
+      params[name] = Estimate(p.estimate * per_unit, error, low, high)
+  low, high = (None if v is None else v * per_unit for v in (fit.x_min, fit.x_max))
+  band = tuple((x * per_unit, below, above) for x, below, above in fit.band)
+  return dataclasses.replace(fit, params=params, x_min=low, x_max=high, band=band)
 
 
 def _with_efficiency(rows: list[SchemeRow]) -> list[SchemeRow]:

@@ -24,7 +24,8 @@ from dlrm_jax.common.axis_names import AXES
 
 ROWS_LIMIT = 0.97  # share of the ideal excess that the rows cause, from which the rows law is compared with its theory
 COLUMNS = {"size": "size", "params": "params_total", "flops": "flops"}  # of `ends`, by what a law over sizes is fitted against
-MIN_MOVE = 1.5  # an axis that changes parameters or FLOPs by a smaller factor gets no law of them
+MIN_MOVE = 1.5  # an axis that changes parameters or FLOPs by a smaller factor is not fitted against them
+MIN_SPAN = 3.0  # and by a smaller factor than this, the law is refused: a part that stays makes any exponent of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +121,8 @@ def size_laws(sweep: Sweep, law: str) -> list[LawRow]:
       refuse = drift.short if drift is not None else ""
       if axis == "data" and (points["epochs"].fill_null(0) > 1).any():
         refuse = "rows were trained on more than once"
+      if x != "size" and axis != "data" and (span := values.max() / values.min()) < MIN_SPAN:
+        refuse = f"{x} span a factor of {span:.2g}, an exponent against them needs {MIN_SPAN:g}"
       y, seed, same = points[metric].to_numpy(), points["seed"].to_numpy(), same_rows(points)
       fit = fit_law(values, y, chosen, seed, points="independent", refuse=refuse, same_rows=same)
       fit = dataclasses.replace(fit, reason=drift.reason) if drift is not None and drift.drifts else fit

@@ -14,12 +14,13 @@ from dlrm_jax.common import record
 from dlrm_jax.common.figures import page
 from dlrm_jax.common.figures.render import Figure
 from dlrm_jax.common.terminal import Table
+from dlrm_jax.common.text import number_of
 
 LAW_CAPTION = (
   "Power laws: L(x) = alpha * x**-beta + gamma (gamma = 0 in law power), fitted by least squares on log L. Window: the fitted range of x. "
   "Held-out error: prediction / measured - 1 at the largest x, by a fit to the smaller x. ? is an end that the points leave open. Status "
   "misfit: the points contradict the law (a constant above them, a bend in the residuals, the last points missed) by more than noise "
-  "and by 2% of the curve's fall or more."
+  "and by 2% of the curve's fall or more. What the table then shows is the closest law, not a result."
 )
 _BEFORE_LAWS = ("data_law", "Schemes and resources", "data_efficiency", "compute", "compute_by", "Which scheme wins where")
 _AFTER_LAWS = ("residuals", "Extrapolation, and laws compared")
@@ -50,10 +51,18 @@ def document(found: Analysis, figures: list[Figure]) -> str:
     law_notes=[*(f"{name}: {METHODS[name]}." for name in methods), *law_reasons(laws)],
     after_laws=[*after, *left.values()],
     runs=runs_table(sweep),
+    listed=_listed(sweep),
   )
   axes = ", ".join(dict.fromkeys(sweep.points["axis"]))
-  subtitle = f"{sweep.num_done} runs, {sweep.points['workload'].n_unique()} workloads, axes {axes}"
+  counts = number_of(sweep.num_done, "run"), number_of(sweep.points["workload"].n_unique(), "workload")
+  subtitle = f"{', '.join(counts)}, {'axes' if ',' in axes else 'axis'} {axes}"
   return page.page(f"Scaling laws: {sweep.path.resolve().name}", subtitle, body, figures)
+
+
+def _listed(sweep: Sweep) -> str:
+  """How many runs the table of runs lists."""
+  runs, points = sweep.points["config_id"].n_unique(), len(sweep.points)
+  return number_of(runs, "run") + ("" if runs == points else f", {points} rows: a run has one for each axis that it is on")
 
 
 def _setting(sweep: Sweep) -> Table:

@@ -21,10 +21,11 @@ from dlrm_jax.common.terminal import Table
 _RESOURCES = {"data": "data", "params": "parameters", "compute": "compute"}
 
 SCHEMES_TEXT = (
-  "Loss against examples at the largest size, final loss against parameters, and the least loss for the FLOPs spent (winners picked on "
-  "other seeds than they are measured on). best: over all schemes. Efficiency: the resource that the cheapest scheme needs for the loss "
-  "which all reach, over what this one needs. Published: Ardalani et al. 2022, second hand, model and data scaled together; by scheme "
-  "nothing could be read. " + regimes.TEXT
+  "Loss against examples at the largest size, against parameters after the examples that all sizes have, and the least loss for the FLOPs "
+  "spent (winners picked on other seeds than they are measured on; where there is one configuration, its curve). best: over all schemes. "
+  "An exponent that misses the points is that of the closest law, not a result. Efficiency: the resource that the cheapest scheme needs "
+  "for the loss which all reach, over what this one needs. Published: Ardalani et al. 2022, second hand, model and data scaled together; "
+  "by scheme nothing could be read. " + regimes.TEXT
 )
 
 
@@ -85,9 +86,12 @@ def parts_table(entries: list[dict[str, Any]]) -> Table:
 
 
 FRONTIER_TEXT = (
-  "The configuration with the least loss for a budget. Agreement: the share of choices without one seed in which the same scheme wins. "
-  "Where it is low, the data cannot tell the schemes apart. A loss is measured on seeds that did not pick the winner, so it may rise a "
-  "little with the budget."
+  "The configuration with the least loss for a budget, and its loss after so many examples, mean over seeds; both at the end of the range "
+  "of budgets. Along parameters all are compared after the most examples that every one has been evaluated at, which may be before the end "
+  "of their runs. Evaluations before the end of a run may predict fewer rows; their losses are corrected by the difference that these rows "
+  "make at its end. The winner was picked by this loss, so the loss is a little too low; laws are fitted to losses on seeds that did not "
+  "pick the winner. Agreement: the share of choices without one seed in which the same scheme wins. Where it is low, the data cannot tell "
+  "the schemes apart."
 )
 
 
@@ -98,19 +102,23 @@ def frontier_table(rows: list[SchemeRow]) -> Table:
     found = r.frontier
     assert found is not None
     merged: list[list[Any]] = []
-    for budget, value, winner, agreement in zip(found.budget, found.loss.mean(axis=0), found.winner, found.agreement, strict=True):
-      name = f"{winner['axis']} {winner['label']}"
+    for budget, value, winner, agreement in zip(found.budget, found.winner_loss, found.winner, found.agreement, strict=True):
+      name, last = f"{winner['axis']} {winner['label']}", [float(budget), short(winner["examples"]), f"{value:.5g}"]
       if merged and merged[-1][0] == name:  # one row for as long as one configuration wins
-        merged[-1][2:5] = [float(budget), float(value), min(merged[-1][4], float(agreement))]
+        merged[-1][2:] = [*last, min(merged[-1][-1], float(agreement))]
       else:
-        merged.append([name, float(budget), float(budget), float(value), float(agreement)])
-    cells += [
-      [r.workload, _RESOURCES[r.resource], f"{short(low)} to {short(high)}", name, f"{value:.5g}", f"{agreement:.0%}"]
-      for name, low, high, value, agreement in merged
-    ]
-  return Table(
-    "Which scheme wins where", ["workload", "resource", "budget", "winner", "loss at the end", "agreement"], cells, FRONTIER_TEXT
-  )
+        merged.append([name, float(budget), *last, float(agreement)])
+    for name, low, high, examples, value, agreement in merged:
+      budget_text = short(low) if low == high else f"{short(low)} to {short(high)}"
+      shown = _agreement(agreement, len(found.loss))
+      cells.append([r.workload, _RESOURCES[r.resource], budget_text, name, examples, value, shown])
+  columns = ["workload", "resource", "budget", "winner", "examples", "loss", "agreement"]
+  return Table("Which scheme wins where", columns, cells, FRONTIER_TEXT)
+
+
+def _agreement(share: float, seeds: int) -> str:
+  """The share of choices that agree; with few seeds, how few they are."""
+  return "one seed" if seeds == 1 else f"{share:.0%}" + (", each by one seed" if seeds == 2 else "")
 
 
 COMPARISON_TEXT = (

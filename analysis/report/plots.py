@@ -159,9 +159,10 @@ def _size_curves(frame: pl.DataFrame, rows: list[LawRow], axis: str) -> list[Fig
     layers.append(dots.encode(x=x, y=y, color=color, tooltip=marks.tooltip(*marks.RUN_TOOLTIP)))
     heading = alt.TitleParams(marks.workload_text(row.workload), subtitle=law_texts(row))
     panels.append(alt.layer(*layers).properties(width=250, height=230, title=heading))
-    note = f" after {row.at_examples:,} examples" if row.at_examples else ""
+    note = f" after {row.at_examples:,} examples, the most that all its sizes were evaluated at" if row.at_examples else ""
   caption = (
-    f"Final loss of the {axis} axis{note}; each point is one seed, the line is the fitted law (power + constant: examples are limited). "
+    f"{'Loss' if note else 'Final loss'} of the {axis} axis{note}; each point is one seed, the line is the fitted law (power + constant: "
+    "examples are limited). "
     "No line: the points allow no law, or contradict it."
   )
   return marks.figure(f"model_{axis}", f"Model scaling, {axis} axis", caption, panels, len({r.x for r in rows if r.axis == axis}))

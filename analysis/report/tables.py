@@ -10,8 +10,8 @@ from dlrm_jax.common import terminal
 from dlrm_jax.common.terminal import Table
 
 LAW_COLUMNS = [
-  *("workload", "learner", "axis", "size", "law", "metric", "window", "beta [95% interval]", "theory"),
-  *("alpha", "gamma [95%]", "points", "seeds", "held-out error", "status"),
+  *("workload", "learner", "axis", "size", "law", "metric", "window", "beta [95% interval]", "status"),
+  *("theory", "alpha", "gamma [95%]", "points", "seeds", "held-out error"),
 ]
 ADVICE = "Advice"  # how the titles of tables of advice begin
 _MOST_LAWS = 60  # rows of the law table; with more, the terminal leaves out those of single sizes
@@ -42,7 +42,7 @@ def law_cells(row: LawRow) -> list[str]:
   alpha = f"{fit.params['alpha'].estimate:.4g}" if "alpha" in fit.params else "-"
   counts = [str(fit.num_points), str(fit.num_seeds)]
   place = [row.workload, row.learner, row.axis, size, fit.law, row.metric, window]
-  return [*place, beta, known(row.theory_beta, ".3f"), alpha, gamma, *counts, error, fit.status]
+  return [*place, beta, fit.status, known(row.theory_beta, ".3f"), alpha, gamma, *counts, error]
 
 
 def runs_table(sweep: Sweep) -> Table:

@@ -1,6 +1,11 @@
-"""Text for people: names as they are, on one line."""
+"""Text for people: names as they are, on one line, and numbers of things."""
 
 import unicodedata
+
+
+def number_of(number: int, noun: str) -> str:
+  """`1 run`, `2 runs`."""
+  return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def visible(text: str, keep: str = "") -> str:

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from analysis.fitting.fit_law import fit_law
+from analysis.fitting.fit_law import constant_above, fit_law
 from analysis.fitting.laws import LAWS
 from analysis.fitting.least_squares import Loss, Problem, solve
+from analysis.fitting.result import Estimate
 
 X = 2.0 ** np.arange(16, 28)
 THETAS = {  # fitted coordinates, at which every term of the law matters
@@ -117,9 +118,18 @@ def test_no_constant_or_a_negative_one_sits_on_its_bound(y, status):
   """Without a constant the law is right; with a negative one, which the law cannot have, its residuals bend."""
   fit = fit_law(X, y, "power_constant")
   power = fit_law(X, y, "power")
-  assert fit.status == status and "gamma = 0 at the edge of the domain: the points want no constant" in fit.note
+  assert fit.status == status and "gamma = 0 at the edge of the domain: over this range the curve has not bent" in fit.note
   assert fit.value("gamma") == 0.0
   np.testing.assert_allclose(fit.value("beta"), power.value("beta"), rtol=1e-6)
+
+
+def test_an_interval_of_the_constant_above_a_measured_loss_is_noted():
+  """The curve falls from 1 to .892. An interval wider than that, which excludes no measured loss, tells nothing of the constant."""
+  x = np.geomspace(6e3, 2.7e5, 13)
+  problem = Problem.of(LAWS["power_constant"], x, 1.23 * x**-0.0257)
+  text = "the points do not determine gamma: its interval reaches 0.945, above the measured 0.892"
+  for low, high, want in ((0.0, 0.945, text), (0.88, 0.895, ""), (0.0, 0.88, ""), (None, 0.945, "")):
+    assert constant_above(problem, {"gamma": Estimate(0.5, None, low, high)}) == want
 
 
 def test_a_constant_hidden_by_noise_is_not_identifiable():

@@ -13,7 +13,7 @@ import jinja2
 from dlrm_jax.common.figures import chart
 from dlrm_jax.common.figures.render import Figure, javascript
 from dlrm_jax.common.terminal import Table
-from dlrm_jax.common.text import visible
+from dlrm_jax.common.text import number_of, visible
 
 _HERE = "dlrm_jax.common.figures"
 
@@ -29,7 +29,7 @@ def environment(package: str = _HERE) -> jinja2.Environment:
   made = jinja2.Environment(
     loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, finalize=shown, trim_blocks=True, lstrip_blocks=True
   )
-  made.globals["kinds_of"] = _kinds
+  made.globals |= {"kinds_of": _kinds, "number_of": number_of}
   return made
 
 
