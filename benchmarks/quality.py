@@ -39,6 +39,7 @@ from dlrm_jax.common import flags, markdown, progress, record
 from dlrm_jax.common.flags import UserError, option
 from dlrm_jax.data.dataset import open_dataset
 from dlrm_jax.machine import hardware
+from dlrm_jax.training import metrics
 
 WAYS = ("defaults", "lr_find", "logistic", "outside")
 _ROOT = Path(__file__).resolve().parents[1]
@@ -157,7 +158,7 @@ def scores(log: Log, way: str, data: Path, place: Path, python: str) -> dict[str
         raise UserError(f"{log.name}: outside failed with exit code {done.returncode}: {(done.stderr.splitlines() or ['?'])[-1]}")
       record.write_json(path, json.loads(done.stdout) | {"seconds": time.perf_counter() - started})
     found = record.read_json(path)
-    entropy = _entropy(open_dataset(data).base_rates["train"])
+    entropy = metrics.entropy(open_dataset(data).base_rates["train"])
     return {"log_loss": found["log_loss"], "ne": found["log_loss"] / entropy, "roc_auc": found["roc_auc"], "wall_s": found["seconds"]}
   run = place / ("defaults" if way == "logistic" else way)
   words = ["dlrm_jax.train", f"--data={data}", f"--workdir={run}", *log.train, *(["--lr_find"] if way == "lr_find" else [])]
@@ -167,11 +168,6 @@ def scores(log: Log, way: str, data: Path, place: Path, python: str) -> dict[str
     return {name: got[f"logistic_{name}"] for name in ("log_loss", "ne", "roc_auc")} | {"wall_s": None}
   rates = {name: got["config"]["train"][name] for name in ("table_lr", "dense_lr")}
   return {name: got[name] for name in ("log_loss", "ne", "roc_auc", "examples")} | {"wall_s": seconds} | rates
-
-
-def _entropy(rate: float) -> float:
-  """The entropy of a click rate, in nats."""
-  return -(rate * math.log(rate) + (1 - rate) * math.log1p(-rate))
 
 
 def section(rows: Sequence[dict[str, Any]], header: dict[str, Any], date: datetime.date) -> str:
