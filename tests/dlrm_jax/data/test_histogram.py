@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlrm_jax.data.describe.dense_columns import scale_of
-from dlrm_jax.data.describe.histogram import MOST_BARS, Scale, histogram
+from dlrm_jax.data.describe.histogram import MOST_BARS, Scale, _whole_steps, histogram
 from dlrm_jax.data.transform import Input
 
 PLAIN, LOG1P = (scale_of(Input("x", "x", transform)) for transform in ("none", "log1p"))
@@ -148,6 +148,8 @@ def test_a_day_of_seconds_after_log1p_has_no_spikes():
     [-1e-40, 1e-40],
     [2.0**24, 2.0**24 + 2],
     [-0.0, 1e38],
+    [-1.5, 0.0, 5.12e9],  # ten billion steps of .5
+    [-0.5, 0.0, 2.0**51],
   ],
 )
 def test_every_column_has_bars(numbers: list[float], scale: Scale):
@@ -177,3 +179,12 @@ def test_values_outside_are_left_out():
   value_k = np.arange(100, dtype=np.float32)
   found = histogram(value_k, value_k, np.ones(100, np.int64), PLAIN, 10.0, 49.0)
   assert sum(found.counts) == 40 and found.edges[0] == 9.5 and found.edges[-1] == 49.5
+
+
+def test_a_range_of_any_number_of_steps_is_divided_at_once():
+  """Comparing every division of 2**52 steps would take years."""
+  edge_e = _whole_steps(0.0, 2.0**52, 1.0)
+  width_b = np.diff(edge_e)
+  assert len(width_b) <= 40 and edge_e[0] <= 0.0 and edge_e[-1] >= 2.0**52
+  np.testing.assert_allclose(width_b, width_b[0], rtol=1e-12)
+  assert edge_e[-1] - 2.0**52 < 0.02 * width_b[0]  # the last bar is as good as full
