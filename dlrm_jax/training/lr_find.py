@@ -6,7 +6,7 @@ Trials are short runs on the first training examples. They are compared by the p
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,29 +51,54 @@ class Found:
     return dataclasses.asdict(self) | {"tried": [dataclasses.asdict(trial) for trial in self.tried]}
 
 
-Losses = Callable[[Sequence[tuple[float, float]]], Sequence[float]]  # of trials with these (table_lr, dense_lr)
+@dataclasses.dataclass(frozen=True)
+class Kept:
+  """What WORKDIR/lr_find.json holds of a search: its trials so far, or its result.
+
+  Attributes:
+    tried: the trials that have ended, in order.
+    trial_id: names the unfinished search: the `config_id` of a trial at the rates of the flags. None of a result.
+    found: the result; None while the search has not ended.
+    about: of a result, which runs it is for.
+  """
+
+  tried: tuple[Trial, ...]
+  trial_id: str | None
+  found: Found | None
+  about: dict[str, Any]
 
 
-def search(losses: Losses, table_lr: float, dense_lr: float) -> tuple[Trial, ...]:
+Losses = Callable[[Sequence[tuple[float, float]]], Iterable[float]]  # of trials with these (table_lr, dense_lr), one after the other
+
+
+def search(
+  losses: Losses, table_lr: float, dense_lr: float, done: Sequence[Trial] = (), keep: Callable[[Sequence[Trial]], None] = lambda tried: None
+) -> tuple[Trial, ...]:
   """Trials around a pair of rates, until no neighbour of the best one is better. The best has the least loss; of equals the first.
 
   The neighbours of a pair have one rate, or both, larger or smaller by a factor of STEPS. So the range grows as long as the best trial is
   at its edge. Where every trial diverges, both rates fall.
 
   Args:
-    losses: trains at some pairs and returns their losses.
+    losses: trains at some pairs and gives their losses, each as soon as it is known.
     table_lr, dense_lr: where the search begins.
+    done: trials of an earlier, unfinished search from the same rates; they are not trained again.
+    keep: called with all trials whenever one has ended.
 
   Returns every trial in order.
   """
   tried: dict[tuple[int, int], Trial] = {}  # by the powers of the smallest factor
-  unit = min(STEPS)
+  unit, known = min(STEPS), {(trial.table_lr, trial.dense_lr): trial for trial in done}
 
   def attempt(places: Sequence[tuple[int, int]]) -> None:
     new = [place for place in dict.fromkeys(places) if place not in tried][: MAX_TRIALS - len(tried)]
-    rates = [(table_lr * unit**a, dense_lr * unit**b) for a, b in new]
-    for place, pair, loss in zip(new, rates, losses(rates) if rates else (), strict=True):
+    rates = {place: (table_lr * unit ** place[0], dense_lr * unit ** place[1]) for place in new}
+    tried.update({place: known[pair] for place, pair in rates.items() if pair in known})
+    rest = [place for place in new if place not in tried]
+    pairs = [rates[place] for place in rest]
+    for place, pair, loss in zip(rest, pairs, losses(pairs) if pairs else (), strict=True):
       tried[place] = Trial(*pair, loss if math.isfinite(loss) else math.inf)
+      keep(tuple(tried.values()))
 
   attempt([(0, 0)])
   for factor in STEPS:
@@ -108,16 +133,27 @@ def write(workdir: str | Path, found: Found, about: dict[str, Any]) -> None:
   record.write_json(Path(workdir) / FILE, record.header() | {"about": about} | found.as_json())
 
 
-def read(workdir: str | Path) -> tuple[Found, dict[str, Any]] | None:
-  """The result that WORKDIR keeps, and which runs it is for; None where there is none. Raises UserError where the file is damaged."""
+def write_tried(workdir: str | Path, tried: Sequence[Trial], trial_id: str) -> None:
+  """Keeps the trials of a search that has not ended (`Kept`), unless another process has ended it."""
+  kept = read(workdir)
+  if kept is None or kept.found is None:
+    trials = [dataclasses.asdict(trial) for trial in tried]
+    record.write_json(Path(workdir) / FILE, record.header() | {"trial_id": trial_id, "tried": trials, "picked": None})
+
+
+def read(workdir: str | Path) -> Kept | None:
+  """What WORKDIR keeps of a search; None where there is nothing. Raises UserError where the file is damaged."""
   path = Path(workdir) / FILE
   if not path.exists():
     return None
   kept = record.read_json(path)
   try:
-    trials = [_trial(trial) for trial in kept["tried"]]
+    tried = tuple(_trial(trial) for trial in kept["tried"])
+    if kept["picked"] is None:
+      return Kept(tried, str(kept["trial_id"]), None, {})
     noise = float(kept.get("noise") or 0.0)
-    return Found(_trial(kept["picked"]), tuple(trials), int(kept["examples"]), int(kept["loss_examples"]), noise), dict(kept["about"])
+    found = Found(_trial(kept["picked"]), tried, int(kept["examples"]), int(kept["loss_examples"]), noise)
+    return Kept(tried, None, found, dict(kept["about"]))
   except (KeyError, TypeError, ValueError) as error:
     raise UserError(f"{path}: not a result of --lr_find ({type(error).__name__}: {error}); remove it") from None
 
@@ -128,11 +164,11 @@ def picked_for(config: RunConfig) -> dict[str, Any] | None:
   A sweep may train at multiples of the picked rates.
   """
   kept = read(config.workdir) if config.workdir else None
-  if kept is None:
+  if kept is None or kept.found is None:
     return None
-  picked, train = kept[0].picked, config.train
+  picked, train = kept.found.picked, config.train
   same = math.isclose(train.table_lr * picked.dense_lr, train.dense_lr * picked.table_lr, rel_tol=1e-9)
-  return kept[0].as_json() if same else None
+  return kept.found.as_json() if same else None
 
 
 def _trial(kept: dict[str, Any]) -> Trial:

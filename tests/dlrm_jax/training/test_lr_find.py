@@ -3,13 +3,18 @@
 import dataclasses
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dlrm_jax import train
-from dlrm_jax.common import record
+from dlrm_jax.common import record, stopping
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import ModelConfig, RunConfig, TrainConfig
 from dlrm_jax.training import found_rates, loop, lr_find
@@ -122,7 +127,102 @@ def test_a_search_is_made_once_for_a_directory(tmp_path: Path, monkeypatch: pyte
     found_rates.at_found_rates(in_directory(tmp_path), source)
 
 
+def test_a_search_goes_on_after_any_trial_to_the_same_result():
+  """Whatever trials had ended, the next search trains the others alone, and has the same trials in the same order."""
+  for where in ((0.1, 0.05), (3.2, 1.6), (0.1 / 64, 0.4)):
+    kept = list[tuple[lr_find.Trial, ...]]()
+    whole = lr_find.search(bowl(*where), 0.1, 0.05, keep=lambda tried, kept=kept: kept.append(tuple(tried)))
+    assert kept == [whole[: n + 1] for n in range(len(whole))]
+    for n in range(len(whole) + 1):
+      trained = list[tuple[float, float]]()
+
+      def losses(pairs: Sequence[tuple[float, float]], trained: list[tuple[float, float]] = trained, where: tuple[float, float] = where):
+        trained += pairs
+        return bowl(*where)(pairs)
+
+      assert lr_find.search(losses, 0.1, 0.05, done=whole[:n]) == whole
+      assert trained == [(trial.table_lr, trial.dense_lr) for trial in whole[n:]]
+
+
+def few_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+  monkeypatch.setattr(found_rates, "LEAST_STEPS", 4)
+  monkeypatch.setattr(lr_find, "MAX_TRIALS", 8)
+
+
+def trained_trials(monkeypatch: pytest.MonkeyPatch, end_at: int, end: Callable[[], object]) -> list[tuple[float, float]]:
+  """Collects the rates of the trials that are trained from now on; where trial `end_at` would begin, `end` is called."""
+  trained, train_runs = list[tuple[float, float]](), loop.train_runs
+
+  def noted(configs: Sequence[RunConfig], *args: Any, **kwargs: Any) -> list[Any]:
+    if len(trained) == end_at:
+      end()
+    trained.extend((config.train.table_lr, config.train.dense_lr) for config in configs)
+    return train_runs(configs, *args, **kwargs)
+
+  monkeypatch.setattr(loop, "train_runs", noted)
+  return trained
+
+
+def test_a_search_that_was_stopped_or_killed_goes_on_with_the_next_trial(
+  tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+  """A child that dies by SIGKILL at its fourth trial, a program that gets SIGTERM at the sixth, and the same command once more."""
+  few_trials(monkeypatch)
+  low = dataclasses.replace(BASE.train, table_lr=0.0005, dense_lr=0.0005)
+  train.main(in_directory(tmp_path / "whole", train=low))
+  whole = record.read_json(tmp_path / "whole" / "record.json")
+  rates = [(trial["table_lr"], trial["dense_lr"]) for trial in whole["lr_find"]["tried"]]
+  config = in_directory(tmp_path / "cut", train=low)
+
+  environment = os.environ | {"PYTHONPATH": str(Path(train.__file__).parents[1])}
+  command = [sys.executable, __file__, str(tmp_path / "cut")]
+  killed = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+  assert killed.returncode == -signal.SIGKILL, killed.stderr
+  kept = lr_find.read(tmp_path / "cut")
+  assert kept is not None and kept.found is None and kept.tried == lr_find.read(tmp_path / "whole").tried[:3]  # type: ignore[union-attr]
+  assert lr_find.picked_for(config) is None
+
+  with monkeypatch.context() as patch:
+    trained = trained_trials(patch, 2, lambda: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(stopping.Stopped, match=r"SIGTERM: the trials that have ended are kept in .*lr_find.json; the same command goes on"):
+      train.main(config)
+  assert trained == rates[3:6]  # the last of them was stopped
+  assert not (tmp_path / "cut" / "record.json").exists()
+  capsys.readouterr()
+
+  with monkeypatch.context() as patch:
+    trained = trained_trials(patch, 99, lambda: None)
+    train.main(config)
+  assert trained[:-1] == rates[5:]
+  assert "lr_find: going on after 5 trials, from " in capsys.readouterr().err
+  out = record.read_json(tmp_path / "cut" / "record.json")
+  assert (out["lr_find"], out["config_id"], out["log_loss"]) == (whole["lr_find"], whole["config_id"], whole["log_loss"])
+
+
+def test_trials_of_another_search_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+  monkeypatch.setattr(found_rates, "LEAST_STEPS", 4)
+  lr_find.write_tried(tmp_path, [lr_find.Trial(BASE.train.table_lr, BASE.train.dense_lr, 0.1)], "0123456789abcdef")
+  config = found_rates.at_found_rates(in_directory(tmp_path), found_rates.loop.open_source(BASE))
+  assert "lr_find.json is of another search: it begins anew" in capsys.readouterr().err
+  kept = lr_find.read(tmp_path)
+  assert kept is not None and kept.found is not None and kept.tried[0].loss > 0.5
+  lr_find.write_tried(tmp_path, [], "0123456789abcdef")  # by a process that began together with this one
+  assert lr_find.read(tmp_path) == kept and config.train.table_lr == kept.found.picked.table_lr
+
+
 def test_a_run_that_goes_on_from_another_has_its_rates(tmp_path: Path):
   with pytest.raises(UserError, match="--lr_find: leave it out with --restore=elsewhere"):
     train.main(in_directory(tmp_path, restore="elsewhere"))
   assert not list(tmp_path.iterdir())
+
+
+def _die_at_the_fourth_trial(workdir: str) -> None:
+  """The program of the test above that is killed."""
+  with pytest.MonkeyPatch.context() as patch:
+    few_trials(patch)
+    trained_trials(patch, 3, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    train.main(in_directory(Path(workdir), train=dataclasses.replace(BASE.train, table_lr=0.0005, dense_lr=0.0005)))
+
+
+if __name__ == "__main__":
+  _die_at_the_fourth_trial(sys.argv[1])
