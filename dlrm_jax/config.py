@@ -273,7 +273,7 @@ class RunConfig:
   lr_find: bool = EXECUTION.option(
     False,
     "choose both learning rates first, by short runs on the first training examples; those of the flags are kept unless others are better "
-    "by more than a standard error of the loss",
+    "by more than a standard error of the loss; with --restore, take those of the checkpoint",
   )
   steps_per_call: int = EXECUTION.option(1, "training steps in one call of the compiled program; pays where steps are short", at_least=1)
   model: ModelConfig = ModelConfig()

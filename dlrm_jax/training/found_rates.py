@@ -21,6 +21,7 @@ from dlrm_jax.data.source import Source, one_epoch, resolved
 from dlrm_jax.identity import base_id, config_id, together_key
 from dlrm_jax.training import loop, lr_find
 from dlrm_jax.training.alarms import standard_error
+from dlrm_jax.training.resume import with_rates_of_checkpoint
 
 _PLAIN: dict[str, Any] = {"workdir": "", "checkpoint": False, "checkpoint_every_s": 0.0, "logistic": "no", "log_to": ()}  # of a trial
 SHARE, LEAST_STEPS = 25, 500  # a trial trains on 1/25 of the run's examples, and takes this many steps at least
@@ -31,14 +32,20 @@ def at_found_rates(config: RunConfig, source: Source, quiet: bool = False) -> Ru
 
   The result of the search is kept in WORKDIR/lr_find.json, and used again where it is for the same model, data and settings. Every trial is
   kept there when it has ended, so that a search that was stopped or killed goes on with the next one.
+  A run with `--restore` searches nothing: it has the rates of its checkpoint.
   Raises UserError where the file is damaged or is for another base configuration, or where every trial diverged; Stopped when a signal asks
   for it.
   """
   if not config.lr_find:
     return config
+  config = dataclasses.replace(config, lr_find=False)
   if config.restore is not None:
-    raise UserError(f"--lr_find: leave it out with --restore={config.restore}: a run goes on at the learning rates of its checkpoint")
-  config = resolved(dataclasses.replace(config, lr_find=False), source)
+    config = with_rates_of_checkpoint(config, config.workdir)
+    if not quiet and jax.process_index() == 0:
+      train = config.train
+      say(f"lr_find: --table_lr={train.table_lr} --dense_lr={train.dense_lr}, those of the checkpoint that this run goes on from")
+    return config
+  config = resolved(config, source)
   about = {"base": base_id(config, source.digest)}  # with the rates where the search begins
   kept, path = lr_find.read(config.workdir), Path(config.workdir) / lr_find.FILE
   primary = jax.process_index() == 0

@@ -7,9 +7,10 @@ from typing import Any
 
 import jax
 
+from dlrm_jax.affects import RATE, fields_of
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.common.progress import say
-from dlrm_jax.config import RunConfig
+from dlrm_jax.config import RunConfig, TrainConfig
 from dlrm_jax.data.source import PreparedSource, Source, examples_before
 from dlrm_jax.training import checkpoint
 from dlrm_jax.training.checkpoints import Checkpoints, found, restore_newest
@@ -36,8 +37,7 @@ def after_other_data(config: RunConfig, source: Source, directory: str | Path) -
   """
   if config.restore is None or not isinstance(source, PreparedSource):
     return source
-  own = _facts_of_newest(found(Path(directory) / "checkpoint"))
-  facts = _facts_of_newest(checkpoints_at(config.restore)) if own is None else own
+  facts = _facts_to_go_on_from(config.restore, directory)
   if facts is None:
     return source  # `first_state` reports what is damaged
   earlier = [(digest, examples) for digest, examples in facts.get("earlier_data", [])]
@@ -51,6 +51,23 @@ def after_other_data(config: RunConfig, source: Source, directory: str | Path) -
       )
     earlier.append((facts["data_digest"], facts["examples"]))
   return dataclasses.replace(source, earlier=tuple(earlier))
+
+
+def with_rates_of_checkpoint(config: RunConfig, directory: str | Path) -> RunConfig:
+  """A run with `restore` at the learning rates of the checkpoint that it goes on from: its own in `directory`, or else that other run's."""
+  assert config.restore is not None
+  facts = _facts_to_go_on_from(config.restore, directory)
+  if facts is None:
+    return config  # `first_state` reports what is damaged
+  there = settings_of(RunConfig()) | facts
+  table_lr, dense_lr = float(there["train.table_lr"]), float(there["train.dense_lr"])
+  return dataclasses.replace(config, train=dataclasses.replace(config.train, table_lr=table_lr, dense_lr=dense_lr))
+
+
+def _facts_to_go_on_from(restore: str, directory: str | Path) -> dict[str, Any] | None:
+  """What the newest whole checkpoint in `directory`, or else of `--restore`, holds of its run; None where none is whole."""
+  own = _facts_of_newest(found(Path(directory) / "checkpoint"))
+  return _facts_of_newest(checkpoints_at(restore)) if own is None else own
 
 
 def _facts_of_newest(paths: list[Path]) -> dict[str, Any] | None:
@@ -106,8 +123,12 @@ def facts_to_branch_from(path: Path, run: Trajectory) -> dict[str, Any]:
   there = settings_of(RunConfig()) | facts  # a setting that is newer than the checkpoint was at its default
   before = examples_before(run.source)
   other = bool(before) and facts.get("data_digest") != run.source.digest  # `after_other_data` has compared the data sets
+  rates = fields_of(TrainConfig, [RATE])
   for name, value in stream_of(config, run.source).items():
     if there.get(name) != value and not (other and name in ("data", "data_digest")):
+      if name.removeprefix("train.") in rates:
+        wanted = " ".join(f"--{rate}={there[f'train.{rate}']}" for rate in rates)
+        raise UserError(f"{flag}: was trained at {wanted}; give these flags, or --lr_find, which takes the rates of a checkpoint")
       raise UserError(f"{flag}: its {name} is {there.get(name)}, this run's is {value}; they must be the same")
   train, seen = config.train, facts["examples"]
   if other and seen != before:

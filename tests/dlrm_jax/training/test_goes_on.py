@@ -11,10 +11,11 @@ import polars as pl
 import pytest
 from served_case import config, prepare, rows_of_log, trained
 
-from dlrm_jax import predict
+from dlrm_jax import predict, train
 from dlrm_jax.common import flags, record, stopping
 from dlrm_jax.common.flags import UserError
-from dlrm_jax.training import checkpoint, loop
+from dlrm_jax.data.source import open_source
+from dlrm_jax.training import checkpoint, found_rates, loop
 
 DAYS = [rows_of_log(count, seed=day, new_users=day > 0) for day, count in enumerate((1600, 500, 300))]
 BATCH = 64
@@ -108,6 +109,29 @@ def test_a_stop_in_the_second_day_changes_nothing(place: Path, monkeypatch):
   wanted = record.read_json(place / "fine" / "record.json")
   assert (out["config_id"], out["examples"], out["log_loss"]) == (wanted["config_id"], wanted["examples"], wanted["log_loss"])
   assert logits(place, "stopped") == logits(place, "fine")
+
+
+def test_rates_that_were_found_go_on(place: Path, capsys: pytest.CaptureFixture[str]):
+  """The flags of the first run, with --restore: --lr_find takes the checkpoint's rates, also where the run goes on after a stop."""
+  found = trained(place, place / "day_0", "found", num_examples=1280, table_lr=0.4, dense_lr=0.0075)
+  wanted = "was trained at --table_lr=0.4 --dense_lr=0.0075; give these flags, or --lr_find, which takes the rates of a checkpoint"
+  with pytest.raises(UserError, match=rf"^--restore=\S+: {wanted}$"):
+    goes_on(place, "day_1", "none", "found")
+  with pytest.raises(UserError, match=rf"^--restore=\S+: {wanted}$"):
+    goes_on(place, "day_1", "none", "found", table_lr=0.4)
+  given = goes_on(place, "day_1", "given", "found", table_lr=0.4, dense_lr=0.0075)
+  shutil.copytree(place / "found", place / "gone")
+  finding = dataclasses.replace(config(place / "day_1", num_examples=10**6), lr_find=True, restore=str(place / "gone" / "checkpoint"))
+  finding = dataclasses.replace(finding, workdir=str(place / "finding"))
+  train.main(finding)
+  out = record.read_json(place / "finding" / "record.json")
+  assert (out["config_id"], out["log_loss"], out["lr_find"]) == (given["config_id"], given["log_loss"], None)
+  assert found["config_id"] != out["config_id"]
+  said = capsys.readouterr().err
+  assert "lr_find: --table_lr=0.4 --dense_lr=0.0075, those of the checkpoint that this run goes on from" in said
+  assert not (place / "finding" / "lr_find.json").exists()
+  shutil.rmtree(place / "gone")  # its own checkpoint has the rates, too
+  assert found_rates.at_found_rates(finding, open_source(finding)).train.table_lr == 0.4
 
 
 def test_other_vocabularies_are_refused_in_one_line(place: Path):

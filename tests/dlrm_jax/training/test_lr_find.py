@@ -210,12 +210,6 @@ def test_trials_of_another_search_are_not_taken(tmp_path: Path, monkeypatch: pyt
   assert lr_find.read(tmp_path) == kept and config.train.table_lr == kept.found.picked.table_lr
 
 
-def test_a_run_that_goes_on_from_another_has_its_rates(tmp_path: Path):
-  with pytest.raises(UserError, match="--lr_find: leave it out with --restore=elsewhere"):
-    train.main(in_directory(tmp_path, restore="elsewhere"))
-  assert not list(tmp_path.iterdir())
-
-
 def _die_at_the_fourth_trial(workdir: str) -> None:
   """The program of the test above that is killed."""
   with pytest.MonkeyPatch.context() as patch:
