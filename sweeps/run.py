@@ -72,9 +72,18 @@ def main(sweep: SweepConfig) -> None:
 
 
 def _at_found_rates(sweep: SweepConfig) -> SweepConfig:
-  """The sweep at the learning rates that `--lr_find` picks for its base configuration, once for all points."""
+  """The sweep at the learning rates that `--lr_find` picks for its base configuration, once for all points.
+
+  The trials are trained in this process, also where jobs train the runs.
+  """
   if sweep.launch.launcher == "slurm":
-    raise flags.UserError("--lr_find: trains here, before the jobs; find the rates with dlrm_jax.train on a node, then give them as flags")
+    slurm.check()
+    if sweep.run.mesh.num_devices > 1:
+      raise flags.UserError(
+        f"--lr_find: its trials would be trained in this process, which has not the {sweep.run.mesh.num_devices} devices of the jobs; "
+        "find the rates with dlrm_jax.train in a job, then give them as flags"
+      )
+    say("lr_find: its trials are trained here, in this process, before the jobs are submitted")
   base = with_part(sweep.run, "planted", zipf_s=sweep.zipf_s_values[0]) if sweep.zipf_s_values else sweep.run
   hardware.share_compiled(store.compile_cache(sweep.run.workdir))
   with stopping.installed():

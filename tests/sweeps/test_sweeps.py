@@ -11,11 +11,11 @@ from analysis.report import program
 from dlrm_jax import train
 from dlrm_jax.common import record
 from dlrm_jax.common.flags import UserError
-from dlrm_jax.config import PlantedConfig
+from dlrm_jax.config import MeshConfig, PlantedConfig
 from dlrm_jax.training import found_rates
-from sweeps import run, store
+from sweeps import run, slurm, store
 from sweeps.launch_flags import LaunchConfig
-from sweeps.points import expand
+from sweeps.points import SweepConfig, expand
 
 
 def test_a_finished_run_is_never_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -83,6 +83,32 @@ def test_a_sweep_finds_learning_rates_once_for_all_its_points(tmp_path: Path, mo
   assert {out["lr_find"]["picked"]["loss"] for out in outs.values()} == {found["loss"]}
   given = with_train(sweep, table_lr=found["table_lr"], dense_lr=found["dense_lr"])
   assert set(outs) == {point.config_id for point, _ in expand(given)}
-  slurm = dataclasses.replace(finding, launch=LaunchConfig(launcher="slurm"), run=dataclasses.replace(finding.run, lr_find=True))
-  with pytest.raises(UserError, match="--lr_find: trains here, before the jobs"):
-    run.main(slurm)
+
+
+def test_a_sweep_of_jobs_finds_its_rates_before_it_submits_them(
+  tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+  """The jobs get the rates as flags and search nothing. A kept result is used again. Jobs of several devices are refused."""
+  monkeypatch.setattr(found_rates, "LEAST_STEPS", 4)
+  monkeypatch.setattr(found_rates, "standard_error", lambda *_: 0.0)
+  submitted = list[SweepConfig]()
+  monkeypatch.setattr(slurm, "launch", lambda sweep, todo, tick: submitted.append(sweep))
+  sweep = with_train(sweep_of(axes=("rows",), measure=False, launch=LaunchConfig(launcher="slurm")), table_lr=0.001, dense_lr=0.001)
+  finding = in_directory(dataclasses.replace(sweep, run=dataclasses.replace(sweep.run, lr_find=True)), tmp_path)
+  monkeypatch.setattr(slurm.shutil, "which", lambda name: None)
+  with pytest.raises(UserError, match="there is no sbatch here"):
+    run.main(finding)
+  assert not (tmp_path / "lr_find.json").exists()
+  monkeypatch.setattr(slurm.shutil, "which", lambda name: name)
+  mesh = dataclasses.replace(finding, run=dataclasses.replace(finding.run, mesh=MeshConfig(mesh="2")))
+  with pytest.raises(UserError, match="--lr_find: its trials would be trained in this process, which has not the 2 devices of the jobs"):
+    run.main(mesh)
+  run.main(finding)
+  assert "lr_find: its trials are trained here, in this process, before the jobs are submitted" in capsys.readouterr().err
+  picked = record.read_json(tmp_path / "lr_find.json")["picked"]
+  (jobs,) = submitted
+  assert not jobs.run.lr_find and (jobs.run.train.table_lr, jobs.run.train.dense_lr) == (picked["table_lr"], picked["dense_lr"])
+  assert picked["table_lr"] > 0.001
+  monkeypatch.setattr(found_rates, "_found", lambda *_: pytest.fail("searched again"))
+  run.main(finding)
+  assert submitted == [jobs, jobs]
