@@ -4,7 +4,7 @@ python -m dlrm_jax.predict --restore=runs/one/checkpoint --input='new/*.csv' --o
 
 The files need the columns of the log that the model was trained on, in any order; the label may be absent. They are read by the schema, the
 statistics and the vocabularies of that data set, so a value that was not seen in training has id 0, as in held-out rows. Every accepted row
-is scored. A column of weights is used for the metrics alone.
+is scored. A column of weights is used for the metrics alone. Where all files lack it, rows count alike, and a line says so.
 
 NE is the log loss over the entropy of the click rate of the training rows, not of the scored ones. So compare the NE of two models only
 where both have the same training click rate, else their log losses. A constant prediction of the training click rate has NE base_rate_ne.
@@ -25,6 +25,7 @@ from dlrm_jax.config import KERNELS
 from dlrm_jax.data.prepare import inputs, spool
 from dlrm_jax.data.prepare.rejects import Tally, blamed
 from dlrm_jax.data.prepare.scoring import Encoder, read_examples, scored_file
+from dlrm_jax.data.prepare.weights import all_or_none
 from dlrm_jax.machine import hardware
 from dlrm_jax.serving.restored import restore_model
 from dlrm_jax.serving.scores import ScoreWriter, scored
@@ -78,6 +79,9 @@ def _predict(config: PredictConfig) -> dict[str, Any]:
   model = restore_model(config.restore, config.data, config.batch_size, config.mesh, config.kernels)
   encoder = Encoder.of(model.data, model.contents, len(model.build.plan.layout.tables))
   files = [scored_file(source, config.format, encoder.schema) for source in sources]
+  labelled_files = {file.path: file.weighted for file in files if file.labelled}
+  if encoder.schema.weight is not None and labelled_files and not all_or_none(labelled_files, encoder.schema.weight):
+    say(f"no file has the column '{encoder.schema.weight}' of weights: all rows count alike in the metrics")
   tallies, total, names = [Tally() for _ in files], Accumulator(model.base_rate), inputs.names_of(sources)
   labelled, weightless, counts = 0, 0, np.zeros((2, len(encoder.features) if encoder.vocabularies else 0), np.int64)
   with record.written_whole(config.output) as out, Bar("scoring", sum(file.size for file in files), is_bytes=True) as bar:

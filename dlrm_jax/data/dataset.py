@@ -197,7 +197,7 @@ def one_class_splits(contents: dict[str, Any]) -> list[str]:
 
 
 def left_out(contents: dict[str, Any]) -> list[tuple[str, str]]:
-  """Facts about good rows that a data set leaves out, by name: negatives (`--keep_negatives`), and rows of weight 0."""
+  """Facts about what a data set leaves out of good rows, by name: negatives (`--keep_negatives`), rows of weight 0, or all weights."""
   out, columns, splits = [], contents["columns"], contents["splits"]
   if negatives := contents.get("keep_negatives"):
     rows, kept_rate = splits["train"]["rows"], negatives.get("kept_base_rate")
@@ -209,6 +209,8 @@ def left_out(contents: dict[str, Any]) -> list[tuple[str, str]]:
     if negatives:
       good += negatives["train_rows"] - splits["train"]["rows"]
     out.append(("rows of weight 0", f"{weightless:,} of {good:,} rows are left out ({columns['weight']['name']} is 0)"))
+  if "weight" not in columns and (column := contents["schema"].get("weight")) is not None:
+    out.append(("no weights", f"no file has the column '{column}' of weights: all rows count alike, with weight 1"))
   return out
 
 

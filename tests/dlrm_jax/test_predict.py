@@ -155,7 +155,7 @@ def test_several_files_are_one_stream_in_natural_order(case: Case):
 def test_a_file_without_labels_has_no_metrics(case: Case, capsys):
   found = case.predict(case.file("new.csv", text_of(ROWS[:30], HEADER[1:])))
   assert case.scores().columns == ["file", "line", "logit", "prob"]
-  assert {found[name] for name in METRICS} == {None} and found["labelled"] == 0
+  assert {found[name] for name in predict.METRICS} == {None} and found["labelled"] == 0
   out = capsys.readouterr().out.splitlines()
   assert out[0] == f"rows=30  in {case.place}/scores.parquet"
   one_class = case.predict(case.file("ones.csv", text_of([["1", *row[1:]] for row in ROWS[:30]])))
@@ -276,6 +276,17 @@ def test_rows_of_weight_0_are_scored_and_count_nothing_in_the_metrics(tmp_path: 
   assert "100 of 400 rows have weight 0: they are scored, and count nothing in the metrics" in capsys.readouterr().err
   without = case.predict(case.file("held_out.csv", text_of(held_out, HEADER[:place])))
   assert without["rows_of_weight_0"] == 0 and case.scores()["logit"].to_list() == wanted["logit"].to_list()
+  assert capsys.readouterr().err == "no file has the column 'unused' of weights: all rows count alike in the metrics\n"
+  ones = case.predict(case.file("ones.csv", text_of([[*row[:place], "1"] for row in held_out])))
+  assert {name: ones[name] for name in predict.METRICS} == {name: without[name] for name in predict.METRICS}
+  (tmp_path / "some_1.csv").write_text(text_of(held_out))
+  (tmp_path / "some_2.csv").write_text(text_of(held_out, HEADER[:place]))
+  (tmp_path / "some_3.csv").write_text("")
+  with pytest.raises(flags.UserError, match=r"some_2.csv: lacks the column 'unused' of weights, which other files have: add it, or give"):
+    case.predict(f"--input={tmp_path}/some_*.csv")
+  (tmp_path / "some_2.csv").write_text(text_of(held_out, HEADER[1:place]))  # without labels, it is in no metric
+  capsys.readouterr()
+  assert case.predict(f"--input={tmp_path}/some_*.csv")["labelled"] == 400 and "of weights" not in capsys.readouterr().err
   weightless = case.predict(case.file("zeros.csv", text_of([row for row in held_out if row[place] == "0"])))
   assert weightless["rows"] == 100 and weightless["log_loss"] is None
 

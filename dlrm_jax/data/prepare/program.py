@@ -29,6 +29,7 @@ from dlrm_jax.data.prepare.shards import Writing
 from dlrm_jax.data.prepare.staging import Staging, opened, refuse_occupied
 from dlrm_jax.data.prepare.thin import Thinning
 from dlrm_jax.data.prepare.timeline import Timeline, check_units, say_order, timeline
+from dlrm_jax.data.prepare.weights import schema_of_log
 
 _MIB = 1 << 20
 _MOST_TASKS = 25_000  # the files of all tasks are mapped into memory together, and Linux allows 65,530 maps
@@ -168,6 +169,8 @@ def prepare(config: PrepareConfig) -> dict[str, Any] | None:
 def _prepare(config: PrepareConfig, like: Like | None, schema: Schema, resumable: bool = True) -> dict[str, Any] | None:
   """`prepare` for a log of files. Unless `resumable`, nothing is kept of a run that does not end well."""
   found, cut = _inputs(config)
+  if like is not None:
+    schema = schema_of_log(found.files, config.format, schema)
   limits = splits.bounds(config, schema)
   plan = _plan(config, like, schema, found.files)
   with opened(Path(config.output), plan, config.overwrite, config.share[0] if config.shard else None, resumable) as place:
@@ -207,7 +210,7 @@ def _prepare(config: PrepareConfig, like: Like | None, schema: Schema, resumable
     facts = {split: [record.read_json(p) for p, s in zip(written, wanted) if s.split == split] for split in rows_of}
     name, entry = place.output.name, contents.vocabulary_entry(mode, config.min_count if like is None else like.min_count, ids, known)
     made = contents.describe(name, entry, schema, log, facts, tables, counted, rejected, times, negatives)
-    made |= {} if like is None else {"like": like.entry}
+    made |= {} if like is None else {"like": like.entry, "schema": schema_as_json(like.schema)}  # with weights, for the next log
     read_log.write_rejects(place.out / "rejects.tsv", tasks, log)
     record.write_json(place.out / "dataset.json", made)
     place.publish({"dataset.json", "rejects.tsv", *(path.name for path in ids), *(shard.name for shard in wanted)})

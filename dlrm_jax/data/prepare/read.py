@@ -191,6 +191,12 @@ def parquet_types(path: Path) -> dict[str, pa.DataType]:
     return dict(zip(file.schema_arrow.names, file.schema_arrow.types, strict=True))
 
 
+def parquet_rows(path: Path) -> int:
+  """The number of rows of a Parquet file. Raises UserError naming the file if it is none."""
+  with _open_parquet(path) as file:
+    return file.metadata.num_rows
+
+
 def _check_time(kind: pa.DataType, time: TimeColumn, path: Path) -> None:
   """Raises UserError unless `times` supports the type of the time column."""
   stamps = pa.types.is_timestamp(kind) or pa.types.is_date(kind)

@@ -22,6 +22,7 @@ from dlrm_jax.data.prepare.rejects import Tally
 from dlrm_jax.data.prepare.rows import Read, read_piece
 from dlrm_jax.data.prepare.schema import Bag, CategoricalColumn, Schema
 from dlrm_jax.data.prepare.schema_json import schema_from_json
+from dlrm_jax.data.prepare.weights import has_weights
 from dlrm_jax.data.shard_format import PADDING, lookup_names
 from dlrm_jax.data.transform import Bins, Input, bins_of, inputs_of
 
@@ -130,12 +131,16 @@ class Encoder:
 
 @dataclasses.dataclass(frozen=True)
 class ScoredFile:
-  """A file to score: how it is read, and its columns, without a label if the file has none."""
+  """A file to score: how it is read, and its columns, without a label or a weight if the file has none.
+
+  `weighted` is None if the file has no rows.
+  """
 
   path: Path
   format: str
   schema: Schema
   size: int
+  weighted: bool | None
 
   @property
   def labelled(self) -> bool:
@@ -161,18 +166,15 @@ def scored_file(path: Path, log_format: str | None, schema: Schema) -> ScoredFil
   if log_format == "parquet":
     kind = read.parquet_types(path).get(label.column)
     has = kind is not None and not pa.types.is_null(kind)
-    weighted = schema.weight in read.parquet_types(path)
   elif header is None:
-    there = delimited.header_of(path, dataclasses.replace(without, weight=None)) or ()
-    has, weighted = label.column in there, schema.weight in there
+    has = label.column in (delimited.header_of(path, dataclasses.replace(without, weight=None)) or ())
   else:
-    weighted = True
     has = label.column not in header or delimited.first_cells(path, schema) != len(header) - 1
     if not has:  # the columns but the label
       log_format, without = "csv", dataclasses.replace(without, header=tuple(name for name in header if name != label.column))
-  if not weighted:
-    wanted, without = (dataclasses.replace(one, weight=None) for one in (wanted, without))
-  return ScoredFile(path, log_format, wanted if has else without, path.stat().st_size)
+  weighted = has_weights(path, log_format, without)
+  of_file = wanted if has else without
+  return ScoredFile(path, log_format, of_file if weighted else dataclasses.replace(of_file, weight=None), path.stat().st_size, weighted)
 
 
 def read_examples(

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 from prepared_case import criteo_lines, rows_of
-from served_case import SCHEMA, prepare, rows_of_log, text_of
+from served_case import HEADER, SCHEMA, prepare, rows_of_log, text_of, trained
 
 from dlrm_jax.common import flags
 from dlrm_jax.common.flags import UserError
@@ -118,6 +118,43 @@ def edited(place: Path, **entries: Any) -> Path:
   return old
 
 
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_a_log_without_weights_counts_all_rows_alike_and_says_so(tmp_path: Path, form: str, capsys: pytest.CaptureFixture[str]):
+  """It is the data set of the log with weights of 1, but for that column; the next log may have weights again."""
+  place = HEADER.index("unused")
+  prepare(tmp_path, [[*row[:place], str(i % 3)] for i, row in enumerate(ROWS)], "--eval_rows=300", schema='weight = "unused"\n' + SCHEMA)
+  trained(tmp_path, tmp_path / "set", num_examples=640)
+
+  def tomorrow(name: str, *files: str) -> dict[str, Any]:
+    for i, text in enumerate(files):
+      (tmp_path / f"{name}_{i}.csv").write_text(text)
+      if text and form == "parquet":
+        pl.read_csv(text.encode(), infer_schema_length=None).write_parquet(tmp_path / f"{name}_{i}.parquet")
+    words = [f"--format={form}", f"--input={tmp_path}/{name}_*.{form}", f"--like={tmp_path}/set", f"--output={tmp_path}/{name}"]
+    program.main(flags.parse(["prepare", *words, "--workers=1"], program.PrepareConfig))
+    return json.loads((tmp_path / name / "dataset.json").read_text())
+
+  capsys.readouterr()
+  ones = tomorrow("ones", text_of([[*row[:place], "1"] for row in TOMORROW]))
+  assert "of weights" not in capsys.readouterr().out
+  without = tomorrow("without", text_of(TOMORROW[:100], HEADER[:place]), "", text_of(TOMORROW[100:], HEADER[:place]))
+  assert "no weights: no file has the column 'unused' of weights: all rows count alike, with weight 1" in capsys.readouterr().out
+  assert without["splits"]["train"]["base_rate"] == ones["splits"]["train"]["base_rate"]
+  assert encoding_of(without) == encoding_of(ones) and without["schema"]["weight"] == "unused"
+  read = rows_of(tmp_path / "ones", "train")
+  assert rows_of(tmp_path / "without", "train").equals(read.drop("weight")) and (read["weight"] == 1).all()
+  runs = [trained(tmp_path, tmp_path / name, f"run_{name}", num_examples=10**6, restore=f"{tmp_path}/run") for name in ("ones", "without")]
+  assert runs[0]["progressive_log_loss"] == runs[1]["progressive_log_loss"]
+  again = flags.parse(
+    ["p", f"--format={form}", f"--input={tmp_path}/ones_0.{form}", f"--like={tmp_path}/without", f"--output={tmp_path}/again"],
+    program.PrepareConfig,
+  )
+  made = program.prepare(again)
+  assert made is not None and made["digest"] == ones["digest"]
+  with pytest.raises(UserError, match=rf"some_1.{form}: lacks the column 'unused' of weights, which other files have: add it, or give"):
+    tomorrow("some", text_of(TOMORROW[:200]), text_of(TOMORROW[200:], HEADER[:place]))
+
+
 def test_bad_input_is_refused_in_one_line(place: Path):
   with pytest.raises(UserError, match=r"--like=.*/set: has a schema of its own; leave out --schema"):
     prepare(place, TOMORROW, f"--like={place}/set", f"--schema={place}/schema.toml", output="x")
@@ -125,6 +162,10 @@ def test_bad_input_is_refused_in_one_line(place: Path):
     prepare(place, TOMORROW, f"--like={place}/set", "--min_count=3", output="x")
   with pytest.raises(UserError, match=r"--vocabulary=hash: must be left out with --like"):
     prepare(place, TOMORROW, f"--like={place}/set", "--vocabulary=hash", output="x")
+  (place / "x.csv").write_text(text_of(TOMORROW, HEADER[1:]))
+  words = ["--format=csv", f"--input={place}/x.csv", f"--output={place}/x", f"--like={place}/set"]
+  with pytest.raises(UserError, match=r"no column 'clicked', .*; rows without their label can be scored alone \(dlrm_jax\.predict\)$"):
+    program.prepare(flags.parse(["prepare", *words], program.PrepareConfig))
   with pytest.raises(UserError, match=r"no dataset\.json in it"):
     prepare(place, TOMORROW, f"--like={place}", output="x")
   old = edited(place, vocabulary={"mode": "frequency", "min_count": 2})
