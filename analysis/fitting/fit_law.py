@@ -21,6 +21,7 @@ from analysis.fitting.uncertainty import LEVEL, Interval, condition, profile_int
 
 Array = np.ndarray
 POINTS = ("independent", "curves")
+_CONSTANTS = ("gamma", "E")
 _NO_CONSTANT = "over this range the curve has not bent towards a constant yet, so its exponent holds for this range alone"
 _WIDE = 10.0  # an exponent whose interval spans more than this factor is called not identifiable
 
@@ -120,14 +121,21 @@ def fit_law(
 
 
 def _status(problem: Problem, solution: Solution, open_params: list[str], missed: str) -> tuple[str, list[str]]:
-  """The status of a fit, and why it is not `ok`. What the points contradict is said before what they leave open."""
-  found = [("misfit", f"the law misses the points: {missed}")] if missed else []
+  """The status of a fit, and why it is not `ok`. What the points contradict is said before what they leave open.
+
+  Why a law is at the edge of its domain is said of a law that fits. One that misses the points is only the closest one there.
+  """
+  constant = bool(solution.on_bound) and set(solution.on_bound) <= set(_CONSTANTS)
+  edge = ", ".join(f"{name} = {problem.values(solution.theta)[name]:g}" for name in solution.on_bound)
+  found = []
+  if missed:
+    at_edge = f" even at its best constant, {edge}" if constant else f", with {edge} at the edge of the domain"
+    where = at_edge if edge and not open_params else ""
+    found.append(("misfit", f"the law misses the points{where}: {missed}"))
   if open_params:
     found.append(("not_identifiable", f"the points do not determine {' and '.join(open_params)}"))
-  elif solution.on_bound:
-    shown = ", ".join(f"{n} = {problem.values(solution.theta)[n]:g}" for n in solution.on_bound)
-    none = f": {_NO_CONSTANT}" if set(solution.on_bound) <= {"gamma", "E"} else ""
-    found.append(("on_bound", f"{shown} at the edge of the domain{none}"))
+  elif edge and not missed:
+    found.append(("on_bound", f"{edge} at the edge of the domain{f': {_NO_CONSTANT}' if constant else ''}"))
   return (found[0][0] if found else "ok"), [note for _, note in found]
 
 
