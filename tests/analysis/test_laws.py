@@ -123,7 +123,7 @@ def test_seeds_and_where_points_come_from_give_the_method(points, method):
   ],
 )
 def test_no_constant_or_a_negative_one_sits_on_its_bound(y, status, note):
-  """Without a constant the law is right; with a negative one, which the law cannot have, it misses the last points. One sentence says which."""
+  """Without a constant the law is right; a negative one, which it cannot have, makes it miss the last points. One sentence says which."""
   fit = fit_law(X, y, "power_constant")
   power = fit_law(X, y, "power")
   assert fit.status == status and re.fullmatch(note, fit.note) and fit.reason == fit.note
