@@ -1,4 +1,6 @@
-"""Shared by all tests: eight simulated CPU devices, and programs compiled with less effort, since tests compile much and run little."""
+"""Shared by all tests: eight simulated CPU devices, and programs compiled with less effort, since tests compile much and run little.
+
+Nothing waits for the disk."""
 
 import os
 import sys
@@ -11,9 +13,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_NUM_CPU_DEVICES", "8")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # with 2, scipy's L-BFGS-B took 20 times the CPU time for tiny problems, waiting
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 " + os.environ.get("XLA_FLAGS", "")
+os.fsync = os.fstat  # type: ignore[assignment]  # raises for the same handles; no test can lose power
 
-
-pytest_plugins = ["kept_programs", "leftovers", "worker_memory"]
+pytest_plugins = ["typechecker", "kept_programs", "leftovers", "worker_memory"]
 
 
 @pytest.fixture

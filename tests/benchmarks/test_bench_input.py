@@ -29,7 +29,7 @@ def prepared(tmp_path_factory) -> Path:
   schema = 'name = "toy"\nlabel = "y"\ncategorical = ["user", "item"]\n[dense]\na = {}\n[bags]\ntags = ["tag_1", "tag_2"]\n'
   (directory / "schema.toml").write_text(schema)
   words = ["--format=csv", f"--input={directory}/log.csv", f"--schema={directory}/schema.toml", f"--eval_rows={EVAL_ROWS}"]
-  prepare(flags.parse(["x", f"--output={directory}/out", *words], PrepareConfig))
+  prepare(flags.parse(["x", f"--output={directory}/out", "--workers=1", *words], PrepareConfig))
   return directory / "out"
 
 

@@ -40,9 +40,14 @@ class Part:
     return Path(f"{self.path}.time.arrow")
 
 
+def _one_row(values: np.ndarray) -> pa.Array:
+  """A column whose only row holds an array. `pa.array` would search for pandas each time."""
+  return pa.ListArray.from_arrays(arrow(np.array([0, len(values)], np.int32)), arrow(values))
+
+
 def write(path: Path, columns: Mapping[str, Any]) -> None:
   """Writes columns as an Arrow file that can be mapped into memory. It is whole or absent, even if two runs write the same file."""
-  arrays = [pa.array(column) if isinstance(column, list) else arrow(column) for column in columns.values()]
+  arrays = [_one_row(*column) if isinstance(column, list) else arrow(column) for column in columns.values()]
   batch = pa.record_batch(arrays, list(columns))
   with record.written_whole(path) as file, pa.ipc.new_file(file, batch.schema) as writer:
     writer.write_batch(batch)

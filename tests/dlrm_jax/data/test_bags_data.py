@@ -48,7 +48,7 @@ def run(tmp_path: Path, schema: str, log: str | pa.Table, *words: str, output: s
   else:
     pq.write_table(log, tmp_path / "log.parquet", row_group_size=64)
   given = [f"--format={kind}", f"--input={tmp_path}/log.{kind}", f"--schema={tmp_path}/s.toml", f"--output={tmp_path / output}"]
-  return prepare(flags.parse(["prepare", *given, *words], PrepareConfig)), tmp_path / output
+  return prepare(flags.parse(["prepare", "--workers=1", *given, *words], PrepareConfig)), tmp_path / output
 
 
 # --- prepared data

@@ -53,7 +53,7 @@ def planted_log(path: Path) -> pl.DataFrame:
 def make(root: Path, source: Path, schema: str, *words: str) -> Path:
   (root / "schema.toml").write_text(schema)
   shared = ["--format=parquet", f"--input={source}", f"--schema={root / 'schema.toml'}", f"--output={root / 'set'}"]
-  prepare(flags.parse(["prepare", *shared, *words], PrepareConfig))
+  prepare(flags.parse(["prepare", "--workers=1", *shared, *words], PrepareConfig))
   return root / "set"
 
 
@@ -429,7 +429,7 @@ def test_rejected_lines_by_reason(tmp_path, capsys):
   (tmp_path / "log.csv").write_text("\n".join(lines) + "\n")
   (tmp_path / "schema.toml").write_text('label = "y"\ncategorical = ["c"]\n')
   words = ("--format=csv", f"--input={tmp_path / 'log.csv'}", f"--schema={tmp_path / 'schema.toml'}", f"--output={tmp_path / 'set'}")
-  known = prepare(flags.parse(["prepare", *words, "--max_reject_fraction=0.1"], PrepareConfig))
+  known = prepare(flags.parse(["prepare", "--workers=1", *words, "--max_reject_fraction=0.1"], PrepareConfig))
   program.main(DescribeConfig((str(tmp_path / "set"),)))
   made, out = described(tmp_path / "set" / "describe"), capsys.readouterr().out
   assert made["rejects"]["by_reason"] == known["rejects"]["by_reason"] and made["dense"] == []
@@ -545,7 +545,7 @@ def test_movielens(tmp_path):
 
 def test_criteo_head(tmp_path):
   words = ("--format=criteo_tsv", f"--input={real('criteo_kaggle_head/train.txt')}", f"--output={tmp_path / 'set'}")
-  prepare(flags.parse(["prepare", *words], PrepareConfig))
+  prepare(flags.parse(["prepare", "--workers=1", *words], PrepareConfig))
   made, train = numbers(tmp_path / "set"), shards(tmp_path / "set", "train")
   for entry in made["categorical"]:
     check_counts(entry, train[f"id.{entry['name']}"].to_list(), ranked=True)
@@ -560,6 +560,6 @@ def test_a_day_of_seconds(tmp_path):
   """Such a column ended in "Too many bins for data range"."""
   case = real("cases/narrow_dense")
   words = ("--format=csv", f"--input={case / 'day.csv'}", f"--schema={case / 'log.toml'}", f"--output={tmp_path / 'set'}")
-  prepare(flags.parse(["prepare", *words], PrepareConfig))
+  prepare(flags.parse(["prepare", "--workers=1", *words], PrepareConfig))
   (entry,) = numbers(tmp_path / "set")["dense"]
   assert 1.7e9 < entry["edges"][0] < entry["edges"][-1] < 1.8e9 and entry["counts"][0] and sum(entry["counts"]) == 4500

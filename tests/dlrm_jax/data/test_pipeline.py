@@ -48,7 +48,7 @@ def prepared(tmp_path_factory) -> Path:
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(shard_format, "ROWS_PER_GROUP", 32)
     patch.setattr(shard_format, "GROUPS_PER_SHARD", 3)
-    prepare(flags.parse(["x", f"--output={directory}/out", *words], PrepareConfig))
+    prepare(flags.parse(["x", f"--output={directory}/out", "--workers=1", *words], PrepareConfig))
   return directory
 
 

@@ -124,7 +124,7 @@ def test_every_position_of_a_break(tmp_path):
 
 def run(tmp_path: Path, *words: str, output: str = "out") -> tuple[dict, Path]:
   out = tmp_path / output
-  return prepare(flags.parse(["prepare", f"--output={out}", *words], PrepareConfig)), out
+  return prepare(flags.parse(["prepare", f"--output={out}", "--workers=1", *words], PrepareConfig)), out
 
 
 BROKEN = "y,c,d\n" + "0,a,b\n1,b,a\n" * 30 + '1,k,"sale, new\n1,999,rose\nend"\n' + "0,a,b\n1,b,a\n" * 30

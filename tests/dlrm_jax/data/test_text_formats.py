@@ -32,8 +32,8 @@ def run(
 ) -> tuple[dict, Path]:
   (tmp_path / "log").write_bytes(data)
   (tmp_path / "s.toml").write_text(COLUMNS + keys + "\n" + DENSE)
-  words = ["prepare", f"--format={kind}", f"--input={tmp_path}/log", f"--schema={tmp_path}/s.toml", f"--output={tmp_path}/{output}", *more]
-  return prepare(flags.parse(words, PrepareConfig)), tmp_path / output
+  words = [f"--format={kind}", f"--input={tmp_path}/log", f"--schema={tmp_path}/s.toml", f"--output={tmp_path}/{output}", *more]
+  return prepare(flags.parse(["prepare", "--workers=1", *words], PrepareConfig)), tmp_path / output
 
 
 def table(seed: int = 0) -> list[list[str]]:
@@ -141,7 +141,7 @@ def test_a_criteo_log_with_a_byte_order_mark(tmp_path, zipped):
   def digest(mark: bytes, name: str) -> str:
     data = mark + ("\n".join(criteo_lines(60)) + "\n").encode()
     (tmp_path / f"{name}.tsv").write_bytes(gzip.compress(data) if zipped else data)
-    words = ["prepare", "--format=criteo_tsv", f"--input={tmp_path}/{name}.tsv", f"--output={tmp_path}/{name}"]
+    words = ["prepare", "--workers=1", "--format=criteo_tsv", f"--input={tmp_path}/{name}.tsv", f"--output={tmp_path}/{name}"]
     made = prepare(flags.parse(words, PrepareConfig))
     assert made["rejects"]["total"] == 0
     return made["digest"]
@@ -155,7 +155,7 @@ def test_utf_16_is_refused_in_one_line(tmp_path, encoding, kind):
   text = written(table(), ",").decode() if kind == "csv" else "\n".join(criteo_lines(20))
   (tmp_path / "log").write_bytes(text.encode(encoding))
   (tmp_path / "s.toml").write_text(COLUMNS + DENSE)
-  words = ["prepare", f"--format={kind}", f"--input={tmp_path}/log", f"--output={tmp_path}/out"]
+  words = ["prepare", "--workers=1", f"--format={kind}", f"--input={tmp_path}/log", f"--output={tmp_path}/out"]
   words += [f"--schema={tmp_path}/s.toml"] * (kind == "csv")
   with pytest.raises(UserError, match=r"log: this looks like UTF-16 or UTF-32 text; convert it to UTF-8") as error:
     prepare(flags.parse(words, PrepareConfig))

@@ -35,8 +35,7 @@ SCHEMA = 'label = "y"\ncategorical = ["c"]\n[dense]\nrow = { transform = "none" 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-  """Pieces of bytes, and shards of two groups of 31 rows. Nothing waits for the disk."""
-  monkeypatch.setattr(os, "fsync", lambda handle: None)
+  """Pieces of bytes, and shards of two groups of 31 rows."""
   monkeypatch.setattr(program, "_MIB", 1)
   monkeypatch.setattr(shard_format, "ROWS_PER_GROUP", 31)
   monkeypatch.setattr(shard_format, "GROUPS_PER_SHARD", 2)

@@ -94,7 +94,7 @@ def prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
   (tmp_path / "schema.toml").write_text('name = "toy"\nlabel = "y"\ncategorical = ["u", "v"]\n[dense]\na = { transform = "none" }\n')
   monkeypatch.setattr(shard_format, "ROWS_PER_GROUP", 20)
   words = ["--format=csv", f"--input={tmp_path}/log.csv", f"--schema={tmp_path}/schema.toml", "--eval_rows=37"]
-  prepare(flags.parse(["prepare", f"--output={tmp_path}/out", *words], PrepareConfig))
+  prepare(flags.parse(["prepare", f"--output={tmp_path}/out", "--workers=1", *words], PrepareConfig))
   return tmp_path / "out"
 
 
