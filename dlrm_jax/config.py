@@ -12,6 +12,7 @@ from dlrm_jax.common.flags import UserError, check, check_fields
 ORDERS = ("time", "shuffled")  # of the training examples of a data set (data/order.py)
 WINDOWS = ("oldest", "recent")  # which training rows of a data set a run takes
 ALL = 0  # of num_examples and eval_examples: as many as a data set has
+FOUND, FIRST_DECAY = 0, 2**15  # of decay_examples: found by trials, of which the first has this one
 HORIZONS = ("linear", "quadratic", "cosine")  # schedules that reach 0 after --decay_examples
 
 
@@ -109,12 +110,9 @@ class StepSettings:
     "reach 0 after decay_examples (a horizon: one pass is then no data curve)",
     ("constant", "inverse_sqrt", *HORIZONS),
   )
-  decay_examples: int = NUMBERS.option(0, "the schedule's length in examples; required unless it is constant", at_least=0)
 
   def __post_init__(self) -> None:
     check_fields(self)
-    if self.lr_schedule != "constant":
-      check(self.decay_examples >= 1, self, "decay_examples", f"at least 1 with --lr_schedule={self.lr_schedule}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +139,13 @@ class TrainConfig(StepSettings):
   learner: str = NUMBERS.option("dlrm", "the model, or the exact per-id Bayesian estimator (planted tail data only)", ("dlrm", "per_id"))
   table_lr: float = RATE.option(0.05, "learning rate of the tables", above=0)
   dense_lr: float = RATE.option(0.02, "learning rate of the MLPs", above=0)
+  decay_examples: int = RATE.option(
+    0,
+    "the schedule's length in examples; found (or 0): chosen for inverse_sqrt by short runs on training examples, see --lr_find; the other "
+    "schedules need a number",
+    at_least=0,
+    zero="found",
+  )
   eval_examples: int = EVALUATION.option(
     65_536,
     "examples of each evaluation, on a data set at most the held-out rows; all (or 0): every held-out row at the end, and fewer before, so "
@@ -155,6 +160,13 @@ class TrainConfig(StepSettings):
   def __post_init__(self) -> None:
     super().__post_init__()
     check(0 <= self.seed < 2**31, self, "seed", "from 0 to 2147483647")
+    if self.lr_schedule in HORIZONS:
+      check(self.decay_examples >= 1, self, "decay_examples", f"at least 1 with --lr_schedule={self.lr_schedule}")
+
+  @property
+  def finds_decay(self) -> bool:
+    """Whether `decay_examples` has to be found before a run can begin."""
+    return self.lr_schedule == "inverse_sqrt" and self.decay_examples == 0
 
   @property
   def total_examples(self) -> int:
@@ -272,8 +284,8 @@ class RunConfig:
   )
   lr_find: bool = EXECUTION.option(
     False,
-    "choose both learning rates first, by short runs on the first training examples; those of the flags are kept unless others are better "
-    "by more than a standard error of the loss; with --restore, take those of the checkpoint",
+    "choose both learning rates first, and --decay_examples of inverse_sqrt, by short runs on a part of the training examples; those of "
+    "the flags are kept unless others are better by more than a standard error; with --restore, take those of the checkpoint",
   )
   steps_per_call: int = EXECUTION.option(1, "training steps in one call of the compiled program; pays where steps are short", at_least=1)
   model: ModelConfig = ModelConfig()

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from dlrm_jax.config import ALL, ModelConfig, PlantedConfig, RunConfig, TrainConfig
+from dlrm_jax.config import ALL, FOUND, ModelConfig, PlantedConfig, RunConfig, TrainConfig
 from dlrm_jax.data import criteo
 
 DLRM_INPUTS = ("dense", "dots")
@@ -18,7 +18,7 @@ PRESETS: dict[str, RunConfig] = {
   # A click log, one pass over all of its training rows.
   "click_log": RunConfig(
     model=ModelConfig(embed_dim=16, overarch_inputs=("dense", "dots", "rows", "first_order")),
-    # Steps are large while little is known and fall fast, which neither a log of 10,000 rows nor one that drifts punishes (WORKSPACE.md).
+    # Steps are large while little is known. How fast they fall is found on the log itself: one that drifts wants small ones (WORKSPACE.md).
     train=TrainConfig(
       num_examples=ALL,
       batch_size=128,
@@ -28,7 +28,7 @@ PRESETS: dict[str, RunConfig] = {
       first_logit="base_rate",
       table_warmup_examples=2**15,
       lr_schedule="inverse_sqrt",
-      decay_examples=2**15,
+      decay_examples=FOUND,
       eval_examples=ALL,
     ),
     steps_per_call=8,

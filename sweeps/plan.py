@@ -10,6 +10,7 @@ from dlrm_jax.common import flags, terminal
 from dlrm_jax.common.progress import say
 from dlrm_jax.data.source import Source
 from dlrm_jax.machine import hardware
+from dlrm_jax.training.found_rates import needs_search
 from sweeps import data_used, estimate, store
 from sweeps.launch_flags import extended
 from sweeps.points import Point, SweepConfig, expand, runs_of
@@ -34,8 +35,8 @@ class PlanConfig(SweepConfig):
 def main(plan: PlanConfig) -> None:
   """Prints one line for each run, and the totals."""
   hardware.select_platform()
-  if plan.run.lr_find:
-    say("--lr_find: sweeps.run chooses the learning rates first; this plan has those of the flags, and so the config ids")
+  if needs_search(plan.run):
+    say("lr_find: sweeps.run finds the learning rates first; this plan has those of the flags, and so have its config ids")
   points = expand(plan)
   for line in data_used.lines(plan, points):
     say(line)

@@ -8,11 +8,13 @@ import dataclasses
 import os
 from pathlib import Path
 
+from dlrm_jax.affects import RATE, fields_of
 from dlrm_jax.common import flags, record, stopping
 from dlrm_jax.common.progress import say
+from dlrm_jax.config import TrainConfig
 from dlrm_jax.data.source import open_source
 from dlrm_jax.machine import hardware
-from dlrm_jax.training.found_rates import at_found_rates
+from dlrm_jax.training.found_rates import at_found_rates, needs_search
 from sweeps import data_used, estimate, local, slurm, store, worker
 from sweeps.axes import with_part
 from sweeps.display import Display
@@ -30,7 +32,7 @@ def main(sweep: SweepConfig) -> None:
   usable = bool(workdir) and (Path(workdir).is_dir() or not Path(workdir).exists())
   flags.check(usable, sweep.run, "workdir", "a directory, for sweep.json and runs/")
   hardware.select_platform()
-  if sweep.run.lr_find:
+  if needs_search(sweep.run):
     sweep = _at_found_rates(sweep)
   points = expand(sweep)
   with Display(sweep, points, follow=launcher != "inline") as display:
@@ -79,8 +81,9 @@ def _at_found_rates(sweep: SweepConfig) -> SweepConfig:
   if sweep.launch.launcher == "slurm":
     slurm.check()
     if sweep.run.mesh.num_devices > 1:
+      flag = "--lr_find" if sweep.run.lr_find else "--decay_examples=found"
       raise flags.UserError(
-        f"--lr_find: its trials would be trained in this process, which has not the {sweep.run.mesh.num_devices} devices of the jobs; "
+        f"{flag}: its trials would be trained in this process, which has not the {sweep.run.mesh.num_devices} devices of the jobs; "
         "find the rates with dlrm_jax.train in a job, then give them as flags"
       )
     say("lr_find: its trials are trained here, in this process, before the jobs are submitted")
@@ -88,7 +91,8 @@ def _at_found_rates(sweep: SweepConfig) -> SweepConfig:
   hardware.share_compiled(store.compile_cache(sweep.run.workdir))
   with stopping.installed():
     train = at_found_rates(base, open_source(base)).train
-  run = with_part(sweep.run, "train", table_lr=train.table_lr, dense_lr=train.dense_lr)
+  found = {name: getattr(train, name) for name in fields_of(TrainConfig, [RATE])}
+  run = with_part(sweep.run, "train", **found)
   return dataclasses.replace(sweep, run=dataclasses.replace(run, lr_find=False))
 
 

@@ -1,4 +1,4 @@
-"""`--lr_find`: trains the trials of a search for learning rates, and gives a run the rates that it picks.
+"""`--lr_find` and `--decay_examples=found`: gives a run the learning rates, and how they fall, that short runs on its examples favour.
 
 Called by `train` and by `sweeps.run`, which finds rates once for the base configuration of a sweep.
 """
@@ -6,29 +6,29 @@ Called by `train` and by `sweeps.run`, which finds rates once for the base confi
 import dataclasses
 import functools
 import math
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from dlrm_jax.common import stopping
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.common.progress import say
-from dlrm_jax.config import RunConfig
-from dlrm_jax.data.source import Source, one_epoch, resolved
-from dlrm_jax.identity import base_id, config_id, together_key
-from dlrm_jax.training import loop, lr_find
-from dlrm_jax.training.alarms import standard_error
+from dlrm_jax.config import FIRST_DECAY, RunConfig
+from dlrm_jax.data.source import Source, resolved
+from dlrm_jax.identity import base_id
+from dlrm_jax.training import lr_find
 from dlrm_jax.training.resume import with_rates_of_checkpoint
+from dlrm_jax.training.trials import Trials
 
-_PLAIN: dict[str, Any] = {"workdir": "", "checkpoint": False, "checkpoint_every_s": 0.0, "logistic": "no", "log_to": ()}  # of a trial
-SHARE, LEAST_STEPS = 25, 500  # a trial trains on 1/25 of the run's examples, and takes this many steps at least
+
+def needs_search(config: RunConfig) -> bool:
+  """Whether the learning rates of a run, or how they fall, are to be found first."""
+  return config.train.learner == "dlrm" and (config.lr_find or config.train.finds_decay)
 
 
 def at_found_rates(config: RunConfig, source: Source, quiet: bool = False) -> RunConfig:
-  """`config` at the learning rates that `--lr_find` picks, and without that flag. Without the flag, `config` is returned unchanged.
+  """`config` at the learning rates and decay that the search picks, without `--lr_find`. Unchanged if nothing is to be found.
 
   The result of the search is kept in WORKDIR/lr_find.json, and used again where it is for the same model, data and settings. Every trial is
   kept there when it has ended, so that a search that was stopped or killed goes on with the next one.
@@ -36,49 +36,49 @@ def at_found_rates(config: RunConfig, source: Source, quiet: bool = False) -> Ru
   Raises UserError where the file is damaged or is for another base configuration, or where every trial diverged; Stopped when a signal asks
   for it.
   """
-  if not config.lr_find:
+  if not needs_search(config):
     return config
-  config = dataclasses.replace(config, lr_find=False)
+  find_rates, config = config.lr_find, dataclasses.replace(config, lr_find=False)
+  primary = jax.process_index() == 0
   if config.restore is not None:
-    config = with_rates_of_checkpoint(config, config.workdir)
-    if not quiet and jax.process_index() == 0:
-      train = config.train
-      say(f"lr_find: --table_lr={train.table_lr} --dense_lr={train.dense_lr}, those of the checkpoint that this run goes on from")
+    config = with_rates_of_checkpoint(config, config.workdir, find_rates)
+    if not quiet and primary:
+      say(f"lr_find: {_flags(config)}, those of the checkpoint that this run goes on from")
     return config
   config = resolved(config, source)
-  about = {"base": base_id(config, source.digest)}  # with the rates where the search begins
+  about = {"base": base_id(config, source.digest)} | ({} if find_rates else {"found": "decay"})  # with the rates where the search begins
   kept, path = lr_find.read(config.workdir), Path(config.workdir) / lr_find.FILE
-  primary = jax.process_index() == 0
   if kept is not None and kept.found is not None:
     found = kept.found
     if kept.about != about:
       raise UserError(f"{path}: holds learning rates for another configuration; choose another --workdir, or remove it")
   else:
     try:
-      found = _found(config, source, quiet or not primary, kept)
+      found = _found(config, source, find_rates, quiet or not primary, kept)
     except stopping.Stopped:
       raise stopping.Stopped(f"{stopping.name()}: the trials that have ended are kept in {path}; the same command goes on") from None
     if primary and math.isfinite(found.picked.loss):
       lr_find.write(config.workdir, found, about)
   if math.isinf(found.picked.loss):
-    raise UserError(f"--lr_find: all {len(found.tried)} trials diverged, the last at --table_lr={found.picked.table_lr:g}")
-  picked = found.picked
+    raise UserError(f"--lr_find: all {len(found.tried)} trials diverged, the last at --table_lr={found.tried[-1].table_lr:g}")
   if not quiet and primary:
     say(_words(found))
-  return dataclasses.replace(config, train=dataclasses.replace(config.train, table_lr=picked.table_lr, dense_lr=picked.dense_lr))
+  return _at(config, found.picked)
 
 
-def _found(config: RunConfig, source: Source, quiet: bool, kept: lr_find.Kept | None) -> lr_find.Found:
+def _at(config: RunConfig, trial: lr_find.Trial) -> RunConfig:
+  """`config` at the rates of a trial, and at its decay if that has one."""
+  decay = trial.decay_examples or config.train.decay_examples
+  changed = dataclasses.replace(config.train, table_lr=trial.table_lr, dense_lr=trial.dense_lr, decay_examples=decay)
+  return dataclasses.replace(config, train=changed)
+
+
+def _found(config: RunConfig, source: Source, find_rates: bool, quiet: bool, kept: lr_find.Kept | None) -> lr_find.Found:
   """Searches, or goes on with the unfinished search that WORKDIR keeps, if it is this one."""
-  train = config.train
-  length = min(train.num_examples, max(train.num_examples // SHARE, LEAST_STEPS * train.batch_size))
-  half = -(-(length // 2) // train.batch_size) * train.batch_size  # the loss is that of the examples after this one
-  # One held-out batch is evaluated, because every run of the loop has a curve. Nothing reads it.
-  settings = dataclasses.replace(
-    train, num_examples=length, epochs=1, first_eval=max(half, 1), evals_per_octave=1, eval_examples=train.batch_size
-  )
-  trial = dataclasses.replace(config, train=settings, **_PLAIN)
-  path, trial_id, done = Path(config.workdir) / lr_find.FILE, config_id(trial, source.digest), tuple[lr_find.Trial, ...]()
+  train, trials = config.train, Trials(config, source, quiet)
+  decay = (train.decay_examples or FIRST_DECAY) if train.lr_schedule == "inverse_sqrt" else 0
+  path, done = Path(config.workdir) / lr_find.FILE, tuple[lr_find.Trial, ...]()
+  trial_id = f"{base_id(config, source.digest)}-{trials.length}"
   if kept is not None and kept.trial_id == trial_id:
     done = kept.tried
   if kept is not None and not quiet:
@@ -88,39 +88,37 @@ def _found(config: RunConfig, source: Source, quiet: bool, kept: lr_find.Kept | 
     if jax.process_index() == 0:
       lr_find.write_tried(config.workdir, tried, trial_id)
 
-  losses = functools.partial(_losses, trial, one_epoch(source), quiet)
-  tried = lr_find.search(losses, train.table_lr, train.dense_lr, done, keep)
-  count = length - half if 0 < half < length else length
-  noise = standard_error(lr_find.least(tried).loss, source.base_rate(), count)
-  return lr_find.Found(lr_find.pick(tried, noise), tried, length, count, noise)
+  losses = functools.partial(_losses, config, trials, quiet)
+  tried = lr_find.search(losses, (train.table_lr, train.dense_lr, decay), lr_find.LONGEST * train.total_examples, find_rates, done, keep)
+  picked, noise = lr_find.pick(tried), lr_find.noise_of(tried[0], lr_find.least(tried))
+  return lr_find.Found(picked, tried, trials.length, trials.loss_examples, noise)
+
+
+def _losses(config: RunConfig, trials: Trials, quiet: bool, rates: Sequence[lr_find.Rates]) -> Iterator[list[float]]:
+  """The losses of trials at some rates, each as soon as it is known."""
+  todo = [lr_find.Trial(a, b, math.nan, decay) for a, b, decay in rates]
+  for trial, parts in zip(todo, trials.losses([_at(config, trial) for trial in todo]), strict=True):
+    if not quiet:
+      mean = math.fsum(parts) / len(parts)
+      say(f"lr_find: {trial.flags}: " + (f"loss {mean:.5f}" if math.isfinite(mean) else "diverged"))
+    yield parts
 
 
 def _words(found: lr_find.Found) -> str:
   """What the search found, as one line."""
   best, picked, count = lr_find.least(found.tried), found.picked, len(found.tried)
-  rates, others = (f"--table_lr={trial.table_lr:g} --dense_lr={trial.dense_lr:g}" for trial in (picked, best))
-  where = f"on examples {found.examples - found.loss_examples + 1:,} to {found.examples:,}, each before it was trained on"
+  where = f"the later half of {found.examples:,} training examples, each tenth before it was trained on"
   if picked == best:
-    return f"lr_find: {rates}, the best of {count} by the loss {picked.loss:.5f} {where}"
+    return f"lr_find: {picked.flags}, the best of {count} by the loss {picked.loss:.5f} on {where}"
+  kept = "are kept" if picked == found.tried[0] else "are taken"
   return (
-    f"lr_find: {rates} are kept, with the loss {picked.loss:.5f} {where}: the best of {count}, {others}, has {best.loss:.5f}, which is no "
-    f"further below than the standard error {found.noise:.5f} of such a loss"
+    f"lr_find: {picked.flags} {kept}, with the loss {picked.loss:.5f} on {where}: the best of {count}, {best.flags}, has {best.loss:.5f}, "
+    f"which is no further below than the standard error {lr_find.noise_of(picked, best) or found.noise:.5f} of the difference"
   )
 
 
-def _losses(trial: RunConfig, source: Source, quiet: bool, rates: Sequence[tuple[float, float]]) -> Iterator[float]:
-  """The losses of trials at pairs of learning rates. An accelerator trains them at once; a CPU gains nothing by that."""
-  configs = [dataclasses.replace(trial, train=dataclasses.replace(trial.train, table_lr=a, dense_lr=b)) for a, b in rates]
-  lot = len(configs) if jax.default_backend() != "cpu" and together_key(trial) is not None else 1
-  with tempfile.TemporaryDirectory() as scratch:
-    for first in range(0, len(configs), lot):
-      some = configs[first : first + lot]
-      outs = loop.train_runs(some, [Path(scratch) / str(first + i) for i in range(len(some))], source, quiet=True)
-      for config, out in zip(some, outs, strict=True):
-        if isinstance(out, Exception):
-          raise out
-        loss = out["progressive_log_loss_recent"]
-        if not quiet:
-          said = "diverged" if loss is None else f"loss {loss:.5f}"
-          say(f"lr_find: --table_lr={config.train.table_lr:g} --dense_lr={config.train.dense_lr:g}: {said}")
-        yield math.inf if loss is None else float(loss)
+def _flags(config: RunConfig) -> str:
+  """The flags that a run trains at."""
+  train = config.train
+  decay = train.decay_examples if train.lr_schedule == "inverse_sqrt" else 0
+  return lr_find.Trial(train.table_lr, train.dense_lr, math.nan, decay).flags

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from dlrm_jax.common import stopping
+from dlrm_jax.common.flags import UserError
 from dlrm_jax.common.progress import Bar, say
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data.planted.clicks import Planted
@@ -81,6 +82,10 @@ def train_runs(
 
   Returns each run's record, or what its `on_progress` raised. Raises as `train` does.
   """
+  if any(config.train.finds_decay and config.train.learner == "dlrm" for config in configs):
+    raise UserError(
+      "--decay_examples=found: dlrm_jax.train and sweeps.run find it before a run begins (`at_found_rates`); give a number here"
+    )
   source = source or open_source(configs[0])
   coverage = coverage_of(configs[0], source)
   for line in coverage.lines() if coverage and not quiet and not jax.process_index() else []:

@@ -1,7 +1,7 @@
-"""Finds learning rates (`--lr_find`): the search itself, which trains nothing, and the file that keeps what was tried.
+"""Finds learning rates and how they fall (`--lr_find`, `--decay_examples=found`): the search, which trains nothing, and the file of trials.
 
-Trials are short runs on the first training examples. They are compared by the progressive loss of their last part, never by held-out rows.
-`found_rates.py` runs them.
+Trials are short runs on the same training examples. They are compared on the later half of these, of which each tenth of all is predicted
+by the model of the examples before it. Held-out rows are never read. `trials.py` runs them, for `found_rates.py`.
 """
 
 import dataclasses
@@ -16,16 +16,34 @@ from dlrm_jax.config import RunConfig
 
 FILE = "lr_find.json"
 STEPS = (4.0, 2.0)  # factors between neighbouring rates: the search goes in steps of the first until it improves no more, then of the next
+DECAY_STEP = 8.0  # factor between neighbouring values of --decay_examples
+LONGEST = 16  # times the examples of a run: the longest decay that is tried, with which rates fall by 3%
 MAX_TRIALS = 40  # of a search; it ends earlier unless the loss keeps falling
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-  """One short run: its learning rates, and the progressive log loss (nats) of its last examples, infinite if it diverged."""
+  """One short run.
+
+  Attributes:
+    table_lr, dense_lr: its learning rates.
+    loss: the log loss (nats) that it is compared by, infinite if it diverged.
+    decay_examples: how they fall, in examples of the whole run; 0 where the schedule has no such number.
+    parts: the loss of each of equal parts of the examples that `loss` is the mean of, in order; empty in results of earlier versions.
+  """
 
   table_lr: float
   dense_lr: float
   loss: float
+  decay_examples: int = 0
+  parts: tuple[float, ...] = ()
+
+  @property
+  def flags(self) -> str:
+    """What a person would give to train at these rates."""
+    return f"--table_lr={self.table_lr:g} --dense_lr={self.dense_lr:g}" + (
+      f" --decay_examples={self.decay_examples}" if self.decay_examples else ""
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +55,8 @@ class Found:
     tried: all trials, in order.
     examples: training examples of each trial.
     loss_examples: how many of them, the last ones, the loss is a mean over.
-    noise: a standard error of that loss, nats; 0 in results of earlier versions, which always picked the least loss.
+    noise: a standard error of the difference between the losses of the first trial, which has the rates of the flags, and of the best one,
+      nats (`noise_of`).
   """
 
   picked: Trial
@@ -68,48 +87,71 @@ class Kept:
   about: dict[str, Any]
 
 
-Losses = Callable[[Sequence[tuple[float, float]]], Iterable[float]]  # of trials with these (table_lr, dense_lr), one after the other
+Rates = tuple[float, float, int]  # (table_lr, dense_lr, decay_examples) of a trial
+Parts = Sequence[float]  # the losses of a trial, see `Trial.parts`; not finite if it diverged
+Losses = Callable[[Sequence[Rates]], Iterable[Parts]]  # of trials at these rates, one after the other
 
 
 def search(
-  losses: Losses, table_lr: float, dense_lr: float, done: Sequence[Trial] = (), keep: Callable[[Sequence[Trial]], None] = lambda tried: None
+  losses: Losses,
+  start: Rates,
+  longest: float = math.inf,
+  find_rates: bool = True,
+  done: Sequence[Trial] = (),
+  keep: Callable[[Sequence[Trial]], None] = lambda tried: None,
 ) -> tuple[Trial, ...]:
-  """Trials around a pair of rates, until no neighbour of the best one is better. The best has the least loss; of equals the first.
+  """Trials from some rates on, until no neighbour of the best one is better. The best has the least loss; of equals the first.
 
-  The neighbours of a pair have one rate, or both, larger or smaller by a factor of STEPS. So the range grows as long as the best trial is
-  at its edge. Where every trial diverges, both rates fall.
+  First the decay alone is changed, by factors of DECAY_STEP. Then the neighbours of a pair of rates have one of them, or both, larger or
+  smaller by a factor of STEPS. So each range grows as long as the best trial is at its edge. Where every trial diverges, both rates fall.
 
   Args:
-    losses: trains at some pairs and gives their losses, each as soon as it is known.
-    table_lr, dense_lr: where the search begins.
+    losses: trains at some rates and gives their losses, each as soon as it is known.
+    start: where the search begins. A decay of 0 stays.
+    longest: no trial has a longer decay, unless `start` has.
+    find_rates: whether the rates are changed, too.
     done: trials of an earlier, unfinished search from the same rates; they are not trained again.
     keep: called with all trials whenever one has ended.
 
   Returns every trial in order.
   """
-  tried: dict[tuple[int, int], Trial] = {}  # by the powers of the smallest factor
-  unit, known = min(STEPS), {(trial.table_lr, trial.dense_lr): trial for trial in done}
+  tried: dict[tuple[int, int, int], Trial] = {}  # by the powers of the smallest factors
+  unit, known = min(STEPS), {(trial.table_lr, trial.dense_lr, trial.decay_examples): trial for trial in done}
 
-  def attempt(places: Sequence[tuple[int, int]]) -> None:
+  def attempt(places: Sequence[tuple[int, int, int]]) -> None:
     new = [place for place in dict.fromkeys(places) if place not in tried][: MAX_TRIALS - len(tried)]
-    rates = {place: (table_lr * unit ** place[0], dense_lr * unit ** place[1]) for place in new}
-    tried.update({place: known[pair] for place, pair in rates.items() if pair in known})
+    rates = {(a, b, c): (start[0] * unit**a, start[1] * unit**b, _decay(start[2], c)) for a, b, c in new}
+    tried.update({place: known[these] for place, these in rates.items() if these in known})
     rest = [place for place in new if place not in tried]
-    pairs = [rates[place] for place in rest]
-    for place, pair, loss in zip(rest, pairs, losses(pairs) if pairs else (), strict=True):
-      tried[place] = Trial(*pair, loss if math.isfinite(loss) else math.inf)
+    todo = [rates[place] for place in rest]
+    for place, these, parts in zip(rest, todo, losses(todo) if todo else (), strict=True):
+      finite = all(map(math.isfinite, parts))
+      loss = math.fsum(parts) / len(parts) if finite else math.inf
+      tried[place] = Trial(these[0], these[1], loss, these[2], tuple(parts) if finite else ())
       keep(tuple(tried.values()))
 
-  attempt([(0, 0)])
-  for factor in STEPS:
-    far = round(math.log(factor, unit))
+  def improve(around: Callable[[int, int, int], Sequence[tuple[int, int, int]]], lower: int) -> None:
     while len(tried) < MAX_TRIALS:
-      a, b = best = _best(tried)
-      around = [(a + i * far, b + j * far) for i, j in ((-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (1, 1))]
-      attempt([(a - far, b - far)] if math.isinf(tried[best].loss) else around)
-      if _best(tried) == best and math.isfinite(tried[best].loss):
+      a, b, c = best = _best(tried)
+      diverged = math.isinf(tried[best].loss)
+      attempt([(a - lower, b - lower, c)] if diverged else around(a, b, c))
+      if _best(tried) == best and not diverged:
         break
+
+  attempt([(0, 0, 0)])
+  far = round(math.log(max(STEPS), unit))
+  if start[2]:
+    improve(lambda a, b, c: [(a, b, i) for i in (c + 1, c - 1) if 1 <= start[2] * DECAY_STEP**i <= max(longest, start[2])], far)
+  for factor in STEPS if find_rates else ():
+    far = round(math.log(factor, unit))
+    steps = [(i * far, j * far) for i, j in ((-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (1, 1))]
+    improve(lambda a, b, c, steps=steps: [(a + i, b + j, c) for i, j in steps], far)  # type: ignore[misc]
   return tuple(tried.values())
+
+
+def _decay(start: int, power: int) -> int:
+  """A decay some steps from the first one; 0 stays."""
+  return round(start * DECAY_STEP**power)
 
 
 def least(tried: Sequence[Trial]) -> Trial:
@@ -117,13 +159,26 @@ def least(tried: Sequence[Trial]) -> Trial:
   return min(tried, key=lambda trial: trial.loss)
 
 
-def pick(tried: Sequence[Trial], noise: float) -> Trial:
-  """The least loss, or the first trial, which has the rates of the flags, where it is no worse than that by more than `noise`."""
+def noise_of(a: Trial, b: Trial) -> float:
+  """A standard error of the difference between the losses of two trials (nats), from their differences part by part.
+
+  Both predict the same examples, so that most of the noise of a loss is in both and cancels. It is 0 where a trial has no parts.
+  """
+  count = len(a.parts)
+  if count < 2 or len(b.parts) != count:
+    return 0.0
+  differences = [x - y for x, y in zip(a.parts, b.parts, strict=True)]
+  mean = math.fsum(differences) / count
+  return math.sqrt(math.fsum((d - mean) ** 2 for d in differences) / (count - 1) / count)
+
+
+def pick(tried: Sequence[Trial]) -> Trial:
+  """The first trial that is no worse than the least loss by more than their `noise_of`: that of the flags, if it is as good as any."""
   best = least(tried)
-  return tried[0] if tried[0].loss - best.loss <= noise else best
+  return next(trial for trial in tried if trial == best or trial.loss - best.loss <= noise_of(trial, best))
 
 
-def _best(tried: dict[tuple[int, int], Trial]) -> tuple[int, int]:
+def _best(tried: dict[tuple[int, int, int], Trial]) -> tuple[int, int, int]:
   """The place of the least loss; where all diverged, that of the smallest rates."""
   return min(tried, key=lambda place: (tried[place].loss, sum(place) if math.isinf(tried[place].loss) else 0))
 
@@ -168,9 +223,10 @@ def picked_for(config: RunConfig) -> dict[str, Any] | None:
     return None
   picked, train = kept.found.picked, config.train
   same = math.isclose(train.table_lr * picked.dense_lr, train.dense_lr * picked.table_lr, rel_tol=1e-9)
-  return kept.found.as_json() if same else None
+  return kept.found.as_json() if same and picked.decay_examples in (0, train.decay_examples) else None
 
 
 def _trial(kept: dict[str, Any]) -> Trial:
   loss = kept["loss"]
-  return Trial(float(kept["table_lr"]), float(kept["dense_lr"]), math.inf if loss is None else float(loss))
+  decay, parts = int(kept.get("decay_examples") or 0), tuple(float(part) for part in kept.get("parts") or ())
+  return Trial(float(kept["table_lr"]), float(kept["dense_lr"]), math.inf if loss is None else float(loss), decay, parts)

@@ -53,15 +53,19 @@ def after_other_data(config: RunConfig, source: Source, directory: str | Path) -
   return dataclasses.replace(source, earlier=tuple(earlier))
 
 
-def with_rates_of_checkpoint(config: RunConfig, directory: str | Path) -> RunConfig:
-  """A run with `restore` at the learning rates of the checkpoint that it goes on from: its own in `directory`, or else that other run's."""
+def with_rates_of_checkpoint(config: RunConfig, directory: str | Path, all_rates: bool) -> RunConfig:
+  """A run with `restore` at the learning rates of the checkpoint that it goes on from: its own in `directory`, or else that other run's.
+
+  Without `all_rates` it has that checkpoint's decay alone.
+  """
   assert config.restore is not None
   facts = _facts_to_go_on_from(config.restore, directory)
   if facts is None:
     return config  # `first_state` reports what is damaged
   there = settings_of(RunConfig()) | facts
-  table_lr, dense_lr = float(there["train.table_lr"]), float(there["train.dense_lr"])
-  return dataclasses.replace(config, train=dataclasses.replace(config.train, table_lr=table_lr, dense_lr=dense_lr))
+  names = fields_of(TrainConfig, [RATE]) if all_rates else ["decay_examples"]
+  taken = {name: type(getattr(config.train, name))(there[f"train.{name}"]) for name in names}
+  return dataclasses.replace(config, train=dataclasses.replace(config.train, **taken))
 
 
 def _facts_to_go_on_from(restore: str, directory: str | Path) -> dict[str, Any] | None:
@@ -127,7 +131,7 @@ def facts_to_branch_from(path: Path, run: Trajectory) -> dict[str, Any]:
   for name, value in stream_of(config, run.source).items():
     if there.get(name) != value and not (other and name in ("data", "data_digest")):
       if name.removeprefix("train.") in rates:
-        wanted = " ".join(f"--{rate}={there[f'train.{rate}']}" for rate in rates)
+        wanted = " ".join(f"--{rate}={there[f'train.{rate}']}" for rate in rates if there[f"train.{rate}"])
         raise UserError(f"{flag}: was trained at {wanted}; give these flags, or --lr_find, which takes the rates of a checkpoint")
       raise UserError(f"{flag}: its {name} is {there.get(name)}, this run's is {value}; they must be the same")
   train, seen = config.train, facts["examples"]

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any, cast
 
 import jax
@@ -13,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int32, UInt32
 
 from dlrm_jax.common.arrays import ArrayLike
-from dlrm_jax.config import StepSettings, TrainConfig
+from dlrm_jax.config import FIRST_DECAY, StepSettings, TrainConfig
 from dlrm_jax.embedding.tables import Tables, init_tables, specs
 from dlrm_jax.embedding.update import Rule
 from dlrm_jax.machine.mesh import REPLICATED, placed
@@ -74,28 +73,40 @@ class TrainState:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rates:
-  """The learning rates of a run before warm-up and schedule. Programs take them as an argument: runs that differ in them share one."""
+  """The learning rates of a run before warm-up and schedule, and the schedule's length in steps.
+
+  Programs take them as an argument: runs that differ in them share one.
+  """
 
   dense: Float[ArrayLike, "*n"]
   table: Float[ArrayLike, "*n"]
+  decay: Float[ArrayLike, "*n"]
 
   @classmethod
   def of(cls, train: TrainConfig) -> "Rates":
     """The rates of a config, on the host, as float32."""
-    return cls(np.float32(train.dense_lr), np.float32(train.table_lr))
+    decay = -(-(train.decay_examples or FIRST_DECAY) // train.batch_size)
+    return cls(np.float32(train.dense_lr), np.float32(train.table_lr), np.float32(decay))
 
 
-def learning_rate(settings: StepSettings, peak: ArrayLike, warmup_examples: int) -> Any:
-  """A learning rate by step: a linear warm-up, then `lr_schedule`; `peak` itself where nothing changes. As optax takes it."""
-  warmup, decay = (-(-examples // settings.batch_size) for examples in (warmup_examples, settings.decay_examples))
-  schedules: dict[str, Callable[[], optax.Schedule]] = {
-    "constant": lambda: optax.constant_schedule(peak),
-    "inverse_sqrt": lambda: lambda step: peak * (1 + step / decay) ** -0.5,
-    "linear": lambda: optax.polynomial_schedule(peak, 0.0, 1, decay),
-    "quadratic": lambda: optax.polynomial_schedule(peak, 0.0, 2, decay),
-    "cosine": lambda: optax.cosine_decay_schedule(peak, decay),
+def learning_rate(settings: StepSettings, peak: ArrayLike, decay: ArrayLike, warmup_examples: int) -> Any:
+  """A learning rate by step: a linear warm-up, then `lr_schedule` of length `decay`, in steps; `peak` itself where nothing changes.
+
+  As optax takes it. optax's own schedules need their length as a number, so that runs of different lengths could not share a program.
+  """
+  warmup = -(-warmup_examples // settings.batch_size)
+
+  def left(step: ArrayLike) -> Array:
+    return 1 - jnp.clip(step / decay, 0, 1)
+
+  schedules: dict[str, optax.Schedule] = {
+    "constant": lambda step: peak,
+    "inverse_sqrt": lambda step: peak * (1 + step / decay) ** -0.5,
+    "linear": lambda step: peak * left(step),
+    "quadratic": lambda step: peak * left(step) ** 2,
+    "cosine": lambda step: peak * 0.5 * (1 - jnp.cos(jnp.pi * left(step))),
   }
-  after = schedules[settings.lr_schedule]()
+  after = schedules[settings.lr_schedule]
   if warmup:
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
   return peak if settings.lr_schedule == "constant" else after
@@ -105,12 +116,12 @@ def dense_optimizer(settings: StepSettings, rates: Rates) -> optax.GradientTrans
   """The optax optimiser of the MLPs."""
   adagrad = functools.partial(optax.adagrad, initial_accumulator_value=settings.dense_accumulator)
   makers = {"sgd": optax.sgd, "adagrad": adagrad, "adam": optax.adam}
-  return makers[settings.dense_optimizer](learning_rate(settings, rates.dense, settings.warmup_examples))
+  return makers[settings.dense_optimizer](learning_rate(settings, rates.dense, rates.decay, settings.warmup_examples))
 
 
 def table_rule(settings: StepSettings, rates: Rates, step: Int32[ArrayLike, ""]) -> Rule:
   """The tables' optimiser at a step."""
-  lr = learning_rate(settings, rates.table, settings.table_warmup_examples)
+  lr = learning_rate(settings, rates.table, rates.decay, settings.table_warmup_examples)
   return Rule(settings.table_optimizer, lr(step) if callable(lr) else lr, settings.table_weight_decay, step)
 
 
@@ -137,7 +148,7 @@ def init_state(build: Build, seed: UInt32[ArrayLike, ""]) -> TrainState:
   """The state before the first step; a function of the build and the seed (uint32) alone. Jit it."""
   dense = nnx.state(make_model(build, jax.random.key(seed)), nnx.Param)
   tables = init_tables(build.plan, build.settings, seed, build.mesh)
-  slots = dense_optimizer(build.settings, Rates(np.float32(1), np.float32(1))).init(dense)  # the same at all rates
+  slots = dense_optimizer(build.settings, Rates(np.float32(1), np.float32(1), np.float32(1))).init(dense)  # the same at all rates
   return TrainState(tables, dense, slots, jnp.zeros((), jnp.int32), Progress.zero())
 
 

@@ -206,7 +206,7 @@ def _lower_train(over: OneRun) -> jax.stages.Lowered:
 
   batch = placed(build.batch_shapes(), build.mesh, split(build.mesh))
   rate = jax.ShapeDtypeStruct((over.runs,) if over.runs > 1 else (), jnp.float32)
-  rates = placed(Rates(rate, rate), build.mesh, REPLICATED)
+  rates = placed(Rates(rate, rate, rate), build.mesh, REPLICATED)
   with jax.default_matmul_precision(build.model.matmul_precision):
     return jax.jit(train, donate_argnums=0).lower(state, ((batch,) * over.runs,) * build.steps_per_call, rates, np.int32(1))
 

@@ -148,7 +148,7 @@ def test_a_field_that_does_not_state_what_it_affects_is_named():
 
 
 def test_lists_of_fields_follow_what_the_fields_affect():
-  assert fields_of(TrainConfig, TOGETHER) == ["seed", "table_lr", "dense_lr"]
+  assert fields_of(TrainConfig, TOGETHER) == ["seed", "table_lr", "dense_lr", "decay_examples"]
   assert fields_of(TrainConfig, RESUMABLE) == ["num_examples", "epochs", "eval_examples", "eval_split", "first_eval", "evals_per_octave"]
   assert fields_of(ModelConfig, RESUMABLE) == fields_of(PlantedConfig, RESUMABLE) == []
   assert fields_of(MeshConfig, IDENTITY) == ["mesh", "placement", "parallelism"]

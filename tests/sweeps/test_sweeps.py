@@ -12,7 +12,7 @@ from dlrm_jax import train
 from dlrm_jax.common import record
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import MeshConfig, PlantedConfig
-from dlrm_jax.training import found_rates
+from dlrm_jax.training import found_rates, lr_find
 from sweeps import run, slurm, store
 from sweeps.launch_flags import LaunchConfig
 from sweeps.points import SweepConfig, expand
@@ -71,8 +71,7 @@ def test_a_sweep_can_be_reported(tmp_path: Path):
 
 def test_a_sweep_finds_learning_rates_once_for_all_its_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
   """Its runs are those of the same rates given as flags. Their records say what was tried."""
-  monkeypatch.setattr(found_rates, "LEAST_STEPS", 4)
-  monkeypatch.setattr(found_rates, "standard_error", lambda *_: 0.0)
+  monkeypatch.setattr(lr_find, "MAX_TRIALS", 8)
   sweep = with_train(sweep_of(axes=("data", "rows"), measure=False), table_lr=0.001, dense_lr=0.001)
   finding = in_directory(sweep, tmp_path)
   run.main(dataclasses.replace(finding, run=dataclasses.replace(finding.run, lr_find=True)))
@@ -89,8 +88,7 @@ def test_a_sweep_of_jobs_finds_its_rates_before_it_submits_them(
   tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
   """The jobs get the rates as flags and search nothing. A kept result is used again. Jobs of several devices are refused."""
-  monkeypatch.setattr(found_rates, "LEAST_STEPS", 4)
-  monkeypatch.setattr(found_rates, "standard_error", lambda *_: 0.0)
+  monkeypatch.setattr(lr_find, "MAX_TRIALS", 8)
   submitted = list[SweepConfig]()
   monkeypatch.setattr(slurm, "launch", lambda sweep, todo, tick: submitted.append(sweep))
   sweep = with_train(sweep_of(axes=("rows",), measure=False, launch=LaunchConfig(launcher="slurm")), table_lr=0.001, dense_lr=0.001)

@@ -164,10 +164,10 @@ def test_vectors_and_so_gradients_of_bfloat16_rows_are_float32():
 def test_schedules_by_hand():
   def at(schedule: str, step: int, warmup: int = 0) -> float:
     train = TrainConfig(batch_size=10, lr_schedule=schedule, decay_examples=0 if schedule == "constant" else 1000)
-    rate = learning_rate(train, 0.4, warmup)
+    rate = learning_rate(train, 0.4, np.float32(100), warmup)
     return float(rate(jnp.int32(step))) if callable(rate) else rate
 
-  assert learning_rate(TrainConfig(), 0.4, 0) == 0.4  # a plain number: the compiled step is the same as ever
+  assert learning_rate(TrainConfig(), 0.4, np.float32(100), 0) == 0.4  # a plain number: the compiled step is the same as ever
   assert [at("constant", s, warmup=40) for s in (0, 1, 4, 9)] == pytest.approx([0, 0.1, 0.4, 0.4])
   assert [at("linear", s) for s in (0, 25, 50, 100, 200)] == pytest.approx([0.4, 0.3, 0.2, 0, 0])
   assert [at("quadratic", s) for s in (0, 50, 100)] == pytest.approx([0.4, 0.1, 0])

@@ -182,7 +182,7 @@ def test_a_run_goes_on_from_a_checkpoint_on_another_mesh(tmp_path: Path):
     (("--num_examples=3200",), "--num_examples=3200: the checkpoint has seen 3200: nothing is left to train on"),
     (("--planted_seed=5",), "its planted is"),
     (("--embed_dim=4",), "its model.embed_dim is 8, this run's is 4; they must be the same"),
-    (("--table_lr=0.9",), "its train.table_lr is 0.2, this run's is 0.9"),
+    (("--table_lr=0.9",), "was trained at --table_lr=0.2 --dense_lr=0.02; give these flags, or --lr_find"),
   ):
     with pytest.raises(flags.UserError, match=message):
       loop.train(config_of(*whole, there, *words), tmp_path / "refused", quiet=True)
