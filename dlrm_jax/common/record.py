@@ -4,6 +4,7 @@ Files are written whole or not at all (temporary file, fsync, rename). The train
 """
 
 import contextlib
+import functools
 import importlib.metadata
 import json
 import math
@@ -141,8 +142,9 @@ def software() -> dict[str, Any]:
   return versions | {"git_commit": git_commit()}
 
 
+@functools.cache
 def git_commit() -> str | None:
-  """Returns the commit of the source tree, with `+changes` if the tree was modified, or None outside a checkout."""
+  """Returns the commit of the source tree, with `+changes` if the tree was modified, or None outside a checkout. Asked once a process."""
   here = Path(__file__).parent
   try:
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

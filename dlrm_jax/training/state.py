@@ -152,6 +152,7 @@ def init_state(build: Build, seed: UInt32[ArrayLike, ""]) -> TrainState:
   return TrainState(tables, dense, slots, jnp.zeros((), jnp.int32), Progress.zero())
 
 
+@functools.lru_cache(maxsize=32)
 def state_shapes(build: Build) -> TrainState:
   """Shape, dtype and place of every array of a state: tables as planned, all else on every device."""
   shapes = jax.eval_shape(functools.partial(init_state, build), np.uint32(0))

@@ -35,6 +35,7 @@ KINDS = {
   "flat": {"loss": flat},
   "flat and noisy": {"loss": flat, "level": 0.01},
 }
+SLOW = {"steepening, one seed", "drifting, three seeds", "dropping, one seed", "flat and noisy"}  # each has a fellow in the fast tests
 SILENT = {"steepening", "steepening, one seed", "drifting", "drifting, three seeds", "interacting", "dropping", "dropping, one seed"}
 
 
@@ -71,7 +72,7 @@ def slope(n: np.ndarray, ne: np.ndarray) -> float:
   return float(-np.polyfit(np.log(n), np.log(ne), 1)[0])
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=[pytest.param(kind, marks=[pytest.mark.slow] if kind in SLOW else []) for kind in KINDS])
 def made(request, tmp_path_factory) -> tuple[str, Path, Points, Analysis]:
   root = write_sweep(tmp_path_factory.mktemp("made"), **KINDS[request.param])
   return request.param, root, Points(root), analyse(root)

@@ -55,8 +55,14 @@ def test_a_row_placed_step_moves_the_capacity_and_copies_no_table():
   assert memory["alias_bytes"] > 0.99 * memory["output_bytes"]  # tables are updated where they are
 
 
-@pytest.mark.parametrize("name", ["tpu:v5e:2x4", pytest.param("gpu:h100:1x8", marks=NO_GPU_COMPILER)])
-@pytest.mark.parametrize("placement", ["column", "table", "replicated"])
+@pytest.mark.parametrize(
+  ("placement", "name"),
+  [
+    *((placement, "tpu:v5e:2x4") for placement in ("column", "table", "replicated")),
+    pytest.param("column", "gpu:h100:1x8", marks=NO_GPU_COMPILER),
+    *(pytest.param(placement, "gpu:h100:1x8", marks=[NO_GPU_COMPILER, pytest.mark.slow]) for placement in ("table", "replicated")),
+  ],
+)
 def test_other_placements_stay_near_the_least(placement: str, name: str):
   out = topology.compile_for(with_placement(placement, config=FEWER), targets.parse(name))
   assert 0.99 <= out["exchange"]["values_over_least"] <= 1.25

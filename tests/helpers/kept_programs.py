@@ -4,12 +4,19 @@ Workers and the programs that tests start share what is compiled. A second run c
 """
 
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 _directory: list[str] = []
 _of_jax: dict[str, Any] = {}  # what `compile_cache.install` replaces
+
+
+def _trim_others(users: Path, trim: Callable[[Path, int], None]) -> Callable[[Path, int], None]:
+  """`compile_cache.trim` without the walk through the user's cache, which every program begins with. It was trimmed just now."""
+  return lambda directory, most_bytes: None if directory == users else trim(directory, most_bytes)
 
 
 @pytest.fixture(autouse=True)
@@ -22,6 +29,8 @@ def kept_programs(request: pytest.FixtureRequest) -> None:
 
   _of_jax.setdefault("get_file_cache", compile_cache.jax_cache.get_file_cache)
   hardware.share_compiled()
+  if not _directory and jax.config.jax_compilation_cache_dir:
+    compile_cache.trim = _trim_others(Path(jax.config.jax_compilation_cache_dir).parent, compile_cache.trim)
   _directory[:] = [jax.config.jax_compilation_cache_dir]
 
 

@@ -1,17 +1,21 @@
 """Warnings about dense columns fire where they should and nowhere else, in `prepare`, `describe` and `train`."""
 
-import subprocess
 import sys
 
 import numpy as np
 import polars as pl
 import pytest
 
-from dlrm_jax.common import record
+from dlrm_jax import train
+from dlrm_jax.common import flags, record
+from dlrm_jax.config import RunConfig
 from dlrm_jax.data.dataset import open_dataset
 from dlrm_jax.data.dense_warnings import dense_warnings
+from dlrm_jax.data.describe import program as describe
+from dlrm_jax.data.prepare import program as prepare
 from dlrm_jax.data.prepare import statistics
 from dlrm_jax.data.prepare.dense import DenseColumn
+from dlrm_jax.presets import PRESETS
 
 N = 20_000
 RNG = np.random.default_rng(0)
@@ -135,7 +139,7 @@ def test_time_stamps(transform):
   assert not any("time" in line for line in warned(RNG.uniform(0, 4e9, N), transform=transform))
 
 
-def test_all_three_programs_say_it_once(tmp_path):
+def test_all_three_programs_say_it_once(tmp_path, monkeypatch, capsys):
   """In one line each, with the column's name as it is; nothing about the good column."""
   name = "minute [of] 'day', é"
   pl.DataFrame({"y": np.arange(N) % 3 == 0, "c": np.arange(N) % 5, name: MINUTE, "z": GOOD["normal"]}).write_parquet(
@@ -144,17 +148,25 @@ def test_all_three_programs_say_it_once(tmp_path):
   (tmp_path / "s.toml").write_text(
     f'label = "y"\ncategorical = ["c"]\n[dense]\n"{name}" = {{ transform = "none" }}\nz = {{ transform = "none" }}\n'
   )
-  data = tmp_path / "data"
-  python = [sys.executable, "-m"]
-  commands = (
-    ["dlrm_jax.data.prepare", "--format=parquet", f"--input={tmp_path}/log.parquet", f"--schema={tmp_path}/s.toml", f"--output={data}"],
-    ["dlrm_jax.data.describe", str(data)],
-    ["dlrm_jax.train", "--preset=tiny", f"--data={data}", f"--workdir={tmp_path}/run", "--num_examples=2000", "--kernels=xla"],
+  data, run = tmp_path / "data", tmp_path / "run"
+  log = [f"--input={tmp_path}/log.parquet", f"--schema={tmp_path}/s.toml"]
+  programs = (
+    (prepare.main, prepare.PrepareConfig, None, ["--format=parquet", *log, f"--output={data}", "--workers=1"]),
+    (describe.main, describe.DescribeConfig, None, [str(data)]),
+    (
+      train.main,
+      RunConfig,
+      PRESETS,
+      ["--preset=tiny", f"--data={data}", f"--workdir={run}", "--num_examples=2000", "--kernels=xla"],
+    ),
   )
-  for command in commands:
-    done = subprocess.run([*python, *command], capture_output=True, text=True, check=True, timeout=300)
-    lines = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
-    assert len(lines) == 1, done.stderr
+  for main, cls, presets, words in programs:
+    monkeypatch.setattr(sys, "argv", ["program", *words])
+    capsys.readouterr()
+    flags.run(main, cls, presets)
+    said = capsys.readouterr().err
+    lines = [line for line in said.splitlines() if line.startswith("warning: ")]
+    assert len(lines) == 1, said
     assert lines[0].startswith(f"warning: dense column {name!r} is not scaled: with transform = 'none' its mean is 7")
     assert lines[0] == f"warning: {open_dataset(data).warnings[0]}"
   assert record.read_json(data / "describe" / "describe.json")["warnings"] == list(open_dataset(data).warnings)

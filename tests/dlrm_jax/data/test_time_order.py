@@ -112,7 +112,7 @@ def went_back(log: list[Row]) -> int:
   return sum(any(before[0] > row[0] for before in log[:i]) for i, row in enumerate(log))
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", [0, 2, 5, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 3, 4))])
 def test_rows_are_sorted_and_split_as_by_a_slow_sort(tmp_path, seed, capsys):
   """Ties keep the order of files. Pieces have a few rows or all, and files are one or several."""
   log, rng = log_of(seed), random.Random(seed)
@@ -146,10 +146,10 @@ def test_rows_are_sorted_and_split_as_by_a_slow_sort(tmp_path, seed, capsys):
 
 @pytest.mark.parametrize("schema", ["order = true\n", ""])
 def test_pieces_and_workers_change_nothing(tmp_path, schema):
-  log = log_of(4, rows=400)
+  log = log_of(4, rows=250)
   words = [*write_log(tmp_path, log, 3, "csv"), "--eval_from=2024-05-02"]
   expected = files_of(run(tmp_path, words, schema=schema))
-  for size, workers in ((250, 1), (3000, 2)):
+  for size, workers in ((250, 1), (2000, 2 if schema else 1)):
     out = run(tmp_path, words, f"--piece_mib={size}", f"--workers={workers}", schema=schema, output=f"out{size}")
     assert files_of(out) == expected
   if schema:  # files in any order give the same rows but for ties
@@ -298,7 +298,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, job: type, done: int) -> list[in
 @pytest.mark.parametrize("job", [arrange.Sorting, arrange.Arranging, shards.Writing])
 @pytest.mark.parametrize("schema", ["order = true\n", ""])
 def test_a_run_that_is_stopped_goes_on_to_the_same_bytes(tmp_path, monkeypatch, job, schema):
-  log = log_of(2, rows=400)
+  log = log_of(2, rows=250)
   words = [*write_log(tmp_path, log, 2, "csv"), "--piece_mib=900", "--eval_from=2024-05-02"]
   expected = files_of(run(tmp_path, words, schema=schema, output="whole"))
   with monkeypatch.context() as patch:
