@@ -1,33 +1,16 @@
 """Report pages in a real browser: drawn without an error and without any network, in both themes, with tooltips and legends that work."""
 
-import functools
-
 import altair as alt
 import polars as pl
 import pytest
 from browser_case import Browser, missing, wait_until
-from report_sweeps import write_planted, write_real
 
-from analysis.report import program
 from dlrm_jax.common.figures import chart, page, render
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"needs a browser, absent here: {missing()}")
 BACKGROUND = {"light": "rgb(255, 255, 255)", "dark": "rgb(20, 24, 30)"}
 OTHER = {"light": "dark", "dark": "light"}
-SWEEPS = {"planted": write_planted, "clicks": write_real}
-
-
-@pytest.fixture(scope="module")
-def report_of(tmp_path_factory):
-  """The report of a sweep, made once."""
-
-  @functools.cache
-  def make(name: str):
-    root = SWEEPS[name](tmp_path_factory.mktemp(name))
-    program.main(program.ReportConfig(workdir=str(root)))
-    return root / "report"
-
-  return make
+SWEEPS = {"planted": "planted", "clicks": "real"}  # and the fixtures of conftest.py that report them
 
 
 def _page(name: str, theme: str):
@@ -35,12 +18,13 @@ def _page(name: str, theme: str):
 
 
 @pytest.fixture(scope="module", params=[_page(name, theme) for name in SWEEPS for theme in BACKGROUND])
-def opened(request, report_of):
+def opened(request):
   """A report in a browser, drawn: its directory, its theme and the browser. One for all tests, since a start takes a second."""
   name, theme = request.param
-  with Browser(report_of(name) / "index.html", theme) as browser:
+  folder = request.getfixturevalue(SWEEPS[name]) / "report"
+  with Browser(folder / "index.html", theme) as browser:
     browser.wait_for_charts()
-    yield report_of(name), theme, browser
+    yield folder, theme, browser
 
 
 def test_page_is_whole(opened):

@@ -5,6 +5,7 @@ import shutil
 
 import polars as pl
 import pytest
+from made_sweep import additive, write_sweep
 from report_sweeps import write_real
 from tiny_sweep import in_directory, sweep_of
 
@@ -21,19 +22,24 @@ def keep(root, target):
   return target
 
 
-def test_what_was_kept_is_read_as_the_directory_was(tmp_path, capsys):
-  root = write_real(tmp_path / "sweep")
-  target = keep(root, tmp_path / "small.parquet")
+def test_what_was_kept_is_read_as_the_directory_was(tmp_path, real, capsys):
+  target = keep(real, tmp_path / "small.parquet")
   assert "small.parquet: 24 runs" in capsys.readouterr().out
-  before, after = load(root), load(target)
+  before, after = load(real), load(target)
   for name in ("points", "runs", "curves"):
     assert getattr(before, name).equals(getattr(after, name)), name
   assert (before.diverged, before.not_done, before.failed) == (after.diverged, after.not_done, after.failed) and after.diverged
   assert after.path == target
   with pytest.raises(UserError, match=r"--output=: give a directory, since --workdir=.*small\.parquet is a file"):
     program.main(program.ReportConfig(workdir=str(target)))
-  program.main(program.ReportConfig(workdir=str(target), output=str(tmp_path / "report")))
-  assert (tmp_path / "report" / "index.html").exists()
+
+
+def test_what_was_kept_is_reported_as_the_directory_is(tmp_path):
+  root = write_sweep(tmp_path / "sweep", additive, seeds=1, axes=())
+  for name, workdir in {"before": root, "after": keep(root, tmp_path / "kept.parquet")}.items():
+    program.main(program.ReportConfig(workdir=str(workdir), output=str(tmp_path / name)))
+  assert (tmp_path / "after" / "index.html").exists()
+  assert (tmp_path / "before" / "points.csv").read_bytes() == (tmp_path / "after" / "points.csv").read_bytes()
 
 
 def test_directories_are_left_out(tmp_path):

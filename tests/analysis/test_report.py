@@ -12,7 +12,6 @@ import pytest
 from page_links import Links
 from places import ROOT
 from report_case import GRID
-from report_sweeps import write_planted, write_real
 
 from analysis.load import load
 from analysis.questions.curves import curves
@@ -21,20 +20,6 @@ from analysis.questions.sweep_laws import data_laws, pooled_noise
 from analysis.report import program, tables
 from analysis.report.paper_tables import exponent_table, parts_table
 from dlrm_jax.common import flags, record
-
-
-@pytest.fixture(scope="module")
-def planted(tmp_path_factory):
-  root = write_planted(tmp_path_factory.mktemp("planted"))
-  program.main(program.ReportConfig(workdir=str(root)))
-  return root
-
-
-@pytest.fixture(scope="module")
-def real(tmp_path_factory):
-  root = write_real(tmp_path_factory.mktemp("real"))
-  program.main(program.ReportConfig(workdir=str(root)))
-  return root
 
 
 def fits_of(root: Path, **wanted) -> list[dict]:

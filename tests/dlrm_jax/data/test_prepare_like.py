@@ -146,7 +146,14 @@ def test_a_log_without_weights_counts_all_rows_alike_and_says_so(tmp_path: Path,
   runs = [trained(tmp_path, tmp_path / name, f"run_{name}", num_examples=10**6, restore=f"{tmp_path}/run") for name in ("ones", "without")]
   assert runs[0]["progressive_log_loss"] == runs[1]["progressive_log_loss"]
   again = flags.parse(
-    ["p", f"--format={form}", f"--input={tmp_path}/ones_0.{form}", f"--like={tmp_path}/without", f"--output={tmp_path}/again"],
+    [
+      "p",
+      f"--format={form}",
+      "--workers=1",
+      f"--input={tmp_path}/ones_0.{form}",
+      f"--like={tmp_path}/without",
+      f"--output={tmp_path}/again",
+    ],
     program.PrepareConfig,
   )
   made = program.prepare(again)
