@@ -2,7 +2,7 @@
 
 L = A N^-alpha + sum_a A_a size_a^-alpha_a + E, with each axis varied around one base run. This is Chinchilla's form with a term for every
 axis. It assumes that the axes do not interact, which holds on planted data, whose parts are additive. Where the points contradict it, or
-the log drifts, there is no law and a reason instead.
+the log drifts, there is no law and a reason instead. Where only the ends of runs count, it is fitted to these (`run_ends.py`).
 """
 
 import dataclasses
@@ -21,10 +21,10 @@ from analysis.questions.base_run import Base, base_run, base_size, costs_of
 from analysis.questions.curves import default_x_min, fitted, total_metric
 from analysis.questions.drift import REMEDY, drift_of
 from analysis.questions.effects import Effect, effects
+from analysis.questions.run_ends import FURTHER_BACK, ONE_LENGTH, RECENT, are_recent, ends_of_lengths, too_few_lengths
 from dlrm_jax.common import flags
 from dlrm_jax.common.axis_names import SCHEMES
 from dlrm_jax.common.progress import Bar
-from dlrm_jax.config import HORIZONS
 
 Array = np.ndarray
 DRAWS = 200
@@ -50,6 +50,7 @@ class Model:
     misfit: the root mean square distance of the law from the measured ends of all passes, in log loss, beyond their noise.
     backtests: predictions of what was measured, by fits to the smaller points.
     notes: what a reader must know.
+    rows: which rows of the log its examples are, in words, or empty.
   """
 
   workload: str
@@ -67,6 +68,7 @@ class Model:
   misfit: float
   backtests: tuple[Backtest, ...]
   notes: tuple[str, ...]
+  rows: str = ""
 
   def losses(self, sizes: dict[str, float], examples: float) -> Float[Array, " K"]:
     """The loss predicted by the fit, then by each draw. Axes that `sizes` does not name have the base's size."""
@@ -90,9 +92,9 @@ def models(sweep: Sweep) -> list[Model | Refused]:
   out: list[Model | Refused] = []
   dropped: list[str] = []
   for _, group in frame.group_by("workload", maintain_order=True):
-    passes = group.filter(on_data_curve())
-    found, notes = _model(passes) if len(passes) else (None, [])
-    if found is None and (reason := _ends_only(group)):
+    passes, ends = group.filter(on_data_curve()), ends_of_lengths(group)
+    found, notes = _model(passes, group) if len(passes) else _model(ends, group, of_ends=True) if len(ends) else (None, [])
+    if found is None and (reason := too_few_lengths(group, MIN_SIZES)):
       found, notes = Refused(group["workload"][0], total_metric(group), reason, tuple(notes)), []
     out += [found] if found is not None else []
     dropped += [f"{group['workload'][0]}: {note}" for note in notes]
@@ -105,22 +107,14 @@ def models(sweep: Sweep) -> list[Model | Refused]:
   return out
 
 
-def _ends_only(group: pl.DataFrame) -> str:
-  """Why the passes of a workload are not fitted, where an axis has enough sizes but only the ends of its runs count; else empty."""
-  runs = group.filter(pl.col("horizon") & pl.col("axis").is_in([axis for axis in SCHEMES if axis != "data"]))
-  if not len(runs) or max(runs.group_by("axis").agg(pl.col("size").n_unique())["size"]) < MIN_SIZES:
-    return ""
-  recent = bool((runs["window"] == "recent").any())
-  what, how = (
-    ("--window=recent", "--window=oldest, and --order=shuffled where the log drifts")
-    if recent
-    else (f"--lr_schedule={', '.join(HORIZONS)}", "--lr_schedule=constant or inverse_sqrt")
-  )
-  return f"with {what} only the end of a run counts, and advice is fitted to whole passes: run the sweep with --data_mode=online {how}"
+def _model(group: pl.DataFrame, log: pl.DataFrame, of_ends: bool = False) -> tuple[Model | Refused | None, list[str]]:
+  """The law of one workload, or None with notes on what was left out.
 
-
-def _model(group: pl.DataFrame) -> tuple[Model | Refused | None, list[str]]:
-  """The law of one workload, or None with notes on what was left out."""
+  Args:
+    group: the evaluations of its passes, or the ends of its runs.
+    log: all evaluations, which tell whether the log drifts.
+    of_ends: whether `group` has ends, each of which is an independent point.
+  """
   workload, metric, notes = group["workload"][0], total_metric(group), []
   base = base_run(group)
   sizes: dict[str, float] = {}  # the base's, of the axes that get a term
@@ -138,14 +132,15 @@ def _model(group: pl.DataFrame) -> tuple[Model | Refused | None, list[str]]:
   axes = tuple(sizes)
   if not axes:
     return None, notes
-  if (drift := drift_of(group)) is not None and drift.drifts:
+  if (drift := drift_of(log)) is not None and drift.drifts:
     return Refused(workload, metric, f"{drift.short}: {drift.reason}", (f"remedy: {REMEDY}",)), []
   group = pl.concat(
     group.filter(axis=axis) if axis == "data" else some_sizes(group.filter(axis=axis), MOST_SIZES) for axis in (*axes, "data")
   )
   low = default_x_min(group["examples"].unique().to_numpy(), bool(group["planted"].any()))
   points = group.filter(pl.col("axis").is_in([*axes, "data"]) & (pl.col("examples") >= (low or 0)) & (pl.col(metric) > 0))
-  points = points.filter((pl.col("axis") != "data") | pl.col("config_id").is_in(base["config_id"].unique().to_list()))
+  if not of_ends:
+    points = points.filter((pl.col("axis") != "data") | pl.col("config_id").is_in(base["config_id"].unique().to_list()))
   points = points.with_columns(
     pl.when(pl.col("axis") == axis).then(pl.col("size")).otherwise(sizes[axis]).alias(f"at_{axis}") for axis in axes
   )
@@ -154,8 +149,10 @@ def _model(group: pl.DataFrame) -> tuple[Model | Refused | None, list[str]]:
   law = additive((*axes, "examples"))
   x = points.select(*(f"at_{axis}" for axis in axes), "examples").to_numpy().astype(np.float64)
   y, seed = points[metric].to_numpy().astype(np.float64), points["seed"].to_numpy()
-  passes = settings.of_passes(law, x, y, seed, None)
-  if passes is None:
+  passes = None if of_ends else settings.of_passes(law, x, y, seed, None)
+  if of_ends:
+    notes += [ONE_LENGTH, *([FURTHER_BACK] if are_recent(group) else [])]
+  if passes is None and (not of_ends or len(np.unique(seed)) == 1):
     notes.append("one seed: points are taken as independent, intervals are too narrow")
   setting = passes or settings.independent(law, x, y, SQUARES)
   if setting.dropped:
@@ -163,7 +160,7 @@ def _model(group: pl.DataFrame) -> tuple[Model | Refused | None, list[str]]:
   solution = solve(setting.problem)
   lack = setting.misfit(solution)
   if missed := adequacy.misses(setting.problem, solution, setting.known_variance, setting.known_free, lack, same_rows(points)):
-    return Refused(workload, metric, f"the law of all passes misses the points: {missed}", tuple(notes)), []
+    return Refused(workload, metric, f"the law of all {'runs' if of_ends else 'passes'} misses the points: {missed}", tuple(notes)), []
   free = max(len(setting.problem.log_y) - len(law.params), 1)
   deviation = float(np.sqrt(solution.cost / free))  # 1 where the noise is known and the law is right
   deviation = max(deviation, 1.0) if setting.noise else deviation
@@ -174,14 +171,14 @@ def _model(group: pl.DataFrame) -> tuple[Model | Refused | None, list[str]]:
   notes += more
   examples = float(base["examples"].to_numpy().max())
   loss, error = _measured_base(points, axes, sizes, metric)
-  tests = backtests(law, x, y, seed, np.array([*sizes.values(), examples]))
+  tests = backtests(law, x, y, seed, np.array([*sizes.values(), examples]), of_ends)
   costs = {axis: costs_of(group.filter(axis=axis), sizes[axis], float(base["flops_per_example"][0])) for axis in axes}
   largest = {axis: max(float(group.filter(axis=axis)["size"].to_numpy().max()), sizes[axis]) for axis in axes}
   made = Base(examples, float(base["flops_per_example"][0]) * examples, sizes, costs)
   scale = float(np.exp(setting.problem.log_y0))
   off = _misfit(setting, solution)
   fit = (law, solution.theta, draws, scale, largest, seen)
-  return Model(workload, metric, made, axes, *fit, loss, error, off, tuple(tests), tuple(notes)), []
+  return Model(workload, metric, made, axes, *fit, loss, error, off, tuple(tests), tuple(notes), RECENT if are_recent(group) else ""), []
 
 
 def _told(measured: list[Effect], in_law: tuple[str, ...], names: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:

@@ -146,13 +146,14 @@ def _verdict(model: Model, alone: list[Option], losses: dict[str, Array], now: A
   instead.
   """
   best = alone[0]
+  name = _named(model, best.buy)
   if best.buy not in model.seen:
-    return UNDECIDED, f"The data cannot tell whether {best.buy}, which looks best, lowers the loss at all."
+    return UNDECIDED, f"The data cannot tell whether {name}, which looks best, lowers the loss at all."
   gain, gain_low, gain_high = _gain(model, best)
   if gain_low <= 0:
     return (
       UNDECIDED,
-      f"The data cannot tell whether {best.buy}, which looks best, makes the loss lower than the measured {model.measured:.5g}.",
+      f"The data cannot tell whether {name}, which looks best, makes the loss lower than the measured {model.measured:.5g}.",
     )
   amounts = f"{gain:.2%} lower [{gain_low:.2%}, {gain_high:.2%}] than the measured {model.measured:.5g}"
   law_now, low, high = _interval(model, now)
@@ -164,12 +165,18 @@ def _verdict(model: Model, alone: list[Option], losses: dict[str, Array], now: A
   others = [o.buy for o in alone[1:] if o.buy in model.seen]  # an option without an effect is no rival
   rivals = [buy for buy in others if np.quantile(losses[buy][1:] - losses[best.buy][1:], (1 - _LEVEL) / 2) <= 0]
   if rivals:
-    return UNDECIDED, f"The data cannot tell {best.buy} from {' or '.join(rivals)}; {best.buy} looks best, {amounts}."
-  what = f"{best.examples:,.3g} examples" if best.size is None else f"{best.buy} {best.size:,.4g}"
+    others = [_named(model, buy) for buy in rivals]
+    return UNDECIDED, f"The data cannot tell {name} from {' or '.join(others)}; {best.buy} looks best, {amounts}."
+  what = f"{best.examples:,.3g} {name}" if best.size is None else f"{best.buy} {best.size:,.4g}"
   cost = " (it costs memory, no FLOPs)" if best.free else ""
   makes = f"makes the loss {best.loss:.5g}, {amounts}," if agrees else "promises a loss"
   tail = "less than anything else bought alone" if agrees else f"below anything else bought alone; {amounts}"
   return best.buy, f"Buy {best.buy}: {what}{cost} {makes} {tail}."
+
+
+def _named(model: Model, buy: str) -> str:
+  """An option in a sentence: examples with which rows they are."""
+  return buy.replace("examples", f"examples {model.rows}", 1) if model.rows else buy
 
 
 def _interval(model: Model, losses: Array, further: float = 0.0) -> tuple[float, float, float]:
@@ -217,7 +224,7 @@ def to_reach(model: Model, target: float) -> str:
     middle = 0.5 * (low + high)
     low, high = (middle, high) if best(float(np.exp(middle))).loss > target else (low, middle)
   found = best(float(np.exp(high)))
-  cost = f"{target:g} takes about {np.exp(high):,.3g} times the base run's FLOPs, spent on {found.buy}"
+  cost = f"{target:g} takes about {np.exp(high):,.3g} times the base run's FLOPs, spent on {_named(model, found.buy)}"
   return f"{cost}; the loss is then {found.loss:.5g} [{found.ci_low:.5g}, {found.ci_high:.5g}]."
 
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_sweep import BASE, EXAMPLES, write_sweep
+from made_sweep import BASE, EXAMPLES, steepening, write_sweep
 
 from analysis import advise as program
 from analysis.load import load, same_rows
-from analysis.questions.additive import MOST_SIZES, Model, models
+from analysis.questions.additive import MOST_SIZES, Model, Refused, models
 from analysis.questions.advice import advise, to_reach
 from dlrm_jax.common import flags, record
 
@@ -122,11 +122,11 @@ def with_training(root: Path, **change) -> Path:
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    ({"window": "recent"}, "with --window=recent only the end of a run counts, .*: run the sweep with --data_mode=online --window=oldest"),
     (
-      {"lr_schedule": "cosine"},
-      "with --lr_schedule=.* only the end of a run counts, .*: run the sweep with --data_mode=online --lr_schedule=constant",
+      {"window": "recent"},
+      "with --window=recent only the end of a run counts, and one length of the data axis is there, where a law takes 4",
     ),
+    ({"lr_schedule": "cosine"}, "with --lr_schedule=.* only the end of a run counts, and .*: add data to --axes, with --data_mode=retrain"),
   ],
 )
 def test_runs_that_count_by_their_ends_are_the_reason_for_no_advice(tmp_path, capsys, change, message):
@@ -134,6 +134,63 @@ def test_runs_that_count_by_their_ends_are_the_reason_for_no_advice(tmp_path, ca
   with pytest.raises(flags.UserError, match=f"^clicks: No advice: {message}"):
     program.main(program.AdviseConfig(workdir=str(root), budget_flops=8e9))
   assert "No advice" not in capsys.readouterr().out
+
+
+LENGTHS = tuple(2**k for k in range(15, 21))
+
+
+def of_recent_rows(root: Path, truth: str, **change) -> Path:
+  scales = TRUTHS[truth]
+
+  def loss(n: float, rows: float, dim: float) -> float:
+    return loss_of(scales, rows=rows, dim=dim, examples=n)
+
+  return write_sweep(root, loss, level=2e-4, lengths=LENGTHS, **change)
+
+
+@pytest.mark.parametrize("truth", TRUTHS)
+def test_lengths_of_the_most_recent_rows_are_a_data_curve(tmp_path, truth):
+  """The law is fitted to the ends of the runs, whose intervals hold the truth. Sentences say which rows the examples are."""
+  (model,) = models(load(of_recent_rows(tmp_path, truth)))
+  advice, base = advise(model, 10.0), BASE | {"examples": EXAMPLES[-1]}
+  assert advice.choice == truth
+  assert ("1.05e+07 examples of the most recent rows makes the loss" in advice.verdict) == (truth == "examples")
+  for option in advice.options[:3]:
+    want = loss_of(TRUTHS[truth], **base | {option.buy: base[option.buy] * 10})
+    assert option.ci_low <= want <= option.ci_high and option.ci_high / option.ci_low < 1.1
+  np.testing.assert_allclose(advice.base["loss"], loss_of(TRUTHS[truth], **base), rtol=1e-3)
+  (test,) = [test for test in advice.backtests if test.along == "examples"]
+  assert (test.fitted_to, test.at) == (2**18, 2**20) and abs(test.error) < 0.005
+  assert "more examples of the most recent rows are rows that reach further back in the log" in advice.notes
+  assert any("nothing tells whether sizes and examples act on each other" in note for note in advice.notes)
+  assert ("spent on examples of the most recent rows" in to_reach(model, advice.options[0].loss)) == (truth == "examples")
+
+
+def test_curves_of_recent_rows_that_the_law_misses_get_no_advice(tmp_path):
+  """The loss falls faster and faster with the rows' number."""
+  (found,) = models(load(write_sweep(tmp_path, steepening, level=2e-4, lengths=LENGTHS)))
+  assert isinstance(found, Refused) and found.reason.startswith("the law of all runs misses the points")
+
+
+def test_one_seed_of_recent_rows_is_said_to_be_too_sure(tmp_path):
+  (model,) = models(load(of_recent_rows(tmp_path / "one", "examples", seeds=1)))
+  (several,) = models(load(of_recent_rows(tmp_path / "three", "examples")))
+  assert [any("one seed" in note for note in of.notes) for of in (model, several)] == [True, False]
+
+
+def test_lengths_of_a_schedule_that_ends_are_a_data_curve_unless_the_log_drifts(tmp_path):
+  """Whole rows from the oldest on: not called recent, and refused where the passes drift."""
+  scales = TRUTHS["examples"]
+
+  def loss(n: float, rows: float, dim: float) -> float:
+    return loss_of(scales, rows=rows, dim=dim, examples=n)
+
+  root = with_training(write_sweep(tmp_path / "a", loss, level=2e-4, lengths=LENGTHS), window="oldest", lr_schedule="linear")
+  (model,) = models(load(root))
+  assert advise(model, 10.0).choice == "examples" and "recent" not in " ".join((advise(model, 10.0).verdict, *model.notes))
+  root = write_sweep(tmp_path / "b", loss, level=2e-4, lengths=LENGTHS, progressive=lambda n: 0.9 - 0.04 * np.log2(n / 2**14))
+  (found,) = models(load(with_training(root, window="oldest", lr_schedule="linear")))
+  assert isinstance(found, Refused) and "the log drifts" in found.reason
 
 
 def test_seeds_of_a_log_in_its_order_see_the_same_rows(tmp_path):

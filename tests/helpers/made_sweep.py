@@ -24,6 +24,7 @@ def write_sweep(
   order: str = "time",
   examples: list[int] | None = None,
   sizes: Mapping[str, tuple[float, ...]] | None = None,
+  lengths: tuple[int, ...] = (),
 ) -> Path:
   """A sweep around `BASE` as the trainer leaves it, with NE from `loss` and log loss .6 times NE; FLOPs an example are 100 dim.
 
@@ -37,27 +38,32 @@ def write_sweep(
     order: of the training examples.
     examples: of the evaluations.
     sizes: of the axes; `SIZES` when None.
+    lengths: of the runs of the data axis, each trained anew on the most recent rows; the losses before an end are then a third higher.
   """
   rng, points, header = np.random.default_rng(0), [], record.header()
   examples = examples or EXAMPLES
-  grid = {"data": (examples[-1],), **(sizes or SIZES)}
+  grid = {"data": lengths or (examples[-1],), **(sizes or SIZES)}
   for axis in ("data", *axes):
     for size in grid[axis]:
       for seed in range(seeds):
         place = BASE | ({axis: float(size)} if axis != "data" else {})
-        name = f"r{place['rows']:g}d{place['dim']:g}s{seed}"
+        length = size if axis == "data" else examples[-1]
+        name = f"r{place['rows']:g}d{place['dim']:g}s{seed}" + ("" if length == examples[-1] else f"n{length}")
         points.append({"workload": "clicks", "axis": axis, "size": size, "seed": seed, "learner": "dlrm", "config_id": name})
         if (root / "runs" / name).exists():
           continue
         noise = level * (rng.standard_normal() + 0.3 * rng.standard_normal(len(examples)))
         curve = []
         for n, z in zip(examples, noise, strict=True):
-          ne = float(loss(n, place["rows"], place["dim"]) * np.exp(z))
+          if n > length:
+            break
+          early = 4 / 3 if lengths and n < length else 1.0
+          ne = float(early * loss(n, place["rows"], place["dim"]) * np.exp(z))
           numbers = {"log_loss": 0.6 * ne, "ne": ne, "roc_auc": 0.8, "calibration": 1.0, "excess": None, "excess_tail": None}
           recent = None if progressive is None else float(progressive(n))
           curve.append({"examples": n, **numbers, "excess_ideal": None, "progressive_log_loss_recent": recent, "wall_s": 1.0})
         model = {"embed_dim": int(place["dim"]), "num_rows": int(place["rows"])}
-        config = {"model": model, "train": {"seed": seed, "order": order}, "data": "clicks"}
+        config = {"model": model, "train": {"seed": seed, "order": order} | ({"window": "recent"} if lengths else {}), "data": "clicks"}
         change = {"flops_per_example": {"total": 100.0 * place["dim"]}, "tables": [{"num_rows": int(place["rows"])}], "config": config}
         params = int(place["rows"] * place["dim"]) + 2000
         write_run(root / "runs" / name, name, curve, "dlrm", seed, "clicks", params, None, base_rate=0.3, **header, **change)
