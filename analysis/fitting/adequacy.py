@@ -64,7 +64,7 @@ class _Points:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Found:
+class _TestResult:
   """The result of a test: whether it is significant, the shift that the columns want at each point, and their coefficients."""
 
   significant: bool
@@ -139,7 +139,7 @@ def _scale(points: _Points, rest: float, rest_free: float) -> tuple[float, float
   return ((points.variance * points.free + rest) / freedom if freedom > 0 else np.inf), freedom
 
 
-def _test(points: _Points, columns: Float[Array, "n k"], level: float) -> _Found:
+def _test(points: _Points, columns: Float[Array, "n k"], level: float) -> _TestResult:
   """Whether these columns, added to the law, lower the cost by more than noise does."""
   rest_columns = _beyond(points, columns)
   basis = _basis(rest_columns) if np.any(rest_columns) else np.zeros((len(rest_columns), 0))
@@ -149,12 +149,12 @@ def _test(points: _Points, columns: Float[Array, "n k"], level: float) -> _Found
   left = max(float(np.sum(clean**2)) - gain, 0.0)
   variance, freedom = _scale(points, left, len(clean) - points.basis.shape[1] - count)
   if not count or freedom < 1 or not np.isfinite(variance):
-    return _Found(False, np.zeros(len(columns)), np.zeros(columns.shape[1]))
+    return _TestResult(False, np.zeros(len(columns)), np.zeros(columns.shape[1]))
   ratio = gain / count / max(variance, 1e-300)
   coefficient = np.linalg.lstsq(rest_columns, clean, rcond=_RANK)[0]
   wanted = columns @ coefficient
   followed = np.linalg.lstsq(points.color @ points.gradient, points.color @ wanted, rcond=_RANK)[0]
-  return _Found(float(special.fdtrc(count, freedom, ratio)) < level, wanted - points.gradient @ followed, coefficient)
+  return _TestResult(float(special.fdtrc(count, freedom, ratio)) < level, wanted - points.gradient @ followed, coefficient)
 
 
 def _mean_cov(problem: Problem, points: _Points, variance: float) -> Float[Array, "d d"]:

@@ -27,7 +27,7 @@ from dlrm_jax.data.planted.clicks import Planted
 from dlrm_jax.data.source import PreparedSource, Source
 from dlrm_jax.shape import DataShape
 from dlrm_jax.training import metrics
-from dlrm_jax.training.logistic import LogisticRegression, Settings
+from dlrm_jax.training.logistic import FtrlSettings, LogisticRegression
 
 FIELDS = ("logistic_log_loss", "logistic_ne", "logistic_roc_auc", "logistic_progressive_log_loss")
 _VERSION = 2  # increment it when the logistic regression changes: kept results are then computed again
@@ -103,7 +103,7 @@ def _key(config: RunConfig, source: Source, num_eval_examples: int) -> dict[str,
 
 def _computed(config: RunConfig, source: Source, num_eval_examples: int, quiet: bool) -> dict[str, float]:
   base_rate, most = source.base_rate(), min(config.train.num_examples, CHOICE_EXAMPLES)
-  tried = [_Candidate(LogisticRegression(source.shape, Settings(alpha=alpha)), source.shape, base_rate) for alpha in ALPHAS]
+  tried = [_Candidate(LogisticRegression(source.shape, FtrlSettings(alpha=alpha)), source.shape, base_rate) for alpha in ALPHAS]
   with Bar("logistic regression to compare with", config.train.num_examples, quiet=quiet) as bar:  # one pass, also where there are epochs
     for batch in _all_examples(config, source):
       stopping.check()

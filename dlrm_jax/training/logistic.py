@@ -25,7 +25,7 @@ MAX_ROWS = 2**20  # weights of a feature. Where it has more ids, those that are 
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class FtrlSettings:
   """The settings of the optimiser, as in the equations above, and the examples of a step."""
 
   alpha: float = 0.1
@@ -52,7 +52,7 @@ class LogisticRegression:
     dtype: of the state.
   """
 
-  def __init__(self, shape: DataShape, settings: Settings = Settings(), dtype: type = np.float32):
+  def __init__(self, shape: DataShape, settings: FtrlSettings = FtrlSettings(), dtype: type = np.float32):
     rows_f = np.array(shape.num_ids(MAX_ROWS), np.int64)
     of_lookup = shape.feature_of_lookup
     self._rows_l = rows_f[of_lookup]

@@ -21,7 +21,7 @@ _MOST_VALUES = 1 << 18  # that are counted one by one
 
 
 @dataclasses.dataclass(frozen=True)
-class DenseColumn:
+class DenseSummary:
   """One dense column in the rows that were read, as the model sees it: after its transform, with missing cells filled.
 
   Attributes:
@@ -76,7 +76,7 @@ def _values(key_k: Int64[np.ndarray, " k"]) -> Float32[np.ndarray, " k"]:
   return _ordered(key_k.astype(np.int32)).view(np.float32)
 
 
-def dense_column(dataset: Dataset, one: Input, indicator: str | None, rows: int, bar: Bar) -> DenseColumn:
+def dense_summary(dataset: Dataset, one: Input, indicator: str | None, rows: int, bar: Bar) -> DenseSummary:
   """One pass counts the values, as long as they are few. If they are many, a second pass counts them in buckets between the extremes.
 
   Args:
@@ -115,7 +115,7 @@ def dense_column(dataset: Dataset, one: Input, indicator: str | None, rows: int,
   there_k = present_k > 0
   inner = (quantile(_OUTER[0]), quantile(_OUTER[1]))
   ends = inner if inner[0] < inner[1] and high - low > 2 * (inner[1] - inner[0]) else (low, high)
-  return DenseColumn(
+  return DenseSummary(
     name=one.name,
     low=low,
     mean=total / rows,

@@ -17,7 +17,7 @@ from dlrm_jax.common.progress import Bar
 from dlrm_jax.data.dataset import SPLITS, Dataset
 from dlrm_jax.data.describe import frequency
 from dlrm_jax.data.describe.columns import read_column
-from dlrm_jax.data.describe.dense_columns import DenseColumn, dense_column
+from dlrm_jax.data.describe.dense_columns import DenseSummary, dense_summary
 from dlrm_jax.data.shard_format import MAX_IDS, PADDING, check_ids, lookup_names
 from dlrm_jax.data.transform import inputs_of
 
@@ -85,7 +85,7 @@ class Inventory:
   rows: int
   held_out_rows: int
   features: tuple[Feature, ...]
-  dense: tuple[DenseColumn, ...]
+  dense: tuple[DenseSummary, ...]
   base_rate: tuple[RateBin, ...]
   bin_days: int | None = None
 
@@ -106,7 +106,7 @@ def take(dataset: Dataset, max_rows: int) -> Inventory:
   with Bar("looking", rows * 2 * len(dataset.dense) + all_rows * dataset.shape.num_lookups + log_rows) as bar:
     base_rate = _base_rate(dataset, bins, bar)
     of = [None if one.transform == "missing" else indicators.get(one.column) for one in inputs]
-    dense = tuple(dense_column(dataset, one, indicator, rows, bar) for one, indicator in zip(inputs, of, strict=True))
+    dense = tuple(dense_summary(dataset, one, indicator, rows, bar) for one, indicator in zip(inputs, of, strict=True))
     features = tuple(_feature(dataset, place, rows_of, bar) for place in range(len(dataset.shape.field_names)))
   return Inventory(rows, all_rows - rows, features, dense, base_rate, bin_days)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from dlrm_jax.common.figures import chart
 from dlrm_jax.common.figures.render import Figure
-from dlrm_jax.data.describe.dense_columns import DenseColumn
+from dlrm_jax.data.describe.dense_columns import DenseSummary
 from dlrm_jax.data.describe.histogram import Histogram
 from dlrm_jax.data.describe.tables import number
 
@@ -28,7 +28,7 @@ def panel_title(name: str, subtitle: str, limit: int) -> alt.TitleParams:
   return alt.TitleParams(name, subtitle=subtitle, fontSize=12, subtitleFontSize=11, offset=6, limit=limit)
 
 
-def dense_figure(columns: Sequence[DenseColumn]) -> Figure:
+def dense_figure(columns: Sequence[DenseSummary]) -> Figure:
   """A histogram for each column."""
   panels = []
   for column in columns[:MOST_PANELS]:

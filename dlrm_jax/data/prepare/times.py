@@ -96,14 +96,14 @@ class Times:
   units: frozenset[str] = frozenset()
 
 
-class _Found:
+class _CellTimes:
   """The times of n cells that are not missing: filled in by kinds of cells."""
 
   def __init__(self, n: int):
     self.time_n, self.malformed_n, self.outside_n = np.zeros(n, np.int64), np.zeros(n, bool), np.zeros(n, bool)
     self.units: set[str] = set()
 
-  def put(self, where_n: Bool[np.ndarray, " n"], found: "_Found") -> None:
+  def put(self, where_n: Bool[np.ndarray, " n"], found: "_CellTimes") -> None:
     """Fills in the cells at `where_n`."""
     self.time_n[where_n], self.malformed_n[where_n], self.outside_n[where_n] = found.time_n, found.malformed_n, found.outside_n
     self.units |= found.units
@@ -118,14 +118,14 @@ def moments(column: TimeColumn, cells: pa.Array) -> Times:
     cells = cells.cast(pa.float64())
     cells = pc.if_else(pc.is_nan(cells), None, cells)
   missing_n = cells.is_null().to_numpy(zero_copy_only=False)
-  all_cells = _Found(len(cells))
+  all_cells = _CellTimes(len(cells))
   all_cells.put(~missing_n, _read(column, cells.drop_null()))
   bad_n = missing_n | all_cells.malformed_n | all_cells.outside_n
   faults = ((missing_n, MISSING), (all_cells.malformed_n, MALFORMED), (all_cells.outside_n, OUTSIDE))
   return Times(np.where(bad_n, 0, all_cells.time_n), faults, frozenset(all_cells.units))
 
 
-def _read(column: TimeColumn, cells: pa.Array) -> _Found:
+def _read(column: TimeColumn, cells: pa.Array) -> _CellTimes:
   """The times of cells without nulls."""
   kind = cells.type
   if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
@@ -139,9 +139,9 @@ def _read(column: TimeColumn, cells: pa.Array) -> _Found:
   return _of_numbers(column.unit, (cells if pa.types.is_floating(kind) else cells.cast(pa.int64())).to_numpy(zero_copy_only=False))
 
 
-def _of_numbers(stated: str | None, number_n: np.ndarray) -> _Found:
+def _of_numbers(stated: str | None, number_n: np.ndarray) -> _CellTimes:
   """Times of int64 or float64 numbers. 0 is the same moment in any unit, so that no unit is recognised by it."""
-  found, size_n, lower = _Found(len(number_n)), np.abs(number_n), 0  # of the lowest int64 it is negative, and no unit's
+  found, size_n, lower = _CellTimes(len(number_n)), np.abs(number_n), 0  # of the lowest int64 it is negative, and no unit's
   found.outside_n[:] = True
   for unit, factor in UNITS.items():
     of_unit_n = (size_n >= lower) & (size_n < _LARGEST[unit]) if stated is None else np.full(len(number_n), unit == stated)
@@ -155,9 +155,9 @@ def _of_numbers(stated: str | None, number_n: np.ndarray) -> _Found:
   return found
 
 
-def _of_text(column: TimeColumn, words: pa.StringArray) -> _Found:
+def _of_text(column: TimeColumn, words: pa.StringArray) -> _CellTimes:
   """Times of text: numbers, and ISO 8601 unless a unit is stated. What a cell is does not depend on the others."""
-  found, left_n = _Found(len(words)), np.ones(len(words), bool)
+  found, left_n = _CellTimes(len(words)), np.ones(len(words), bool)
   for pattern, kind in ((ISO, None), (_INTEGER, pa.int64()), (cells_of.NUMBER, pa.float64())):
     if (kind is None and column.unit is not None) or not left_n.any():
       continue
@@ -169,9 +169,9 @@ def _of_text(column: TimeColumn, words: pa.StringArray) -> _Found:
   return found
 
 
-def _of_iso(words: pa.StringArray, zone: str) -> _Found:
+def _of_iso(words: pa.StringArray, zone: str) -> _CellTimes:
   """Times of text that matches `ISO`."""
-  found, parts = _Found(len(words)), pc.extract_regex(words, ISO)
+  found, parts = _CellTimes(len(words)), pc.extract_regex(words, ISO)
   date, clock, offset = (pc.struct_field(parts, name) for name in ("date", "clock", "zone"))
   year_n = pc.utf8_slice_codeunits(date, 0, 4).cast(pa.int64()).to_numpy()
   found.outside_n |= (year_n < 1678) | (year_n >= 2262)
@@ -203,11 +203,11 @@ def _placed(local: pa.Array, zone: str) -> tuple[Int64[np.ndarray, " n"], Bool[n
   return moment.cast(pa.int64()).to_numpy(), skipped_n
 
 
-def _of_timestamps(zone: str, cells: pa.Array) -> _Found:
+def _of_timestamps(zone: str, cells: pa.Array) -> _CellTimes:
   """Times of Parquet timestamps and dates. Those without a zone, and the midnight of dates, are local times."""
   if pa.types.is_date(cells.type):
     cells = cells.cast(pa.timestamp("s" if pa.types.is_date32(cells.type) else "ms"))
-  found, factor = _Found(len(cells)), UNITS[cells.type.unit]
+  found, factor = _CellTimes(len(cells)), UNITS[cells.type.unit]
   count_n = cells.cast(pa.int64()).to_numpy()
   found.outside_n |= (count_n < FIRST // factor) | (count_n >= LAST // factor)
   found.time_n = np.where(found.outside_n, 0, count_n) * factor
@@ -216,10 +216,10 @@ def _of_timestamps(zone: str, cells: pa.Array) -> _Found:
   return found
 
 
-def _of_format(form: str, zone: str, words: pa.StringArray) -> _Found:
+def _of_format(form: str, zone: str, words: pa.StringArray) -> _CellTimes:
   """Times of text by Python's `strptime`, which reads every distinct text once."""
   coded, epoch = words.dictionary_encode(), datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-  distinct = _Found(len(coded.dictionary))
+  distinct = _CellTimes(len(coded.dictionary))
   local_d = np.zeros(len(coded.dictionary), bool)
   for i, text in enumerate(coded.dictionary.to_pylist()):
     try:
@@ -234,7 +234,7 @@ def _of_format(form: str, zone: str, words: pa.StringArray) -> _Found:
   placed_d, skipped_d = _placed(pa.array(distinct.time_n).cast(pa.timestamp("ns")), zone)
   distinct.time_n = np.where(local_d, placed_d, distinct.time_n)
   distinct.malformed_n |= local_d & skipped_d
-  found, index_n = _Found(len(words)), coded.indices.to_numpy()
+  found, index_n = _CellTimes(len(words)), coded.indices.to_numpy()
   found.time_n, found.malformed_n, found.outside_n = (x[index_n] for x in (distinct.time_n, distinct.malformed_n, distinct.outside_n))
   return found
 

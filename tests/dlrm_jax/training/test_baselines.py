@@ -18,7 +18,7 @@ from dlrm_jax.data.dataset import open_dataset
 from dlrm_jax.data.prepare.program import PrepareConfig, prepare
 from dlrm_jax.data.source import open_source
 from dlrm_jax.training import baselines, loop
-from dlrm_jax.training.logistic import LogisticRegression, Settings, cut
+from dlrm_jax.training.logistic import FtrlSettings, LogisticRegression, cut
 
 TINY = RunConfig(
   model=ModelConfig(embed_dim=2, num_rows=500, overarch=(4, 1)),
@@ -61,7 +61,7 @@ def test_a_record_holds_both_baselines_on_the_same_rows(data: Path, tmp_path: Pa
   assert out["base_rate_log_loss"] == pytest.approx(-np.log(np.where(held_out.label_b == 1, rate, 1 - rate)).mean(), rel=1e-12)
   assert out["base_rate_ne"] == pytest.approx(out["base_rate_log_loss"] / stats.bernoulli(rate).entropy(), rel=1e-12)
   assert abs(out["base_rate_ne"] - 1) > 0.01  # the held-out click rate is another one
-  tried = [LogisticRegression(open_dataset(data).shape, Settings(alpha=alpha)) for alpha in (0.1, 0.3)]
+  tried = [LogisticRegression(open_dataset(data).shape, FtrlSettings(alpha=alpha)) for alpha in (0.1, 0.3)]
   losses = [regression.learn(train) for regression in tried]
   late = [log_loss(before[2000:], train.label_b[2000:]) for before in losses]
   assert abs(late[0] - late[1]) > 0.001  # the better one over the second half goes on

@@ -9,7 +9,7 @@ from scipy import optimize, special, stats
 from dlrm_jax.batch import Batch
 from dlrm_jax.shape import DataShape
 from dlrm_jax.training import logistic
-from dlrm_jax.training.logistic import LogisticRegression, Settings
+from dlrm_jax.training.logistic import FtrlSettings, LogisticRegression
 
 SHAPE = DataShape(2, ("a", "tags"), (5, 40), (1, 3), weighted=True)
 
@@ -28,7 +28,7 @@ def random_log(rows: int, seed: int = 0, shape: DataShape = SHAPE) -> Batch:
   return Batch(dense, ids, label, weight, bag)
 
 
-def slow(log: Batch, settings: Settings) -> list[float]:
+def slow(log: Batch, settings: FtrlSettings) -> list[float]:
   """The logits before each step: McMahan et al. 2013, algorithm 1, weight by weight in a dict."""
   z: dict[object, float] = {}
   n: dict[object, float] = {}
@@ -58,8 +58,8 @@ def slow(log: Batch, settings: Settings) -> list[float]:
   return logits
 
 
-@pytest.mark.parametrize("settings", [Settings(), Settings(alpha=0.7, beta=0.2, l2=0.0, batch_size=7)])
-def test_it_is_ftrl_proximal(settings: Settings):
+@pytest.mark.parametrize("settings", [FtrlSettings(), FtrlSettings(alpha=0.7, beta=0.2, l2=0.0, batch_size=7)])
+def test_it_is_ftrl_proximal(settings: FtrlSettings):
   log = random_log(600)
   got = LogisticRegression(SHAPE, settings, np.float64).learn(log)
   np.testing.assert_allclose(got, slow(log, settings), rtol=1e-9, atol=1e-9)
@@ -81,7 +81,7 @@ def test_many_passes_come_to_scipy_s_optimum():
     return np.logaddexp(0, logit).mean() - (log.label_b * logit).mean(), x.T @ (special.expit(logit) - log.label_b) / len(x)
 
   best = optimize.minimize(objective, np.zeros(x.shape[1]), jac=True, method="BFGS", options={"gtol": 1e-8})
-  regression = LogisticRegression(shape, Settings(l2=0.0), np.float64)
+  regression = LogisticRegression(shape, FtrlSettings(l2=0.0), np.float64)
   for _ in range(150):
     regression.learn(log)
   logit = regression.predict(log)
@@ -117,7 +117,7 @@ def test_examples_of_weight_2_are_examples_seen_twice():
   repeated = Batch(log.dense_bm[row], log.ids_bl[row], log.label_b[row], np.ones(len(row), np.float32))
   logits = []
   for each in (weighted, repeated):
-    regression = LogisticRegression(shape, Settings(), np.float64)
+    regression = LogisticRegression(shape, FtrlSettings(), np.float64)
     for _ in range(80):
       regression.learn(each)
     logits.append(regression.predict(log))
