@@ -214,8 +214,8 @@ class Schema:
     _refuse_repeats(present, f"{path}: the header's columns")
     absent = [name for name in self.columns if name not in present]
     if absent:
-      is_label = self.label is not None and absent[0] == self.label.column
-      hint = "; rows without their label can be scored alone (dlrm_jax.predict)" if is_label else ""
+      only_label = self.label is not None and absent == [self.label.column]
+      hint = "; rows without their label can be scored alone (dlrm_jax.predict)" if only_label else ""
       raise UserError(f"{path}: no column '{absent[0]}', which the schema names; the file has {', '.join(present)}{hint}")
 
 
