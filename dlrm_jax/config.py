@@ -92,7 +92,8 @@ class StepSettings:
   table_init: float = NUMBERS.option(0.05, "embedding rows start uniform in +-table_init; first-order scalars at 0", at_least=0)
   first_logit: str = NUMBERS.option(
     "random",
-    "logits before the first step: those of random weights, or all at the click rate of the training examples",
+    "where the last bias starts: at 0, or at the logit of the training examples' click rate; the last weights are random in both, so that "
+    "logits scatter around it",
     ("random", "base_rate"),
   )
   dense_optimizer: str = NUMBERS.option("adagrad", "optimiser of the MLPs (optax)", ("sgd", "adagrad", "adam"))

@@ -27,7 +27,7 @@ class Build:
     num_dense: dense inputs of the data, M.
     mesh: the devices, which may be absent where programs are only compiled.
     steps_per_call: batches that one call of the train program takes.
-    first_logit: the logit of every example before the first step; None: that of random weights.
+    first_logit: where the last bias starts; None: at 0. The last weights are random, so that the first logits scatter around it.
     negatives_kept: the share of the log's negatives that the training examples have.
   """
 
