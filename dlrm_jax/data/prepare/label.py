@@ -25,7 +25,8 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 }
 MISSING = "label is missing"  # the reason to reject a row without a label
 TRUE, FALSE = ("true", "yes"), ("false", "no")  # in any case
-# Tokens that programs write for a missing value. A label of one of them is missing, unless the label compares with this very text.
+# Tokens that programs write for a missing value. A label of one of them is missing, unless the label compares with this very text. In other
+# columns only the schema's `null` makes them so, since a category may be called NA. A label that is none would count as a negative.
 NULL_TOKENS = ("NA", "N/A", "#N/A", "<NA>", "NaN", "nan", "NAN", "null", "NULL", "Null", "None", "\\N")
 # Texts that a schema's `null` probably lacks, where a column of numbers has them.
 NULL_TEXTS = (*NULL_TOKENS, "none", "na", "n/a", "?", "-", ".")

@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 from dlrm_jax.data import transform
 from dlrm_jax.data.prepare import times
 from dlrm_jax.data.prepare.cells import NUMBER, as_text, hexadecimal, list_columns, nulled, numbers, plain
-from dlrm_jax.data.prepare.label import MISSING, NULL_TEXTS, Label, clicks
+from dlrm_jax.data.prepare.label import MISSING, NULL_TEXTS, NULL_TOKENS, Label, clicks
 from dlrm_jax.data.prepare.read import Chunk, shown
-from dlrm_jax.data.prepare.rejects import Reject
+from dlrm_jax.data.prepare.rejects import NO_REMEDY, Reject
 from dlrm_jax.data.prepare.schema import Schema
 from dlrm_jax.data.transform import Numbers
 
@@ -123,6 +123,8 @@ def _remedy(reason: str, name: str, cell: Any, schema: Schema) -> tuple[str, str
     return "", ""  # Criteo's logs have no schema of their own
   if reason in ("not a number", "not an integer") and cell in NULL_TEXTS:
     return "null", cell
+  if reason == MISSING and cell in NULL_TOKENS:
+    return NO_REMEDY, cell
   if reason == "label is not 0 or 1" and re.fullmatch(NUMBER, str(cell)):
     return "label", Label(name, ">", 15).text
   return "", ""

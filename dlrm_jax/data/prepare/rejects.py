@@ -13,6 +13,7 @@ from dlrm_jax.common.text import visible
 HOPELESS_LINES = 10_000  # a log is not read to its end once this many lines, and most lines, were rejected
 LINE_BREAK = "line break in quotes"
 _BAD_QUOTES = (LINE_BREAK, "bad quoting")
+NO_REMEDY = "no key"  # in place of a remedy's key: the value is bad whatever the schema says
 HEADER = b"source\tline\treason\tdetail\ttext\n"
 
 
@@ -25,7 +26,8 @@ class Reject:
     reason: one of a few reasons.
     detail: more about the reason, such as the column and its cell; may be empty.
     text: the line's bytes, without the newline.
-    remedy: a key of the schema and a value of it that may make lines such as this one good; or two empty texts.
+    remedy: a key of the schema and a value of it that may make lines such as this one good; NO_REMEDY and the value that no schema makes
+      good; or two empty texts.
   """
 
   line: int
@@ -118,6 +120,9 @@ def hint(tallies: Sequence[Tally]) -> str:
     return ""
   key = found[0][0]
   values = [value for other, value in found if other == key]
+  if key == NO_REMEDY:
+    texts = ", ".join(json.dumps(value, ensure_ascii=False) for value in values)
+    return f"; {texts} in a label is a missing one whatever the schema's null says, which is for the other columns"
   if key == "null":
     return f"; null = {json.dumps(values, ensure_ascii=False)} in the schema makes such cells missing ones"
   return f"; a label may be a comparison, such as {key} = {json.dumps(values[0], ensure_ascii=False)} in the schema"

@@ -3,7 +3,7 @@
 label = "clicked"                          # 0 or 1, true or false, yes or no; or a comparison: "delay > 15", 'status == "paid"'
 categorical = ["user_id", "item_id", "age"]
 name = "my-log"                            # optional; the name of the output directory otherwise
-null = ["NA", "NULL"]                      # optional; texts that mean a missing value, besides the empty one
+null = ["NA", "NULL"]                      # optional; texts that mean a missing value, besides the empty one (labels: NULL_TOKENS, too)
 delimiter = ";"                            # optional; of text files; a comma by default
 header = ["clicked", "user_id", ...]       # optional; the names of all columns of text files without a header line
 quotes = false                             # optional; a quote in a text file is a character like others

@@ -114,6 +114,10 @@ def test_the_hint_is_about_the_commonest_rejects(tmp_path):
   assert shown.endswith('; null = ["NULL", "\\\\N"] in the schema makes such cells missing ones') and "quotes = false" not in shown
   contents, _ = run(tmp_path, written(rows, ","), 'null = ["NULL", "\\\\N"]', "mended")  # the hint is TOML
   assert contents["rejects"]["total"] == 0
+  for keys in ("", "null = ['NA']"):
+    labels = refused(written([[*row[:1], "NULL" if i % 2 else row[1], *row[2:]] for i, row in enumerate(table())], ","), keys)
+    assert labels.endswith('; "NULL" in a label is a missing one whatever the schema\'s null says, which is for the other columns')
+    assert labels.count("null =") == 0
   shown = refused(written([[row[0] or "1", str(37 + i), *row[2:]] for i, row in enumerate(table())], ","))
   assert shown.endswith('; a label may be a comparison, such as label = "y > 15" in the schema')
   assert "schema" not in refused(written([[f"{row[0]} EUR", *row[1:]] for row in table()], ","))
