@@ -27,6 +27,7 @@ from benchmarks.measure.output import check_output
 from benchmarks.measure.table import number
 from dlrm_jax.common import flags, markdown, record
 from dlrm_jax.common.flags import option
+from dlrm_jax.common.progress import say
 from dlrm_jax.machine import hardware
 
 # The same work by a library without checks: it rejects no line, takes a bad value for a missing one, and has no vocabulary.
@@ -108,7 +109,7 @@ def measure(config: PrepareConfig, source: Path, directory: Path) -> list[dict[s
     for way in _WAYS:
       seen[way].append(run(config, way, source, directory / way))
       speed = f"{size / seen[way][-1][0] / 1e6:,.0f} MB/s"
-      print(f"{size / 1e9:.3g} GB, round {round_ + 1} of {config.rounds}, {way}: {speed}", file=sys.stderr, flush=True)
+      say(f"{size / 1e9:.3g} GB, round {round_ + 1} of {config.rounds}, {way}: {speed}")
   rows = []
   for way, runs in seen.items():
     wall_s, cpu_s = (statistics.median_low([run[place] for run in runs]) for place in (0, 1))
@@ -155,7 +156,7 @@ def main(config: PrepareConfig) -> None:
     sources = [Path(config.input)] if config.input else []
     for gb in config.gb if not config.input else ():
       sources.append(Path(directory) / f"criteo_{gb:g}gb.tsv")
-      print(f"making a file of {gb:g} GB", file=sys.stderr, flush=True)
+      say(f"making a file of {gb:g} GB")
       criteo_like.write(sources[-1], int(gb * 1e9), Path(config.head) if config.head else None)
     for source in sources:
       rows += measure(config, source, Path(directory))

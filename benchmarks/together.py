@@ -9,7 +9,6 @@ Records, evaluations and compiling are left out: a cache saves compiling in both
 
 import dataclasses
 import itertools
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,6 +22,7 @@ from benchmarks.measure.table import number
 from dlrm_jax import presets
 from dlrm_jax.common import flags, record
 from dlrm_jax.common.flags import option
+from dlrm_jax.common.progress import say
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data.source import Source, open_source
 from dlrm_jax.identity import together_key
@@ -106,7 +106,7 @@ def measure(config: TogetherConfig) -> list[dict[str, Any]]:
         turn()
         seen[name].append((time.perf_counter() - wall, time.process_time() - cpu))
       if round_:
-        print(f"{differ}, round {round_} of {config.rounds}", file=sys.stderr, flush=True)
+        say(f"{differ}, round {round_} of {config.rounds}")
     turns = {name: np.array(times)[1:].T for name, times in seen.items()}  # [wall or CPU, rounds]
     for name, (wall_r, cpu_r) in turns.items():
       beside_wall, beside_cpu = turns["in turn"]

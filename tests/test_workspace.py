@@ -43,6 +43,14 @@ def test_every_file_says_what_it_is_for():
   assert not silent, f"{silent}: open the file with a sentence that says what it holds"
 
 
+def test_lines_on_standard_error_go_through_say():
+  """It shows control characters of names as escapes. `flags` prints its errors itself, since progress is built on it."""
+  own = {"dlrm_jax/common/flags.py", "dlrm_jax/common/progress.py"}
+  packages = ("dlrm_jax", "sweeps", "analysis", "benchmarks")
+  files = [path.relative_to(workspace_map.ROOT) for name in packages for path in (workspace_map.ROOT / name).rglob("*.py")]
+  assert {str(path) for path in files if "file=sys.stderr" in (workspace_map.ROOT / path).read_text()} == own
+
+
 @pytest.mark.parametrize(
   ("name", "text", "expected"),
   [

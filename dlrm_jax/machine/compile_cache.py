@@ -19,6 +19,7 @@ import xxhash
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from dlrm_jax.common import record
+from dlrm_jax.common.progress import say
 
 jax_cache: Any = sys.modules[reset_cache.__module__]  # private: jax._src.compilation_cache
 _DIGEST_BYTES = 16
@@ -49,7 +50,7 @@ class Entries:
       record.write_bytes(self._file(key), xxhash.xxh3_128_digest(value) + value)
     except OSError as error:
       if not self._warned:
-        print(f"compiled programs cannot be kept in {self._path}: {error.strerror}", file=sys.stderr, flush=True)
+        say(f"compiled programs cannot be kept in {self._path}: {error.strerror}")
       self._warned = True
 
 
@@ -66,7 +67,7 @@ def install(path: Path) -> None:
   made_by = getattr(jax_cache, "get_file_cache", None)
   if made_by is None or list(inspect.signature(made_by).parameters) != ["path"]:
     reason = f"jax {jax.__version__} has no get_file_cache(path) to replace; install a version of jax that dlrm-jax requires"
-    print(f"compiled programs are not kept: {reason}", file=sys.stderr, flush=True)
+    say(f"compiled programs are not kept: {reason}")
     return
   jax_cache.get_file_cache = _get_file_cache
   jax.config.update("jax_compilation_cache_dir", str(path))

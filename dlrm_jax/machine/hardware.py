@@ -4,7 +4,6 @@ import functools
 import glob
 import hashlib
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import jax
 
 from dlrm_jax.common import record
 from dlrm_jax.common.cache import cache_dir
+from dlrm_jax.common.progress import say
 from dlrm_jax.machine import compile_cache, host_memory, native
 
 _DEVICE_FILES = ("/dev/accel*", "/dev/vfio/[0-9]*", "/dev/nvidiactl", "/dev/kfd")
@@ -48,7 +48,7 @@ def share_compiled(directory: str | Path | None = None) -> None:
     try:
       base = cache_dir() / "compiled"
     except OSError as error:
-      print(f"compiled programs are not kept: {error.filename}: {error.strerror}", file=sys.stderr, flush=True)
+      say(f"compiled programs are not kept: {error.filename}: {error.strerror}")
       return
     compile_cache.trim(base, _USERS_BYTES)
   kind = jax.default_backend()

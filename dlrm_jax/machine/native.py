@@ -9,12 +9,12 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from dlrm_jax.common.cache import cache_dir
+from dlrm_jax.common.progress import say
 
 # Raised for a missing or failing compiler, a directory that cannot be written to, or a library that does not load.
 ERRORS = (OSError, RuntimeError, subprocess.TimeoutExpired)
@@ -56,7 +56,7 @@ def library(
   built = cache_dir() / f"{stem}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}.so"
   if built.exists():
     return built
-  print(f"compiling the {name}, once for this machine: about {seconds} s", file=sys.stderr, flush=True)
+  say(f"compiling the {name}, once for this machine: about {seconds} s")
   handle, temporary = tempfile.mkstemp(dir=built.parent, prefix=f".{stem}-", suffix=".so")
   os.close(handle)
   try:

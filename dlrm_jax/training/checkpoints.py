@@ -23,6 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental.multihost_utils import broadcast_one_to_all
 
+from dlrm_jax.common.progress import say
 from dlrm_jax.training import checkpoint
 from dlrm_jax.training.checkpoint import MANIFEST, Damaged, Snapshot
 
@@ -62,7 +63,7 @@ def restore_newest(paths: list[Path], restore: Callable[[Path], T]) -> tuple[T, 
 
 def _say(damage: list[str], then: str) -> None:
   for text in damage if jax.process_index() == 0 else []:
-    print(f"{text}; {then}", file=sys.stderr, flush=True)
+    say(f"{text}; {then}")
 
 
 class Checkpoints:
@@ -157,7 +158,7 @@ class Checkpoints:
       with contextlib.suppress(OSError):
         _remove([path])
       text = " ".join(str(error).split()).rpartition('": ')[2][:200]  # TensorStore says the cause last, after the file
-      print(f"{path}: this checkpoint could not be written ({text}); the run goes on", file=sys.stderr, flush=True)
+      say(f"{path}: this checkpoint could not be written ({text}); the run goes on")
 
   def wait(self) -> None:
     """Waits until what was begun is on disk, or has been given up."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt8, UInt32
 
+from dlrm_jax.common.progress import say
 from dlrm_jax.machine import native
 
 NUM_NUMBERS, NUM_KEYS = 13, 26
@@ -69,7 +70,7 @@ class Reader:
       return cls(native.library("Criteo line reader", [Path(__file__).with_suffix(".cc")]))
     except native.ERRORS as error:
       slower = "pyarrow reads the lines instead, which is slower"
-      print(f"the Criteo line reader cannot be compiled or loaded (CXX names the compiler): {error}; {slower}", file=sys.stderr, flush=True)
+      say(f"the Criteo line reader cannot be compiled or loaded (CXX names the compiler): {error}; {slower}")
       return None
 
   def _make_room(self, size: int) -> None:

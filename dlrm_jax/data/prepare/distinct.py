@@ -2,7 +2,6 @@
 
 import ctypes
 import functools
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int32, Int64, UInt32
 
+from dlrm_jax.common.progress import say
 from dlrm_jax.machine import native
 
 _FIRST_BITS, _MORE_BITS = 12, 2  # bits of the table's size at first, and how many are added when it grows
@@ -37,9 +37,7 @@ def _native() -> ctypes.CDLL | None:
   try:
     library = ctypes.CDLL(str(native.library("value counter", [Path(__file__).with_suffix(".cc")])))
   except native.ERRORS as error:
-    print(
-      f"the value counter cannot be compiled or loaded (CXX names the compiler): {error}; Arrow counts, slower", file=sys.stderr, flush=True
-    )
+    say(f"the value counter cannot be compiled or loaded (CXX names the compiler): {error}; Arrow counts, slower")
     return None
   pointer, integer = ctypes.c_void_p, ctypes.c_int64
   library.dlrm_distinct.argtypes = [pointer, pointer, integer, integer, pointer, pointer, pointer, pointer, integer, pointer]

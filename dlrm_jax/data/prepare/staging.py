@@ -15,13 +15,13 @@ import contextlib
 import dataclasses
 import fcntl
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from dlrm_jax.common import record
 from dlrm_jax.common.flags import UserError
+from dlrm_jax.common.progress import say
 
 WORTH_KEEPING = 10**9  # bytes. On bad input the rows that were read of a larger log are kept, so that another flag does not cost hours
 
@@ -159,7 +159,7 @@ def _resume(place: Staging, plan: dict[str, Any], share: int | None) -> None:
     if share is not None:
       raise UserError(f"{place.plan}: another share has other settings or other files; all must have the same, or delete {place.path}")
     same = there.get("reading") == plan["reading"]
-    print(f"{place.path}: of other settings; " + ("what was read is kept" if same else "starting anew"), file=sys.stderr, flush=True)
+    say(f"{place.path}: of other settings; " + ("what was read is kept" if same else "starting anew"))
     for directory in (place.order, place.kept, place.done, place.out, *([] if same else [place.rows])):
       shutil.rmtree(directory, ignore_errors=True)
     place.plan.unlink()

@@ -2,12 +2,12 @@
 
 import ctypes
 import functools
-import sys
 from pathlib import Path
 
 import jax
 
 from dlrm_jax.common.flags import UserError
+from dlrm_jax.common.progress import say
 from dlrm_jax.machine import native
 
 _HERE = Path(__file__).parent
@@ -31,7 +31,7 @@ def ready(choice: str) -> bool:
     raise UserError(f"--kernels=native: {problem}; --kernels=xla needs none")
   if problem and problem not in _said:
     _said.add(problem)
-    print(f"{problem}; XLA's own loops are used instead and are slower", file=sys.stderr, flush=True)
+    say(f"{problem}; XLA's own loops are used instead and are slower")
   return not problem
 
 
