@@ -36,7 +36,8 @@ def main(plan: PlanConfig) -> None:
   """Prints one line for each run, and the totals."""
   hardware.select_platform()
   if needs_search(plan.run):
-    say("lr_find: sweeps.run finds the learning rates first; this plan has those of the flags, and so have its config ids")
+    what = "the learning rates" if plan.run.lr_find else "how fast the learning rates fall (--decay_examples=found)"
+    say(f"rates: sweeps.run finds {what} first; this plan and its config ids are of the flags")
   points = expand(plan)
   for line in data_used.lines(plan, points):
     say(line)

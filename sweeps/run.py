@@ -33,6 +33,7 @@ def main(sweep: SweepConfig) -> None:
   flags.check(usable, sweep.run, "workdir", "a directory, for sweep.json and runs/")
   hardware.select_platform()
   if needs_search(sweep.run):
+    expand(sweep)  # a bad size is refused before trials are trained
     sweep = _at_found_rates(sweep)
   points = expand(sweep)
   with Display(sweep, points, follow=launcher != "inline") as display:
@@ -86,7 +87,7 @@ def _at_found_rates(sweep: SweepConfig) -> SweepConfig:
         f"{flag}: its trials would be trained in this process, which has not the {sweep.run.mesh.num_devices} devices of the jobs; "
         "find the rates with dlrm_jax.train in a job, then give them as flags"
       )
-    say("lr_find: its trials are trained here, in this process, before the jobs are submitted")
+    say("rates: the trials are trained here, in this process, before the jobs are submitted")
   base = with_part(sweep.run, "planted", zipf_s=sweep.zipf_s_values[0]) if sweep.zipf_s_values else sweep.run
   hardware.share_compiled(store.compile_cache(sweep.run.workdir))
   with stopping.installed():

@@ -43,7 +43,7 @@ def at_found_rates(config: RunConfig, source: Source, quiet: bool = False) -> Ru
   if config.restore is not None:
     config = with_rates_of_checkpoint(config, config.workdir, find_rates)
     if not quiet and primary:
-      say(f"lr_find: {_flags(config)}, those of the checkpoint that this run goes on from")
+      say(f"rates: {_flags(config)}, those of the checkpoint that this run goes on from")
     return config
   config = resolved(config, source)
   about = {"base": base_id(config, source.digest)} | ({} if find_rates else {"found": "decay"})  # with the rates where the search begins
@@ -82,7 +82,7 @@ def _found(config: RunConfig, source: Source, find_rates: bool, quiet: bool, kep
   if kept is not None and kept.trial_id == trial_id:
     done = kept.tried
   if kept is not None and not quiet:
-    say(f"lr_find: going on after {len(done)} trials, from {path}" if done else f"lr_find: {path} is of another search: it begins anew")
+    say(f"rates: going on after {len(done)} trials, from {path}" if done else f"rates: {path} is of another search: it begins anew")
 
   def keep(tried: Sequence[lr_find.Trial]) -> None:
     if jax.process_index() == 0:
@@ -90,8 +90,8 @@ def _found(config: RunConfig, source: Source, find_rates: bool, quiet: bool, kep
 
   losses = functools.partial(_losses, config, trials, quiet)
   tried = lr_find.search(losses, (train.table_lr, train.dense_lr, decay), lr_find.LONGEST * train.total_examples, find_rates, done, keep)
-  picked, noise = lr_find.pick(tried), lr_find.noise_of(tried[0], lr_find.least(tried))
-  return lr_find.Found(picked, tried, trials.length, trials.loss_examples, noise)
+  picked = lr_find.pick(tried)
+  return lr_find.Found(picked, tried, trials.length, trials.loss_examples, lr_find.noise_of(picked, lr_find.least(tried)))
 
 
 def _losses(config: RunConfig, trials: Trials, quiet: bool, rates: Sequence[lr_find.Rates]) -> Iterator[list[float]]:
@@ -100,7 +100,7 @@ def _losses(config: RunConfig, trials: Trials, quiet: bool, rates: Sequence[lr_f
   for trial, parts in zip(todo, trials.losses([_at(config, trial) for trial in todo]), strict=True):
     if not quiet:
       mean = math.fsum(parts) / len(parts)
-      say(f"lr_find: {trial.flags}: " + (f"loss {mean:.5f}" if math.isfinite(mean) else "diverged"))
+      say(f"rates: {trial.flags}: " + (f"loss {mean:.5f}" if math.isfinite(mean) else "diverged"))
     yield parts
 
 
@@ -109,11 +109,11 @@ def _words(found: lr_find.Found) -> str:
   best, picked, count = lr_find.least(found.tried), found.picked, len(found.tried)
   where = f"the later half of {found.examples:,} training examples, each tenth before it was trained on"
   if picked == best:
-    return f"lr_find: {picked.flags}, the best of {count} by the loss {picked.loss:.5f} on {where}"
+    return f"rates: {picked.flags}, the best of {count} by the loss {picked.loss:.5f} on {where}"
   kept = "are kept" if picked == found.tried[0] else "are taken"
   return (
-    f"lr_find: {picked.flags} {kept}, with the loss {picked.loss:.5f} on {where}: the best of {count}, {best.flags}, has {best.loss:.5f}, "
-    f"which is no further below than the standard error {lr_find.noise_of(picked, best) or found.noise:.5f} of the difference"
+    f"rates: {picked.flags} {kept}, with the loss {picked.loss:.5f} on {where}: the best of {count}, {best.flags}, has {best.loss:.5f}, "
+    f"which is no further below than the standard error {found.noise:.5f} of the difference"
   )
 
 

@@ -6,7 +6,7 @@ by the model of the examples before it. Held-out rows are never read. `trials.py
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,7 @@ class Found:
     tried: all trials, in order.
     examples: training examples of each trial.
     loss_examples: how many of them, the last ones, the loss is a mean over.
-    noise: a standard error of the difference between the losses of the first trial, which has the rates of the flags, and of the best one,
-      nats (`noise_of`).
+    noise: a standard error of the difference between the losses of the picked trial and of the best one, nats (`noise_of`).
   """
 
   picked: Trial
@@ -102,8 +101,9 @@ def search(
 ) -> tuple[Trial, ...]:
   """Trials from some rates on, until no neighbour of the best one is better. The best has the least loss; of equals the first.
 
-  First the decay alone is changed, by factors of DECAY_STEP. Then the neighbours of a pair of rates have one of them, or both, larger or
-  smaller by a factor of STEPS. So each range grows as long as the best trial is at its edge. Where every trial diverges, both rates fall.
+  First the decay alone is changed, by factors of DECAY_STEP. Then, at the decay that `pick` takes, the neighbours of a pair of rates have
+  one of them, or both, larger or smaller by a factor of STEPS. So each range grows as long as the best trial is at its edge. Where every
+  trial diverges, both rates fall.
 
   Args:
     losses: trains at some rates and gives their losses, each as soon as it is known.
@@ -130,22 +130,29 @@ def search(
       tried[place] = Trial(these[0], these[1], loss, these[2], tuple(parts) if finite else ())
       keep(tuple(tried.values()))
 
-  def improve(around: Callable[[int, int, int], Sequence[tuple[int, int, int]]], lower: int) -> None:
+  def improve(around: Callable[[int, int, int], Sequence[tuple[int, int, int]]], lower: int, powers: Collection[int] | None = None) -> None:
+    """Tries the neighbours of the best trial until it stays the best, among the trials with these powers of the decay."""
+
+    def best_place() -> tuple[int, int, int]:
+      return _best({place: trial for place, trial in tried.items() if powers is None or place[2] in powers})
+
     while len(tried) < MAX_TRIALS:
-      a, b, c = best = _best(tried)
+      a, b, c = best = best_place()
       diverged = math.isinf(tried[best].loss)
       attempt([(a - lower, b - lower, c)] if diverged else around(a, b, c))
-      if _best(tried) == best and not diverged:
+      if best_place() == best and not diverged:
         break
 
   attempt([(0, 0, 0)])
   far = round(math.log(max(STEPS), unit))
   if start[2]:
     improve(lambda a, b, c: [(a, b, i) for i in (c + 1, c - 1) if 1 <= start[2] * DECAY_STEP**i <= max(longest, start[2])], far)
+  decay = pick(tuple(tried.values())).decay_examples
+  powers = {place[2] for place, trial in tried.items() if trial.decay_examples == decay}
   for factor in STEPS if find_rates else ():
     far = round(math.log(factor, unit))
     steps = [(i * far, j * far) for i, j in ((-1, 0), (1, 0), (0, -1), (0, 1), (-1, -1), (1, 1))]
-    improve(lambda a, b, c, steps=steps: [(a + i, b + j, c) for i, j in steps], far)  # type: ignore[misc]
+    improve(lambda a, b, c, steps=steps: [(a + i, b + j, c) for i, j in steps], far, powers)  # type: ignore[misc]
   return tuple(tried.values())
 
 
@@ -173,9 +180,19 @@ def noise_of(a: Trial, b: Trial) -> float:
 
 
 def pick(tried: Sequence[Trial]) -> Trial:
-  """The first trial that is no worse than the least loss by more than their `noise_of`: that of the flags, if it is as good as any."""
+  """Of the trials that are no worse than the least loss by more than their `noise_of`, the one whose rates are nearest to the first one's.
+
+  The first trial has the rates of the flags. The nearest changes its rates by the least product of factors; of equals it is the first.
+  """
   best = least(tried)
-  return next(trial for trial in tried if trial == best or trial.loss - best.loss <= noise_of(trial, best))
+  as_good = [trial for trial in tried if trial == best or trial.loss - best.loss <= noise_of(trial, best)]
+  return min(as_good, key=lambda trial: round(_distance(trial, tried[0]), 6))
+
+
+def _distance(a: Trial, b: Trial) -> float:
+  """By how much two trials differ: the sum of the logarithms of the ratios of their rates, a step of the decay counted as one of rates."""
+  decays = math.log(a.decay_examples / b.decay_examples, DECAY_STEP) if a.decay_examples and b.decay_examples else 0.0
+  return sum(abs(math.log(x / y, max(STEPS))) for x, y in ((a.table_lr, b.table_lr), (a.dense_lr, b.dense_lr))) + abs(decays)
 
 
 def _best(tried: dict[tuple[int, int, int], Trial]) -> tuple[int, int, int]:

@@ -109,7 +109,7 @@ def test_jobs_train_at_the_rates_that_were_found(tmp_path: Path):
   words = (*SMALL, "--sizes_dim=4", "--num_examples=65536", "--lr_find", "--table_lr=0.002", "--dense_lr=0.002")
   code, said = slurm(tmp_path / "slurm", *words, "--slurm_wait")
   assert code == 0, said + printed(tmp_path / "slurm")
-  assert "lr_find: its trials are trained here" in said and "all 1 runs recorded" in said
+  assert "rates: the trials are trained here" in said and "all 1 runs recorded" in said
   expected = sweep_case.results(inline(tmp_path / "inline", *words))
   assert sweep_case.results(tmp_path / "slurm") == expected
   assert "picked" in json.dumps(expected)

@@ -102,7 +102,7 @@ def test_a_sweep_of_jobs_finds_its_rates_before_it_submits_them(
   with pytest.raises(UserError, match="--lr_find: its trials would be trained in this process, which has not the 2 devices of the jobs"):
     run.main(mesh)
   run.main(finding)
-  assert "lr_find: its trials are trained here, in this process, before the jobs are submitted" in capsys.readouterr().err
+  assert "rates: the trials are trained here, in this process, before the jobs are submitted" in capsys.readouterr().err
   picked = record.read_json(tmp_path / "lr_find.json")["picked"]
   (jobs,) = submitted
   assert not jobs.run.lr_find and (jobs.run.train.table_lr, jobs.run.train.dense_lr) == (picked["table_lr"], picked["dense_lr"])

@@ -128,7 +128,7 @@ def test_rates_that_were_found_go_on(place: Path, capsys: pytest.CaptureFixture[
   assert (out["config_id"], out["log_loss"], out["lr_find"]) == (given["config_id"], given["log_loss"], None)
   assert found["config_id"] != out["config_id"]
   said = capsys.readouterr().err
-  assert "lr_find: --table_lr=0.4 --dense_lr=0.0075, those of the checkpoint that this run goes on from" in said
+  assert "rates: --table_lr=0.4 --dense_lr=0.0075, those of the checkpoint that this run goes on from" in said
   assert not (place / "finding" / "lr_find.json").exists()
   shutil.rmtree(place / "gone")  # its own checkpoint has the rates, too
   assert found_rates.at_found_rates(finding, open_source(finding)).train.table_lr == 0.4

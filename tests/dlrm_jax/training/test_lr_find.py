@@ -97,6 +97,7 @@ def test_rates_that_are_better_by_less_than_the_noise_are_not_taken():
   assert lr_find.noise_of(first, best) == pytest.approx(differences.std(ddof=1) / 2)
   assert lr_find.noise_of(first, first) == 0.0 and lr_find.noise_of(first, lr_find.Trial(1.0, 1.0, 0.5)) == 0.0
   assert lr_find.pick([first, better, best]) == better  # .005 above the best, whose error is .0065; the first is .0275 above, error .0111
+  assert lr_find.pick([first, best, better]) == better  # its rates are nearer to the first one's
   assert lr_find.pick([first, best]) == best
   noisy = trial_of(0.4, 0.9, 0.1, 0.45, 0.5)
   assert lr_find.pick([first, noisy]) == first
@@ -104,7 +105,7 @@ def test_rates_that_are_better_by_less_than_the_noise_are_not_taken():
   assert lr_find.pick([diverged, best]) == best and math.isinf(lr_find.pick([diverged] * 2).loss)
   kept = found_rates._words(lr_find.Found(first, (first, noisy), 64_000, 32_000, lr_find.noise_of(first, noisy)))
   assert kept.startswith(
-    "lr_find: --table_lr=0.1 --dense_lr=0.01 are kept, with the loss 0.50000 on the later half of 64,000 training examples"
+    "rates: --table_lr=0.1 --dense_lr=0.01 are kept, with the loss 0.50000 on the later half of 64,000 training examples"
   )
   assert f"has 0.48750, which is no further below than the standard error {lr_find.noise_of(first, noisy):.5f}" in kept
 
@@ -126,7 +127,7 @@ def test_a_run_is_trained_at_the_rates_that_were_best(tmp_path: Path, capsys: py
   settings = out["config"]["train"]
   assert (settings["table_lr"], settings["dense_lr"]) == (found["picked"]["table_lr"], found["picked"]["dense_lr"])
   assert settings["table_lr"] > 0.0005
-  assert f"lr_find: --table_lr={settings['table_lr']:g} --dense_lr={settings['dense_lr']:g}" in said
+  assert f"rates: --table_lr={settings['table_lr']:g} --dense_lr={settings['dense_lr']:g}" in said
   given = dataclasses.replace(BASE, train=dataclasses.replace(low, table_lr=settings["table_lr"], dense_lr=settings["dense_lr"]))
   same = loop.train(given, tmp_path / "given")
   assert (same["config_id"], same["log_loss"]) == (out["config_id"], out["log_loss"])
@@ -215,7 +216,7 @@ def test_a_search_that_was_stopped_or_killed_goes_on_with_the_next_trial(
     trained = trained_trials(patch, 99, lambda: None)
     train.main(config)
   assert trained == rates[5:]
-  assert "lr_find: going on after 5 trials, from " in capsys.readouterr().err
+  assert "rates: going on after 5 trials, from " in capsys.readouterr().err
   out = record.read_json(tmp_path / "cut" / "record.json")
   assert (out["lr_find"], out["config_id"], out["log_loss"]) == (whole["lr_find"], whole["config_id"], whole["log_loss"])
 
