@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import special
 
-from analysis.fitting.least_squares import Problem, Solution
+from analysis.fitting.least_squares import Problem, Solution, solve
 
 Array = np.ndarray
 LEVEL = 0.01  # significance of each of four kinds of tests: constant, ends, bends, lack of fit
@@ -85,9 +85,17 @@ def misses(problem: Problem, solution: Solution, variance: float, free: float, l
   points = _prepared(problem, solution, variance, free)
   if points.lack < 1:
     return ""
-  found = _constant(problem, solution, points) or _ends(problem, points) or _bends(problem, points)
-  if found or lack_of_fit is None or lack_of_fit >= LEVEL:
+  if found := _constant(problem, solution, points):
     return found
+  ends, shown = _ends(problem, solution, points)
+  found = (ends if shown else "") or _bends(problem, points) or _lack(problem, solution, points, lack_of_fit, same_rows) or ends
+  return f"{found}; {_furthest(problem, solution, points)}" if found else ""
+
+
+def _lack(problem: Problem, solution: Solution, points: _Points, lack_of_fit: float | None, same_rows: bool) -> str:
+  """That the points scatter around the law by more than seeds do, or empty."""
+  if lack_of_fit is None or lack_of_fit >= LEVEL:
+    return ""
   off = np.bincount(points.place, _log_residual(problem, solution)) / np.bincount(points.place)
   size = float(np.sqrt(max(np.mean(off**2 - np.diagonal(_mean_cov(problem, points, points.variance))), 0.0)))
   if size <= points.large:
@@ -203,16 +211,42 @@ def _last(problem: Problem, points: _Points) -> list[tuple[Bool[Array, " n"], st
   return [(points.place >= count - take, "the last point" if take == 1 else f"the last {take} points") for take in takes]
 
 
-def _ends(problem: Problem, points: _Points) -> str:
-  """The last points against the law as the others want it."""
+def _ends(problem: Problem, solution: Solution, points: _Points) -> tuple[str, bool]:
+  """How the last points contradict the law, or empty; and whether a fit to the other points shows it.
+
+  The test gives the last points a shift of their own. What it finds may be a wiggle of the other points, which neighbours share.
+  """
   last = _last(problem, points)
   for at, name in reversed(last):
     found = _test(points, at[:, None].astype(float), LEVEL / len(last))
-    miss = float(found.coefficient[0])
-    if found.significant and abs(miss) > points.large:
+    if found.significant and abs(float(found.coefficient[0])) > points.large:
       where = f" ({_place_text(problem, points, len(points.mean) - 1)})" if problem.law.num_x == 1 else ""
-      return f"it misses {name}{where} by {np.expm1(miss):+.2%} of the loss"
-  return ""
+      miss = float(np.mean((_without(problem, solution, at))[at]))
+      if abs(miss) <= points.large:
+        return f"{name}{where} and the other points do not fit one law", False
+      side = "too high" if miss > 0 else "too low"
+      return f"fitted to the other points, it predicts {name}{where} {_percent(abs(np.expm1(miss)))} {side}", True
+  return "", False
+
+
+def _without(problem: Problem, solution: Solution, out: Bool[Array, " n"]) -> Float[Array, " n"]:
+  """log f - log y of all points by the law fitted to those that are not `out`."""
+  kept, whiten = ~out, problem.whiten
+  if whiten is not None:
+    cov = np.linalg.inv(whiten.T @ whiten)[np.ix_(kept, kept)]
+    whiten = np.linalg.cholesky(np.linalg.inv(cov)).T
+  other = dataclasses.replace(problem, log_x=problem.log_x[kept], log_y=problem.log_y[kept], whiten=whiten)
+  return _log_residual(problem, solve(other, near=solution.theta))
+
+
+def _furthest(problem: Problem, solution: Solution, points: _Points) -> str:
+  """Where the mean of the points is furthest from the law, and by how much."""
+  off = np.bincount(points.place, _log_residual(problem, solution)) / np.bincount(points.place)
+  worst = int(np.argmax(np.abs(off)))
+  side = "above" if off[worst] > 0 else "below"
+  return (
+    f"the law of all points is furthest off at {_place_text(problem, points, worst)}, {_percent(abs(np.expm1(off[worst])))} {side} them"
+  )
 
 
 def _families(problem: Problem, points: _Points) -> list[tuple[str, Float[Array, "n k"]]]:

@@ -4,24 +4,30 @@ Called by the page and by the terminal's output.
 """
 
 from analysis.fitting.result import STATUS_WORDS, estimate_text
+from analysis.load import same_rows
 from analysis.questions.curves import Curve
 from analysis.questions.drift import REMEDY
 from analysis.questions.sweep_laws import LawRow
 from analysis.report.analysis import Analysis
 from analysis.report.tables import short
 
+_ONE_ORDER = (
+  " All seeds read the same rows in the same order, so that a wiggle which they share counts against the law. "
+  "Remedy: an order of its own for each seed (--order=shuffled)."
+)
 _MOST_REASONS = 12  # laws whose reasons the page lists
 
 
 def findings(found: Analysis) -> list[str]:
   """Every finding, what forbids a law before the laws."""
   sentences = _drifts(found.curves)
+  one_order = {(c.workload, c.learner, c.axis, c.size) for c in found.curves if same_rows(c.points)}
   passes = {(row.workload, row.learner) for row in found.rows if row.axis == "data"}
   for row in found.laws:
     # Where no curve is one pass, the law over the sizes of the data axis, each a run of its own, is the data law.
     trained_anew = row.x == "size" and (row.workload, row.learner) not in passes
     if row.axis == "data" and (row.x == "examples" or trained_anew):
-      sentences.append(_data_law(row))
+      sentences.append(_data_law(row, (row.workload, row.learner, row.axis, row.size) in one_order))
   sentences += [f"{advice.workload}: {advice.verdict}" for advice in found.advice]
   return sentences + ([f"No advice: {found.no_advice}."] if found.no_advice else [])
 
@@ -42,14 +48,14 @@ def _drifts(curves: list[Curve]) -> list[str]:
   return out
 
 
-def _data_law(row: LawRow) -> str:
-  """The exponent of a data law, or why there is none."""
+def _data_law(row: LawRow, one_order: bool) -> str:
+  """The exponent of a data law, or why there is none, with the remedy where all seeds read the same rows in the same order."""
   place = f"{row.workload}, {row.learner}"
   fit = row.fit
   if fit.refused:
     return f"{place}: no data law: {fit.status.removeprefix('refused: ')}."
   if fit.status == "misfit":
-    return f"{place}: no data law: {fit.reason}."
+    return f"{place}: no data law: {fit.reason}.{_ONE_ORDER if one_order and fit.num_seeds > 1 else ''}"
   theory = f", theory {row.theory_beta:.3f}" if row.theory_beta is not None else ""
   limits = {"not_identifiable": " (the points do not determine it)", "on_bound": f" ({fit.reason})"}
   text = estimate_text(fit, "beta").replace(f" ({STATUS_WORDS.get(fit.status, '')})", "")

@@ -119,7 +119,11 @@ def test_seeds_and_where_points_come_from_give_the_method(points, method):
   ("y", "status", "note"),
   [
     (3.0 * X**-0.1, "on_bound", "gamma = 0 at the edge of the domain: over this range the curve has not bent towards a constant yet, .*"),
-    (3.0 * X**-0.1 - 0.3, "misfit", "the law misses the points even at its best constant, gamma = 0: it misses the last 2 points [^;]*"),
+    (
+      3.0 * X**-0.1 - 0.3,
+      "misfit",
+      "the law misses the points even at its best constant, gamma = 0: fitted to the other points, it predicts .* points .* too high; .*",
+    ),
   ],
 )
 def test_no_constant_or_a_negative_one_sits_on_its_bound(y, status, note):

@@ -223,6 +223,18 @@ def test_data_exponents_are_said_of_laws_that_hold(made):
   assert bool([line for line in findings(found) if "no data law" in line]) == (not text)
 
 
+def test_a_misfit_names_the_shuffled_order_where_all_seeds_read_one_order(tmp_path):
+  """A wiggle of the log that all seeds share; with one seed, or an order of its own for each, there is nothing to advise."""
+
+  def wave(n: float, rows: float, dim: float) -> float:
+    return additive(n, rows, dim) * (1 + 0.01 * np.sin(2 * np.log(n)))
+
+  for order, seeds, want in (("time", 3, True), ("shuffled", 3, False), ("time", 1, False)):
+    found = analyse(write_sweep(tmp_path / f"{order}{seeds}", wave, order=order, seeds=seeds, axes=()))
+    (text,) = [line for line in findings(found) if "no data law" in line]
+    assert ("Remedy: an order of its own for each seed (--order=shuffled)" in text) == want, text
+
+
 def test_advise_says_the_same_and_refuses_where_it_cannot(made, tmp_path, capsys):
   kind, root, points, found = made
   config = advise_program.AdviseConfig(workdir=str(root), budget_examples=10.0 * 2**20, output=str(tmp_path / "a.json"))
