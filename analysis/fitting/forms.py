@@ -16,6 +16,10 @@ from jaxtyping import Float
 Array = np.ndarray
 _SMALL = 1e-4  # share of y for the start of a coefficient that is fitted through its logarithm and whose projection is 0
 _NEWTON_STEPS = 60
+_SPAN = 40.0  # of log x, 17 decades
+_MOST_GAPS = 24  # places of a break to start from, at most
+_WIDTHS_TRIED = np.array([0.05, 0.3, 1.0, 3.0])  # of a break, in units of log x
+_GAMMA_SHARES = np.array([0.0, 0.5, 0.8, 0.93, 0.98, 0.999])  # of the lowest y
 _GRID_SIDES = {2: 9, 3: 5}  # exponents tried in each column, by the number of columns
 
 
@@ -44,6 +48,11 @@ def _log_of(c_k: Array, log_basis_kn: Array) -> Array:
   """The logarithm of a term's coefficients; a coefficient of 0 is raised to a small share of y."""
   with np.errstate(divide="ignore"):
     return np.maximum(np.log(c_k), np.log(_SMALL) - log_basis_kn.mean(axis=1))
+
+
+def _reach(log_x_n: Array) -> float:
+  """How many times log x spans `_SPAN`, at least 1. Exponents to start from are for `_SPAN` and are divided by this."""
+  return max(float(np.ptp(log_x_n)) / _SPAN, 1.0)
 
 
 def _grid(*values: Array) -> Float[Array, "K Q"]:
@@ -77,7 +86,7 @@ def power_constant(theta_kp: Array, log_x_nc: Array) -> tuple[Array, Array]:
 
 def power_constant_starts(log_x_nc: Array, log_y_n: Array) -> Array:
   log_x_n = log_x_nc[:, 0]
-  middle, beta_k = log_x_n.mean(), np.geomspace(0.01, 4.0, 16)
+  middle, beta_k = log_x_n.mean(), np.geomspace(0.01, 4.0, 16) / _reach(log_x_n)
   log_term_kn = -beta_k[:, None] * (log_x_n - middle)
   c_kt = project(np.stack([np.exp(log_term_kn), np.ones_like(log_term_kn)], axis=-1), log_y_n)
   starts = np.stack([_log_of(c_kt[:, 0], log_term_kn) + beta_k * middle, beta_k, c_kt[:, 1]], axis=1)
@@ -99,7 +108,8 @@ def additive(theta_kp: Array, log_x_nc: Array) -> tuple[Array, Array]:
 
 def additive_starts(log_x_nc: Array, log_y_n: Array) -> Array:
   columns, middle = log_x_nc.shape[1], log_x_nc.mean(axis=0)
-  exponents_kc = _grid(*[np.geomspace(0.03, 2.0, _GRID_SIDES.get(columns, 3))] * columns)
+  reach = [_reach(log_x_n) for log_x_n in log_x_nc.T]
+  exponents_kc = _grid(*[np.geomspace(0.03, 2.0, _GRID_SIDES.get(columns, 3))] * columns) / reach
   log_term_knc = -exponents_kc[:, None] * (log_x_nc - middle)
   c_kt = project(np.concatenate([np.exp(log_term_knc), np.ones((*log_term_knc.shape[:2], 1))], axis=-1), log_y_n)
   log_a = [_log_of(c_kt[:, c], log_term_knc[..., c]) + exponents_kc[:, c] * middle[c] for c in range(columns)]
@@ -124,18 +134,36 @@ def broken_power(theta_kp: Array, log_x_nc: Array) -> tuple[Array, Array]:
 
 
 def broken_power_starts(log_x_nc: Array, log_y_n: Array) -> Array:
-  log_x_n = log_x_nc[:, 0]
+  """Starts on a grid of the break's place, its width and gamma. Log alpha, beta and delta follow by linear least squares.
+
+  A narrow break between two points is an optimum of its own, so the grid has a place in every gap, `_MOST_GAPS` at most. Each place and
+  width keeps two starts: the best gamma, and gamma = 0, because a search moves along gamma slowly. The best starts come first.
+  """
+  log_x_n, lowest = log_x_nc[:, 0], log_y_n.min()
+  at_k, log_width_k, share_k = _grid(_break_places(log_x_n), np.log(_WIDTHS_TRIED * _reach(log_x_n)), _GAMMA_SHARES).T
+  width_k1 = np.exp(log_width_k)[:, None]
+  bend_kn = width_k1 * np.logaddexp(0.0, (log_x_n - at_k[:, None]) / width_k1)
+  gamma_k = share_k * np.exp(lowest)
+  above_kn = np.exp(log_y_n) - gamma_k[:, None]
+  weight_kn = above_kn * np.exp(-log_y_n)  # turns an error of log(y - gamma) into one of log y
   middle = log_x_n.mean()
-  breaks = np.quantile(log_x_n, [0.25, 0.5, 0.75])
-  beta_k, delta_k, at_k, log_width_k = _grid(
-    np.array([0.03, 0.1, 0.3, 0.8]), np.array([-0.3, -0.05, 0.05, 0.3]), breaks, np.log([0.3, 1.2])
-  ).T
-  keep = beta_k + delta_k >= 0  # the curve falls after the break too
-  beta_k, delta_k, at_k, log_width_k = beta_k[keep], delta_k[keep], at_k[keep], log_width_k[keep]
-  width = np.exp(log_width_k)[:, None]
-  log_term_kn = -beta_k[:, None] * (log_x_n - middle) - delta_k[:, None] * width * np.logaddexp(0.0, (log_x_n - at_k[:, None]) / width)
-  c_kt = project(np.stack([np.exp(log_term_kn), np.ones_like(log_term_kn)], axis=-1), log_y_n)
-  return np.column_stack([_log_of(c_kt[:, 0], log_term_kn) + beta_k * middle, beta_k, c_kt[:, 1], delta_k, at_k, log_width_k])
+  ones_kn = np.ones_like(bend_kn)
+  columns_knt = np.stack([ones_kn, (middle - log_x_n) * ones_kn, -bend_kn], axis=-1) * weight_kn[..., None]
+  wanted_kn = weight_kn * np.log(above_kn)
+  c_kt = (np.linalg.pinv(columns_knt, rcond=1e-10) @ wanted_kn[..., None])[..., 0]
+  cost_k = np.sum(((columns_knt @ c_kt[..., None])[..., 0] - wanted_kn) ** 2, axis=1)
+  starts = np.column_stack([c_kt[:, 0] + c_kt[:, 1] * middle, c_kt[:, 1], gamma_k, c_kt[:, 2], at_k, log_width_k])
+  cells = cost_k.reshape(-1, len(_GAMMA_SHARES))
+  first = np.arange(len(cells)) * len(_GAMMA_SHARES)
+  best = np.unique(np.concatenate([first, first + cells.argmin(axis=1)]))
+  return starts[best[np.argsort(cost_k[best], kind="stable")]]
+
+
+def _break_places(log_x_n: Array) -> Array:
+  """Places of a break to start from: the middle of every gap between points, or quantiles of these where there are many."""
+  at = np.unique(log_x_n)
+  middles = (at[1:] + at[:-1]) / 2
+  return middles if len(middles) <= _MOST_GAPS else np.quantile(middles, np.linspace(0, 1, _MOST_GAPS))
 
 
 @no_type_check
@@ -177,8 +205,9 @@ def m4(theta_kp: Array, log_x_nc: Array) -> tuple[Array, Array]:
 
 def m4_starts(log_x_nc: Array, log_y_n: Array) -> Array:
   log_x_n = log_x_nc[:, 0]
-  scales = np.quantile(log_x_n, [0.0, 0.5]) - np.array([3.0, 0.0])
-  beta_k, delta_k, log_scale_k = _grid(np.geomspace(0.05, 2.0, 6), np.array([0.1, 0.5, 1.0, 3.0]), scales).T
+  reach = _reach(log_x_n)
+  scales = np.quantile(log_x_n, [0.0, 0.5]) - np.array([3.0, 0.0]) * reach
+  beta_k, delta_k, log_scale_k = _grid(np.geomspace(0.05, 2.0, 6) / reach, np.array([0.1, 0.5, 1.0, 3.0]), scales).T
   log_term_kn = _log_sigmoid(_m4_place(-beta_k[:, None] * (log_x_n - log_scale_k[:, None]), delta_k[:, None]))
   c_kt = project(np.stack([np.exp(log_term_kn), np.ones_like(log_term_kn)], axis=-1), log_y_n)
   return np.column_stack([_log_of(c_kt[:, 0], log_term_kn), beta_k, c_kt[:, 1], delta_k, log_scale_k])

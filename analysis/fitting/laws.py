@@ -51,6 +51,7 @@ class Law:
     starts: parameter vectors to start from, given log_x_nc and log_y_n (log y of mean zero).
     num_x: the number of columns of x.
     columns: their names.
+    curved: whether its optima are in long curved valleys, so that the search takes steps of second order.
   """
 
   name: str
@@ -62,6 +63,7 @@ class Law:
   starts: Callable[[Float[Array, "n C"], Float[Array, " n"]], Float[Array, "K P"]]
   num_x: int = 1
   columns: tuple[str, ...] = ("x",)
+  curved: bool = False
 
   @property
   def names(self) -> tuple[str, ...]:
@@ -145,6 +147,7 @@ LAWS = {
       ),
       log_value=forms.broken_power,
       starts=forms.broken_power_starts,
+      curved=True,
     ),
     Law(
       name="m4",
@@ -154,6 +157,7 @@ LAWS = {
       params=(Param("span", log=True, in_y_units=True), _BETA, _GAMMA, Param("delta", *_DELTAS), Param("x_scale", log=True)),
       log_value=forms.m4,
       starts=forms.m4_starts,
+      curved=True,
     ),
   )
 }

@@ -20,6 +20,10 @@ _RESOLUTION = 1e-14  # relative error of one log residual in float64: a smaller 
 _GAIN = 1e-13  # relative gain at which a fit stops: the parameters are then within about 1e-6 of a standard error
 _ROUNDS = ((1000, 20), (3, 20), (1, 300))  # rounds of `_races`: how many starts go on, and for how many steps at most
 _CLOSE_ROUNDS = ((1000, 3), (4, 12), (1, 300))  # the same when a start is close to the solution
+_CURVED_ROUNDS = ((1000, 40), (24, 60), (2, 500))  # in a curved valley starts need longer to show what they are worth
+_CLOSE_CURVED_ROUNDS = ((1000, 6), (6, 30), (2, 300))
+_AHEAD = 0.1  # share of a step at which the second derivative along it is measured
+_TURN = 0.375  # a correction of second order longer than this share of the step is not taken
 _NEAR = 1e-3  # a solution this close to a bound, in fitted coordinates, is compared with the best one on the bound
 _COSINE = 1e-10  # a fit has converged when the cosine between the residual and every free column is this small
 
@@ -64,6 +68,7 @@ def levenberg_marquardt(
   gain: float = _GAIN,
   loss: Loss = SQUARES,
   count_kn: Array | None = None,
+  curved: bool = False,
 ) -> tuple[Array, Array]:
   """Minimises the summed loss of the residuals from every start, within bounds (equal bounds hold a parameter).
 
@@ -77,6 +82,7 @@ def levenberg_marquardt(
     gain: a start ends when a nearly undamped step lowers the cost by less than this share.
     loss: the loss of a residual.
     count_kn: how often each residual counts in each problem; once when None.
+    curved: whether steps follow a curved valley to second order, by geodesic acceleration (Transtrum & Sethna 2012, arXiv 1201.5885).
 
   Returns:
     Parameters [K, P] and costs [K].
@@ -100,7 +106,8 @@ def levenberg_marquardt(
     least_k1 = np.minimum(damping_k, 1.0)[:, None]
     transposed_kpn = jacobian_knp.transpose(0, 2, 1)
     gradient_kp = (transposed_kpn @ slope_kn[..., None])[..., 0]
-    hessian_kpp = (transposed_kpn * (count_kn * loss.bend(residual_kn, least_k1))[:, None]) @ jacobian_knp
+    weighted_kpn = transposed_kpn * (count_kn * loss.bend(residual_kn, least_k1))[:, None]
+    hessian_kpp = weighted_kpn @ jacobian_knp
     curvature_kp = np.diagonal(hessian_kpp, axis1=1, axis2=2)
     held_kp = ((theta_kp <= low_kp) & (gradient_kp >= 0)) | ((theta_kp >= high_kp) & (gradient_kp <= 0)) | (low_kp == high_kp)
     size_k = np.sum(slope_kn * residual_kn, axis=1)
@@ -114,13 +121,20 @@ def levenberg_marquardt(
       alive, theta_kp, low_kp, high_kp, scale_kp = alive[keep], theta_kp[keep], low_kp[keep], high_kp[keep], scale_kp[keep]
       residual_kn, jacobian_knp, cost_k, damping_k = residual_kn[keep], jacobian_knp[keep], cost_k[keep], damping_k[keep]
       gradient_kp, hessian_kpp, curvature_kp, held_kp = gradient_kp[keep], hessian_kpp[keep], curvature_kp[keep], held_kp[keep]
-      count_kn = count_kn[keep]
+      count_kn, weighted_kpn = count_kn[keep], weighted_kpn[keep]
     scale_kp = np.maximum(scale_kp, curvature_kp)
     # Solved in units in which every diagonal element is 1, so that the magnitude of a parameter does not matter.
     unit_kp = np.where(held_kp, 0.0, 1 / np.sqrt(curvature_kp + damping_k[:, None] * scale_kp))
     system_kpp = hessian_kpp * unit_kp[:, :, None] * unit_kp[:, None, :]
     system_kpp = system_kpp * (1 - eye) + (1 + 1e-15) * eye
     step_kp = unit_kp * np.linalg.solve(system_kpp, (-gradient_kp * unit_kp)[..., None])[..., 0]
+    if curved:
+      ahead_kp = np.clip(theta_kp + _AHEAD * step_kp, low_kp, high_kp)
+      second_kn = 2 / _AHEAD * ((evaluate(ahead_kp)[0] - residual_kn) / _AHEAD - (jacobian_knp @ step_kp[..., None])[..., 0])
+      push_kp = (weighted_kpn @ second_kn[..., None])[..., 0]
+      turn_kp = -0.5 * unit_kp * np.linalg.solve(system_kpp, (unit_kp * np.nan_to_num(push_kp))[..., None])[..., 0]
+      near_k = np.sum(turn_kp**2 * scale_kp, axis=1) <= _TURN**2 * np.sum(step_kp**2 * scale_kp, axis=1)
+      step_kp = np.where(near_k[:, None], step_kp + turn_kp, step_kp)
     trial_kp = np.clip(theta_kp + step_kp, low_kp, high_kp)
     trial_residual_kn, trial_jacobian_knp = evaluate(trial_kp)
     trial_cost_k = total(trial_residual_kn, count_kn)
@@ -173,7 +187,7 @@ class Problem:
   def minimise(
     self, starts_kp: Array, low_kp: Array, high_kp: Array, max_steps: int = 300, gain: float = _GAIN, count_kn: Array | None = None
   ) -> tuple[Float[Array, "K P"], Float[Array, " K"]]:
-    return levenberg_marquardt(self.evaluate, starts_kp, low_kp, high_kp, max_steps, gain, self.loss, count_kn)
+    return levenberg_marquardt(self.evaluate, starts_kp, low_kp, high_kp, max_steps, gain, self.loss, count_kn, self.law.curved)
 
   def bounds(self, count: int) -> tuple[Float[Array, "K P"], Float[Array, "K P"]]:
     sides = [[getattr(p, side) for p in self.law.params] for side in ("low", "high")]
@@ -217,8 +231,7 @@ def solve(problem: Problem, near: Float[Array, " P"] | None = None) -> Solution:
   """
   starts_kp = problem.starts if near is None else np.concatenate([near[None], problem.starts[::4]])
   bounds = problem.bounds(len(starts_kp))
-  rounds = _ROUNDS if near is None else _CLOSE_ROUNDS
-  theta_gp, cost_g = _races(problem, starts_kp[None], bounds[0][None], bounds[1][None], rounds=rounds)
+  theta_gp, cost_g = _races(problem, starts_kp[None], bounds[0][None], bounds[1][None], close=near is not None)
   theta, cost = theta_gp[0], float(cost_g[0])
   for index in range(len(problem.law.params)):
     for bound in (float(bounds[0][0, index]), float(bounds[1][0, index])):
@@ -245,13 +258,14 @@ def solve_held_each(
   low_gkp, high_gkp = (side.reshape(starts_gkp.shape) for side in problem.bounds(starts_gkp.shape[0] * starts_gkp.shape[1]))
   each = np.arange(len(index_g))
   low_gkp[each, :, index_g] = high_gkp[each, :, index_g] = held_g[:, None]
-  return _races(problem, starts_gkp, low_gkp, high_gkp, gain, _CLOSE_ROUNDS)
+  return _races(problem, starts_gkp, low_gkp, high_gkp, gain, close=True)
 
 
 def _races(
-  problem: Problem, starts_gkp: Array, low_gkp: Array, high_gkp: Array, gain: float = _GAIN, rounds: tuple[tuple[int, int], ...] = _ROUNDS
+  problem: Problem, starts_gkp: Array, low_gkp: Array, high_gkp: Array, gain: float = _GAIN, close: bool = False
 ) -> tuple[Array, Array]:
   """Runs all starts of each problem for some steps, then only the leading ones to convergence. Slow starts far away win nothing."""
+  rounds = {(0, 0): _ROUNDS, (0, 1): _CLOSE_ROUNDS, (1, 0): _CURVED_ROUNDS, (1, 1): _CLOSE_CURVED_ROUNDS}[problem.law.curved, close]
   groups, count, p = starts_gkp.shape
   theta_gkp, cost_gk = starts_gkp, np.zeros((groups, count))
   for kept, max_steps in rounds:
