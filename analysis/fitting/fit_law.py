@@ -9,20 +9,22 @@ import numpy as np
 from jaxtyping import Real
 
 from analysis.fitting import adequacy, measured, settings
-from analysis.fitting.bootstrap import bootstrap
+from analysis.fitting.bootstrap import MIN_POINTS, bootstrap
 from analysis.fitting.bootstrap import refusal as bootstrap_refusal
 from analysis.fitting.diagnostics import aicc, band_of, extrapolate
 from analysis.fitting.laws import LAWS
 from analysis.fitting.least_squares import SQUARES, Loss, Problem, Solution, solve
 from analysis.fitting.noise import Noise
+from analysis.fitting.profiles import profiled
 from analysis.fitting.refusals import refusal
 from analysis.fitting.result import Estimate, Fit
-from analysis.fitting.uncertainty import LEVEL, Interval, condition, profile_intervals, t_interval, unit_covariance
+from analysis.fitting.uncertainty import LEVEL, Interval, condition, t_interval
 
 Array = np.ndarray
 POINTS = ("independent", "curves")
 _CONSTANTS = ("gamma", "E")
 _NO_CONSTANT = "over this range the curve has not bent towards a constant yet, so its exponent holds for this range alone"
+_BARE = f"a robust loss takes its intervals from a bootstrap, which needs at least {MIN_POINTS}; the estimates have none"
 _WIDE = 10.0  # an exponent whose interval spans more than this factor is called not identifiable
 
 
@@ -55,7 +57,8 @@ def fit_law(
       noise; `independent`: each point is a separate run.
     noise: the noise of the passes, pooled over more than these points; None: it is estimated from these.
     loss: the loss of a log residual. With a robust one, points are taken as independent and intervals come from a bootstrap.
-    draws: the number of bootstrap draws for the intervals; 0: profile likelihood.
+    draws: the number of bootstrap draws for the intervals; 0: profile likelihood. With a robust loss and fewer points than a bootstrap
+      needs, the result has estimates without intervals.
     refuse: why the caller allows no law of these points, or empty.
     same_rows: whether all seeds are trained on the same rows in the same order; a lack of fit found by their differences says so.
   """
@@ -76,26 +79,31 @@ def fit_law(
   if setting is not None:
     reason = refusal(form, np.exp(setting.problem.log_x), np.exp(setting.problem.log_y))
     reason += " (of those that all seeds have)" if reason and setting.dropped else ""
-  if draws and not reason:
+  bare = draws > 0 and loss.delta is not None and setting is None and len(x) < MIN_POINTS
+  if draws and not bare and not reason:
     reason = bootstrap_refusal(len(x), setting is not None)
   if form.num_x == 1 and len(x) and settings.usable(x, y).all():
     blank = dataclasses.replace(blank, slopes=measured.slopes_of(measured.means_of(setting, x, y)))
   if reason:
     return dataclasses.replace(blank, status=f"refused: {reason}", reason=reason)
-  method = "bootstrap" if draws else "gls" if setting is not None else "profile_independent_points"
+  method = None if bare else "bootstrap" if draws else "gls" if setting is not None else "profile_independent_points"
   alone = along and setting is None
   setting = setting or settings.independent(form, x, y, loss)
   problem, solution = setting.problem, solve(setting.problem)
-  limits, deviations = setting.judge(solution)
-  intervals = _drawn(problem, solution, draws) if draws else _profiled(problem, solution, limits, deviations)
-  open_params = _not_identified(problem, solution, intervals)
+  lower = ""
+  if draws:
+    limits, intervals = setting.judge(solution)[0], [] if bare else _drawn(problem, solution, draws)
+  else:
+    solution, limits, intervals, lower = profiled(problem, solution, setting.judge)
+  open_params = [] if bare else _not_identified(problem, solution, intervals)
   misfit = setting.misfit(solution)
   missed = adequacy.misses(problem, solution, setting.known_variance, setting.known_free, misfit, same_rows)
-  status, notes = _status(problem, solution, open_params, missed)
+  status, notes = _status(problem, solution, open_params, missed, f"{len(x)} points: {_BARE}" if bare else "")
   reason = notes[0] if notes else ""
   if not missed and misfit is not None and misfit < settings.MISFIT:
     notes.append("the law misses the points by more than their noise" + (", intervals are wider for it" if method == "gls" else ""))
   estimates = _estimates(problem, solution, intervals, open_params)
+  notes += [lower] if lower else []
   if not missed and (above := constant_above(problem, estimates)):
     notes.append(above)
   if alone:
@@ -114,15 +122,16 @@ def fit_law(
     condition_number=condition(problem, solution),
     misfit_p=misfit,
     aicc=aicc(problem, solution, known_noise=method == "gls"),
-    profiles={p.name: interval.profile for p, interval in zip(form.params, intervals, strict=True) if p.exponent and interval.profile},
+    profiles={p.name: interval.profile for p, interval in zip(form.params, intervals, strict=not bare) if p.exponent and interval.profile},
     per_seed=_per_seed(problem, solution, x, y, seed) if points == "curves" else {},
     band=() if draws else band_of(problem, solution, limits),
   )
 
 
-def _status(problem: Problem, solution: Solution, open_params: list[str], missed: str) -> tuple[str, list[str]]:
+def _status(problem: Problem, solution: Solution, open_params: list[str], missed: str, bare: str = "") -> tuple[str, list[str]]:
   """The status of a fit, and why it is not `ok`. What the points contradict is said before what they leave open.
 
+  `bare` says why the estimates have no intervals, or is empty.
   Why a law is at the edge of its domain is said of a law that fits. One that misses the points is only the closest one there.
   """
   constant = bool(solution.on_bound) and set(solution.on_bound) <= set(_CONSTANTS)
@@ -136,6 +145,8 @@ def _status(problem: Problem, solution: Solution, open_params: list[str], missed
     found.append(("not_identifiable", f"the points do not determine {' and '.join(open_params)}"))
   elif edge and not missed:
     found.append(("on_bound", f"{edge} at the edge of the domain{f': {_NO_CONSTANT}' if constant else ''}"))
+  if bare:
+    found.insert(1 if missed else 0, ("no_intervals", bare))
   return (found[0][0] if found else "ok"), [note for _, note in found]
 
 
@@ -148,15 +159,6 @@ def constant_above(problem: Problem, estimates: dict[str, Estimate]) -> str:
     if low is not None and high is not None and high > mean.min() and high - low > np.ptp(mean):
       return f"the points do not determine {param.name}: its interval reaches {high:.3g}, above the measured {mean.min():.3g}"
   return ""
-
-
-def _profiled(problem: Problem, solution: Solution, limits: Array, deviations: Array) -> list[Interval]:
-  unit = unit_covariance(problem, solution)
-  found = profile_intervals(problem, solution, limits, unit)
-  return [
-    interval if interval.std_error is None else dataclasses.replace(interval, std_error=interval.std_error * float(deviation))
-    for interval, deviation in zip(found, deviations, strict=True)
-  ]
 
 
 def _drawn(problem: Problem, solution: Solution, draws: int) -> list[Interval]:
@@ -186,6 +188,8 @@ def _not_identified(problem: Problem, solution: Solution, intervals: list[Interv
 
 def _estimates(problem: Problem, solution: Solution, intervals: list[Interval], open_params: list[str]) -> dict[str, Estimate]:
   """Parameters in the user's units, with intervals cut to the domain. An end that the points leave open is None, not the domain's edge."""
+  if not intervals:
+    return {p.name: Estimate(problem.in_units(i, solution.theta[i]), None, None, None) for i, p in enumerate(problem.law.params)}
   largest = problem.log_y.max()
   out = {}
   for i, (param, interval) in enumerate(zip(problem.law.params, intervals, strict=True)):

@@ -39,9 +39,10 @@ class Fit:
       the noise where the method is `gls`.
     num_points: points in the window.
     status: `ok`, `on_bound` (a parameter is on the edge of its domain), `not_identifiable` (the points do not determine it), `misfit` (the
-      points contradict the law, see `adequacy.py`), or `refused: reason`.
+      points contradict the law, see `adequacy.py`), `no_intervals` (too few points for the intervals of a robust loss), or
+      `refused: reason`.
     reason: why the status is not `ok`, or empty.
-    method: how the intervals were computed, a key of `METHODS`; None when refused.
+    method: how the intervals were computed, a key of `METHODS`; None when refused and without intervals.
     note: what a reader must know, or empty.
     extrapolation: relative errors of predictions at the larger x by a fit to the smaller x; None with too few points.
     x_min, x_max: the fitted window, in the last column of x.
@@ -104,7 +105,12 @@ def row_as_dict(row: Any, *without: str) -> dict[str, Any]:
   return as_dict(row.fit) | {f.name: getattr(row, f.name) for f in dataclasses.fields(row) if f.name not in ("fit", *without)}
 
 
-STATUS_WORDS = {"not_identifiable": "not identifiable", "misfit": "misses the points", "short_window": "short window"}
+STATUS_WORDS = {
+  "not_identifiable": "not identifiable",
+  "misfit": "misses the points",
+  "short_window": "short window",
+  "no_intervals": "no intervals",
+}
 
 
 def estimate_text(fit: Fit, name: str, digits: int = 3) -> str:

@@ -294,3 +294,23 @@ def test_aicc_by_hand():
   fit = fit_law(X, y, "power")
   n, k = 12, 3  # two parameters and the variance
   np.testing.assert_allclose(fit.aicc, n * np.log(fit.objective / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+  ("law", "values"),
+  [
+    ("power", {"alpha": 2.0, "beta": 0.1}),
+    ("power_constant", {"alpha": 5.0, "beta": 0.3, "gamma": 0.7}),
+    ("power_constant", {"alpha": 5.0, "beta": 0.01, "gamma": 0.7}),
+    ("broken_power", {"alpha": 5.0, "beta": 0.02, "gamma": 0.1, "delta": 0.3, "x_break": 1e-20, "width": 4.0}),
+    ("m4", {"span": 3.0, "beta": 0.05, "gamma": 0.3, "delta": 0.6, "x_scale": 1e-50}),
+    ("chinchilla", {"A": 2.0, "B": 3.0, "E": 0.1, "alpha": 0.02, "beta": 0.05}),
+  ],
+)
+def test_x_over_two_hundred_decades(law, values):
+  x = np.geomspace(1e-100, 1e100, 41)
+  if law == "chinchilla":
+    x = np.array([(a, b) for a in x[::8] for b in x[::8]])
+  fit = fit_law(x, LAWS[law].predict(values, x), law)
+  assert fit.status == "ok"
+  np.testing.assert_allclose([fit.value(name) for name in values], list(values.values()), rtol=1e-5)
