@@ -24,6 +24,7 @@ from analysis.questions.frontier import joint_optimum, pareto_front
 from dlrm_jax.common import flags, record, terminal
 
 _DRAWS = 1000  # bootstrap draws for the intervals of a robust loss
+_SHOWN = 5  # lines of blank cells that a note names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,15 +82,16 @@ class FitConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Points:
-  """The points of one group: x [n, C], y, and the name of each one's seed."""
+  """The points of one group: x [n, C], y, the name of each one's seed, and a note on rows that are no points because a cell is blank."""
 
   x: np.ndarray
   y: np.ndarray
   seed: np.ndarray
+  blank: str = ""
 
   def at(self, index: np.ndarray) -> "Points":
     """Some of the points."""
-    return Points(self.x[index], self.y[index], self.seed[index])
+    return Points(self.x[index], self.y[index], self.seed[index], self.blank)
 
 
 def read_points(config: FitConfig) -> dict[str, Points]:
@@ -113,7 +115,7 @@ def read_points(config: FitConfig) -> dict[str, Points]:
     if name and name not in names:
       raise flags.UserError(f"--{field}={name}: no such column in {path}, it has {', '.join(names)}")
   *number_places, group_place, seed_place = [names.index(name) if name else -1 for _, name in wanted]
-  groups: dict[str, list[tuple[list[float], str]]] = {}
+  groups: dict[str, list[tuple[list[float], str, str, int]]] = {}
   for number, row in enumerate(rows[1:], start=2):
     if not any(cell.strip() for cell in row):
       continue
@@ -126,14 +128,28 @@ def read_points(config: FitConfig) -> dict[str, Points]:
       except ValueError:
         raise flags.UserError(f"{path}:{number}: column {names[place]} holds '{row[place]}', a number is needed") from None
     group, seed = (row[place].strip() if place >= 0 else "" for place in (group_place, seed_place))
-    groups.setdefault(group if config.group else "all", []).append((point, seed))
+    blank = next((names[place] for place in number_places if not row[place].strip()), "")
+    groups.setdefault(group if config.group else "all", []).append((point, seed, blank, number))
   if not groups:
     raise flags.UserError(f"--input={path}: no points below the header")
   out = {}
   for group, members in groups.items():
-    numbers = np.array([point for point, _ in members])
-    out[group] = Points(numbers[:, :-1], numbers[:, -1], np.array([seed for _, seed in members]))
+    kept = [member for member in members if not member[2]] or members
+    numbers = np.array([point for point, *_ in kept])
+    note = left_out([(name, number) for _, _, name, number in members if name]) if len(kept) < len(members) else ""
+    out[group] = Points(numbers[:, :-1], numbers[:, -1], np.array([seed for _, seed, *_ in kept]), note)
   return out
+
+
+def left_out(blank: list[tuple[str, int]]) -> str:
+  """A note on the points of one group that are left out, from the name of a blank column of each and its line."""
+  texts = []
+  for name in dict.fromkeys(name for name, _ in blank):
+    lines = [str(number) for other, number in blank if other == name]
+    plural = "" if len(lines) == 1 else "s"
+    shown = ", ".join(lines[:_SHOWN]) + (", ..." if len(lines) > _SHOWN else "")
+    texts.append(f"{len(lines)} point{plural} left out: {name} is blank in line{plural} {shown}")
+  return "; ".join(texts)
 
 
 def fit_groups(groups: dict[str, Points], config: FitConfig) -> list[Fit]:
@@ -148,10 +164,11 @@ def fit_groups(groups: dict[str, Points], config: FitConfig) -> list[Fit]:
         configurations += passes_of(p.x, p.y, p.seed)[0]
     noise = noise_of(configurations)
   loss = Loss(config.huber_delta if config.loss == "huber" else None)
-  return [
-    fit_law(p.x, p.y, config.law, p.seed, config.x_min, config.x_max, group, config.kind, noise, loss, config.draws)
-    for group, p in groups.items()
-  ]
+  out = []
+  for group, p in groups.items():
+    fit = fit_law(p.x, p.y, config.law, p.seed, config.x_min, config.x_max, group, config.kind, noise, loss, config.draws)
+    out.append(dataclasses.replace(fit, note="; ".join(note for note in (fit.note, p.blank) if note)))
+  return out
 
 
 def print_fits(fits: list[Fit]) -> None:

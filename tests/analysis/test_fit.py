@@ -204,3 +204,47 @@ def test_a_budget_is_split_by_believed_laws_alone(tmp_path, capsys):
   shown = capsys.readouterr().out
   assert "no split of 5.76e+23 FLOPs: the law misses the points" in shown and "are best spent" not in shown
   assert "compute_optimal" not in record.read_json(tmp_path / "o.json")
+
+
+def test_a_blank_cell_drops_its_point_and_says_so(tmp_path, capsys):
+  """Line 4 has no y and line 19 no x; a NaN that is written out is a measurement, and refuses its group as before."""
+  rows = ["x,y,g", *(f"{x},{2.0 * x**-0.1},{g}" for g in "ab" for x in X)]
+  rows[3], rows[18] = f"{X[2]}, ,a", f",{2.0 * X[5] ** -0.1},b"
+  path, out = write_csv(tmp_path / "p.csv", rows), tmp_path / "o.json"
+  program.main(config_of(path, out, law="power", group="g"))
+  fits = record.read_json(out)["fits"]
+  assert [(f["num_points"], f["status"], f["note"]) for f in fits] == [
+    (11, "ok", "1 point left out: y is blank in line 4"),
+    (11, "ok", "1 point left out: x is blank in line 19"),
+  ]
+  np.testing.assert_allclose([f["params"]["beta"]["estimate"] for f in fits], 0.1, rtol=1e-9)
+  assert "a: 1 point left out: y is blank in line 4." in capsys.readouterr().out
+  rows[3] = f"{X[2]},nan,a"
+  program.main(config_of(write_csv(path, rows), out, law="power", group="g"))
+  assert record.read_json(out)["fits"][0]["status"] == "refused: 1 of 12 values of y are not finite numbers"
+
+
+def test_many_blank_cells_are_counted():
+  blank = [("loss", number) for number in range(2, 9)] + [("examples", 20)]
+  assert program.left_out(blank) == (
+    "7 points left out: loss is blank in lines 2, 3, 4, 5, 6, ...; 1 point left out: examples is blank in line 20"
+  )
+
+
+def test_a_robust_loss_of_few_points_gives_estimates_without_intervals(tmp_path, capsys):
+  """The estimates are the optimum of all 29 points. One point more has the intervals of a bootstrap."""
+  x = np.geomspace(1e4, 1e8, 30)
+  y = (5.0 * x**-0.3 + 0.7) * noise(0, 0.002, 30)
+  y[7] *= 1.5  # an outlier
+  lines = ["x,y", *(f"{a},{b}" for a, b in zip(x, y, strict=True))]
+  out = tmp_path / "o.json"
+  program.main(config_of(write_csv(tmp_path / "p.csv", lines[:-1]), out, loss="huber"))
+  (few,) = record.read_json(out)["fits"]
+  assert (few["status"], few["method"]) == ("no_intervals", None)
+  assert few["reason"].startswith("29 points: a robust loss takes its intervals from a bootstrap, which needs at least 30")
+  assert all(p[k] is None for p in few["params"].values() for k in ("std_error", "ci_low", "ci_high"))
+  assert abs(few["params"]["beta"]["estimate"] - 0.3) < 0.01
+  shown = capsys.readouterr().out
+  assert "no_intervals" in shown and "29 points: a robust loss" in shown
+  program.main(config_of(write_csv(tmp_path / "p.csv", lines), out, loss="huber"))
+  assert record.read_json(out)["fits"][0]["method"] == "bootstrap"
