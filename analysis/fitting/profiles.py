@@ -17,8 +17,9 @@ Array = np.ndarray
 _FEW = 20  # starts of a law up to which each held fit tries all, not a quarter
 _FLAT = 1e-4  # share of the limit: a step of the search that raises the root by less is on a plateau
 _ROOT = 1e-3  # share of the limit: the error of the root at an end
-_PLACE = 5e-3  # share of the distance from the optimum: the error of the end that a flat profile may add to this
-_WIDTH = 2e-3  # share of the distance from the optimum: a bracket this narrow is an end, where the root jumps
+_PLACE = 5e-3  # share of the distance from the optimum, or from the edge if that is less: the error that a flat profile may add to this
+_WIDTH = 2e-3  # share of this distance: a bracket this narrow is an end, where the root jumps
+_AT_EDGE = 1e-6  # share of the distance from the optimum: an end this close to the edge is on it
 _HALVINGS = 3  # steps in which a bracket must halve; else it is cut in the middle
 _FARTHEST = 700.0  # a logarithm this far from the optimum is as good as infinite
 _MAX_STEPS = 200  # a bound that no search meets: a bracket of any width closes in 60 steps, and so does a way to `_FARTHEST`
@@ -187,13 +188,18 @@ class _End:
   def starts(self, value: float) -> Float[Array, "2 P"]:
     return np.stack([self.theta + self.slope * (value - self.theta[self.index]), self.theta])
 
+  def _scale(self, value: float) -> float:
+    """The distance that errors of an end at `value` are compared with."""
+    distance = abs(value - self.best)
+    return max(min(distance, abs(self.edge - value)), _AT_EDGE / _WIDTH * distance)
+
   def _exact(self, value: float, root: float) -> bool:
     """Whether this value is the end: by its root, and by how far the end can be off at the profile's slope."""
     if abs(root - self.limit) > _ROOT * self.limit:
       return False
     other = self.outer if root < self.limit and self.outer is not None and np.isfinite(self.outer[1]) else self.inner
     rise = abs(other[1] - root)
-    return rise > 0 and abs(root - self.limit) * abs(value - other[0]) <= _PLACE * rise * abs(value - self.best)
+    return rise > 0 and abs(root - self.limit) * abs(value - other[0]) <= _PLACE * rise * self._scale(value)
 
   def tried(self, held_theta: Array, root: float) -> None:
     """Takes the best fit at `value` and its root. Chooses the next value, or ends the search."""
@@ -223,7 +229,7 @@ class _End:
       return
     width = abs(self.outer[0] - self.inner[0])
     self.widths.append(width)
-    if width <= _WIDTH * abs(self.outer[0] - self.best):
+    if width <= _WIDTH * self._scale(self.outer[0]):
       self.end, self.found = self.outer[0], True
       return
     slow = len(self.widths) > _HALVINGS and width > 0.5 * self.widths[-1 - _HALVINGS]

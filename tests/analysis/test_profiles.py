@@ -11,7 +11,7 @@ from analysis.fitting.profiles import profile_intervals, profiled
 from analysis.fitting.uncertainty import Interval, unit_covariance
 
 Array = np.ndarray
-CLOSE = 0.02  # of the distance from the best value to the end
+CLOSE = 0.02  # of the distance from the end to the best value, or to the edge of the domain if that is less
 NEAR = (0.9, 0.96, 0.98, 0.99, 1.01, 1.02, 1.04, 1.08, 1.15)  # the grid around an end, in its distance
 FAR = np.geomspace(1.3, 30, 9)
 
@@ -101,7 +101,7 @@ def wrong_end(problem: Problem, solution: Solution, limit: float, index: int, si
     mine = abs(claim - best)
     distance = mine * np.concatenate([NEAR, FAR])
     if np.isfinite(edge):
-      distance = np.concatenate([distance, mine + (edge - mine) * np.linspace(0.1, 1, 10)])
+      distance = np.concatenate([distance, edge - (edge - mine) * np.array(NEAR), mine + (edge - mine) * np.linspace(0.1, 1, 10)])
   distance = np.unique(distance[(distance > 0) & (distance <= min(edge, 600.0))])
   around = solution.theta + np.random.default_rng(index).standard_normal((12, len(solution.theta))) * np.maximum(
     0.1 * np.abs(solution.theta), 0.05
@@ -119,7 +119,8 @@ def wrong_end(problem: Problem, solution: Solution, limit: float, index: int, si
   last = int(inside[-1]) if len(inside) else 0
   end = float(np.interp(1.0, root[last : last + 2], distance[last : last + 2])) if len(inside) else float(distance[0])
   end = max([end] + [abs(v - best) for v, rise in interval.profile if (v - best) * sign > 0 and rise <= 1])
-  return "" if abs(end - mine) <= CLOSE * max(end, mine) else f"at distance {mine:.4g}, by the grid at {end:.4g}"
+  close = CLOSE * max(min(max(end, mine), edge - mine), 1e-4 * mine)
+  return "" if abs(end - mine) <= close else f"at distance {mine:.4g}, by the grid at {end:.4g}"
 
 
 def wrong_ends(name: str, number: int) -> list[str]:
