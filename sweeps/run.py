@@ -51,6 +51,7 @@ def main(sweep: SweepConfig) -> None:
     say_time = _time(sweep, todo, groups)
     examples = " to ".join(f"{n:,}" for n in dict.fromkeys((lengths[0], lengths[-1])))
     say(f"{count} runs of {examples} examples, {count - len(todo)} done before, {len(todo)} to do: {say_time}")
+    display.runs.begin()
     if launcher == "local":
       local.launch(sweep, groups, display.tick)
     elif launcher == "slurm":

@@ -84,21 +84,20 @@ class Totals:
     examples: examples seen by all runs. A run that diverged or failed counts with all of its examples.
     total: examples of all runs when they have ended.
     examples_per_s: speed of all running runs together. A run without a known speed counts with the median of the finished runs.
-    watched_per_s: examples/s of the sweep since the first look, with starting and compiling. None until a run has ended.
+    left_s: seconds until all runs have ended; None where no speed is known.
   """
 
   counts: Mapping[str, int]
   examples: int
   total: int
   examples_per_s: float
-  watched_per_s: float | None = None
+  left_s: float | None = None
 
   def line(self) -> str:
-    """The totals as one line of text. The time left is by the slower of the two speeds."""
+    """The totals as one line of text."""
     parts = [f"{count} {state}" for state, count in self.counts.items() if count or state in ("done", "queued")]
-    if self.examples_per_s:
-      left_s = (self.total - self.examples) / min(self.examples_per_s, self.watched_per_s or self.examples_per_s)
-      parts.append(f"{self.examples_per_s:,.0f} examples/s, about {duration(left_s)} left")
+    if self.left_s is not None:
+      parts.append(f"{self.examples_per_s:,.0f} examples/s, about {duration(self.left_s)} left")
     return f"{sum(self.counts.values())} runs: {', '.join(parts)}"
 
 
@@ -117,6 +116,11 @@ class RunStates:
     self._began, self._ended, self._seen = time.monotonic(), -1, 0  # time of the first look, runs ended and examples seen by then
     self.states: dict[str, RunState] = {}
 
+  def begin(self) -> None:
+    """Looks, and lets the time left follow from what happens from now on, when training begins."""
+    self._began, self._ended = time.monotonic(), -1
+    self.look()
+
   def look(self) -> Totals:
     """Reads what may have changed into `states` and returns the totals."""
     for config_id in self._totals:
@@ -129,8 +133,20 @@ class RunStates:
     speed = sum(s.owner.get("examples_per_s") or usual for s in self.states.values() if s.state == "running")
     now = sum(counts[state] for state in store.ENDED)
     self._ended, self._seen = (now, seen) if self._ended < 0 else (self._ended, self._seen)
-    watched = (seen - self._seen) / (time.monotonic() - self._began) if now > self._ended else None
-    return Totals({state: counts[state] for state in STATES}, seen, sum(self._totals.values()), speed, watched)
+    total = sum(self._totals.values())
+    left_s = (total - seen) / speed if speed else None
+    if left_s is not None and now > self._ended:
+      left_s += self._others_s(now - self._ended + counts["running"], seen, speed)
+    return Totals({state: counts[state] for state in STATES}, seen, total, speed, left_s)
+
+  def _others_s(self, started: int, seen: int, speed: float) -> float:
+    """Seconds left for all but training: to start, compile and evaluate. A run takes as long for that as those `started` did since `begin`.
+
+    It does not follow the examples: the first runs of a sweep may be a hundred times shorter than the last, and compile as long.
+    """
+    spent = max(0.0, time.monotonic() - self._began - (seen - self._seen) / speed)
+    left = sum(1 - run.examples / self._totals[i] for i, run in self.states.items() if run.state not in store.ENDED)
+    return spent / started * left
 
 
 def duration(seconds: float) -> str:
