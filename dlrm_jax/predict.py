@@ -109,7 +109,7 @@ def _predict(config: PredictConfig) -> dict[str, Any]:
   if high := {name: share for name, share in unknown.items() if share > MOST_UNKNOWN}:
     shares = ", ".join(f"{name} {share:.0%}" for name, share in high.items())
     say(f"values that were unseen or rare in training: {shares}; are they written as in the training log (3 and 3.0 are two values)?")
-  measured = dataclasses.asdict(total.metrics())
+  measured = total.metrics()
   return {
     "name": "predict",
     "rows": rows,
@@ -121,8 +121,8 @@ def _predict(config: PredictConfig) -> dict[str, Any]:
     "checkpoint": str(model.path),
     "examples_trained": model.facts["examples"],
     "base_rate": model.base_rate,
-    **{name: measured[name] for name in METRICS},
-    "base_rate_ne": measured["base_rate_log_loss"] / entropy(model.base_rate),
+    **{name: getattr(measured, name) for name in METRICS},
+    "base_rate_ne": measured.base_rate_log_loss / entropy(model.base_rate),
   }
 
 

@@ -24,10 +24,11 @@ CODES = (  # in the order of a list of alarms
 )
 EARLY = (ONE_CLASS, EXPLODES, RISES)  # reported as soon as they happen; the others are decided at the end of a run
 
-# A run is worse than the logistic regression where its log loss is higher by 0.1% and by two standard errors of the difference. That error
-# is taken as if both had predicted different examples. They predict the same ones, so it is smaller in fact.
+# A run is worse than the logistic regression where its log loss is higher by 0.1% and by two standard errors of the difference, and a rise
+# is an alarm from three on. Both losses are of the same examples, so that most noise is common: records hold that error (`paired.py`).
+# Records of earlier versions do not. There it is taken as if the examples were different ones, which is too large.
 _LOGISTIC_MARGIN, _LOGISTIC_ERRORS = 1.001, 2.0
-_RISE, _RISE_ERRORS = 1.02, 3.0  # a rise is an alarm from 2%, and from three standard errors of the difference on
+_RISE, _RISE_ERRORS = 1.02, 3.0  # a rise is an alarm from 2% and from three of these errors on
 _CALIBRATION, _CALIBRATION_ERRORS = 1.25, 3.0
 _EXPLODED = 2.0  # times the base rate's log loss, after ln 2 (which every prediction of 1/2 costs) is taken off
 
@@ -139,7 +140,7 @@ def _worse_than_base_rate(out: Mapping[str, Any], curve: Sequence[Mapping[str, A
 
 def _worse_than_logistic(out: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> Iterator[str]:
   loss, logistic, count = _number(out, "log_loss"), _number(out, "logistic_log_loss"), out.get("eval_examples")
-  error = math.hypot(*(standard_error(each, _number(out, "base_rate"), count) for each in (loss, logistic)))
+  error = _error(out, "logistic_error", (loss, logistic), _number(out, "base_rate"), count)
   if loss > logistic * _LOGISTIC_MARGIN and loss - logistic > _LOGISTIC_ERRORS * error:
     ne = f" (NE {out['ne']:.4f} against {out['logistic_ne']:.4f})" if out.get("ne") and out.get("logistic_ne") else ""
     yield (
@@ -168,23 +169,21 @@ def _explodes(out: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> Ite
 
 
 def _rises(out: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-  """The largest rise from any evaluation to a later one, if it is more than the sampling error of the held-out examples.
-
-  The error of a difference is taken as that of two independent samples. Both evaluations share their examples, so it is smaller in fact.
-  """
-  losses = [(_common_log_loss(row), row["examples"], _number(row, "epochs")) for row in curve if row.get("examples") is not None]
+  """The largest rise from any evaluation to a later one, if it is more than the sampling error of the held-out examples."""
+  losses = [(_common_log_loss(row), row["examples"], row) for row in curve if row.get("examples") is not None]
   losses = [point for point in losses if math.isfinite(point[0]) and point[0] > 0]  # 0 where float64 has no smaller number
-  pairs = [(min(losses[:i]), losses[i]) for i in range(1, len(losses))]
+  pairs = [(min(losses[:i], key=lambda point: point[0]), losses[i]) for i in range(1, len(losses))]
   if not pairs:
     return
-  (before, low, _), (after, high, epochs) = max(pairs, key=lambda pair: pair[1][0] / pair[0][0])
+  (before, low, _), (after, high, row) = max(pairs, key=lambda pair: pair[1][0] / pair[0][0])
+  epochs = _number(row, "epochs")
   ratio = after / before
   count = min((row["eval_examples"] for row in curve if row.get("eval_examples")), default=out.get("eval_examples"))
-  error = math.hypot(*(standard_error(loss, _number(out, "base_rate"), count) for loss in (before, after)))
+  error = _error(row, "rise_error", (before, after), _number(out, "base_rate"), count)
   if ratio >= _RISE and after - before > _RISE_ERRORS * error:
     cause = "the log may drift (compare --order=shuffled), or the learning rates are too high (--lr_find)"
     if epochs > 1:
-      best, at, _ = min(losses)
+      best, at, _ = min(losses, key=lambda point: point[0])
       again = f"the likely cause is that rows are trained on again ({epochs:.3g} passes by then; try --epochs=1)"
       cause = f"{again}; the best loss, {best:.4f}, was after {at:,} examples"
     percent = f"+{100 * (ratio - 1):.1f}%"
@@ -194,6 +193,12 @@ def _rises(out: Mapping[str, Any], curve: Sequence[Mapping[str, Any]]) -> Iterat
 def _common_log_loss(row: Mapping[str, Any]) -> float:
   """The log loss of the held-out examples that all evaluations of a run predict. The last evaluation may predict more."""
   return _number(row, "log_loss" if row.get("common_log_loss") is None else "common_log_loss")
+
+
+def _error(row: Mapping[str, Any], name: str, losses: Sequence[float], rate: float, count: int | None) -> float:
+  """The standard error of the difference of two mean losses: the measured one, or that of different examples."""
+  known = _number(row, name)
+  return known if math.isfinite(known) else math.hypot(*(standard_error(loss, rate, count) for loss in losses))
 
 
 def standard_error(loss: float, rate: float, count: int | None) -> float:

@@ -28,9 +28,10 @@ from dlrm_jax.data.source import PreparedSource, Source
 from dlrm_jax.shape import DataShape
 from dlrm_jax.training import metrics
 from dlrm_jax.training.logistic import FtrlSettings, LogisticRegression
+from dlrm_jax.training.paired import MOST
 
 FIELDS = ("logistic_log_loss", "logistic_ne", "logistic_roc_auc", "logistic_progressive_log_loss")
-_VERSION = 2  # increment it when the logistic regression changes: kept results are then computed again
+_VERSION = 3  # increment it when the logistic regression changes: kept results are then computed again
 # The first of these rates is better on small logs, the second on large ones (figures: WORKSPACE.md). Both are trained on the first
 # CHOICE_EXAMPLES. The one with the smaller progressive loss over the second half of these goes on.
 ALPHAS, CHOICE_EXAMPLES = (0.1, 0.3), 2**17
@@ -38,13 +39,26 @@ _READ = 8192  # examples that are read at once
 _WAIT_S = 0.5
 
 
+@dataclasses.dataclass(frozen=True)
+class Logistic:
+  """The results of the regression of a run.
+
+  Attributes:
+    fields: FIELDS for its record; empty where there is no regression.
+    losses: `paired.LossSums.sums` of the held-out rows.
+  """
+
+  fields: dict[str, float] = dataclasses.field(default_factory=dict)
+  losses: Float[np.ndarray, "2 blocks"] | None = None
+
+
 def wanted(config: RunConfig, source: Source) -> bool:
   """Whether a run is compared with a logistic regression. Planted data has theory to be compared with."""
   return config.logistic == "yes" or (config.logistic == "auto" and not isinstance(source, Planted))
 
 
-def logistic_of(config: RunConfig, source: Source, directory: Path, num_eval_examples: int, quiet: bool = False) -> dict[str, float]:
-  """FIELDS for the record of a run; {} unless `wanted`. Trains the regression unless another run of `directory` has done so.
+def logistic_of(config: RunConfig, source: Source, directory: Path, num_eval_examples: int, quiet: bool = False) -> Logistic:
+  """The regression's results; none unless `wanted`. Trains the regression unless another run of `directory` has done so.
 
   Args:
     config, source: the run and its data.
@@ -55,11 +69,11 @@ def logistic_of(config: RunConfig, source: Source, directory: Path, num_eval_exa
   Raises UserError where the kept result is damaged, Stopped when a signal asks for it.
   """
   if not wanted(config, source):
-    return {}
+    return Logistic()
   if jax.process_count() > 1 and isinstance(source, Planted):
     raise UserError("--logistic=yes: planted examples of several processes are drawn on their own devices; leave it out")
   if jax.process_index():
-    return {}
+    return Logistic()
   about = _key(config, source, num_eval_examples)
   name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
   path = directory / "baselines" / f"{name}.json"
@@ -78,7 +92,8 @@ def logistic_of(config: RunConfig, source: Source, directory: Path, num_eval_exa
         record.write_json(path, record.header() | about | found | {"wall_s": time.perf_counter() - began})
   kept = record.read_json(path)
   try:
-    return {field: np.nan if kept[field] is None else float(kept[field]) for field in FIELDS}
+    fields = {field: np.nan if kept[field] is None else float(kept[field]) for field in FIELDS}
+    return Logistic(fields, None if kept["losses"] is None else np.array(kept["losses"], np.float64).reshape(2, MOST))
   except (KeyError, TypeError, ValueError) as error:
     raise UserError(f"{path}: not a result of a logistic regression ({type(error).__name__}: {error}); remove it") from None
 
@@ -101,7 +116,7 @@ def _key(config: RunConfig, source: Source, num_eval_examples: int) -> dict[str,
   }
 
 
-def _computed(config: RunConfig, source: Source, num_eval_examples: int, quiet: bool) -> dict[str, float]:
+def _computed(config: RunConfig, source: Source, num_eval_examples: int, quiet: bool) -> dict[str, Any]:
   base_rate, most = source.base_rate(), min(config.train.num_examples, CHOICE_EXAMPLES)
   tried = [_Candidate(LogisticRegression(source.shape, FtrlSettings(alpha=alpha)), source.shape, base_rate) for alpha in ALPHAS]
   with Bar("logistic regression to compare with", config.train.num_examples, quiet=quiet) as bar:  # one pass, also where there are epochs
@@ -121,7 +136,8 @@ def _computed(config: RunConfig, source: Source, num_eval_examples: int, quiet: 
     weight_n = _weights(source.shape, batch, keep, 1.0)
     held_out.add(regression.predict(batch)[keep], np.asarray(batch.label_b)[keep], weight_n=weight_n)
   found = held_out.metrics()
-  return dict(zip(FIELDS, (found.log_loss, found.ne, found.roc_auc, before.metrics().log_loss), strict=True))
+  fields = dict(zip(FIELDS, (found.log_loss, found.ne, found.roc_auc, before.metrics().log_loss), strict=True))
+  return fields | {"losses": None if found.losses is None else found.losses.tolist()}
 
 
 class _Candidate:

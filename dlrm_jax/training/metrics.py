@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from dlrm_jax.common.arrays import sigmoid, softplus
+from dlrm_jax.training.paired import LossSums
 from dlrm_jax.training.roc_auc import MAX_BINS, RocAuc
 
 _BLOCK = 2**14  # predictions that are summed at once
@@ -31,6 +32,7 @@ class Metrics:
     base_rate_log_loss: log loss of the same examples where the training split's click rate is always predicted, nats.
     excess: mean KL divergence from the true click probability, nats.
     excess_tail, excess_pairs, excess_dense, excess_scores: what a part of the planted logit costs (see `PartsExcess`), nats.
+    losses: `paired.LossSums.sums` of the examples; None where a logit is not finite. Curves and records do not hold it.
   """
 
   log_loss: float
@@ -44,6 +46,14 @@ class Metrics:
   excess_pairs: float | None = None
   excess_dense: float | None = None
   excess_scores: float | None = None
+  losses: np.ndarray | None = dataclasses.field(default=None, repr=False, compare=False)
+
+  def row(self) -> dict[str, float | None]:
+    """The metrics by name, as curves and records hold them."""
+    return {name: getattr(self, name) for name in NAMES}
+
+
+NAMES = tuple(field.name for field in dataclasses.fields(Metrics) if field.name != "losses")
 
 
 def entropy(rate: float) -> float:
@@ -123,7 +133,7 @@ class Accumulator:
     self._loss = self._clicks = self._prob = self._excess = 0.0  # sums over examples, each times its weight
     self._weight: float = 0  # the sum of weights
     self._weighted: bool | None = None
-    self._auc = RocAuc(max_bins)
+    self._auc, self._losses = RocAuc(max_bins), LossSums()
     self._names: tuple[str, ...] | None = None  # of the true logits given: "" the whole, then its parts
     self._parts = PartsExcess(())
 
@@ -170,6 +180,7 @@ class Accumulator:
     self._loss, self._clicks, self._prob = self._loss + loss, self._clicks + clicks, self._prob + prob
     self._weight += len(logit_n) if weight_n is None else float(weight_n.sum())
     self._auc.add(logit_n, label_n, weight_n)
+    self._losses.add(each[0], weight_n)
     if truth:
       self._excess += excess(logit_n, truth[0]) * len(logit_n)
       if self._parts.names:
@@ -190,6 +201,7 @@ class Accumulator:
       calibration=self._prob / self._clicks if self._clicks else math.nan,
       base_rate_log_loss=constant_log_loss(self._train_rate, self._clicks / self._weight),
       excess=self._excess / self._count if self._names else None,
+      losses=self._losses.sums.copy(),
       **{f"excess_{name}": value for name, value in self._parts.values().items()},
     )
 

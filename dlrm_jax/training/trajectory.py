@@ -3,7 +3,6 @@
 It computes nothing on devices: the loop reports to it what was trained on and what was measured.
 """
 
-import dataclasses
 import math
 import os
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from dlrm_jax.common import record
 from dlrm_jax.config import RunConfig
@@ -21,13 +21,15 @@ from dlrm_jax.identity import config_id
 from dlrm_jax.machine import hardware
 from dlrm_jax.training import lr_find, metrics
 from dlrm_jax.training.alarms import EARLY, Alarm, alarms_of, as_json
+from dlrm_jax.training.baselines import Logistic
 from dlrm_jax.training.coverage import coverage_of
 from dlrm_jax.training.eval_plan import points_of
 from dlrm_jax.training.evaluation import Progressive
 from dlrm_jax.training.loggers import Loggers
+from dlrm_jax.training.paired import LossSums, difference_error
 from dlrm_jax.training.run_facts import describe, earlier_of, place_of, stream_of, weighting_of
 
-METRICS = (*(f.name for f in dataclasses.fields(metrics.Metrics)), *Progressive.FIELDS)
+METRICS = (*metrics.NAMES, *Progressive.FIELDS)
 _CHECK_EVERY = 512  # steps between looks at the loss when no evaluation is due
 
 OnProgress = Callable[[int, float], None]  # (examples, mean training log loss since the last look)
@@ -43,7 +45,7 @@ class Trajectory:
     rows: of the curve so far.
     progressive: the losses of examples before they were trained on.
     diverged: the metric that was not finite, or "".
-    baseline: what the record holds of a logistic regression on the same examples (`baselines.py`).
+    baseline: a logistic regression on the same examples (`baselines.py`).
     tell: called with each alarm that is raised before the end, once.
   """
 
@@ -62,7 +64,8 @@ class Trajectory:
     self.progressive = Progressive(source.base_rate())
     self._num_eval_examples, self._on_progress, self._asked = num_eval_examples, on_progress, asked
     self._loggers = Loggers(config.log_to)
-    self.baseline: dict[str, float] = {}
+    self.baseline = Logistic()
+    self._lowest, self._lowest_sums = math.inf, LossSums().sums  # of the best evaluation so far
     self.tell: Callable[[Alarm], None] = lambda alarm: None
     self._told: set[str] = set()
     self._first = self._first_step = 0  # example and step that this run began with: not 0 where it branched off another run
@@ -78,6 +81,8 @@ class Trajectory:
     self._first_step = facts.get("first_step", self._whole_steps(self._first))
     self.progressive.resume(facts["progressive"])
     self._wall_s, self._training_s = facts["wall_s"], facts["training_s"]
+    if lowest := facts.get("lowest"):  # checkpoints of earlier versions have none
+      self._lowest, self._lowest_sums = lowest["log_loss"], np.array(lowest["sums"])
 
   def branch(self, facts: dict[str, Any]) -> None:
     """Goes on from another run: its examples count as seen, its curve and times do not. Call it before `start`."""
@@ -191,10 +196,14 @@ class Trajectory:
     if self._num_eval_examples and not math.isfinite(measured.log_loss):
       self.diverged, self._bad_step = "eval log_loss", self.steps - 1
       return
-    row = {"examples": self.examples} | dataclasses.asdict(measured)
+    row = {"examples": self.examples} | measured.row()
     row |= {"excess_ideal": ideal(self.config, self.source, self.examples)} | self.progressive.row()
     row |= {"epochs": self._epochs, "eval_examples": examples or self._num_eval_examples}
     row |= {"common_log_loss": common.log_loss, "common_ne": common.ne}
+    row |= {"rise_error": difference_error(self._lowest_sums, common.losses)}
+    row |= {"logistic_error": difference_error(self.baseline.losses, measured.losses)}
+    if common.losses is not None and 0 < common.log_loss < self._lowest:
+      self._lowest, self._lowest_sums = common.log_loss, common.losses
     self.confirm()
     self.rows.append(row | {"wall_s": self._elapsed()})
     if jax.process_index() == 0:
@@ -224,6 +233,7 @@ class Trajectory:
         "earlier_data": earlier_of(self.source),
         "progressive": self.progressive.facts(),
         "rows": list(self.rows),
+        "lowest": {"log_loss": self._lowest, "sums": self._lowest_sums.tolist()} if math.isfinite(self._lowest) else None,
         "wall_s": self._elapsed(),
         "training_s": self._training_s,
       }
@@ -249,7 +259,8 @@ class Trajectory:
       "seed": self.config.train.seed,
       **{name: last[name] for name in METRICS},
       "base_rate_ne": self._ne(last["base_rate_log_loss"]),
-      **self.baseline,
+      **self.baseline.fields,
+      "logistic_error": last.get("logistic_error"),
       "lr_find": lr_find.picked_for(self.config),
       "wall_s": self._elapsed(),
       "training_s": self._training_s,

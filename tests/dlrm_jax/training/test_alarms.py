@@ -79,6 +79,21 @@ CASES = [
     {"eval_examples": 10**8},
     [row(1000, 0.45), row(2000, 0.4589)],
   ),
+  # the error that a record holds is used: two and three of .0001 are below 0.1% of the logistic loss and 2% of the first one
+  (
+    alarms.WORSE_THAN_LOGISTIC,
+    {"logistic_log_loss": 0.4494, "logistic_error": 1e-4},
+    None,
+    {"logistic_log_loss": 0.4494, "logistic_error": 4e-4},
+    None,
+  ),
+  (
+    alarms.RISES,
+    {"eval_examples": 1000},
+    [row(1000, 0.45), row(2000, 0.4599, rise_error=0.003)],
+    {"eval_examples": 1000},
+    [row(1000, 0.45), row(2000, 0.4599, rise_error=0.004)],
+  ),
   (alarms.CALIBRATION, {"calibration": 1.26}, None, {"calibration": 1.24}, None),
   (alarms.CALIBRATION, {"calibration": 0.79}, None, {"calibration": 0.81}, None),
 ]

@@ -17,7 +17,7 @@ from dlrm_jax.config import ModelConfig, RunConfig, TrainConfig
 from dlrm_jax.data.dataset import open_dataset
 from dlrm_jax.data.prepare.program import PrepareConfig, prepare
 from dlrm_jax.data.source import open_source
-from dlrm_jax.training import baselines, loop
+from dlrm_jax.training import baselines, loop, metrics
 from dlrm_jax.training.logistic import FtrlSettings, LogisticRegression, cut
 
 TINY = RunConfig(
@@ -79,6 +79,34 @@ def test_a_record_holds_both_baselines_on_the_same_rows(data: Path, tmp_path: Pa
 
 def log_loss(logit: np.ndarray, label: np.ndarray) -> float:
   return float(-np.log(special.expit(np.where(label == 1, logit, -logit))).mean())
+
+
+def test_the_errors_of_differences_are_of_the_same_rows(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+  """From the logits of every evaluation, in blocks of 8 rows: of two evaluations, and of the last one and the regression."""
+  added, real = dict[int, list[np.ndarray]](), metrics.Accumulator.add
+
+  def add(self: metrics.Accumulator, logit_n: np.ndarray, label_n: np.ndarray, *words: Any, **named: Any) -> None:
+    added.setdefault(id(self), [self]).append(np.stack([logit_n, label_n]).astype(np.float64))
+    real(self, logit_n, label_n, *words, **named)
+
+  monkeypatch.setattr(metrics.Accumulator, "add", add)
+  out = trained(data, tmp_path, evals_per_octave=1)
+  logistic, *evaluations = [
+    np.log1p(np.exp(-(2 * label - 1) * logit))
+    for logit, label in (np.concatenate(x[1:], axis=1) for x in added.values())
+    if len(label) == 1000
+  ]
+
+  def error(one: np.ndarray, other: np.ndarray) -> float:
+    return float(stats.sem((other - one).reshape(125, 8).mean(axis=1)))
+
+  curve = record.read_curve(tmp_path / "curve.jsonl")
+  means = [losses.mean() for losses in evaluations]
+  assert [row["log_loss"] for row in curve] == pytest.approx(means)
+  assert out["logistic_error"] == pytest.approx(error(logistic, evaluations[-1]))
+  assert curve[0]["rise_error"] is None
+  for i in range(1, len(curve)):
+    assert curve[i]["rise_error"] == pytest.approx(error(evaluations[int(np.argmin(means[:i]))], evaluations[i]))
 
 
 def test_the_losses_that_choose_a_rate_are_those_of_the_second_half(data: Path):
