@@ -281,7 +281,10 @@ class RunConfig:
     "the entry points dlrm_jax.loggers",
   )
   logistic: str = EXECUTION.option(
-    "auto", "train a logistic regression on the same examples, to compare the run with; auto: on data sets only", ("auto", "yes", "no")
+    "auto",
+    "train a logistic regression on the same examples, to compare the run with; auto: on data sets only, and not where --restore goes on "
+    "with another data set, whose rows are all that the regression would see",
+    ("auto", "yes", "no"),
   )
   lr_find: bool = EXECUTION.option(
     False,

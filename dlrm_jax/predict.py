@@ -133,7 +133,8 @@ def main(config: PredictConfig) -> None:
   if config.metrics is not None:
     record.write_json(config.metrics, hardware.header() | {"results": [out]})
   shown = {name: out[name] for name in ("log_loss", "ne", "base_rate_ne", "roc_auc", "calibration")}
-  notes = {"calibration": " (mean prediction / click rate)"}
+  notes = {"calibration": " (mean prediction / click rate)", "ne": f" (training click rate {out['base_rate']:.4g})"}
+  # NE divides by the entropy of that rate, so checkpoints of different data have different denominators.
   scores = "".join(f"{name}={value:.5f}{notes.get(name, '')}  " for name, value in shown.items() if math.isfinite(value))
   some = f" of {out['labelled']:,} with a label" if 0 < out["labelled"] < out["rows"] else ""
   print(f"{scores}rows={out['rows']:,}{some}  in {config.output}")

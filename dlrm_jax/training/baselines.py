@@ -53,8 +53,12 @@ class Logistic:
 
 
 def wanted(config: RunConfig, source: Source) -> bool:
-  """Whether a run is compared with a logistic regression. Planted data has theory to be compared with."""
-  return config.logistic == "yes" or (config.logistic == "auto" and not isinstance(source, Planted))
+  """Whether a run is compared with a logistic regression.
+
+  Planted data has theory to be compared with. A model that goes on with other data has seen more rows than a regression that begins there.
+  """
+  goes_on = isinstance(source, PreparedSource) and bool(source.earlier)
+  return config.logistic == "yes" or (config.logistic == "auto" and not isinstance(source, Planted) and not goes_on)
 
 
 def logistic_of(config: RunConfig, source: Source, directory: Path, num_eval_examples: int, quiet: bool = False) -> Logistic:

@@ -71,11 +71,12 @@ def agrees(found: dict[str, Any], wanted: dict[str, Any]) -> None:
     assert found[name] == pytest.approx(wanted[name], rel=1e-6), name
 
 
-def test_metrics_are_those_of_the_record_on_the_same_rows(case: Case):
+def test_metrics_are_those_of_the_record_on_the_same_rows(case: Case, capsys):
   found = case.predict(case.file("held_out.csv", text_of(ROWS[2000:])))
   agrees(found, case.record)
   assert found["rows"] == found["labelled"] == 400
   assert found["base_rate"] == case.record["base_rate"] == case.contents["splits"]["train"]["base_rate"]
+  assert f"ne={found['ne']:.5f} (training click rate {found['base_rate']:.4g})" in capsys.readouterr().out
   table = case.scores()
   assert table.columns == ["file", "line", "label", "logit", "prob"]
   assert table["line"].to_list() == list(range(2, 402))  # the header is line 1

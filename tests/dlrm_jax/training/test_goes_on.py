@@ -57,6 +57,7 @@ def test_it_is_the_run_on_both_days(place: Path):
   assert made["log_loss"] / made["ne"] != pytest.approx(whole["log_loss"] / whole["ne"], rel=1e-6)
   losses = [made["progressive_log_loss"] * 448, *(run["progressive_log_loss"] * run["examples"] for run in (whole, day_0))]
   assert losses[0] == pytest.approx(losses[1] - losses[2], rel=1e-5)  # the loss of the second day's rows alone
+  assert "logistic_ne" in whole and "logistic_ne" not in made  # a regression on the second day alone is no baseline of both
   curve = record.read_curve(place / "run_1" / "curve.jsonl")
   assert [row["examples"] for row in curve][-1] == 1728 and min(row["examples"] for row in curve) > 1280
 
