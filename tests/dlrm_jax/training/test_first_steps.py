@@ -55,7 +55,7 @@ def test_the_bias_is_the_logit_and_a_log_of_one_class_has_a_finite_one():
 @pytest.mark.parametrize("start", [0.0, 0.1, 2.0])
 def test_adagrad_starts_at_its_accumulator(start: float):
   """Judge: the formula of Duchi et al. 2011, in float64, over three steps."""
-  optimizer = dense_optimizer(StepSettings(dense_accumulator=start), Rates(np.float32(0.01), np.float32(1)))
+  optimizer = dense_optimizer(StepSettings(dense_accumulator=start), Rates(np.float32(0.01), np.float32(1), np.float32(1)))
   gradients, w = [np.array([0.03, -0.5]), np.array([0.01, 0.2]), np.array([-0.02, 0.1])], np.array([1.0, 2.0])
   slots, x = optimizer.init(w.astype(np.float32)), w.astype(np.float32)
   squares = np.full(2, start)
