@@ -19,6 +19,7 @@ import tempfile
 from pathlib import Path
 
 from dlrm_jax.common import flags, record
+from dlrm_jax.common.progress import say
 from dlrm_jax.machine import hardware
 from dlrm_jax.serving.exported import write
 from dlrm_jax.serving.restored import restore_model
@@ -50,6 +51,7 @@ def main(config: ExportConfig) -> None:
     raise flags.UserError("jax.export needs flatbuffers: pip install flatbuffers") from None
   hardware.select_platform()
   model = restore_model(config.restore, config.data, portable=True)
+  say(f"exporting {config.restore} for {', '.join(config.platforms)}")
   output.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as temporary:
     made = Path(temporary) / output.name

@@ -168,8 +168,9 @@ def chosen(todo: Iterable[Run], devices: int) -> list[Run]:
 
 def measured(todo: Iterable[Run]) -> tuple[Sample, ...]:
   """Times some of the models on this process's devices."""
-  samples = []
-  for point, source in chosen(todo, jax.device_count()):
+  samples, some = [], chosen(todo, jax.device_count())
+  for i, (point, source) in enumerate(some):
+    say(f"measuring the time of a step, {i + 1} of {len(some)} models: {point.name}")
     try:
       samples.append(_time(point, source))
     except Exception as error:  # the sweep will report it for that run, and do the others

@@ -21,8 +21,9 @@ from analysis.report import paper_tables
 from analysis.report.tables import rates_table, throughput_table
 from dlrm_jax.common import flags
 from dlrm_jax.common.axis_names import SCHEMES, below_largest
-from dlrm_jax.common.progress import Bar
+from dlrm_jax.common.progress import Bar, say
 from dlrm_jax.common.terminal import Table
+from dlrm_jax.common.text import number_of
 from dlrm_jax.training.alarms import lines_of
 
 NEXT_TIMES = 10.0  # the budget that the report's advice is for, times the base run's
@@ -110,6 +111,7 @@ def analyse(workdir: str | Path, law: str = "auto", x_min: float | None = None, 
   """
   everything = load(workdir)
   sweep, choices = tuned(everything)
+  say(f"fitting the laws of {number_of(len(everything.runs), 'run')}")
   with Bar("fitting", 4) as bar:
     given = curves(sweep, law, x_min, x_max)
     noises = pooled_noise(given)

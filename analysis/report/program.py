@@ -10,7 +10,7 @@ from analysis.report.analysis import Analysis, analyse
 from analysis.report.findings import findings
 from analysis.report.tables import print_tables
 from dlrm_jax.common import flags, record
-from dlrm_jax.common.progress import Bar
+from dlrm_jax.common.progress import Bar, say
 from dlrm_jax.training.alarms import as_json
 
 
@@ -46,6 +46,7 @@ def main(config: ReportConfig) -> None:
   from analysis.report import document, plots  # Altair is slow to import: not before the input is known to be good
   from dlrm_jax.common.figures import render
 
+  say("drawing the figures of the report")
   figures = plots.figures(found.sweep, found.rows, found.sizes, found.schemes, found.speeds)
   with Bar("drawing", len(figures)) as bar:
     for figure in figures:

@@ -75,6 +75,9 @@ def _at(config: RunConfig, trial: lr_find.Trial) -> RunConfig:
 
 def _found(config: RunConfig, source: Source, find_rates: bool, quiet: bool, kept: lr_find.Kept | None) -> lr_find.Found:
   """Searches, or goes on with the unfinished search that WORKDIR keeps, if it is this one."""
+  if not quiet:
+    choice = "both learning rates" if find_rates else "how fast the learning rates fall"
+    say(f"rates: short runs on the training examples choose {choice}")
   train, trials = config.train, Trials(config, source, quiet)
   decay = (train.decay_examples or FIRST_DECAY) if train.lr_schedule == "inverse_sqrt" else 0
   path, done = Path(config.workdir) / lr_find.FILE, tuple[lr_find.Trial, ...]()

@@ -46,9 +46,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
   return place
 
 
-def test_a_fresh_process_gets_the_same_logits(place: Path):
+def test_a_fresh_process_gets_the_same_logits(place: Path, capsys: pytest.CaptureFixture[str]):
   """By example.py on its own examples, and by its `Model` on held-out rows that are encoded here."""
   made = run_export(place)
+  assert re.search(r"^exporting .* for cpu", capsys.readouterr().err, re.MULTILINE)
   assert [path.name for path in place.glob(".exported*")] == []
   shown = fresh(str(made / "example.py"))
   assert shown.returncode == 0, shown.stderr

@@ -84,11 +84,12 @@ def test_the_smallest_the_middle_and_the_largest_model_are_measured():
   assert chosen(expand(sweep_of(axes=("devices",), sizes_devices=(2, 4))), 1) == []
 
 
-def test_a_measured_run_takes_about_what_it_was_said_to(tmp_path: Path):
+def test_a_measured_run_takes_about_what_it_was_said_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
   """Within a factor of 5: other programs may be running."""
   sweep = with_train(sweep_of(axes=("rows",), sizes_rows=(50,)), num_examples=2**17, eval_examples=256)
   run = point, source = expand(sweep)[0]
   (sample,) = measured([run])
+  assert capsys.readouterr().err == f"measuring the time of a step, 1 of 1 models: {point.name}\n"
   speed = speed_of([run], {}, measure=True)
   assert speed is not None and speed.basis == "1 models measured"
   assert sample.start_s > sample.step_s > 0 and sample.evaluation > 0

@@ -8,6 +8,7 @@ from typing import Any
 
 from dlrm_jax.common import flags, record, terminal
 from dlrm_jax.common.flags import UserError, option
+from dlrm_jax.common.progress import say
 from dlrm_jax.data.dataset import SPLITS, Dataset, open_dataset
 from dlrm_jax.data.dense_warnings import say_warnings
 from dlrm_jax.data.describe import inventory
@@ -154,6 +155,7 @@ def main(config: DescribeConfig) -> None:
   contents = record.read_json(dataset.path / "dataset.json")
   output = Path(config.output or dataset.path / "describe")
   check_output(output)
+  say(f"reading {sum(map(dataset.rows, SPLITS)):,} rows of {dataset.name}, then drawing figures")
   found = inventory.take(dataset, config.max_rows)
 
   from dlrm_jax.common.figures import page, render

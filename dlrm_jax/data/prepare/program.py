@@ -10,6 +10,7 @@ from typing import Any
 
 from dlrm_jax.common import flags, record, starting, tasks
 from dlrm_jax.common.progress import Bar, say
+from dlrm_jax.common.text import number_of
 from dlrm_jax.data import shard_format
 from dlrm_jax.data.dataset import encoding_of
 from dlrm_jax.data.dense_warnings import dense_warnings, say_warnings
@@ -33,6 +34,7 @@ from dlrm_jax.data.prepare.weights import schema_of_log
 
 _MIB = 1 << 20
 _MOST_TASKS = 25_000  # the files of all tasks are mapped into memory together, and Linux allows 65,530 maps
+_SAID_BYTES = 5_000_000  # a smaller log is prepared at once
 _READING_VERSION = 3  # of the files that the first pass leaves for the second
 _LOOK_S, _SAY_S = 1.0, 30.0  # between looks at the work of other shares, and between lines about it
 
@@ -176,7 +178,9 @@ def _prepare(config: PrepareConfig, like: Like | None, schema: Schema, resumable
   with opened(Path(config.output), plan, config.overwrite, config.share[0] if config.shard else None, resumable) as place:
     if place.finished:
       return record.read_json(place.output / "dataset.json")
-    outside = (False,) * len(cut)
+    outside, size = (False,) * len(cut), sum(path.stat().st_size for path in found.files)
+    if size >= _SAID_BYTES:
+      say(f"reading {number_of(len(found.files), 'file')} of {size / 1e6:,.0f} MB, then writing shards")
     tasks, results = _read(config, Reading(place.rows, found.files, tuple(cut), outside, config.format, schema, config.piece_mib * _MIB))
     if _plan(config, like, schema, found.files) != plan:
       raise flags.UserError(f"--input={config.input}: a file changed while it was read")

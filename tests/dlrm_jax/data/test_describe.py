@@ -499,7 +499,8 @@ def test_as_a_program(planted, tmp_path):
   done = subprocess.run([*words, str(planted), f"--output={tmp_path / 'page'}"], capture_output=True, text=True, check=False)
   assert (
     done.returncode == 0
-    and all(line.startswith("warning: dense") for line in done.stderr.splitlines())
+    and re.fullmatch(r"reading [\d,]+ rows of \w+, then drawing figures", done.stderr.splitlines()[0])
+    and all(line.startswith("warning: dense") for line in done.stderr.splitlines()[1:])
     and f"page: {tmp_path / 'page' / 'index.html'}" in done.stdout
   )
   assert described(tmp_path / "page")["command"] == [

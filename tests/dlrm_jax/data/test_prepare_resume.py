@@ -93,6 +93,14 @@ def test_a_second_run_does_what_is_missing(log, monkeypatch, error):
   assert sorted(path.name for path in log.iterdir()) == ["day_0", "day_1", "day_2", "out", "whole"]
 
 
+def test_a_log_that_takes_a_while_is_named_first(log, monkeypatch, capsys):
+  run(log)
+  assert "reading" not in capsys.readouterr().err
+  monkeypatch.setattr(program, "_SAID_BYTES", 1)
+  run(log, "--overwrite")
+  assert capsys.readouterr().err.startswith("reading 3 files of 0 MB, then writing shards\n")
+
+
 @pytest.mark.parametrize("change", ["settings", "source"])
 def test_work_of_other_settings_or_sources_is_not_used(log, monkeypatch, change, capsys):
   with monkeypatch.context() as patch:

@@ -119,6 +119,7 @@ def test_a_run_is_trained_at_the_rates_that_were_best(tmp_path: Path, capsys: py
   low = dataclasses.replace(BASE.train, table_lr=0.0005, dense_lr=0.0005)
   train.main(in_directory(tmp_path / "found", train=low))
   said = capsys.readouterr().err
+  assert said.index("rates: short runs on the training examples choose both learning rates") < said.index("loss")
   out = record.read_json(tmp_path / "found" / "record.json")
   found = out["lr_find"]
   losses = [trial["loss"] for trial in found["tried"]]
