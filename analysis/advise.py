@@ -3,11 +3,11 @@
   python -m analysis.advise --workdir=DIR --budget_flops=1e13 [--target_loss=0.75] [--output=advice.json]
   python -m analysis.advise --workdir=DIR --budget_examples=1e7
 
-One law is fitted to all training passes of a sweep, L = A N^-alpha + sum over the axes of A_a size_a^-alpha_a + E. It predicts the loss of
-each way to spend the budget. The budget is the training FLOPs of one run, or the number of examples that cost as many at the base model.
-Intervals come from fits to 200 sweeps drawn from the law with the noise of the seeds, and include how far the law is from the measured
-ends. Gains are against the base's measured loss. Where the points contradict the law, or the log drifts, there is no advice and the
-reason is printed (exit code 2 if no workload has any).
+Joint laws of examples and sizes are fitted to all training passes, and weighted by their errors on larger runs than those fitted.
+They predict the loss of each way to spend the budget. The budget is the training FLOPs of one run, or the number of examples that cost as
+many at the base model. Intervals come from fits to 200 sweeps drawn from the laws with the noise of the seeds. They include how far the
+laws are from the measured ends, and how fast the errors on larger runs grew with the distance. Gains are against the base's measured loss.
+Where the points contradict every law, or the log drifts, there is no advice and the reason is printed (exit code 2 if no workload has any).
 """
 
 import dataclasses

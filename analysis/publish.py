@@ -212,6 +212,7 @@ SECTIONS: dict[str, Callable[[Analyses], str]] = {  # how each section of STUDY.
   "rows-teacher": _rows_teacher,
   "schemes": lambda found: _table(scheme_table(found["paper"].schemes), 4, ["workload"]),
   "frontier": lambda found: _table(frontier_table(found["paper"].schemes), 4, ["workload"]),
+  "tail-advice": lambda found: _advice(found["paper_tail"]),
   "advice": lambda found: _advice(found["paper"]),
   "movielens": lambda found: _table(scheme_table(found["movielens"].schemes), 4, ["workload", "theory"]),
   "movielens-sizes": lambda found: _sizes(found["movielens"]),

@@ -21,6 +21,9 @@ _MOST_GAPS = 24  # places of a break to start from, at most
 _WIDTHS_TRIED = np.array([0.05, 0.3, 1.0, 3.0])  # of a break, in units of log x
 _GAMMA_SHARES = np.array([0.0, 0.5, 0.8, 0.93, 0.98, 0.999])  # of the lowest y
 _GRID_SIDES = {2: 9, 3: 5}  # exponents tried in each column, by the number of columns
+_SHARPNESS = (1.5, 4.0, 10.0)  # p tried of a smooth maximum
+_ALPHA_MIN = 1e-6  # a smaller exponent counts as this where it is divided by
+_KEPT_STARTS = 24  # of a smooth maximum
 
 
 def project(basis_knt: Float[Array, "K n T"], log_y_n: Float[Array, " n"]) -> Float[Array, "K T"]:
@@ -114,6 +117,54 @@ def additive_starts(log_x_nc: Array, log_y_n: Array) -> Array:
   c_kt = project(np.concatenate([np.exp(log_term_knc), np.ones((*log_term_knc.shape[:2], 1))], axis=-1), log_y_n)
   log_a = [_log_of(c_kt[:, c], log_term_knc[..., c]) + exponents_kc[:, c] * middle[c] for c in range(columns)]
   return np.column_stack([*log_a, c_kt[:, columns], exponents_kc])
+
+
+@no_type_check
+def smooth_max(theta_kp: Array, log_x_nc: Array, power: str, tied: bool, constant: bool) -> tuple[Array, Array]:
+  """(sum over the C columns of x of (A_c x_c^-alpha_c)^p)^(1/p) + E: the largest term where p is large, their sum where p = 1.
+
+  Coordinates are log A_1 .. log A_C, then E with `constant`, alpha_1 .. alpha_C or with `tied` one alpha, and log p with `power` fitted.
+  With `power` nested, p is 1/alpha_C: Kaplan et al. 2020's ((A/R)^(a/b) + B/N)^b, b = alpha_C.
+  """
+  columns, at = log_x_nc.shape[1], log_x_nc.shape[1] + constant
+  log_a_kc, e_k1 = theta_kp[:, :columns], theta_kp[:, columns:at] if constant else np.zeros((len(theta_kp), 1))
+  alpha_kc = np.repeat(theta_kp[:, at : at + 1], columns, axis=1) if tied else theta_kp[:, at : at + columns]
+  p_k1 = {"sum": np.ones_like(e_k1), "nested": 1 / np.maximum(alpha_kc[:, -1:], _ALPHA_MIN), "fitted": np.exp(theta_kp[:, -1:])}[power]
+  term_knc = log_a_kc[:, None] - alpha_kc[:, None] * log_x_nc
+  raised_knc = p_k1[:, None] * term_knc
+  total_kn = np.logaddexp.reduce(raised_knc, axis=2)
+  weight_knc = np.exp(raised_knc - total_kn[..., None])  # of the terms; they sum to 1
+  with np.errstate(divide="ignore"):
+    log_f_kn = np.logaddexp(total_kn / p_k1, np.log(e_k1))
+  share_kn = np.exp(total_kn / p_k1 - log_f_kn)  # of f
+  by_a_knc = share_kn[..., None] * weight_knc
+  by_alpha_knc = -by_a_knc * log_x_nc
+  by_p_kn = share_kn * ((weight_knc * term_knc).sum(axis=2) - total_kn / p_k1) / p_k1
+  if power == "nested":
+    by_alpha_knc[..., -1] -= by_p_kn * p_k1**2
+  gradient = [by_a_knc, *([np.exp(-log_f_kn)[..., None]] if constant else [])]
+  gradient.append(by_alpha_knc.sum(axis=2, keepdims=True) if tied else by_alpha_knc)
+  return log_f_kn, np.concatenate(gradient + ([(by_p_kn * p_k1)[..., None]] if power == "fitted" else []), axis=-1)
+
+
+def smooth_max_starts(log_x_nc: Array, log_y_n: Array, power: str, tied: bool, constant: bool) -> Array:
+  """The best of the additive law's starts, and of those in which every term is the loss at the smallest sizes of its column."""
+  columns = log_x_nc.shape[1]
+  plain = additive_starts(log_x_nc, log_y_n)
+  log_a_kc, e_k1, alpha_kc = plain[:, :columns], plain[:, columns : columns + 1], plain[:, columns + 1 :]
+  alone_kc = np.empty_like(log_a_kc)
+  for c, log_x_n in enumerate(log_x_nc.T):
+    small = log_x_n == log_x_n.min()
+    alone_kc[:, c] = log_y_n[small].mean() + alpha_kc[:, c] * log_x_n.min()
+  out = []
+  for p in _SHARPNESS if power == "fitted" else (1.0,):
+    for scales_kc, limit_k1 in ((log_a_kc, e_k1), (alone_kc, np.zeros_like(e_k1))):
+      exponents = alpha_kc[:, -1:] if tied else alpha_kc
+      parts = [scales_kc, *([limit_k1] if constant else []), exponents, *([np.full_like(e_k1, np.log(p))] if power == "fitted" else [])]
+      out.append(np.concatenate(parts, axis=1))
+  starts_kp = np.concatenate(out)
+  off_kn = smooth_max(starts_kp, log_x_nc, power, tied, constant)[0] - log_y_n
+  return starts_kp[np.argsort(np.nan_to_num(np.sum(off_kn**2, axis=1), nan=np.inf), kind="stable")[:_KEPT_STARTS]]
 
 
 @no_type_check

@@ -5,7 +5,9 @@ its value and the gradient of that in these coordinates, for a whole batch of pa
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Real
@@ -162,21 +164,41 @@ LAWS = {
   )
 }
 
+SHAPES = {  # how the terms of a joint law are joined: what it is called in text, and its source
+  "sum": ("sum of terms", "Hoffmann et al. 2022, arXiv 2203.15556, a term for each resource"),
+  "nested": ("nested law", "Kaplan et al. 2020, arXiv 2001.08361, equation 1.5, a term for each resource"),
+  "fitted": ("smooth maximum", "the p-norm of the terms of Hoffmann et al. 2022, arXiv 2203.15556"),
+}
+_P_MAX = 50.0  # of a smooth maximum: a larger p is a maximum
 
-def additive(columns: tuple[str, ...]) -> Law:
-  """A term for each resource, and a constant: `chinchilla` with any number of columns, parameters A_NAME, E and alpha_NAME."""
+
+def joint(columns: tuple[str, ...], shape: str, tied: bool, constant: bool) -> Law:
+  """A law of any number of resources: their terms A_c c^-alpha_c, joined by a p-norm, with or without a constant.
+
+  Args:
+    columns: the resources. The nested law takes its outer exponent from the last one.
+    shape: a key of `SHAPES`: p = 1, p = 1/alpha of the last column, or p fitted.
+    tied: whether all terms have one exponent.
+    constant: whether there is a constant.
+  """
+  power = {"sum": "", "nested": f" ** (1/{'alpha' if tied else f'alpha_{columns[-1]}'})", "fitted": " ** p"}[shape]
+  terms = " + ".join(f"(A_{c} * {c}**-{'alpha' if tied else f'alpha_{c}'}){power}" for c in columns)
+  root = {"sum": "", "nested": f" ** {'alpha' if tied else f'alpha_{columns[-1]}'}", "fitted": " ** (1/p)"}[shape]
+  exponents = [Param("alpha" if tied else f"alpha_{c}", 0.0, BETA_MAX, exponent=True) for c in (columns[:1] if tied else columns)]
+  kind: dict[str, Any] = {"power": shape, "tied": tied, "constant": constant}
   return Law(
-    name="additive",
-    formula=" + ".join(f"A_{c} * {c}**-alpha_{c}" for c in columns) + " + E",
-    domain=LAWS["chinchilla"].domain,
-    source="Hoffmann et al. 2022, arXiv 2203.15556, a term for each resource",
+    name=" ".join([SHAPES[shape][0], *(["of one exponent"] if tied else []), "with a constant" if constant else "without a constant"]),
+    formula=f"({terms}){root}{' + E' if constant else ''}",
+    domain=f"A > 0, 0 <= alpha <= {BETA_MAX:g}, 1 <= p <= {_P_MAX:g}, E >= 0",
+    source=SHAPES[shape][1],
     params=(
       *(Param(f"A_{c}", log=True, in_y_units=True) for c in columns),
-      Param("E", 0.0, in_y_units=True),
-      *(Param(f"alpha_{c}", 0.0, BETA_MAX, exponent=True) for c in columns),
+      *([Param("E", 0.0, in_y_units=True)] if constant else []),
+      *exponents,
+      *([Param("p", 0.0, float(np.log(_P_MAX)), log=True)] if shape == "fitted" else []),
     ),
-    log_value=forms.additive,
-    starts=forms.additive_starts,
+    log_value=functools.partial(forms.smooth_max, **kind),
+    starts=functools.partial(forms.smooth_max_starts, **kind),
     num_x=len(columns),
     columns=columns,
   )

@@ -1,8 +1,8 @@
-"""One law for all training passes of a sweep: a term for examples, one for each model axis, and a constant. Called by `analysis.advise`.
+"""One law for all training passes of a sweep, with a term for examples and one for each model axis. Called by `analysis.advise`.
 
-L = A N^-alpha + sum_a A_a size_a^-alpha_a + E, with each axis varied around one base run. This is Chinchilla's form with a term for every
-axis. It assumes that the axes do not interact, which holds on planted data, whose parts are additive. Where the points contradict it, or
-the log drifts, there is no law and a reason instead. Where only the ends of runs count, it is fitted to these (`run_ends.py`).
+Each axis is varied around one base run. How the terms are joined is not known: several joint laws are compared by their errors on larger
+runs (`ensemble.py`). Where the points contradict them all, or the log drifts, there is no law and a reason instead. Where only the ends of
+runs count, the laws are fitted to these (`run_ends.py`).
 """
 
 import dataclasses
@@ -12,22 +12,21 @@ import polars as pl
 from jaxtyping import Float
 from scipy import special
 
-from analysis.fitting import adequacy, settings
-from analysis.fitting.laws import Law, additive
-from analysis.fitting.least_squares import SQUARES, Problem, Solution, solve, solve_held
+from analysis.fitting import settings
+from analysis.fitting.laws import Law, joint
+from analysis.fitting.least_squares import SQUARES, solve, solve_held
 from analysis.load import Sweep, on_data_curve, same_rows, some_sizes
 from analysis.questions.backtest import Backtest, backtests
 from analysis.questions.base_run import Base, base_run, base_size, costs_of
 from analysis.questions.curves import default_x_min, fitted, total_metric
 from analysis.questions.drift import REMEDY, drift_of
 from analysis.questions.effects import Effect, effects
+from analysis.questions.ensemble import Ensemble, fit_all
 from analysis.questions.run_ends import FURTHER_BACK, ONE_LENGTH, RECENT, are_recent, ends_of_lengths, too_few_lengths
 from dlrm_jax.common import flags
 from dlrm_jax.common.axis_names import SCHEMES
-from dlrm_jax.common.progress import Bar
 
 Array = np.ndarray
-DRAWS = 200
 _LEVEL = 0.95
 MIN_SIZES, MOST_SIZES = 3, 12  # sizes of an axis that get a term of its own; from more sizes, 12 are taken at even distances
 
@@ -38,10 +37,7 @@ class Model:
 
   Attributes:
     axes: model axes with a term.
-    law: the law, whose columns of x are the axes and then the examples.
-    theta: the fitted coordinates.
-    draws: the coordinates fitted to sweeps drawn from the law, [K, P].
-    scale: the loss that log losses are relative to.
+    laws: the joint laws that predict it, whose columns of x are the axes and then the examples.
     largest: the largest size of each axis.
     seen: the axes, and `examples`, along which the measured losses differ by more than seeds do; with one seed, those whose terms lower the
       cost significantly (F test, 5%).
@@ -57,10 +53,7 @@ class Model:
   metric: str
   base: Base
   axes: tuple[str, ...]
-  law: Law
-  theta: Float[Array, " P"]
-  draws: Float[Array, "K P"]
-  scale: float
+  laws: Ensemble
   largest: dict[str, float]
   seen: tuple[str, ...]
   measured: float
@@ -72,8 +65,7 @@ class Model:
 
   def losses(self, sizes: dict[str, float], examples: float) -> Float[Array, " K"]:
     """The loss predicted by the fit, then by each draw. Axes that `sizes` does not name have the base's size."""
-    x = np.log([*(sizes.get(axis, self.base.sizes[axis]) for axis in self.axes), examples])
-    return self.scale * np.exp(self.law.log_value(np.concatenate([self.theta[None], self.draws]), x[None])[0][:, 0])
+    return np.exp(self.laws.log_losses(np.log([*(sizes.get(axis, self.base.sizes[axis]) for axis in self.axes), examples])))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,39 +138,37 @@ def _model(group: pl.DataFrame, log: pl.DataFrame, of_ends: bool = False) -> tup
   )
   # The base is a point of every axis, and twice where the data axis has a longer run of it.
   points = points.unique([*(f"at_{axis}" for axis in axes), "examples", "seed"], maintain_order=True)
-  law = additive((*axes, "examples"))
+  columns = (*axes, "examples")
   x = points.select(*(f"at_{axis}" for axis in axes), "examples").to_numpy().astype(np.float64)
   y, seed = points[metric].to_numpy().astype(np.float64), points["seed"].to_numpy()
-  passes = None if of_ends else settings.of_passes(law, x, y, seed, None)
+  pooled = None if of_ends else settings.noise_of(settings.passes_of(x, y, seed)[0])
+
+  def setting_of(law: Law) -> settings.Setting:
+    passes = settings.of_passes(law, x, y, seed, pooled) if pooled is not None else None
+    return passes or settings.independent(law, x, y, SQUARES)
+
   if of_ends:
     notes += [ONE_LENGTH, *([FURTHER_BACK] if are_recent(group) else [])]
-  if passes is None and (not of_ends or len(np.unique(seed)) == 1):
+  if pooled is None and (not of_ends or len(np.unique(seed)) == 1):
     notes.append("one seed: points are taken as independent, intervals are too narrow")
-  setting = passes or settings.independent(law, x, y, SQUARES)
-  if setting.dropped:
-    notes.append(f"{setting.dropped} evaluations left out: not every seed has one there")
-  solution = solve(setting.problem)
-  lack = setting.misfit(solution)
-  if missed := adequacy.misses(setting.problem, solution, setting.known_variance, setting.known_free, lack, same_rows(points)):
-    return Refused(workload, metric, f"the law of all {'runs' if of_ends else 'passes'} misses the points: {missed}", tuple(notes)), []
-  free = max(len(setting.problem.log_y) - len(law.params), 1)
-  deviation = float(np.sqrt(solution.cost / free))  # 1 where the noise is known and the law is right
-  deviation = max(deviation, 1.0) if setting.noise else deviation
-  draws = _draw(setting.problem, solution.theta, deviation, f"drawing sweeps like {workload}")
-  measured = effects(points, axes, sizes, metric)
-  in_law = _seen(setting.problem, solution, free if setting.noise is None else setting.noise.free, deviation)
-  seen, more = _told(measured, in_law, (*axes, "examples"))
-  notes += more
+  plain = setting_of(joint(columns, "sum", False, True))
+  if plain.dropped:
+    notes.append(f"{plain.dropped} evaluations left out: not every seed has one there")
   examples = float(base["examples"].to_numpy().max())
+  laws = fit_all(setting_of, columns, np.log([*sizes.values(), examples]), same_rows(points), of_ends)
+  if isinstance(laws, str):
+    return Refused(workload, metric, f"the law of all {'runs' if of_ends else 'passes'} misses the points: {laws}", tuple(notes)), []
+  measured = effects(points, axes, sizes, metric)
+  told = {effect.name for effect in measured if effect.seen is not None}
+  seen, more = _told(measured, () if told >= set(columns) else _seen(plain), columns)
+  notes += [*more, *laws.notes]
   loss, error = _measured_base(points, axes, sizes, metric)
-  tests = backtests(law, x, y, seed, np.array([*sizes.values(), examples]), of_ends)
   costs = {axis: costs_of(group.filter(axis=axis), sizes[axis], float(base["flops_per_example"][0])) for axis in axes}
   largest = {axis: max(float(group.filter(axis=axis)["size"].to_numpy().max()), sizes[axis]) for axis in axes}
   made = Base(examples, float(base["flops_per_example"][0]) * examples, sizes, costs)
-  scale = float(np.exp(setting.problem.log_y0))
-  off = _misfit(setting, solution)
-  fit = (law, solution.theta, draws, scale, largest, seen)
-  return Model(workload, metric, made, axes, *fit, loss, error, off, tuple(tests), tuple(notes), RECENT if are_recent(group) else ""), []
+  tests, off = backtests(laws.forecasts, examples), _misfit(plain, laws)
+  rows = RECENT if are_recent(group) else ""
+  return Model(workload, metric, made, axes, laws, largest, seen, loss, error, off, tuple(tests), tuple(notes), rows), []
 
 
 def _told(measured: list[Effect], in_law: tuple[str, ...], names: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
@@ -204,10 +194,10 @@ def _measured_base(points: pl.DataFrame, axes: tuple[str, ...], sizes: dict[str,
   return float(np.exp(last.mean())), float(last.std(ddof=1) / np.sqrt(len(last))) if len(last) > 1 else 0.0
 
 
-def _misfit(setting: settings.Setting, solution: Solution) -> float:
-  """How far the law is from the measured ends of the passes: root mean square of log losses, less their noise where seeds tell it."""
+def _misfit(setting: settings.Setting, laws: Ensemble) -> float:
+  """How far the laws are from the measured ends of the passes: root mean square of log losses, less their noise where seeds tell it."""
   problem = setting.problem
-  off = problem.law.log_value(solution.theta[None], problem.log_x)[0][0] - problem.log_y
+  off = laws.predicted(problem.log_x) - laws.log_y0 - problem.log_y
   places, index = np.unique(problem.log_x[:, :-1], axis=0, return_inverse=True)
   index = index.reshape(-1)
   ends = np.array([np.flatnonzero(index == i)[np.argmax(problem.log_x[index == i, -1])] for i in range(len(places))])
@@ -217,24 +207,13 @@ def _misfit(setting: settings.Setting, solution: Solution) -> float:
   return float(np.sqrt(max(np.mean(off[ends] ** 2 - noise[ends]), 0.0)))
 
 
-def _seen(problem: Problem, solution: Solution, free: int, deviation: float) -> tuple[str, ...]:
-  """The terms whose absence, an exponent of 0, raises the cost more than noise of this deviation and degrees of freedom explains."""
-  limit = 2 * float(special.fdtri(2, max(free, 1), _LEVEL)) * deviation**2  # two parameters: a scale and an exponent
+def _seen(setting: settings.Setting) -> tuple[str, ...]:
+  """The terms whose absence from a sum of terms, an exponent of 0, raises the cost more than noise explains."""
+  problem, solution = setting.problem, solve(setting.problem)
+  left = max(len(problem.log_y) - len(problem.law.params), 1)
+  variance = solution.cost / left  # 1 where the noise is known and the law is right
+  free, variance = (left, variance) if setting.noise is None else (setting.noise.free, max(variance, 1.0))
+  limit = 2 * float(special.fdtri(2, max(free, 1), _LEVEL)) * variance  # two parameters: a scale and an exponent
   names = {i: p.name.removeprefix("alpha_") for i, p in enumerate(problem.law.params) if p.exponent}
   starts = np.concatenate([solution.theta[None], problem.starts[::9]])
   return tuple(name for i, name in names.items() if solve_held(problem, i, 0.0, starts)[1] - solution.cost > limit)
-
-
-def _draw(problem: Problem, theta: Float[Array, " P"], deviation: float, what: str) -> Float[Array, "K P"]:
-  """Fits to sweeps drawn from the law, with noise that has this standard deviation when whitened."""
-  rng = np.random.default_rng(0)
-  log_f = problem.law.log_value(theta[None], problem.log_x)[0][0]
-  n = len(log_f)
-  color = np.eye(n) if problem.whiten is None else np.linalg.inv(problem.whiten)
-  out = []
-  with Bar(what, DRAWS) as bar:
-    for _ in range(DRAWS):
-      drawn = dataclasses.replace(problem, log_y=log_f + deviation * color @ rng.standard_normal(n))
-      out.append(drawn.minimise(theta[None], *problem.bounds(1), max_steps=60, gain=1e-7)[0][0])
-      bar(1)
-  return np.array(out)

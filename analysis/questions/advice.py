@@ -1,7 +1,8 @@
-"""How to spend a budget: the loss that each way predicts, by one law of all training passes of a sweep (`additive.py`).
+"""How to spend a budget: the loss that each way predicts, by the joint laws of all training passes of a sweep (`additive.py`).
 
-There is no advice where the points contradict that law. Gains are against the base's measured loss. Intervals include how far the law is
-from the measured ends, and how far predictions of the largest measured points from the smaller ones were off.
+There is no advice where the points contradict every law. Gains are against the base's measured loss. Intervals include the noise, the
+disagreement of laws that predict equally well, how far they are from the measured ends, and how fast the errors of the same procedure grew
+with the distance when it was fitted to the smaller points.
 
 Called by `analysis.advise` and by the report.
 """
@@ -12,9 +13,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from analysis.questions.additive import DRAWS, Model, Refused
+from analysis.questions.additive import Model, Refused
 from analysis.questions.backtest import Backtest
 from analysis.questions.base_run import FACTOR_AXES
+from analysis.questions.ensemble import DRAWS
 
 Array = np.ndarray
 REFUSED, UNDECIDED = "refused", "undecided"
@@ -64,6 +66,7 @@ class Advice:
     verdict: a plain sentence.
     notes: what a reader must know.
     backtests: what the law, fitted to the smaller points, predicts for the largest measured ones, and what was measured.
+    laws: the joint laws that predict the losses, the best first, each with its weight, formula and parameters.
   """
 
   workload: str
@@ -75,6 +78,7 @@ class Advice:
   verdict: str
   notes: tuple[str, ...]
   backtests: tuple[Backtest, ...] = ()
+  laws: tuple[dict[str, Any], ...] = ()
 
   def as_dict(self) -> dict[str, Any]:
     """The flat object of the JSON file."""
@@ -116,11 +120,14 @@ def advise(model: Model | Refused, times: float) -> Advice:
     notes.append(f"{', '.join(far)}: more than {_FAR:g} times beyond what was trained, where the law is a guess")
   shown = {"examples": base.examples, "flops": base.flops, "loss": float(now[0]), "measured_loss": model.measured}
   shown |= {f"size_{axis}": base.sizes[axis] for axis in model.axes}
-  return Advice(model.workload, model.metric, shown, times, (*alone, *splits), choice, verdict, tuple(notes), model.backtests)
+  return Advice(
+    model.workload, model.metric, shown, times, (*alone, *splits), choice, verdict, tuple(notes), model.backtests, model.laws.as_rows()
+  )
 
 
 def _option(model: Model, purchase: Purchase, losses: Array, best_share: float | None) -> Option:
-  loss, low, high = _interval(model, losses, _extrapolation(model, purchase))
+  fall = float(np.log(Purchase("", model.base.examples).losses(model)[0] / losses[0]))
+  loss, low, high = _interval(model, losses, _extrapolation(model, purchase), fall)
   beyond, free = purchase.examples / model.base.examples, False
   if purchase.axis is not None and purchase.size is not None:
     beyond, free = max(beyond, purchase.size / model.largest[purchase.axis]), model.base.is_free(purchase.axis)
@@ -179,24 +186,24 @@ def _named(model: Model, buy: str) -> str:
   return buy.replace("examples", f"examples {model.rows}", 1) if model.rows else buy
 
 
-def _interval(model: Model, losses: Array, further: float = 0.0) -> tuple[float, float, float]:
-  """A predicted loss with its 95% interval: the draws' spread, the law's distance from the measured ends, and `further`, in log loss."""
+def _interval(model: Model, losses: Array, further: float = 0.0, fall: float = np.inf) -> tuple[float, float, float]:
+  """A predicted loss with its 95% interval: the draws' spread, the law's distance from the measured ends, and `further`, in log loss.
+
+  Upwards `further` is at most the predicted fall of the log loss: what is bought may help less than the law says, but it does no harm.
+  """
   loss, (low, high) = float(losses[0]), np.quantile(losses[1:], [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-  off = float(np.hypot(_TWO_SIDED * model.misfit, further))
-  down, up = (float(np.hypot(max(np.log(a / b), 0.0), off)) for a, b in ((loss, low), (high, loss)))
+  down, up = max(float(np.log(loss / low)), 0.0), max(float(np.log(high / loss)), 0.0)
+  down = float(np.linalg.norm([down, _TWO_SIDED * model.misfit, further]))
+  up = float(np.linalg.norm([up, _TWO_SIDED * model.misfit, min(further, max(fall, 0.0))]))
   return loss, loss * float(np.exp(-down)), loss * float(np.exp(up))
 
 
 def _extrapolation(model: Model, purchase: Purchase) -> float:
-  """The error of a prediction beyond what was trained, in log loss: that of the backtests, in proportion to the distance in log x."""
-  out = 0.0
-  for test in model.backtests:
-    grown = purchase.examples / model.base.examples
-    if test.along != "examples":
-      grown = purchase.size / model.largest[test.along] if test.along == purchase.axis and purchase.size is not None else 1.0
-    distance = max(float(np.log(grown)), 0.0) / float(np.log(test.at / test.fitted_to))
-    out = float(np.hypot(out, abs(np.log1p(test.error)) * distance))
-  return out
+  """What the form of the laws adds to half of the 95% interval beyond what was trained, in log loss: see `Ensemble.form_error`."""
+  out = model.laws.form_error("examples", float(np.log(purchase.examples / model.base.examples)))
+  if purchase.axis is None or purchase.size is None:
+    return out
+  return float(np.hypot(out, model.laws.form_error(purchase.axis, float(np.log(purchase.size / model.largest[purchase.axis])))))
 
 
 def _gain(model: Model, option: Option) -> tuple[float, float, float]:
