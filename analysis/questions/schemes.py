@@ -58,9 +58,10 @@ class SchemeRow:
     """The flat object of `laws.json`."""
     out = row_as_dict(self, "frontier")
     if self.frontier is not None:
-      names = ["budget", "loss", "winner_loss", "scheme", "size", "examples", "agreement"]
+      names = ["budget", "loss", "winner_loss", "scheme", "size", "examples", "agreement", "alike"]
       columns = [self.frontier.budget, self.frontier.loss.mean(axis=0), self.frontier.winner_loss]
-      columns += [[w[name] for w in self.frontier.winner] for name in ("axis", "label", "examples")] + [self.frontier.agreement]
+      columns += [[w[name] for w in self.frontier.winner] for name in ("axis", "label", "examples")]
+      columns += [self.frontier.agreement, [[f"{w['axis']} {w['label']}" for w in alike] for alike in self.frontier.alike]]
       out["frontier"] = [dict(zip(names, (_plain(v) for v in row), strict=True)) for row in zip(*columns, strict=True)]
       out["winner_picked_on_other_seeds"] = self.frontier.crossed
     return out

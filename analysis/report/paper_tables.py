@@ -87,12 +87,14 @@ def parts_table(entries: list[dict[str, Any]]) -> Table:
 
 FRONTIER_TEXT = (
   "The configuration with the least loss for a budget, and its loss after so many examples, mean over seeds; both at the end of the range "
-  "of budgets. Along parameters all are compared after the most examples that every one has been evaluated at, which may be before the end "
-  "of their runs. Evaluations before the end of a run may predict fewer rows; their losses are corrected by the difference that these rows "
-  "make at its end. The winner was picked by this loss, so the loss is a little too low; laws are fitted to losses on seeds that did not "
-  "pick the winner. Agreement: the share of choices without one seed in which the same scheme wins. Where it is low, the data cannot tell "
-  "the schemes apart."
+  "of budgets. Between two evaluations a pass is interpolated on logarithms. Where the seeds do not tell several configurations apart (t "
+  "test at 5%, their scatter pooled over all configurations), all of them are named, the least loss first, and examples and loss are those "
+  "of the first. Along parameters all are compared after the most examples that every one has been evaluated at, which may be before the "
+  "end of their runs. Evaluations before the end of a run may predict fewer rows; their losses are corrected by the difference that these "
+  "rows make at its end. The winner was picked by this loss, so the loss is a little too low; laws are fitted to losses on seeds that did "
+  "not pick the winner. Agreement: the share of choices without one seed in which a configuration that is named wins."
 )
+_MOST_ALIKE = 4  # configurations named at one budget
 
 
 def frontier_table(rows: list[SchemeRow]) -> Table:
@@ -102,9 +104,9 @@ def frontier_table(rows: list[SchemeRow]) -> Table:
     found = r.frontier
     assert found is not None
     merged: list[list[Any]] = []
-    for budget, value, winner, agreement in zip(found.budget, found.winner_loss, found.winner, found.agreement, strict=True):
-      name, last = f"{winner['axis']} {winner['label']}", [float(budget), short(winner["examples"]), f"{value:.5g}"]
-      if merged and merged[-1][0] == name:  # one row for as long as one configuration wins
+    for budget, value, alike, agreement in zip(found.budget, found.winner_loss, found.alike, found.agreement, strict=True):
+      name, last = _alike_text(alike), [float(budget), short(alike[0]["examples"]), f"{value:.5g}"]
+      if merged and merged[-1][0] == name:  # one row for as long as the same ones win
         merged[-1][2:] = [*last, min(merged[-1][-1], float(agreement))]
       else:
         merged.append([name, float(budget), *last, float(agreement)])
@@ -114,6 +116,13 @@ def frontier_table(rows: list[SchemeRow]) -> Table:
       cells.append([r.workload, _RESOURCES[r.resource], budget_text, name, examples, value, shown])
   columns = ["workload", "resource", "budget", "winner", "examples", "loss", "agreement"]
   return Table("Which scheme wins where", columns, cells, FRONTIER_TEXT)
+
+
+def _alike_text(alike: list[dict[str, Any]]) -> str:
+  """The configurations that win at a budget: one, or those that the seeds do not tell apart."""
+  names = [f"{w['axis']} {w['label']}" for w in alike]
+  more = f" and {len(names) - _MOST_ALIKE} more" if len(names) > _MOST_ALIKE else ""
+  return names[0] if len(names) == 1 else "alike: " + ", ".join(names[:_MOST_ALIKE]) + more
 
 
 def _agreement(share: float, seeds: int) -> str:

@@ -78,7 +78,9 @@ def test_frontier_table_merges_what_wins_on(rows):
   best = [r for r in found if r.scheme == BEST and r.resource == "compute"]
   table = paper_tables.frontier_table(found)
   for row in best:
-    names = [f"{w['axis']} {w['label']}" for w in row.frontier.winner]
+    named = [[f"{w['axis']} {w['label']}" for w in alike] for alike in row.frontier.alike]
+    assert [alike[0] for alike in named] == [f"{w['axis']} {w['label']}" for w in row.frontier.winner]
+    names = [alike[0] if len(alike) == 1 else f"alike: {', '.join(alike)}" for alike in named]
     changes = [name for i, name in enumerate(names) if i == 0 or names[i - 1] != name]
     assert [c[3] for c in table.rows if c[:2] == [row.workload, "compute"]] == changes
 
