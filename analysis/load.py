@@ -50,7 +50,8 @@ class Sweep:
     runs: one row for each run with a record, diverged and failed ones included. `horizon`: whether only the end of its curve counts, since
       its learning rate ran out there, or its rows are the most recent ones, of which the curve sees the oldest first.
       `rows`, `dim`: its sizes on these axes. `rows_cap`: the most rows that its tables may have. `order`, `window`: how its training
-      examples were chosen. `base_rate`: the click rate of the training split.
+      examples were chosen. `base_rate`: the click rate of the training split. `base_rate_ne`,
+      `logistic_ne`: the held-out NE of that rate, and of a logistic regression on the run's examples; null where it has none.
     curves: one row for each evaluation of a finished run.
     not_done: config_ids of planned runs without a record.
     diverged: config_ids whose run stopped on an undefined number.

@@ -67,7 +67,7 @@ _RECORD = {
   "examples_per_s": NUMBER,
   "eval_examples": COUNT,
   "restored_examples": COUNT,
-  **dict.fromkeys(("logistic_log_loss", "logistic_ne", "base_rate_log_loss"), NUMBER),
+  **dict.fromkeys(("logistic_log_loss", "logistic_ne", "base_rate_log_loss", "base_rate_ne"), NUMBER),
 }
 _CONFIG = {"model": OBJECT, "train": OBJECT, "data": TEXT}
 _MODEL = {"embed_dim": NUMBER, "num_rows": NUMBER}

@@ -20,7 +20,7 @@ RUN = {
   **LOSSES,
   **dict.fromkeys(("wall_s", "examples_per_s", "beta_data", "beta_rows", *FLOORS), pl.Float64),
   **dict.fromkeys(("planted", "horizon"), pl.Boolean),
-  **dict.fromkeys(("rows", "dim", "rows_cap", "base_rate"), pl.Float64),
+  **dict.fromkeys(("rows", "dim", "rows_cap", "base_rate", "base_rate_ne", "logistic_ne"), pl.Float64),
   **dict.fromkeys(("order", "window"), pl.String),
 }
 _PROGRESS = dict.fromkeys(("excess_ideal", "wall_s", "epochs", "progressive_log_loss_recent"), pl.Float64)

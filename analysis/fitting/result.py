@@ -127,8 +127,10 @@ def estimate_text(fit: Fit, name: str, digits: int = 3) -> str:
 
 
 def interval_text(estimate: Estimate | None, digits: int = 4) -> str:
-  """`0.1 [0.09, 0.11]`, an open end as `?`."""
+  """`0.1 [0.09, 0.11]`, an open end as `?`; `? [?, ?]` where the points leave both open, so that any estimate does."""
   if estimate is None:
     return "-"
+  if estimate.ci_low is None and estimate.ci_high is None and estimate.std_error is not None:
+    return "? [?, ?]"
   low, high = ("?" if v is None else f"{v:.{digits}g}" for v in (estimate.ci_low, estimate.ci_high))
   return f"{estimate.estimate:.{digits}g} [{low}, {high}]"

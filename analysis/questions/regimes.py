@@ -31,9 +31,9 @@ TEXT = (
   f"Regimes by elasticity e = -dlnL/dlnx along the fitted law: power law while e is at least {POWER_SHARE:.0%} of its value at the start "
   f"of the window; saturated below {SATURATED_SHARE:.0%} of it, or where ten times the resource buys less than {SATURATED_GAIN:.1%}; "
   "transition between. The curve itself is known in its window even where its exponent is not. A curve is saturated only where its last "
-  "measured points (a third of them, of four at least) are flat too, within their noise. Where the points contradict the law or allow "
-  "none, their own slopes over the first and last third are compared: saturated, steepening where they fall faster at the end, else cannot "
-  "tell."
+  "measured points (a third of them, of four at least) are flat too, or do not fall beyond their noise. Where the points contradict the "
+  "law or allow none, their own slopes over the first and last third are compared: saturated, steepening where they fall faster at the "
+  "end, else cannot tell."
 )
 _FLAT = -float(np.log10(1 - SATURATED_GAIN))  # the elasticity of a curve that ten times the resource lowers by that much
 _ALLOWANCE = 1.5  # a straight line through the last third of a bent curve is steeper than the curve between its ends
@@ -85,14 +85,16 @@ def _measured(regime: str, fit: Fit) -> str:
 
 
 def flat_end(slopes: Slopes, allowance: float) -> bool:
-  """Whether the last measured points are as flat as a saturated curve, or so within noise that excludes half of the first slope.
+  """Whether the last measured points are as flat as a saturated curve, or level within noise that excludes half of the first slope.
+
+  Level: ten times the resource would lower the loss by less than `SATURATED_GAIN`. A fall beyond the noise is none of it.
 
   Args:
     slopes: of the measured points.
     allowance: how many times the slope of a saturated curve counts as flat.
   """
   flat = max(SATURATED_SHARE * slopes.start, _FLAT)
-  return slopes.end <= allowance * flat or (slopes.end_low <= flat and slopes.end_high <= POWER_SHARE * slopes.start)
+  return slopes.end <= allowance * flat or (slopes.end_low <= _FLAT and slopes.end_high <= POWER_SHARE * slopes.start)
 
 
 def _without_law(slopes: Slopes | None) -> str:

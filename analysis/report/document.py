@@ -9,7 +9,7 @@ from analysis.fitting.result import METHODS
 from analysis.load import Sweep
 from analysis.report.analysis import Analysis
 from analysis.report.findings import findings, law_reasons
-from analysis.report.tables import ADVICE, LAW_COLUMNS, law_cells, runs_table
+from analysis.report.tables import ADVICE, LAW_COLUMNS, known, law_cells, runs_table
 from dlrm_jax.common import record
 from dlrm_jax.common.figures import page
 from dlrm_jax.common.figures.render import Figure
@@ -22,6 +22,17 @@ LAW_CAPTION = (
   "misfit: the points contradict the law (a constant above them, a bend in the residuals, the last points missed) by more than noise "
   "and by 2% of the curve's fall or more. What the table then shows is the closest law, not a result."
 )
+_TRAINED = {  # columns of the setting by fields of the configuration
+  "batch_size": "batch",
+  "table_optimizer": "tables by",
+  "table_lr": "table lr",
+  "dense_optimizer": "MLPs by",
+  "dense_lr": "MLP lr",
+  "lr_schedule": "schedule",
+  "decay_examples": "decay examples",
+  "warmup_examples": "warm-up examples",
+  "table_warmup_examples": "tables' warm-up examples",
+}
 _BEFORE_LAWS = ("data_law", "Schemes and resources", "data_efficiency", "compute", "compute_by", "Which scheme wins where")
 _AFTER_LAWS = ("residuals", "Extrapolation, and laws compared")
 
@@ -77,13 +88,32 @@ def _setting(sweep: Sweep) -> Table:
     config = sweep.configs.get(base["config_id"]) or {}
     model, train = config.get("model") or {}, config.get("train") or {}
     widths = [model.get(name) for name in ("embed_dim", "num_rows", "bottom", "overarch", "overarch_inputs", "interaction")]
-    trained = [train.get(name) for name in ("batch_size", "table_optimizer", "table_lr", "dense_optimizer", "dense_lr")]
+    trained = [train.get(name) for name in _TRAINED]
     counts = [len(group["config_id"].unique()), group["seed"].n_unique(), base["examples"]]
     data = config.get("data") or "planted"
-    rows.append([workload, data, *counts, *(_text(value) for value in [*widths, *trained])])
-  columns = ["workload", "data", "runs", "seeds", "examples", "dim", "rows at most", "bottom", "overarch", "overarch inputs"]
-  columns += ["interaction", "batch", "tables by", "table lr", "MLPs by", "MLP lr"]
-  note = "The base configuration of each workload; every axis varies one thing of it. Runs are listed at the end."
+    losses = [known(base[name], ".5g") for name in ("ne", "base_rate_ne", "logistic_ne")]
+    rows.append([workload, data, *counts, *losses, *(_text(value) for value in [*widths, *trained])])
+  columns = [
+    "workload",
+    "data",
+    "runs",
+    "seeds",
+    "examples",
+    "NE",
+    "base rate's NE",
+    "logistic regression's NE",
+    "dim",
+    "rows at most",
+    "bottom",
+    "overarch",
+    "overarch inputs",
+  ]
+  columns += ["interaction", *_TRAINED.values()]
+  note = (
+    "The base configuration of each workload; every axis varies one thing of it. Runs are listed at the end. NE: the held-out one of one "
+    "seed of the base, of the click rate of the training examples always predicted, and of a logistic regression trained once on the same "
+    "examples. An alarm says where a run is worse than either by more than noise."
+  )
   return Table("Setting", columns, rows, note)
 
 

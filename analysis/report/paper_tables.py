@@ -25,7 +25,7 @@ SCHEMES_TEXT = (
   "spent (winners picked on other seeds than they are measured on; where there is one configuration, its curve). best: over all schemes. "
   "An exponent that misses the points is that of the closest law, not a result. Efficiency: the resource that the cheapest scheme needs "
   "for the loss which all reach, over what this one needs. Published: Ardalani et al. 2022, second hand, model and data scaled together; "
-  "by scheme nothing could be read. " + regimes.TEXT
+  "by scheme nothing could be read. Its constant, an NE of .98, is that of another log: nothing else follows for this one. " + regimes.TEXT
 )
 
 

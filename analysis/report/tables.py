@@ -39,7 +39,9 @@ def law_cells(row: LawRow) -> list[str]:
   window = "-" if fit.x_min is None else f"{short(fit.x_min)} to {short(fit.x_max)}"
   beta, gamma = (interval_text(fit.params.get(name), 3) for name in ("beta", "gamma"))
   error = known((fit.extrapolation or {}).get("relative_error"), "+.2%")
-  alpha = f"{fit.params['alpha'].estimate:.4g}" if "alpha" in fit.params else "-"
+  exponent = fit.params.get("beta")
+  nothing = exponent is not None and exponent.ci_low is None and exponent.ci_high is None  # any exponent does, and none has its alpha
+  alpha = "-" if nothing or "alpha" not in fit.params else f"{fit.params['alpha'].estimate:.4g}"
   counts = [str(fit.num_points), str(fit.num_seeds)]
   place = [row.workload, row.learner, row.axis, size, fit.law, row.metric, window]
   return [*place, beta, fit.status, known(row.theory_beta, ".3f"), alpha, gamma, *counts, error]

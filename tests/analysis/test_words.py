@@ -2,6 +2,7 @@
 curves of the sweep, without the code that made it. The sweeps are of many kinds, most of them such that laws go wrong.
 """
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -11,8 +12,11 @@ import pytest
 from made_sweep import additive, drifting, dropping, flat, interacting, saturated, steepening, write_sweep
 
 from analysis import advise as advise_program
-from analysis.fitting.result import interval_text
+from analysis.fitting.fit_law import fit_law
+from analysis.fitting.result import Estimate, interval_text
 from analysis.questions.advice import UNDECIDED
+from analysis.questions.sweep_laws import LawRow
+from analysis.report import document
 from analysis.report.analysis import Analysis, analyse
 from analysis.report.findings import findings
 from analysis.report.plots import law_texts
@@ -276,3 +280,23 @@ def test_epochs_after_the_first_are_in_no_data_law(tmp_path):
   found = analyse(root)
   assert {row.fit.x_max for row in found.rows} == {2.0**19}
   assert any("12 evaluations of 6 runs come after the first epoch and are in no law" in line for line in found.warnings)
+
+
+def test_an_exponent_that_the_points_leave_open_has_no_number():
+  """Nothing but noise along the sizes: neither a value of beta nor the alpha that goes with it is shown."""
+  open_end = Estimate(5.25, 40.0, None, None)
+  row = LawRow("clicks", "dlrm", "dim", None, "flops", "ne", fit_law(np.arange(1.0, 9.0), 3.0 * np.arange(1.0, 9.0) ** -0.5, "power"))
+  row = dataclasses.replace(row, fit=dataclasses.replace(row.fit, params={"alpha": Estimate(1.5e50, 1e49, None, None), "beta": open_end}))
+  assert law_cells(row)[7] == "? [?, ?]" and law_cells(row)[10] == "-" and not any("e+50" in text for text in law_texts(row))
+  half = dataclasses.replace(row.fit, params=row.fit.params | {"beta": Estimate(5.25, 40.0, 1.0, None)})
+  assert law_cells(dataclasses.replace(row, fit=half))[7] == "5.25 [1, ?]"
+
+
+def test_the_setting_has_the_losses_of_base_rate_and_logistic_regression(tmp_path):
+  root = write_sweep(tmp_path, additive, axes=())
+  for path in root.glob("runs/*/record.json"):
+    record.write_json(path, record.read_json(path) | {"base_rate_ne": 1.0125, "logistic_ne": 0.8765})
+  table = document._setting(analyse(root).everything)
+  cells = dict(zip(table.columns, table.rows[0], strict=True))
+  assert cells["base rate's NE"] == "1.0125" and cells["logistic regression's NE"] == "0.8765"
+  assert "decay examples" in cells and "tables' warm-up examples" in cells and "alarm" in table.note
