@@ -116,6 +116,7 @@ class _Search:
     self.lower: Array | None = None
     self.lowest = solution.cost - _LOWER * solution.cost - len(problem.log_y) * 1e-28
     self.moved: list[_End] = []
+    self.known: list[tuple[Array, float]] = []  # all held fits: parameters, and the root of the cost increase
 
   def fit(self, asked: "list[tuple[_End, float]]") -> list[tuple[Array, float]]:
     """The best fit with the end's parameter held at each value: parameters, and the root of the cost increase."""
@@ -128,7 +129,9 @@ class _Search:
     best = int(np.argmin(cost_g))
     if cost_g[best] < self.lowest:
       self.lower, self.lowest = theta_gp[best], float(cost_g[best])
-    return [(theta, float(np.sqrt(max(cost - self.solution.cost, 0.0)))) for theta, cost in zip(theta_gp, cost_g, strict=True)]
+    found = [(theta, float(np.sqrt(max(cost - self.solution.cost, 0.0)))) for theta, cost in zip(theta_gp, cost_g, strict=True)]
+    self.known += found if self.problem.law.curved else []
+    return found
 
   def follow(self) -> None:
     """Follows all ends, side by side, until each is found or open."""
@@ -142,11 +145,16 @@ class _Search:
       end.end = end.end if end.found else None
 
   def look_beyond(self) -> bool:
-    """Tries values beyond each end. Where one of them is inside after all, the search goes on from there; returns whether any does."""
+    """Looks beyond each end. Where a value is inside after all, the search goes on from there; returns whether any does.
+
+    A fit inside the limit with one parameter held tells of all others too. Where none is beyond an end, values there are tried.
+    """
+    self.moved = [end for end in self.ends if end.end is not None and end.reopened(end.outmost(self.known))]
+    if self.moved:
+      return True
     asked = [(end, value) for end in self.ends for value in end.beyond()]
     if not asked:
       return False
-    self.moved = []
     found = self.fit(asked)
     for end in self.ends:
       mine = [(value, *fit) for (other, value), fit in zip(asked, found, strict=True) if other is end]
@@ -237,6 +245,17 @@ class _End:
     self._go_to(self.inner[0] + (self.outer[0] - self.inner[0]) * float(np.clip(share, 0.02, 0.98)))
     if self.value in (self.inner[0], self.outer[0]):  # no number is between them
       self.end, self.found = self.outer[0], True
+
+  def outmost(self, known: list[tuple[Array, float]]) -> list[tuple[float, Array, float]]:
+    """Of fits (parameters, root), the one inside the limit that is farthest beyond the end; a list of it alone, or empty."""
+    assert self.end is not None
+    distance = abs(self.end - self.best) * (1 + _WIDTH)
+    beyond = [(self.sign * (float(theta[self.index]) - self.best), theta, root) for theta, root in known if root < self.limit]
+    beyond = [point for point in beyond if point[0] > distance]
+    if not beyond:
+      return []
+    _, theta, root = max(beyond, key=lambda point: point[0])
+    return [(float(theta[self.index]), theta, root)]
 
   def beyond(self) -> list[float]:
     """Values outside the interval, rising in distance, at which the profile may be inside again."""
