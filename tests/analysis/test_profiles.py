@@ -145,7 +145,7 @@ def wrong_ends(name: str, number: int) -> list[str]:
   [("power", range(6)), ("power_constant", range(6)), ("chinchilla", range(3)), ("broken_power", (2, 5, 7)), ("m4", (0, 23))],
 )
 def test_ends_are_where_a_fine_grid_of_constrained_fits_puts_them(name, numbers):
-  """Without the search beyond ends, each fit of `broken_power` and `m4` in this list has a wrong one."""
+  """With secants alone the fits of `broken_power` and the first of `m4` in this list have wrong ends."""
   assert [wrong for number in numbers for wrong in wrong_ends(name, number)] == []
 
 
