@@ -269,7 +269,7 @@ class _End:
     return sorted({v for v in values if v != at}, key=lambda v: abs(v - self.best))
 
   def reopened(self, tried: list[tuple[float, Array, float]]) -> bool:
-    """Takes fits beyond the end, by rising distance: (value, parameters, root). Whether the end lies farther out than it was."""
+    """Takes fits beyond the end, by rising distance: (value, parameters, root). Whether the end is farther out than it was."""
     inside = [i for i, (_, _, root) in enumerate(tried) if root < self.limit]
     if self.end is None:  # open on a plateau, unless the farthest values are outside
       if not tried or (inside and inside[-1] == len(tried) - 1):

@@ -202,7 +202,7 @@ def _interpolated(given: Candidates, budget: float) -> tuple[list[dict[str, Any]
 def _alike(loss: Float[Array, "K S"]) -> Bool[Array, " K"]:
   """Which of some configurations, the best first, the seeds do not tell from the first: each mean difference against its own scatter.
 
-  The scatter of the differences between seeds is pooled over the configurations. With one seed nothing tells, and the first stands alone.
+  The scatter of the differences between seeds is pooled over the configurations. With one seed the first is named alone.
   """
   count, seeds = loss.shape
   first = np.arange(count) == 0

@@ -75,7 +75,7 @@ class Kept:
 
   Attributes:
     tried: the trials that have ended, in order.
-    trial_id: names the unfinished search: the `config_id` of a trial at the rates of the flags. None of a result.
+    trial_id: names the unfinished search: the run's `base_id` at the rates of the flags, and the examples of a trial. None of a result.
     found: the result; None while the search has not ended.
     about: of a result, which runs it is for.
   """

@@ -1,7 +1,7 @@
 """Trains the trials of a search for learning rates: short runs on the same training examples, compared on the later half of them.
 
 A trial's examples are spread evenly over those of the run, in their order. Its last five tenths are each predicted before they are
-trained on, by a model that stands still meanwhile. Its loss is that of these predictions. In a log that drifts the progressive loss of
+trained on, by a model that does not train meanwhile. Its loss is that of these predictions. In a log that drifts the progressive loss of
 each batch would reward rates that follow the latest rows, while held-out rows are days or weeks away.
 """
 
