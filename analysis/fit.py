@@ -9,22 +9,20 @@ column of x are a training pass, whose points are correlated. Their covariance i
 groups of the file.
 """
 
-import csv
 import dataclasses
 from pathlib import Path
-
-import numpy as np
 
 from analysis.fitting.fit_law import POINTS, fit_law
 from analysis.fitting.laws import LAWS
 from analysis.fitting.least_squares import Loss
-from analysis.fitting.result import METHODS, Fit, as_dict, interval_text
+from analysis.fitting.result import Fit, as_dict
 from analysis.fitting.settings import inside, noise_of, passes_of, repeated, usable
+from analysis.questions.csv_points import Columns, Points, read_points
+from analysis.questions.fit_table import group_name, print_fits
 from analysis.questions.frontier import joint_optimum, pareto_front
-from dlrm_jax.common import flags, record, terminal
+from dlrm_jax.common import flags, record
 
 _DRAWS = 1000  # bootstrap draws for the intervals of a robust loss
-_SHOWN = 5  # lines of blank cells that a note names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +68,11 @@ class FitConfig:
       flags.check(self.x_min < self.x_max, self, "x_min", f"below --x_max={self.x_max:g}")
 
   @property
+  def columns(self) -> Columns:
+    """The columns that are read."""
+    return Columns(self.x, self.y, self.group, self.seed)
+
+  @property
   def draws(self) -> int:
     """Draws of the bootstrap; 0: none."""
     return self.bootstrap_draws or (_DRAWS if self.loss == "huber" else 0)
@@ -78,78 +81,6 @@ class FitConfig:
   def kind(self) -> str:
     """How the points were produced, one of `POINTS`."""
     return "independent" if self.loss == "huber" or not self.seed else self.points
-
-
-@dataclasses.dataclass(frozen=True)
-class Points:
-  """The points of one group: x [n, C], y, the name of each one's seed, and a note on rows that are no points because a cell is blank."""
-
-  x: np.ndarray
-  y: np.ndarray
-  seed: np.ndarray
-  blank: str = ""
-
-  def at(self, index: np.ndarray) -> "Points":
-    """Some of the points."""
-    return Points(self.x[index], self.y[index], self.seed[index], self.blank)
-
-
-def read_points(config: FitConfig) -> dict[str, Points]:
-  """The points of every group. Raises UserError that names file, line, column and what is allowed."""
-  path = Path(config.input)
-  try:
-    with open(path, newline="", encoding="utf-8-sig") as file:
-      rows = list(csv.reader(file))
-  except FileNotFoundError:
-    raise flags.UserError(f"--input={path}: no such file") from None
-  except (UnicodeDecodeError, csv.Error) as error:
-    raise flags.UserError(f"--input={path}: not a CSV text file ({error})") from None
-  if not rows:
-    raise flags.UserError(f"--input={path}: empty file, a header line with column names is needed")
-  names = [name.strip() for name in rows[0]]
-  repeated = [name for i, name in enumerate(names) if name and name in names[:i]]
-  if repeated:
-    raise flags.UserError(f"--input={path}: the header has column {repeated[0]} twice; rename one of them")
-  wanted = [*(("x", name) for name in config.x), *((field, getattr(config, field)) for field in ("y", "group", "seed"))]
-  for field, name in wanted:
-    if name and name not in names:
-      raise flags.UserError(f"--{field}={name}: no such column in {path}, it has {', '.join(names)}")
-  *number_places, group_place, seed_place = [names.index(name) if name else -1 for _, name in wanted]
-  groups: dict[str, list[tuple[list[float], str, str, int]]] = {}
-  for number, row in enumerate(rows[1:], start=2):
-    if not any(cell.strip() for cell in row):
-      continue
-    if len(row) != len(names):
-      raise flags.UserError(f"{path}:{number}: {len(row)} columns, the header has {len(names)}")
-    point = []
-    for place in number_places:
-      try:
-        point.append(float(row[place]) if row[place].strip() else float("nan"))
-      except ValueError:
-        raise flags.UserError(f"{path}:{number}: column {names[place]} holds '{row[place]}', a number is needed") from None
-    group, seed = (row[place].strip() if place >= 0 else "" for place in (group_place, seed_place))
-    blank = next((names[place] for place in number_places if not row[place].strip()), "")
-    groups.setdefault(group if config.group else "all", []).append((point, seed, blank, number))
-  if not groups:
-    raise flags.UserError(f"--input={path}: no points below the header")
-  out = {}
-  for group, members in groups.items():
-    kept = [member for member in members if not member[2]] or members
-    numbers = np.array([point for point, *_ in kept])
-    note = left_out([(name, number) for _, _, name, number in members if name]) if len(kept) < len(members) else ""
-    out[group] = Points(numbers[:, :-1], numbers[:, -1], np.array([seed for _, seed, *_ in kept]), note)
-  return out
-
-
-def left_out(blank: list[tuple[str, int]]) -> str:
-  """A note on the points of one group that are left out, from the name of a blank column of each and its line."""
-  texts = []
-  for name in dict.fromkeys(name for name, _ in blank):
-    lines = [str(number) for other, number in blank if other == name]
-    plural = "" if len(lines) == 1 else "s"
-    shown = ", ".join(lines[:_SHOWN]) + (", ..." if len(lines) > _SHOWN else "")
-    texts.append(f"{len(lines)} point{plural} left out: {name} is blank in line{plural} {shown}")
-  return "; ".join(texts)
 
 
 def fit_groups(groups: dict[str, Points], config: FitConfig) -> list[Fit]:
@@ -171,48 +102,24 @@ def fit_groups(groups: dict[str, Points], config: FitConfig) -> list[Fit]:
   return out
 
 
-def print_fits(fits: list[Fit]) -> None:
-  """The fits as a table on standard output."""
-  names = list(dict.fromkeys(name for fit in fits for name in LAWS[fit.law].names))
-  columns, rows = ("group", "law", "window", "points", "seeds", *names, "objective", "held-out error", "status"), []
-  for fit in fits:
-    window = "-" if fit.x_min is None else f"{fit.x_min:.4g} to {fit.x_max:.4g}"
-    held_out = "-" if fit.extrapolation is None else f"{fit.extrapolation['relative_error']:+.2%}"
-    objective = "-" if fit.objective is None else f"{fit.objective:.4g}"
-    cells = [interval_text(fit.params.get(name)) for name in names]
-    rows.append([_shown(fit.group), fit.law, window, fit.num_points, fit.num_seeds, *cells, objective, held_out, fit.status])
-  console = terminal.console(200)
-  terminal.show(console, "Estimates with 95% intervals; ? is an end that the points leave open", columns, rows)
-  for method in dict.fromkeys(fit.method for fit in fits if fit.method):
-    console.print(f"Intervals, {method}: {METHODS[method]}.")
-  for fit in fits:
-    if fit.note:
-      console.print(f"{_shown(fit.group)}: {fit.note}.")
-
-
-def _shown(group: str) -> str:
-  """A group's name for people: a cell of the group column may be blank."""
-  return group or "(blank)"
-
-
 def main(config: FitConfig) -> None:
   output = Path(config.output)
   if output.is_dir() or (output.exists() and output.samefile(config.input)):
     raise flags.UserError(f"--output={output}: is {'a directory' if output.is_dir() else 'the input'}; name another file")
-  fits = fit_groups(read_points(config), config)
+  fits = fit_groups(read_points(Path(config.input), config.columns), config)
   believed = [fit for fit in fits if fit.status in ("ok", "on_bound")]
   split = {fit.group: joint_optimum(fit.estimates, config.budget_flops) for fit in believed if config.budget_flops}
   extra = {"compute_optimal": [{"group": group, "flops": config.budget_flops, **best} for group, best in split.items()]} if split else {}
   record.write_json(config.output, record.header() | {"fits": [as_dict(fit) for fit in fits]} | extra)
   print_fits(fits)
   for group, best in split.items():
-    spent = f"{_shown(group)}: {config.budget_flops:.4g} FLOPs are best spent as N {best['N']:.4g}, D {best['D']:.4g}"
+    spent = f"{group_name(group)}: {config.budget_flops:.4g} FLOPs are best spent as N {best['N']:.4g}, D {best['D']:.4g}"
     print(f"{spent}; the loss is then {best['loss']:.5g}.")
   if config.budget_flops:
     for fit in (fit for fit in fits if fit.group not in split and not fit.refused):
-      print(f"{_shown(fit.group)}: no split of {config.budget_flops:.4g} FLOPs: {fit.reason}.")
+      print(f"{group_name(fit.group)}: no split of {config.budget_flops:.4g} FLOPs: {fit.reason}.")
   if all(fit.refused for fit in fits):
-    raise flags.UserError("; ".join(f"group {_shown(fit.group)}: {fit.status}" for fit in fits))
+    raise flags.UserError("; ".join(f"group {group_name(fit.group)}: {fit.status}" for fit in fits))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from places import ROOT
 
 from analysis import fit as program
 from analysis.fitting.fit_law import fit_law
+from analysis.questions.csv_points import left_out
 from dlrm_jax.common import flags, record
 
 X = 2.0 ** np.arange(16, 28)
@@ -226,9 +227,7 @@ def test_a_blank_cell_drops_its_point_and_says_so(tmp_path, capsys):
 
 def test_many_blank_cells_are_counted():
   blank = [("loss", number) for number in range(2, 9)] + [("examples", 20)]
-  assert program.left_out(blank) == (
-    "7 points left out: loss is blank in lines 2, 3, 4, 5, 6, ...; 1 point left out: examples is blank in line 20"
-  )
+  assert left_out(blank) == ("7 points left out: loss is blank in lines 2, 3, 4, 5, 6, ...; 1 point left out: examples is blank in line 20")
 
 
 def test_a_robust_loss_of_few_points_gives_estimates_without_intervals(tmp_path, capsys):

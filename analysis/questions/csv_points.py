@@ -1,0 +1,92 @@
+"""The points of a CSV file, by group. Called by `analysis.fit` and by other programs on anybody's points."""
+
+import csv
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from dlrm_jax.common import flags
+
+_SHOWN = 5  # lines of blank cells that a note names
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+  """The names of columns, under the flags that name them: of the resources, the loss, the groups and the seeds; empty: there is none."""
+
+  x: tuple[str, ...]
+  y: str
+  group: str = ""
+  seed: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Points:
+  """The points of one group: x [n, C], y, the name of each one's seed, and a note on rows that are no points because a cell is blank."""
+
+  x: np.ndarray
+  y: np.ndarray
+  seed: np.ndarray
+  blank: str = ""
+
+  def at(self, index: np.ndarray) -> "Points":
+    """Some of the points."""
+    return Points(self.x[index], self.y[index], self.seed[index], self.blank)
+
+
+def read_points(path: Path, columns: Columns) -> dict[str, Points]:
+  """The points of every group. Raises UserError that names file, line, column and what is allowed."""
+  try:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+      rows = list(csv.reader(file))
+  except FileNotFoundError:
+    raise flags.UserError(f"--input={path}: no such file") from None
+  except (UnicodeDecodeError, csv.Error) as error:
+    raise flags.UserError(f"--input={path}: not a CSV text file ({error})") from None
+  if not rows:
+    raise flags.UserError(f"--input={path}: empty file, a header line with column names is needed")
+  names = [name.strip() for name in rows[0]]
+  repeated = [name for i, name in enumerate(names) if name and name in names[:i]]
+  if repeated:
+    raise flags.UserError(f"--input={path}: the header has column {repeated[0]} twice; rename one of them")
+  wanted = [*(("x", name) for name in columns.x), *((field, getattr(columns, field)) for field in ("y", "group", "seed"))]
+  for field, name in wanted:
+    if name and name not in names:
+      raise flags.UserError(f"--{field}={name}: no such column in {path}, it has {', '.join(names)}")
+  *number_places, group_place, seed_place = [names.index(name) if name else -1 for _, name in wanted]
+  groups: dict[str, list[tuple[list[float], str, str, int]]] = {}
+  for number, row in enumerate(rows[1:], start=2):
+    if not any(cell.strip() for cell in row):
+      continue
+    if len(row) != len(names):
+      raise flags.UserError(f"{path}:{number}: {len(row)} columns, the header has {len(names)}")
+    point = []
+    for place in number_places:
+      try:
+        point.append(float(row[place]) if row[place].strip() else float("nan"))
+      except ValueError:
+        raise flags.UserError(f"{path}:{number}: column {names[place]} holds '{row[place]}', a number is needed") from None
+    group, seed = (row[place].strip() if place >= 0 else "" for place in (group_place, seed_place))
+    blank = next((names[place] for place in number_places if not row[place].strip()), "")
+    groups.setdefault(group if columns.group else "all", []).append((point, seed, blank, number))
+  if not groups:
+    raise flags.UserError(f"--input={path}: no points below the header")
+  out = {}
+  for group, members in groups.items():
+    kept = [member for member in members if not member[2]] or members
+    numbers = np.array([point for point, *_ in kept])
+    note = left_out([(name, number) for _, _, name, number in members if name]) if len(kept) < len(members) else ""
+    out[group] = Points(numbers[:, :-1], numbers[:, -1], np.array([seed for _, seed, *_ in kept]), note)
+  return out
+
+
+def left_out(blank: list[tuple[str, int]]) -> str:
+  """A note on the points of one group that are left out, from the name of a blank column of each and its line."""
+  texts = []
+  for name in dict.fromkeys(name for name, _ in blank):
+    lines = [str(number) for other, number in blank if other == name]
+    plural = "" if len(lines) == 1 else "s"
+    shown = ", ".join(lines[:_SHOWN]) + (", ..." if len(lines) > _SHOWN else "")
+    texts.append(f"{len(lines)} point{plural} left out: {name} is blank in line{plural} {shown}")
+  return "; ".join(texts)
