@@ -10,9 +10,12 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dlrm_jax.common import record
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import RunConfig
+from dlrm_jax.training.paired import difference_error
 
 FILE = "lr_find.json"
 STEPS = (4.0, 2.0)  # factors between neighbouring rates: the search goes in steps of the first until it improves no more, then of the next
@@ -120,7 +123,7 @@ def search(
 
   def attempt(places: Sequence[tuple[int, int, int]]) -> None:
     new = [place for place in dict.fromkeys(places) if place not in tried][: MAX_TRIALS - len(tried)]
-    rates = {(a, b, c): (start[0] * unit**a, start[1] * unit**b, _decay(start[2], c)) for a, b, c in new}
+    rates = {(a, b, c): (start[0] * unit**a, start[1] * unit**b, round(start[2] * DECAY_STEP**c)) for a, b, c in new}
     tried.update({place: known[these] for place, these in rates.items() if these in known})
     rest = [place for place in new if place not in tried]
     todo = [rates[place] for place in rest]
@@ -156,11 +159,6 @@ def search(
   return tuple(tried.values())
 
 
-def _decay(start: int, power: int) -> int:
-  """A decay some steps from the first one; 0 stays."""
-  return round(start * DECAY_STEP**power)
-
-
 def least(tried: Sequence[Trial]) -> Trial:
   """The trial with the least loss; of equals the first."""
   return min(tried, key=lambda trial: trial.loss)
@@ -171,12 +169,9 @@ def noise_of(a: Trial, b: Trial) -> float:
 
   Both predict the same examples, so that most of the noise of a loss is in both and cancels. It is 0 where a trial has no parts.
   """
-  count = len(a.parts)
-  if count < 2 or len(b.parts) != count:
+  if len(a.parts) < 2 or len(a.parts) != len(b.parts):
     return 0.0
-  differences = [x - y for x, y in zip(a.parts, b.parts, strict=True)]
-  mean = math.fsum(differences) / count
-  return math.sqrt(math.fsum((d - mean) ** 2 for d in differences) / (count - 1) / count)
+  return difference_error(*(np.stack([trial.parts, np.ones(len(trial.parts))]) for trial in (a, b)))
 
 
 def pick(tried: Sequence[Trial]) -> Trial:

@@ -1,7 +1,7 @@
 """Two predictions of the same examples compared: the standard error of the difference of their mean losses.
 
 Most of the scatter of losses is common to both, because it comes from the labels. So sums of losses over blocks of consecutive examples are
-kept, and the error follows from how the differences of these sums scatter. Called by `metrics`, `trajectory` and `baselines`.
+kept, and the error follows from how the differences of these sums scatter. Called by `metrics`, `trajectory`, `baselines` and `lr_find`.
 """
 
 import math

@@ -82,24 +82,24 @@ class Trials:
     state, parts = learner.start(), list[np.ndarray]()
     with Bar("examples of a trial", self.length, quiet=self._quiet) as bar:
       for tenth, (low, high) in enumerate(itertools.pairwise(self._edges)):
+        placed = [learner.put_part(batch) for batch in self._batches[low:high]]
         if tenth >= TENTHS - PREDICTED:
-          cuts = [low + (high - low) * i // PARTS for i in range(PARTS + 1)]
-          parts += [self._loss(learner, state, self._batches[a:b], len(configs)) for a, b in itertools.pairwise(cuts) if a < b]
+          cuts = [len(placed) * i // PARTS for i in range(PARTS + 1)]
+          parts += [self._loss(learner, state, placed[a:b], len(configs)) for a, b in itertools.pairwise(cuts) if a < b]
           if parts and not np.isfinite(parts[-1]).any():
             break
-        for first in range(low, high, self.config.steps_per_call):
+        for first in range(0, len(placed), self.config.steps_per_call):
           stopping.check()
-          batches = self._batches[first : min(first + self.config.steps_per_call, high)]
-          state = learner.train(state, [(learner.put_part(batch),) * len(configs) for batch in batches])
+          batches = placed[first : first + self.config.steps_per_call]
+          state = learner.train(state, [(batch,) * len(configs) for batch in batches])
           bar(len(batches) * self.config.train.batch_size)
     return np.stack(parts).T.tolist()
 
   def _loss(self, learner: Learner, state: object, batches: Sequence[Batch], runs: int) -> Float[np.ndarray, " S"]:
-    """The mean log loss of some batches of the log (nats), by each of `runs` runs; 0 where all weigh 0."""
+    """The mean log loss of some batches on the device (nats), by each of `runs` runs; 0 where all weigh 0."""
     sums = jnp.zeros((runs + 1,))
     for batch in batches:
-      placed = learner.put_part(batch)
-      sums += _loss_sums(learner.predict(state, placed), placed, self._source.shape.negatives_kept)
+      sums += _loss_sums(learner.predict(state, batch), batch, self._source.shape.negatives_kept)
     return np.asarray(sums[:-1] / jnp.maximum(sums[-1], 1e-30))
 
 
