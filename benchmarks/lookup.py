@@ -11,7 +11,8 @@ log. Every combination of the lists has three rows:
   both    one program of both, as in training, with random gradients instead of a model between them
 
 Bytes are counted from the structure (`engine_alone.operation_bytes`). A row that a cache holds counts all the same, so
-`bandwidth_share` may exceed 1. An existing output file is replaced.
+`bandwidth_share` may exceed 1. Pipelined times are those of steps that the host starts without waiting for the one before, as in
+training; the others wait for each. An existing output file is replaced.
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ from benchmarks.measure import ceilings
 from benchmarks.measure.engine_alone import OPERATIONS, EngineCase, distinct_share, draw, make_programs, operation_bytes
 from benchmarks.measure.output import check_output, write_and_show
 from benchmarks.measure.table import Columns, Row, counted, number
-from benchmarks.measure.timing import peak_rss_bytes, time_steps
+from benchmarks.measure.timing import peak_device_bytes, peak_rss_bytes, time_pipelined, time_steps
 from dlrm_jax.common import flags
 from dlrm_jax.common.flags import option
 from dlrm_jax.common.progress import say
@@ -56,6 +57,7 @@ _COLUMNS: Columns = {
   "p90": number("step_ms_p90", ".3f"),
   "p99": number("step_ms_p99", ".3f"),
   "CPU ms": number("cpu_ms_p50", ".3f"),
+  "pipelined ms": number("pipelined_ms", ".3f"),
   "M lookups/s": number("lookups_per_s", ",.2f", 1e-6),
   "GB/s": number("bytes_per_s", ",.2f", 1e-9),
   "of memory": number("bandwidth_share", ".3f"),
@@ -127,6 +129,8 @@ def measure(config: LookupConfig, case: EngineCase) -> list[Row]:
         inputs[number] = (jax.tree.map(jnp.copy, state.routes), vectors[number])
     timing = time_steps(getattr(programs, operation), state, inputs, config.warmup, config.steps)
     del state  # its buffers were donated; without the name one copy of the tables exists at a time
+    pipelined = time_pipelined(getattr(programs, operation), programs.init(), inputs, config.warmup, config.steps)
+    num_bytes = operation_bytes(run, layout, operation)
     rows.append(
       {
         "name": f"lookup {operation}",
@@ -147,8 +151,11 @@ def measure(config: LookupConfig, case: EngineCase) -> list[Row]:
         **timing.fields(),
         "examples_per_s": timing.per_second(size),
         "lookups_per_s": timing.per_second(size * layout.num_lookups),
-        **limits.shares(1 / timing.per_second(1), num_bytes=operation_bytes(run, layout, operation)),
+        **limits.shares(1 / timing.per_second(1), num_bytes=num_bytes),
+        **pipelined.fields(),
+        "pipelined_bandwidth_share": limits.shares(pipelined.seconds, num_bytes=num_bytes)["bandwidth_share"],
         "peak_rss_bytes": peak_rss_bytes(),  # of this process so far
+        "peak_device_bytes": peak_device_bytes(),
       }
     )
     say(f"{operation} {rows[-1]['step_ms_p50']:.2f} ms; ", end="")

@@ -7,6 +7,9 @@ The step is the one that dlrm_jax.train runs. Its random batches are on the devi
 neither the input pipeline nor evaluation. In weak scaling --batch_size is the batch of one device. In strong scaling it is the batch
 of all devices together. An existing output file is replaced.
 
+Each step is timed twice: alone, when the host waits for it before it starts the next, and pipelined, when the host runs ahead as in
+training. Where `pipelined_host_ms` is as long as `pipelined_ms`, the host sets the speed and not the device.
+
 FLOP/s count the matrix products alone (model/flops.py). Bytes/s count the memory traffic of `step_bytes`. `mfu` and `bandwidth_share`
 are their shares of what the devices could reach at most (measure/ceilings.py). `cpu_ms_p50` is the CPU time of a step, summed over all
 threads.
@@ -24,7 +27,7 @@ from benchmarks.measure import ceilings
 from benchmarks.measure.floor import Floor
 from benchmarks.measure.output import check_output, write_and_show
 from benchmarks.measure.table import Columns, Row, counted, number
-from benchmarks.measure.timing import peak_rss_bytes, time_steps
+from benchmarks.measure.timing import peak_device_bytes, peak_rss_bytes, time_pipelined, time_steps
 from benchmarks.measure.workloads import RUNS
 from dlrm_jax.common import flags
 from dlrm_jax.common.flags import UserError, option
@@ -126,10 +129,14 @@ def measure(config: StepConfig, case: StepCase, shape: DataShape) -> Row:
   calls = [[(batches[(i * together + j) % _BATCHES],) for j in range(together)] for i in range(_BATCHES)]
   warmup, steps = -(-config.warmup // together), -(-config.steps // together)
   timed = time_steps(learner.train, learner.start(), calls, warmup, steps)
-  timing = timed.divided(together)
+  timing, pipelined = timed.divided(together), time_pipelined(learner.train, learner.start(), calls, warmup, steps).divided(together)
   moved, planned = exchanged(hlo.collectives(learner.program_text())), costs(plan, run, machine_of(mesh))
   counts, examples_per_s = cost(run.model, run.train, plan.layout, shape.num_dense), timing.per_second(run.train.batch_size)
   flops = counts.flops_per_example["total"]
+
+  def shares(seconds: float) -> Row:
+    return limits.shares(seconds, flops * run.train.batch_size, step_bytes(run, counts, mesh.size))
+
   return {
     "name": config.name,
     "scaling": case.scaling,
@@ -147,10 +154,14 @@ def measure(config: StepConfig, case: StepCase, shape: DataShape) -> Row:
     **timing.fields(),
     "steps": steps * together,  # percentiles are of calls of `steps_per_call`
     "examples_per_s": examples_per_s,
+    **pipelined.fields(),
+    **{f"pipelined_{name}": share for name, share in shares(pipelined.seconds).items() if name in ("mfu", "bandwidth_share")},
+    "pipelined_examples_per_s": run.train.batch_size / pipelined.seconds,
     "peak_rss_bytes": peak_rss_bytes(),  # of this process so far
+    "peak_device_bytes": peak_device_bytes(),
     "flops_per_example": flops,
     **(Floor(run, shape).sums(_FLOOR_REPEATS) if mesh.size == 1 else {"floor_ms": None, "floor_cpu_ms": None}),
-    **limits.shares(run.train.batch_size / examples_per_s, flops * run.train.batch_size, step_bytes(run, counts, mesh.size)),
+    **shares(run.train.batch_size / examples_per_s),
     "exchange_bytes_per_device": moved["values"],
     "exchange_other_bytes_per_device": moved["other"],
     "dense_bytes_per_device": moved["dense"],
@@ -187,9 +198,9 @@ def columns_of(rows: list[Row]) -> Columns:
     "tables": "placements",
     "ms p50": number("step_ms_p50", ".2f"),
     "p90": number("step_ms_p90", ".2f"),
-    "p99": number("step_ms_p99", ".2f"),
     "CPU ms": number("cpu_ms_p50", ".2f"),
     "floor ms": number("floor_ms", ".2f"),
+    "pipelined": number("pipelined_ms", ".3f"),
     "examples/s": number("examples_per_s", ",.0f"),
     "GFLOP/s": number("flops_per_s", ",.1f", 1e-9),
     "MFU": number("mfu", ".3f"),

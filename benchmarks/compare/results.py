@@ -12,7 +12,7 @@ from dlrm_jax.common.flags import UserError
 
 # Names of fields that hold measurements, and which values are better. The first pattern that matches counts.
 _METRICS = (
-  (r"mfu|efficiency|bandwidth_share|\w*speedup|\w+_per_s|\w+_per_cpu_s", "higher"),
+  (r"(\w+_)?mfu|efficiency|(\w+_)?bandwidth_share|\w*speedup|\w+_per_s|\w+_per_cpu_s", "higher"),
   (
     r"(\w+_)?ms(_p\d+|_per_step)?|\w+_bytes|\w+_bytes_per_device|\w*growth|\w+_over_least|compile_s|cost_per_million_examples",
     "lower",

@@ -1,4 +1,4 @@
-"""Times the steps of a program one by one: warm-up, times, percentiles. Used by the benchmarks of this package."""
+"""Times the steps of a program, one by one and with the host running ahead: warm-up, times, percentiles. Used by the benchmarks."""
 
 import dataclasses
 import math
@@ -13,6 +13,7 @@ import numpy as np
 
 State = TypeVar("State")
 Input = TypeVar("Input")
+_ROUNDS = 5  # of pipelined steps; the median counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +81,65 @@ def time_steps(
     wall.append(clock() - start)
     cpu.append(cpu_clock() - cpu_start)
   return Timing(tuple(wall[warmup:]), tuple(cpu[warmup:]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipelined:
+  """Times of rounds of steps in which the host waits once, at the end: as in training, where it prepares steps while a device computes.
+
+  Attributes:
+    step_s: wall time of a round over its steps, seconds.
+    host_s: the part of it until the host had started the last step, over its steps. Where it is as long, the host sets the speed.
+  """
+
+  step_s: tuple[float, ...]
+  host_s: tuple[float, ...]
+
+  def divided(self, steps: int) -> "Pipelined":
+    """The same for one step, if each was a call of `steps` steps."""
+    return Pipelined(*(tuple(t / steps for t in times) for times in (self.step_s, self.host_s)))
+
+  @property
+  def seconds(self) -> float:
+    """The median time of a step."""
+    return float(np.median(self.step_s))
+
+  def fields(self) -> dict[str, float]:
+    """Medians over the rounds for a row of a benchmark, ms a step."""
+    return {"pipelined_ms": 1e3 * self.seconds, "pipelined_host_ms": 1e3 * float(np.median(self.host_s))}
+
+
+def time_pipelined(
+  step: Callable[[State, Input], State],
+  state: State,
+  inputs: Sequence[Input],
+  warmup: int,
+  steps: int,
+  clock: Callable[[], float] = time.perf_counter,
+) -> Pipelined:
+  """Runs `warmup` untimed steps, then rounds of timed ones, `steps` in all or a few more; each round waits for its last step alone.
+
+  Arguments as those of `time_steps`.
+  """
+  jax.block_until_ready((state, inputs))
+  for number in range(warmup):
+    state = step(state, inputs[number % len(inputs)])
+  jax.block_until_ready(state)
+  count, wall, host = -(-steps // _ROUNDS), [], []
+  for _ in range(_ROUNDS):
+    start = clock()
+    for number in range(count):
+      state = step(state, inputs[number % len(inputs)])
+    host.append((clock() - start) / count)
+    jax.block_until_ready(state)
+    wall.append((clock() - start) / count)
+  return Pipelined(tuple(wall), tuple(host))
+
+
+def peak_device_bytes() -> int | None:
+  """The most memory of a local device that this process has used so far, bytes; None where devices do not say (CPUs)."""
+  peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
+  return max((int(peak) for peak in peaks if peak is not None), default=None)
 
 
 def peak_rss_bytes() -> int:

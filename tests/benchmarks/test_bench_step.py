@@ -14,7 +14,7 @@ from benchmarks.compiled import hlo
 from benchmarks.compiled.exchanged import exchanged
 from benchmarks.measure import ceilings
 from benchmarks.measure.ceilings import Ceilings
-from benchmarks.measure.timing import Timing, peak_rss_bytes, time_steps
+from benchmarks.measure.timing import Pipelined, Timing, peak_rss_bytes, time_pipelined, time_steps
 from benchmarks.step import PRESETS, StepConfig, cases, compared, leading_to, measure, step_bytes
 from dlrm_jax.common import flags
 from dlrm_jax.common.flags import UserError
@@ -73,6 +73,34 @@ def test_times_are_of_whole_steps_after_warmup():
   assert seen == ["a", "b", "c", "a", "b", "c", "a"]
   assert timing.step_s == pytest.approx(took[2:])
   assert timing.cpu_s == pytest.approx([3 * seconds for seconds in took[2:]])
+
+
+def test_pipelined_steps_are_waited_for_once_a_round():
+  """Steps of 2 s on the device that the host starts in .25 s each: a round of 4 takes 8 s, and the host is done after 1."""
+  seen, waited = [], []
+
+  class Ahead:
+    def __init__(self, started: int):
+      self.started = started
+
+    def block_until_ready(self) -> "Ahead":
+      waited.append(self.started)
+      State.now = max(State.now, 2.0 * self.started)  # the device began at 0
+      return self
+
+  State.now = 0.0
+
+  def one(state: Ahead, batch: str) -> Ahead:
+    seen.append(batch)
+    State.now += 0.25
+    return Ahead(state.started + 1)
+
+  found = time_pipelined(one, Ahead(0), ["a", "b", "c"], warmup=2, steps=18, clock=lambda: State.now)
+  assert waited == [0, 2, 6, 10, 14, 18, 22]  # the state, the warm-up, five rounds of four
+  assert seen[:5] == ["a", "b", "a", "b", "c"]
+  assert found.step_s == (2.0,) * 5 and found.host_s == (0.25,) * 5
+  assert found.divided(4).fields() == {"pipelined_ms": 500.0, "pipelined_host_ms": 62.5}
+  assert Pipelined((3.0, 1.0, 9.0), (0.5, 0.25, 2.0)).fields() == {"pipelined_ms": 3000.0, "pipelined_host_ms": 500.0}
 
 
 def test_percentiles_and_speed_by_hand():
@@ -229,7 +257,13 @@ def test_json_of_a_small_run(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     assert row["examples_per_s"] >= 1e3 * row["batch_size"] / row["step_ms_p90"] / 4  # the slowest of four
     assert row["efficiency"] == pytest.approx(row["examples_per_s"] / rows[0]["examples_per_s"] / row["num_devices"])
     assert row["cost_per_million_examples"] == pytest.approx(2e6 * row["num_devices"] / 3600 / row["examples_per_s"])
-    assert row["peak_rss_bytes"] > 50e6
+    assert row["peak_rss_bytes"] > 50e6 and row["peak_device_bytes"] is None
+    assert 0 < row["pipelined_host_ms"] <= row["pipelined_ms"]
+    assert row["pipelined_examples_per_s"] == pytest.approx(1e3 * row["batch_size"] / row["pipelined_ms"])
+    assert row["pipelined_mfu"] == pytest.approx(FLOPS * row["pipelined_examples_per_s"] / 8e9)
+    assert row["pipelined_bandwidth_share"] == pytest.approx(
+      row["bandwidth_share"] * row["pipelined_examples_per_s"] / row["examples_per_s"]
+    )
     moved = [value for field, value in row.items() if field.endswith("_bytes_per_device")]
     assert len(moved) == 7 and (row["num_devices"] > 1 or not any(moved))
     assert not any(isinstance(value, (dict, list)) for value in row.values())

@@ -12,7 +12,7 @@ from places import ROOT
 
 from benchmarks.measure import ceilings, peaks
 from benchmarks.measure.ceilings import Ceilings
-from benchmarks.measure.timing import Timing
+from benchmarks.measure.timing import Pipelined
 
 TARGETS = ROOT / "benchmarks" / "compiled" / "gpu_targets"
 
@@ -119,16 +119,16 @@ def test_shares_by_hand():
 
 def test_measured_ceilings_from_given_times(monkeypatch):
   """The fastest time of each size counts, and the best size."""
-  given = iter([Timing((0.5, 0.002, 0.004)), Timing((0.1, 0.2, 0.03)), Timing((0.04, 0.02, 0.09))])
+  given = iter([Pipelined(times, times) for times in ((0.5, 0.002, 0.004), (0.1, 0.2, 0.03), (0.04, 0.02, 0.09))])
   ran = []
 
-  def time_steps(step: Any, state: Any, inputs: list[Any], *_: int) -> Timing:
+  def time_pipelined(step: Any, state: Any, inputs: list[Any], *_: int) -> Pipelined:
     ran.append(jax.block_until_ready(step(state, inputs[0])))
     return next(given)
 
-  monkeypatch.setattr(ceilings, "time_steps", time_steps)
+  monkeypatch.setattr(ceilings, "time_pipelined", time_pipelined)
   monkeypatch.setattr(ceilings, "_CPU_SIZES", (64, 128))
-  monkeypatch.setattr(ceilings, "_COPY_BYTES", 1 << 20)
+  monkeypatch.setattr(ceilings, "_CPU_COPY_BYTES", 1 << 20)
   found = ceilings.measure.__wrapped__("bfloat16", "default")
   assert [(x.shape, x.dtype.name) for x in ran] == [((64, 64), "bfloat16"), ((128, 128), "bfloat16"), ((1 << 18,), "float32")]
   assert found.flops_per_s == pytest.approx(2 * 64**3 / 0.002)
@@ -139,6 +139,6 @@ def test_measured_ceilings_from_given_times(monkeypatch):
 
 def test_measured_ceilings_are_there(monkeypatch):
   monkeypatch.setattr(ceilings, "_CPU_SIZES", (128,))
-  monkeypatch.setattr(ceilings, "_COPY_BYTES", 1 << 22)
+  monkeypatch.setattr(ceilings, "_CPU_COPY_BYTES", 1 << 22)
   found = ceilings.measure.__wrapped__("float32", "highest")
   assert 1e7 < found.flops_per_s < 1e14 and 1e7 < found.bytes_per_s < 1e13 and math.isfinite(found.flops_per_s)
