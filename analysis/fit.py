@@ -13,7 +13,7 @@ import dataclasses
 from pathlib import Path
 
 from analysis.fitting.fit_law import POINTS, fit_law
-from analysis.fitting.laws import LAWS
+from analysis.fitting.laws import LAWS, NAMES, formula_of, law_of
 from analysis.fitting.least_squares import Loss
 from analysis.fitting.result import Fit, as_dict
 from analysis.fitting.settings import inside, noise_of, passes_of, repeated, usable
@@ -30,12 +30,10 @@ class FitConfig:
   """Flags of `python -m analysis.fit`."""
 
   input: str = flags.option(help="CSV file with a header line")
-  x: tuple[str, ...] = flags.option(help="column of the resource: examples, parameters, FLOPs; positive; two for law chinchilla")
+  x: tuple[str, ...] = flags.option(help="column of the resource: examples, parameters, FLOPs; positive; several for a joint law")
   y: str = flags.option(help="column of the loss; positive")
   output: str = flags.option(help="JSON file to write")
-  law: str = flags.option(
-    "power_constant", "the law to fit. " + "; ".join(f"{law.name}: {law.formula}" for law in LAWS.values()), tuple(LAWS)
-  )
+  law: str = flags.option("power_constant", "the law to fit. " + "; ".join(f"{name}: {formula_of(name)}" for name in NAMES), NAMES)
   group: str = flags.option("", "column that splits the points; one fit for each of its values")
   seed: str = flags.option("", "column that names seeds; the noise is estimated from the differences between two or more")
   points: str = flags.option(
@@ -59,10 +57,14 @@ class FitConfig:
     flags.check_fields(self)
     for field in ("input", "y", "output"):
       flags.check(bool(getattr(self, field)), self, field, "a name")
-    count = LAWS[self.law].num_x
-    flags.check(len(self.x) == count, self, "x", f"{count} column{'s' if count > 1 else ''} for --law={self.law}")
-    flags.check(not self.front or count == 1, self, "front", "false for a law of two columns")
-    flags.check(self.budget_flops is None or count == 2, self, "budget_flops", "left out, except with --law=chinchilla")
+    if self.law in LAWS:
+      count = LAWS[self.law].num_x
+      flags.check(len(self.x) == count, self, "x", f"{count} column{'s' if count > 1 else ''} for --law={self.law}")
+    else:
+      flags.check(len(self.x) > 1, self, "x", f"two columns or more for --law={self.law}")
+    flags.check(len(set(self.x)) == len(self.x), self, "x", "names that differ")
+    flags.check(not self.front or len(self.x) == 1, self, "front", "false for a law of several columns")
+    flags.check(self.budget_flops is None or self.law == "chinchilla", self, "budget_flops", "left out, except with --law=chinchilla")
     flags.check(self.bootstrap_draws == 0 or self.bootstrap_draws >= 100, self, "bootstrap_draws", "0, or 100 or more")
     if self.x_min is not None and self.x_max is not None:
       flags.check(self.x_min < self.x_max, self, "x_min", f"below --x_max={self.x_max:g}")
@@ -95,9 +97,9 @@ def fit_groups(groups: dict[str, Points], config: FitConfig) -> list[Fit]:
         configurations += passes_of(p.x, p.y, p.seed)[0]
     noise = noise_of(configurations)
   loss = Loss(config.huber_delta if config.loss == "huber" else None)
-  out = []
+  law, out = law_of(config.law, config.x), []
   for group, p in groups.items():
-    fit = fit_law(p.x, p.y, config.law, p.seed, config.x_min, config.x_max, group, config.kind, noise, loss, config.draws)
+    fit = fit_law(p.x, p.y, law, p.seed, config.x_min, config.x_max, group, config.kind, noise, loss, config.draws)
     out.append(dataclasses.replace(fit, note="; ".join(note for note in (fit.note, p.blank) if note)))
   return out
 

@@ -52,11 +52,11 @@ def extrapolate(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], loss: L
     return float(x[np.argmax(size == s), 0]) if x.shape[1] == 1 else float(np.exp(s))
 
   error = np.exp(problem.log_y0 + law.log_value(theta[None], np.log(x[held]))[0][0] - np.log(y[held])) - 1
-  return {
+  exponent = {name: value for name, value in problem.values(theta).items() if name == "beta"}
+  return exponent | {
     "fit_x_max": place(distinct[kept - 1]),
     "predict_x_max": place(distinct[-1]),
     "num_predicted": int(held.sum()),
     "relative_error": float(error[size[held] == distinct[-1]].mean()),
     "mean_abs_relative_error": float(np.abs(error).mean()),
-    "beta": problem.values(theta)["beta"],
   }

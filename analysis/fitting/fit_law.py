@@ -12,7 +12,7 @@ from analysis.fitting import adequacy, measured, settings
 from analysis.fitting.bootstrap import MIN_POINTS, bootstrap
 from analysis.fitting.bootstrap import refusal as bootstrap_refusal
 from analysis.fitting.diagnostics import aicc, band_of, extrapolate
-from analysis.fitting.laws import LAWS
+from analysis.fitting.laws import Law, law_of
 from analysis.fitting.least_squares import SQUARES, Loss, Problem, Solution, solve
 from analysis.fitting.noise import Noise
 from analysis.fitting.profiles import profiled
@@ -31,7 +31,7 @@ _WIDE = 10.0  # an exponent whose interval spans more than this factor is called
 def fit_law(
   x: Real[Array, "n *C"],
   y: Real[Array, " n"],
-  law: str = "power",
+  law: str | Law = "power",
   seed: Array | None = None,
   x_min: float | None = None,
   x_max: float | None = None,
@@ -49,7 +49,7 @@ def fit_law(
 
   Args:
     x, y: positive and finite; x [n], or [n, C] for a law of C resources.
-    law: a key of `analysis.fitting.laws.LAWS`.
+    law: a law, or the name of one that is not of any columns.
     seed: the seed of each point; None when it is not known.
     x_min, x_max: limits of the last column of x.
     group: a name for the result.
@@ -62,14 +62,14 @@ def fit_law(
     refuse: why the caller allows no law of these points, or empty.
     same_rows: whether all seeds are trained on the same rows in the same order; a lack of fit found by their differences says so.
   """
-  form = LAWS[law]
+  form = law if isinstance(law, Law) else law_of(law)
   x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
   x = x[:, None] if x.ndim == 1 else x
   known_seeds = seed is not None
   seed = np.zeros(len(x), int) if seed is None else np.asarray(seed)
   window = settings.inside(x, x_min, x_max)
   x, y, seed = x[window], y[window], seed[window]
-  blank = Fit(group, law, {}, None, len(x), len(np.unique(seed)), "")
+  blank = Fit(group, form.name, {}, None, len(x), len(np.unique(seed)), "", columns=form.columns)
   if len(x):
     blank = dataclasses.replace(blank, x_min=float(np.min(x[:, -1])), x_max=float(np.max(x[:, -1])))
   reason = refuse or refusal(form, x, y)

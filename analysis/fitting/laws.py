@@ -1,4 +1,6 @@
-"""The table of scaling laws: formula, domain, parameters and source of each. A new law is a formula in `forms.py` and an entry here.
+"""The scaling laws: formula, domain, parameters and source of each. A new law is a formula in `forms.py` and an entry here.
+
+`LAWS` has those of fixed columns. Those of any columns are made by `joint`, and `law_of` finds both by name.
 
 `least_squares.py` fits log y in coordinates in which positive parameters are replaced by their logarithms. A law returns the logarithm of
 its value and the gradient of that in these coordinates, for a whole batch of parameter vectors at once.
@@ -170,6 +172,27 @@ SHAPES = {  # how the terms of a joint law are joined: what it is called in text
   "fitted": ("smooth maximum", "the p-norm of the terms of Hoffmann et al. 2022, arXiv 2203.15556"),
 }
 _P_MAX = 50.0  # of a smooth maximum: a larger p is a maximum
+
+
+OF_ANY_COLUMNS = {"additive": "sum", "nested": "nested", "smooth_max": "fitted"}  # laws by name, with the shape of each
+_GENERAL = {  # their formulas where no columns are known
+  "additive": "L(x, z, ...) = A_x * x**-alpha_x + A_z * z**-alpha_z + ... + E",
+  "nested": "L(x, ..., z) = (sum of (A_x * x**-alpha_x) ** (1/alpha_z), z the last column) ** alpha_z + E",
+  "smooth_max": "L(x, z, ...) = (sum of (A_x * x**-alpha_x) ** p) ** (1/p) + E",
+}
+NAMES = (*LAWS, *OF_ANY_COLUMNS)
+
+
+def formula_of(name: str) -> str:
+  """The formula of a law, in general where it is one of any columns."""
+  return _GENERAL[name] if name in _GENERAL else LAWS[name].formula
+
+
+def law_of(name: str, columns: tuple[str, ...] = ()) -> Law:
+  """The law of a name in `NAMES`. One of `OF_ANY_COLUMNS` is made for these columns, whose names its parameters have."""
+  if name in LAWS:
+    return LAWS[name]
+  return dataclasses.replace(joint(columns, OF_ANY_COLUMNS[name], False, True), name=name)
 
 
 def joint(columns: tuple[str, ...], shape: str, tied: bool, constant: bool) -> Law:

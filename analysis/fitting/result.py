@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Real
 
-from analysis.fitting.laws import LAWS
+from analysis.fitting.laws import Law, law_of
 from analysis.fitting.measured import Slopes
 
 Array = np.ndarray
@@ -53,6 +53,7 @@ class Fit:
       1 at the interval's ends.
     per_seed: for each exponent, the 95% t interval over fits to each seed, as a cross-check; empty without three points and two seeds.
     slopes: the slopes of the measured points at both ends of the window, whatever the law says; None with more columns or too few points.
+    columns: the columns of x, whose names the parameters of a law of any columns have.
     band: (x, low, high) over the window of a law of one x: the 95% interval of the law's value, to first order; empty with a bootstrap.
   """
 
@@ -75,11 +76,17 @@ class Fit:
   profiles: dict[str, tuple[tuple[float, float], ...]] = dataclasses.field(default_factory=dict)
   per_seed: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
   slopes: Slopes | None = None
+  columns: tuple[str, ...] = ("x",)
   band: tuple[tuple[float, float, float], ...] = ()
 
   @property
   def refused(self) -> bool:
     return self.status.startswith("refused")
+
+  @property
+  def form(self) -> Law:
+    """The law that was fitted."""
+    return law_of(self.law, self.columns)
 
   @property
   def estimates(self) -> dict[str, float]:
@@ -92,7 +99,7 @@ class Fit:
 
   def predict(self, x: Real[Array, "n *C"]) -> Float[Array, " n"]:
     """The fitted law at x."""
-    return LAWS[self.law].predict(self.estimates, x)
+    return self.form.predict(self.estimates, x)
 
 
 def as_dict(fit: Fit) -> dict[str, Any]:

@@ -1,13 +1,12 @@
 """Fits as a table on standard output. Called by `analysis.fit`."""
 
-from analysis.fitting.laws import LAWS
 from analysis.fitting.result import METHODS, Fit, interval_text
 from dlrm_jax.common import terminal
 
 
 def print_fits(fits: list[Fit]) -> None:
   """The fits as a table on standard output."""
-  names = list(dict.fromkeys(name for fit in fits for name in LAWS[fit.law].names))
+  names = list(dict.fromkeys(name for fit in fits for name in fit.form.names))
   columns, rows = ("group", "law", "window", "points", "seeds", *names, "objective", "held-out error", "status"), []
   for fit in fits:
     window = "-" if fit.x_min is None else f"{fit.x_min:.4g} to {fit.x_max:.4g}"

@@ -18,7 +18,6 @@ import dataclasses
 import numpy as np
 from jaxtyping import Float, Real
 
-from analysis.fitting.laws import LAWS
 from analysis.fitting.measured import Slopes
 from analysis.fitting.result import Fit
 
@@ -60,7 +59,7 @@ def regime_at(fit: Fit, x: float) -> str:
   """The regime of a curve at x; where no law holds, what its measured points show at the end, or `cannot tell`."""
   if fit.refused or fit.status == "misfit":
     return _without_law(fit.slopes)
-  if LAWS[fit.law].num_x != 1 or fit.x_min is None:
+  if fit.form.num_x != 1 or fit.x_min is None:
     return UNKNOWN
   start, here = map(float, elasticity(fit, np.array([fit.x_min, x])))
   return _measured(_regime(start, here), fit)
@@ -110,7 +109,7 @@ def _without_law(slopes: Slopes | None) -> str:
 
 def segments(fit: Fit) -> list[Segment]:
   """The regimes of a curve over its window, from small x to large; one `cannot tell` where the points contradict the law."""
-  if fit.refused or fit.x_min is None or fit.x_max is None or LAWS[fit.law].num_x != 1:
+  if fit.refused or fit.x_min is None or fit.x_max is None or fit.form.num_x != 1:
     return []
   grid = np.geomspace(fit.x_min, fit.x_max, _GRID)
   found: list[Segment] = []
