@@ -18,14 +18,12 @@ from analysis.fitting.noise import Noise
 from analysis.fitting.profiles import profiled
 from analysis.fitting.refusals import refusal
 from analysis.fitting.result import Estimate, Fit
+from analysis.fitting.status import constant_above, not_identified, status_of
 from analysis.fitting.uncertainty import LEVEL, Interval, condition, t_interval
 
 Array = np.ndarray
 POINTS = ("independent", "curves")
-_CONSTANTS = ("gamma", "E")
-_NO_CONSTANT = "over this range the curve has not bent towards a constant yet, so its exponent holds for this range alone"
 _BARE = f"a robust loss takes its intervals from a bootstrap, which needs at least {MIN_POINTS}; the estimates have none"
-_WIDE = 10.0  # an exponent whose interval spans more than this factor is called not identifiable
 
 
 def fit_law(
@@ -95,10 +93,10 @@ def fit_law(
     limits, intervals = setting.judge(solution)[0], [] if bare else _drawn(problem, solution, draws)
   else:
     solution, limits, intervals, lower = profiled(problem, solution, setting.judge)
-  open_params = [] if bare else _not_identified(problem, solution, intervals)
+  open_params = [] if bare else not_identified(problem, solution, intervals)
   misfit = setting.misfit(solution)
   missed = adequacy.misses(problem, solution, setting.known_variance, setting.known_free, misfit, same_rows)
-  status, notes = _status(problem, solution, open_params, missed, f"{len(x)} points: {_BARE}" if bare else "")
+  status, notes = status_of(problem, solution, open_params, missed, f"{len(x)} points: {_BARE}" if bare else "")
   reason = notes[0] if notes else ""
   if not missed and misfit is not None and misfit < settings.MISFIT:
     notes.append("the law misses the points by more than their noise" + (", intervals are wider for it" if method == "gls" else ""))
@@ -128,39 +126,6 @@ def fit_law(
   )
 
 
-def _status(problem: Problem, solution: Solution, open_params: list[str], missed: str, bare: str = "") -> tuple[str, list[str]]:
-  """The status of a fit, and why it is not `ok`. What the points contradict is said before what they leave open.
-
-  `bare` says why the estimates have no intervals, or is empty.
-  Why a law is at the edge of its domain is said of a law that fits. One that misses the points is only the closest one there.
-  """
-  constant = bool(solution.on_bound) and set(solution.on_bound) <= set(_CONSTANTS)
-  edge = ", ".join(f"{name} = {problem.values(solution.theta)[name]:g}" for name in solution.on_bound)
-  found = []
-  if missed:
-    at_edge = f" even at its best constant, {edge}" if constant else f", with {edge} at the edge of the domain"
-    where = at_edge if edge and not open_params else ""
-    found.append(("misfit", f"the law misses the points{where}: {missed}"))
-  if open_params:
-    found.append(("not_identifiable", f"the points do not determine {' and '.join(open_params)}"))
-  elif edge and not missed:
-    found.append(("on_bound", f"{edge} at the edge of the domain{f': {_NO_CONSTANT}' if constant else ''}"))
-  if bare:
-    found.insert(1 if missed else 0, ("no_intervals", bare))
-  return (found[0][0] if found else "ok"), [note for _, note in found]
-
-
-def constant_above(problem: Problem, estimates: dict[str, Estimate]) -> str:
-  """That the points do not determine the constant, where its interval reaches above a measured loss and is wider than the curve's fall."""
-  _, index = np.unique(problem.log_x, axis=0, return_inverse=True)
-  mean = np.exp(problem.log_y0 + np.bincount(index.reshape(-1), problem.log_y) / np.bincount(index.reshape(-1)))
-  for param in (p for p in problem.law.params if p.in_y_units and not p.log):
-    low, high = estimates[param.name].ci_low, estimates[param.name].ci_high
-    if low is not None and high is not None and high > mean.min() and high - low > np.ptp(mean):
-      return f"the points do not determine {param.name}: its interval reaches {high:.3g}, above the measured {mean.min():.3g}"
-  return ""
-
-
 def _drawn(problem: Problem, solution: Solution, draws: int) -> list[Interval]:
   """Percentile intervals. The standard error is computed in the user's units and converted to fitted coordinates."""
   theta_kp, out = bootstrap(problem, solution, draws), []
@@ -169,21 +134,6 @@ def _drawn(problem: Problem, solution: Solution, draws: int) -> list[Interval]:
     spread = float(np.exp(theta_kp[:, i] - solution.theta[i]).std(ddof=1) if param.log else theta_kp[:, i].std(ddof=1))
     out.append(Interval(float(low), float(high), spread))
   return out
-
-
-def _not_identified(problem: Problem, solution: Solution, intervals: list[Interval]) -> list[str]:
-  """Names of undetermined parameters: an exponent whose interval is open, spans a factor above `_WIDE` or contains 0."""
-  names = []
-  for param, theta, interval in zip(problem.law.params, solution.theta, intervals, strict=True):
-    if param.exponent:
-      low = theta if interval.low is None and theta == param.low else interval.low  # on its bound
-      if low is None or interval.high is None or low <= 0 or interval.high > _WIDE * low:
-        names.append(param.name)
-  if names:  # then a constant whose interval reaches its bound is open too
-    constants = [(p, i) for p, i in zip(problem.law.params, intervals, strict=True) if p.in_y_units and not p.log]
-    names += [p.name for p, i in constants if i.low is None or i.low <= p.low]
-  shapes = [(p, i) for p, i in zip(problem.law.params, intervals, strict=True) if not p.in_y_units and not p.exponent]
-  return names + [p.name for p, i in shapes if p.name not in solution.on_bound and (i.low is None or i.high is None)]
 
 
 def _estimates(problem: Problem, solution: Solution, intervals: list[Interval], open_params: list[str]) -> dict[str, Estimate]:

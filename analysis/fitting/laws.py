@@ -1,6 +1,7 @@
-"""The scaling laws: formula, domain, parameters and source of each. A new law is a formula in `forms.py` and an entry here.
+"""The scaling laws: formula, domain, parameters and source of each. A new law is an entry here.
 
-`LAWS` has those of fixed columns. Those of any columns are made by `joint`, and `law_of` finds both by name.
+Its formula is a function in `forms.py` or `curved_forms.py`. `LAWS` has the laws of fixed columns. Those of any columns are made by
+`joint`, and `law_of` finds both by name.
 
 `least_squares.py` fits log y in coordinates in which positive parameters are replaced by their logarithms. A law returns the logarithm of
 its value and the gradient of that in these coordinates, for a whole batch of parameter vectors at once.
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Real
 
-from analysis.fitting import forms
+from analysis.fitting import curved_forms, forms
 
 Array = np.ndarray
 BETA_MAX = 10.0  # a curve with a larger exponent is a step at its first point, which determines no exponent
@@ -149,8 +150,8 @@ LAWS = {
         Param("x_break", log=True, within_x=True),
         Param("width", float(np.log(_WIDTHS[0])), float(np.log(_WIDTHS[1])), log=True),
       ),
-      log_value=forms.broken_power,
-      starts=forms.broken_power_starts,
+      log_value=curved_forms.broken_power,
+      starts=curved_forms.broken_power_starts,
       curved=True,
     ),
     Law(
@@ -159,8 +160,8 @@ LAWS = {
       domain=f"gamma < L < gamma + span, the loss before training; {_DELTAS[0]:g} <= delta <= {_DELTAS[1]:g}, else as power_constant",
       source="Alabdulmohsin et al. 2022, arXiv 2209.06640, M4 with its scale written as x_scale",
       params=(Param("span", log=True, in_y_units=True), _BETA, _GAMMA, Param("delta", *_DELTAS), Param("x_scale", log=True)),
-      log_value=forms.m4,
-      starts=forms.m4_starts,
+      log_value=curved_forms.m4,
+      starts=curved_forms.m4_starts,
       curved=True,
     ),
   )

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from analysis.fitting.fit_law import constant_above, fit_law
+from analysis.fitting.fit_law import fit_law
 from analysis.fitting.laws import LAWS
 from analysis.fitting.least_squares import Loss, Problem, solve
 from analysis.fitting.result import Estimate
+from analysis.fitting.status import constant_above
 
 X = 2.0 ** np.arange(16, 28)
 THETAS = {  # fitted coordinates, at which every term of the law matters

@@ -1,0 +1,134 @@
+"""Columns added to a law's gradient, and an F test of whether they lower the cost by more than noise does. Called by `adequacy.py`.
+
+The noise is that of seeds or repeats, and where these are few also the scatter that is left.
+"""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Float
+from scipy import special
+
+from analysis.fitting.least_squares import Problem, Solution
+
+Array = np.ndarray
+MATERIAL = 0.02  # a contradiction is this share of the curve's fall, in log loss, or more
+_LEAST = 5e-4  # and this much of the loss
+_ENOUGH = 8  # degrees of freedom of the noise from which the scatter around the law is not needed
+_RANK = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Points:
+  """The points of a fit, prepared for the tests.
+
+  Attributes:
+    residual: log f - log y, whitened, and weighted where the loss is robust.
+    color: the matrix that did this to a column, [m, n].
+    gradient: of log f by the free parameters, as it is, [n, p].
+    basis: an orthonormal basis of the whitened gradient.
+    place: the index of the distinct x of each point.
+    mean: the mean log y at each distinct x.
+    variance, free: the known noise of one whitened residual, and its degrees of freedom; 0 without seeds or repeats.
+  """
+
+  residual: Float[Array, " m"]
+  color: Float[Array, "m n"]
+  gradient: Float[Array, "n p"]
+  basis: Float[Array, "m r"]
+  place: Array
+  mean: Float[Array, " d"]
+  variance: float
+  free: float
+
+  @property
+  def fall(self) -> float:
+    """The range of the mean log losses."""
+    return float(np.ptp(self.mean))
+
+  @property
+  def large(self) -> float:
+    """The least difference in log loss that counts."""
+    return max(MATERIAL * self.fall, _LEAST)
+
+  @property
+  def lack(self) -> int:
+    """Distinct x beyond the free parameters."""
+    return len(self.mean) - self.basis.shape[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class FTest:
+  """The result of a test: whether it is significant, the shift that the columns want at each point, and their coefficients."""
+
+  significant: bool
+  shift: Float[Array, " n"]
+  coefficient: Float[Array, " k"]
+
+
+def prepared(problem: Problem, solution: Solution, variance: float, free: float) -> Points:
+  """The points of a fit as the tests need them; see `Points` for `variance` and `free`."""
+  log_f, gradient = (a[0] for a in problem.law.log_value(solution.theta[None], problem.log_x))
+  raw = log_f - problem.log_y
+  color = np.eye(len(raw)) if problem.whiten is None else problem.whiten
+  if problem.loss.delta is not None:  # a point far off counts as little as it does in the fit
+    size = np.abs(raw)
+    color = color * np.sqrt(np.minimum(1.0, problem.loss.delta / np.maximum(size, problem.loss.delta)))[:, None]
+  kept = np.array([name not in solution.on_bound for name in problem.law.names])
+  _, place = np.unique(problem.log_x, axis=0, return_inverse=True)
+  place = place.reshape(-1)
+  mean = np.bincount(place, problem.log_y) / np.bincount(place)
+  basis = basis_of(color @ gradient[:, kept])
+  return Points(color @ raw, color, gradient[:, kept], basis, place, mean, variance, free)
+
+
+def basis_of(columns: Float[Array, "m k"]) -> Float[Array, "m r"]:
+  """An orthonormal basis of the columns, each of which counts alike."""
+  length = np.linalg.norm(columns, axis=0)
+  columns = columns[:, length > 0] / length[length > 0]
+  u, s, _ = np.linalg.svd(columns, full_matrices=False)
+  return u[:, s > _RANK * s.max()] if len(s) else u
+
+
+def beyond(points: Points, columns: Float[Array, "n k"]) -> Float[Array, "m k"]:
+  """The part of whitened columns that no change of the law's parameters follows; zero where it is small."""
+  white = points.color @ columns
+  rest = white - points.basis @ (points.basis.T @ white)
+  small = np.linalg.norm(rest, axis=0) < _RANK * np.maximum(np.linalg.norm(white, axis=0), 1e-300)
+  return np.where(small, 0.0, rest)
+
+
+def scale(points: Points, rest: float, rest_free: float) -> tuple[float, float]:
+  """The variance of a whitened residual and its degrees of freedom: the known one, or with few degrees pooled with what is left."""
+  if points.free >= _ENOUGH:
+    return points.variance, points.free
+  freedom = points.free + max(rest_free, 0)
+  return ((points.variance * points.free + rest) / freedom if freedom > 0 else np.inf), freedom
+
+
+def f_test(points: Points, columns: Float[Array, "n k"], level: float) -> FTest:
+  """Whether these columns, added to the law, lower the cost by more than noise does."""
+  rest_columns = beyond(points, columns)
+  basis = basis_of(rest_columns) if np.any(rest_columns) else np.zeros((len(rest_columns), 0))
+  clean = points.residual - points.basis @ (points.basis.T @ points.residual)
+  count = basis.shape[1]
+  gain = float(np.sum((basis.T @ clean) ** 2))
+  left = max(float(np.sum(clean**2)) - gain, 0.0)
+  variance, freedom = scale(points, left, len(clean) - points.basis.shape[1] - count)
+  if not count or freedom < 1 or not np.isfinite(variance):
+    return FTest(False, np.zeros(len(columns)), np.zeros(columns.shape[1]))
+  ratio = gain / count / max(variance, 1e-300)
+  coefficient = np.linalg.lstsq(rest_columns, clean, rcond=_RANK)[0]
+  wanted = columns @ coefficient
+  followed = np.linalg.lstsq(points.color @ points.gradient, points.color @ wanted, rcond=_RANK)[0]
+  return FTest(float(special.fdtrc(count, freedom, ratio)) < level, wanted - points.gradient @ followed, coefficient)
+
+
+def mean_cov(problem: Problem, points: Points, variance: float) -> Float[Array, "d d"]:
+  """The covariance of the mean log losses at the distinct x."""
+  square = problem.whiten.T @ problem.whiten if problem.whiten is not None else np.eye(len(points.place))
+  cov = variance * np.linalg.inv(square)
+  mean = np.zeros((len(points.mean), len(points.place)))
+  mean[points.place, np.arange(len(points.place))] = 1.0
+  mean /= mean.sum(axis=1, keepdims=True)
+  return mean @ cov @ mean.T
