@@ -26,7 +26,7 @@ from dlrm_jax.machine.mesh import make_mesh
 from dlrm_jax.model.flops import FLOAT_BYTES, cost
 from dlrm_jax.presets import PRESETS
 from dlrm_jax.training.build import Build
-from dlrm_jax.training.step import OneRun, lower
+from dlrm_jax.training.step import OneRun, lower_train
 
 _GPU_SHARE = 0.75  # share of a GPU's memory that jax reserves unless XLA_PYTHON_CLIENT_MEM_FRACTION is set
 
@@ -55,7 +55,7 @@ def compile_for(config: RunConfig, target: targets.Target) -> dict[str, Any]:
   machine, layout = Machine(mesh.size, usable, LANES if target.platform == "tpu" else 0), make_layout(config.model, shape)
   plan = make_plan(config, layout, machine)
   started = time.perf_counter()
-  lowered, _ = lower(OneRun(Build.of(config, plan, shape.num_dense, mesh)))
+  lowered = lower_train(OneRun(Build.of(config, plan, shape.num_dense, mesh)), full=True)
   compiled = _compiled(lowered, target)
   compile_s, text = time.perf_counter() - started, compiled.as_text() or ""
   found = hlo.collectives(text)

@@ -20,7 +20,7 @@ from dlrm_jax.embedding.planner import Machine, make_plan
 from dlrm_jax.embedding.tables import OPTIMIZER_SLOTS
 from dlrm_jax.machine.mesh import make_mesh
 from dlrm_jax.training.build import Build
-from dlrm_jax.training.step import OneRun, lower
+from dlrm_jax.training.step import OneRun, lower_train
 
 pytestmark = pytest.mark.usefixtures("compiled_anew")
 
@@ -111,7 +111,7 @@ def test_no_table_is_copied_on_the_cpu_either(optimizer: str):
   model = dataclasses.replace(SMALL.model, embed_dim=8, bottom=(8,), num_rows=100_000)
   config, shape = dataclasses.replace(SMALL, model=model, train=train), SHAPES["criteo_like"]
   plan = make_plan(config, make_layout(config.model, shape), Machine(1))
-  compiled = lower(OneRun(Build.of(config, plan, shape.num_dense, make_mesh(config))))[0].compile()
+  compiled = lower_train(OneRun(Build.of(config, plan, shape.num_dense, make_mesh(config))), full=True).compile()
   slots = 2_600_000 * 4  # one value a row: the smallest array that must not be copied
   assert hlo.largest_arrays(compiled.as_text() or "", slots // 2) == []
   assert compiled.memory_analysis().temp_size_in_bytes < slots / 4

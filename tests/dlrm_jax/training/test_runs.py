@@ -15,7 +15,7 @@ from dlrm_jax.data.source import open_source
 from dlrm_jax.embedding.layout import make_layout
 from dlrm_jax.embedding.planner import working_bytes
 from dlrm_jax.identity import together_key
-from dlrm_jax.training import loop
+from dlrm_jax.training import loop, step
 from dlrm_jax.training.build import Build, build_of, runs_that_fit
 from dlrm_jax.training.learner import make_learner
 from dlrm_jax.training.step import OneRun, compile_programs
@@ -216,6 +216,29 @@ def test_learning_rates_are_no_part_of_a_program(steps_per_call: int):
       if a.dtype == np.float32:
         np.testing.assert_allclose(b, ratio * a, rtol=1e-4, atol=1e-6)
         assert np.abs(a).max() > 1e-4
+
+
+def test_full_calls_have_a_program_of_known_length(monkeypatch: pytest.MonkeyPatch):
+  """As on accelerators. Nine steps in calls of 4, 4 and 1 give the bits of the program that takes any number of steps."""
+  train = dataclasses.replace(BASE.train, num_examples=9 * BATCH)
+  config, states, texts = dataclasses.replace(BASE, train=train), [], []
+  source = Planted(config.planted)
+  for known in (False, True):
+    monkeypatch.setattr(step, "wants_known_length", lambda platform, known=known: known)
+    compile_programs.cache_clear()
+    learner = make_learner([config], source)
+    state = learner.start()
+    batches = [(learner.put(batch),) for batch in source.train_batches(0, BATCH, 9 * BATCH)]
+    for first in (0, 4, 8):
+      state = learner.train(state, batches[first : first + 4])
+    states.append(jax.device_get(state))
+    texts.append(learner.program_text())
+  compile_programs.cache_clear()
+  assert int(states[0].step) == 9
+  for one, other in zip(*map(jax.tree.leaves, states), strict=True):
+    np.testing.assert_array_equal(one, other)
+  counts = ['"known_trip_count":{"n":"4"}' in text for text in texts]
+  assert counts == [False, True]
 
 
 def test_the_settings_of_a_run_do_not_get_into_a_program():
