@@ -13,13 +13,15 @@ import dataclasses
 from pathlib import Path
 
 from analysis.fitting.fit_law import POINTS, fit_law
-from analysis.fitting.laws import LAWS, NAMES, formula_of, law_of
+from analysis.fitting.laws import LAWS, NAMES, Law, formula_of, law_of
 from analysis.fitting.least_squares import Loss
+from analysis.fitting.optimum_law import Budget
 from analysis.fitting.result import Fit, as_dict
 from analysis.fitting.settings import inside, noise_of, passes_of, repeated, usable
 from analysis.questions.csv_points import Columns, Points, read_points
 from analysis.questions.fit_table import group_name, print_fits
-from analysis.questions.frontier import joint_optimum, pareto_front
+from analysis.questions.frontier import pareto_front
+from analysis.questions.optimum import FLOPS_PER_PARAM, Split, optimum
 from dlrm_jax.common import flags, record
 
 _DRAWS = 1000  # bootstrap draws for the intervals of a robust loss
@@ -50,7 +52,12 @@ class FitConfig:
   )
   front: bool = flags.option(False, "fit the Pareto front of each group alone: points that no other beats in both x and y")
   budget_flops: float | None = flags.option(
-    None, "with --law=chinchilla and x parameters, examples: the best split of so many FLOPs C = 6 N D, printed and written", above=0
+    None,
+    "with --law=chinchilla and x parameters, examples: the best split of so many FLOPs, printed and written with 95% intervals",
+    above=0,
+  )
+  flops_per_param: float = flags.option(
+    FLOPS_PER_PARAM, "with --budget_flops: training FLOPs per parameter and example, k in C = k N D; 6 for a transformer", above=0
   )
 
   def __post_init__(self) -> None:
@@ -85,9 +92,9 @@ class FitConfig:
     return "independent" if self.loss == "huber" or not self.seed else self.points
 
 
-def fit_groups(groups: dict[str, Points], config: FitConfig) -> list[Fit]:
-  """The law fitted to each group, with the noise of training passes pooled over all groups."""
-  noise = None
+def fit_groups(groups: dict[str, Points], config: FitConfig) -> tuple[list[Fit], list[Split]]:
+  """The law fitted to each group, with the noise of training passes pooled over all groups; and the best splits of a budget by these."""
+  noise, splits = None, []
   if config.front:
     groups = {group: p.at(pareto_front(p.x[:, 0], p.y)) for group, p in groups.items()}
   if config.kind == "curves":
@@ -99,26 +106,31 @@ def fit_groups(groups: dict[str, Points], config: FitConfig) -> list[Fit]:
   loss = Loss(config.huber_delta if config.loss == "huber" else None)
   law, out = law_of(config.law, config.x), []
   for group, p in groups.items():
-    fit = fit_law(p.x, p.y, law, p.seed, config.x_min, config.x_max, group, config.kind, noise, loss, config.draws)
-    out.append(dataclasses.replace(fit, note="; ".join(note for note in (fit.note, p.blank) if note)))
-  return out
+
+    def refit(law: Law, group: str = group, p: Points = p) -> Fit:
+      return fit_law(p.x, p.y, law, p.seed, config.x_min, config.x_max, group, config.kind, noise, loss, config.draws)
+
+    fit = refit(law)
+    fit = dataclasses.replace(fit, note="; ".join(note for note in (fit.note, p.blank) if note))
+    out.append(fit)
+    if config.budget_flops and fit.status in ("ok", "on_bound"):
+      budget = Budget(config.budget_flops, config.flops_per_param)
+      splits.append(Split(group, budget, optimum(fit, refit, budget), float(budget.cost * p.x.prod(axis=1).max())))
+  return out, splits
 
 
 def main(config: FitConfig) -> None:
   output = Path(config.output)
   if output.is_dir() or (output.exists() and output.samefile(config.input)):
     raise flags.UserError(f"--output={output}: is {'a directory' if output.is_dir() else 'the input'}; name another file")
-  fits = fit_groups(read_points(Path(config.input), config.columns), config)
-  believed = [fit for fit in fits if fit.status in ("ok", "on_bound")]
-  split = {fit.group: joint_optimum(fit.estimates, config.budget_flops) for fit in believed if config.budget_flops}
-  extra = {"compute_optimal": [{"group": group, "flops": config.budget_flops, **best} for group, best in split.items()]} if split else {}
+  fits, splits = fit_groups(read_points(Path(config.input), config.columns), config)
+  extra = {"compute_optimal": [split.as_dict() for split in splits]} if splits else {}
   record.write_json(config.output, record.header() | {"fits": [as_dict(fit) for fit in fits]} | extra)
   print_fits(fits)
-  for group, best in split.items():
-    spent = f"{group_name(group)}: {config.budget_flops:.4g} FLOPs are best spent as N {best['N']:.4g}, D {best['D']:.4g}"
-    print(f"{spent}; the loss is then {best['loss']:.5g}.")
+  for split in splits:
+    print(f"{group_name(split.group)}: {split.sentence}")
   if config.budget_flops:
-    for fit in (fit for fit in fits if fit.group not in split and not fit.refused):
+    for fit in (fit for fit in fits if fit.group not in {split.group for split in splits} and not fit.refused):
       print(f"{group_name(fit.group)}: no split of {config.budget_flops:.4g} FLOPs: {fit.reason}.")
   if all(fit.refused for fit in fits):
     raise flags.UserError("; ".join(f"group {group_name(fit.group)}: {fit.status}" for fit in fits))

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from scipy import special
 
+from analysis.fitting.power_line import power_line
 from analysis.fitting.result import Estimate
 from analysis.fitting.uncertainty import quantile
 
@@ -20,7 +21,6 @@ SIDE = 2  # settings on each side of the lowest one to which a curve is fitted: 
 _RESOLUTION = 1e-12  # standard deviations below this are rounding errors
 _EXACT = 1e-6  # share of the tried range below which an interval is that of the delta method: its ends are a double root to rounding
 _UNEVEN = 0.01  # significance level at which scans rise unevenly
-_HETEROGENEOUS = 0.2  # significance level at which minima scatter about their power law by more than their errors: few minima show little
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,18 +231,7 @@ def power_of_minima(size: Float[Array, " K"], found: Sequence[Minimum]) -> Power
   lack = len(kept) - 2
   if not known and lack < 1:
     return "2 sizes without repeated seeds have no error"
-  u, v = np.log([s for s, *_ in kept]), np.array([v for _, v, _ in kept])
-  weight = np.array([max(error or 0.0, _RESOLUTION) ** -2 for *_, error in kept]) if known else np.ones(len(kept))
-  middle = float(np.sum(weight * u) / weight.sum())
-  spread = float(np.sum(weight * (u - middle) ** 2))
-  exponent, level = float(np.sum(weight * (u - middle) * v) / spread), float(np.sum(weight * v) / weight.sum())
-  chi_squared = float(np.sum(weight * (v - level - exponent * (u - middle)) ** 2))
-  p = float(special.fdtrc(lack, free, chi_squared / lack)) if known and lack else None
-  if not known or (p is not None and p < _HETEROGENEOUS):
-    factor, degrees = chi_squared / lack, float(lack)
-  else:
-    factor, degrees = (free + chi_squared) / (free + lack), free + lack
-  error = float(np.sqrt(factor / spread))
-  half = quantile(degrees) * error
-  slope = Estimate(exponent, error, exponent - half, exponent + half)
-  return PowerOfMinima(slope, float(np.exp(middle)), level, float(np.sqrt(factor / weight.sum())), degrees, p)
+  errors = np.diag([max(error or 0.0, _RESOLUTION) ** 2 for *_, error in kept])
+  line = power_line(np.array([s for s, *_ in kept]), np.array([v for _, v, _ in kept]), errors if known else None, free)
+  level_error = float(np.sqrt(line.covariance[0, 0]))
+  return PowerOfMinima(line.exponent, float(np.exp(line.log_x0)), float(line.theta[0]), level_error, line.free, line.scatter_p)

@@ -2,7 +2,7 @@
 
 Between the evaluations of a configuration its loss is interpolated, so that no winner has merely been evaluated nearest to a budget.
 The minimum over noisy candidates is biased low, and more so with more candidates. A winner that is chosen without the seed it is measured
-on has no such bias. Called by `analysis.questions.schemes`; fronts and the optimum of a joint law are called by `analysis.fit`.
+on has no such bias. Called by `analysis.questions.schemes`; fronts are called by `analysis.fit`.
 """
 
 import dataclasses
@@ -33,24 +33,6 @@ def pareto_front(cost: Float[Array, " n"], loss: Float[Array, " n"]) -> Int[Arra
       best = float(loss[i])
       front.append(int(i))
   return np.array(front, int)
-
-
-def joint_optimum(values: dict[str, float], budget: float, cost: float = 6.0) -> dict[str, float]:
-  """The split of FLOPs C = cost N D that minimises A N^-alpha + B D^-beta + E (Hoffmann et al. 2022, equation 4).
-
-  Args:
-    values: A, B, E, alpha, beta of law `chinchilla`.
-    budget: C.
-    cost: FLOPs per parameter and example, 6 for a transformer.
-
-  Returns:
-    `N`, `D` and `loss`.
-  """
-  alpha, beta = values["alpha"], values["beta"]
-  ratio = (alpha * values["A"] / (beta * values["B"])) ** (1 / (alpha + beta))
-  n = ratio * (budget / cost) ** (beta / (alpha + beta))
-  d = budget / cost / n
-  return {"N": n, "D": d, "loss": values["A"] * n**-alpha + values["B"] * d**-beta + values["E"]}
 
 
 @dataclasses.dataclass(frozen=True)

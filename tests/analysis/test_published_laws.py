@@ -9,7 +9,8 @@ from places import REAL
 from analysis import fit as fit_program
 from analysis.fitting.fit_law import fit_law
 from analysis.fitting.least_squares import Loss
-from analysis.questions.frontier import joint_optimum, pareto_front
+from analysis.fitting.optimum_law import Budget, optimum_of
+from analysis.questions.frontier import pareto_front
 from dlrm_jax.common import record
 
 _DATA = REAL / "laws"
@@ -52,8 +53,8 @@ def test_chinchilla_by_squares_of_logarithms(chinchilla):
 
 
 def test_compute_optimum_of_the_published_fit():
-  found = joint_optimum({"A": 477.826, "B": 2143.417, "E": 1.817218, "alpha": 0.347310, "beta": 0.367172}, 5.76e23)
-  np.testing.assert_allclose([found["N"], found["D"], found["D"] / found["N"]], [7.319e10, 1.312e12, 17.92], rtol=1e-3)
+  found = optimum_of({"A": 477.826, "B": 2143.417, "E": 1.817218, "alpha": 0.347310, "beta": 0.367172}, Budget(5.76e23))
+  np.testing.assert_allclose([found["N"], found["D"], found["D_per_N"]], [7.319e10, 1.312e12, 17.92], rtol=1e-3)
   np.testing.assert_allclose(found["loss"], 1.9739, atol=1e-4)
 
 
