@@ -10,6 +10,8 @@ groups of the file.
 """
 
 import dataclasses
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from analysis.fitting.fit_law import POINTS, fit_law
@@ -23,7 +25,9 @@ from analysis.questions.fit_table import group_name, print_fits
 from analysis.questions.frontier import pareto_front
 from analysis.questions.optimum import FLOPS_PER_PARAM, Split, optimum
 from dlrm_jax.common import flags, record
+from dlrm_jax.common.progress import Bar
 
+_WRITE_EVERY_S = 5.0
 _DRAWS = 1000  # bootstrap draws for the intervals of a robust loss
 
 
@@ -92,9 +96,9 @@ class FitConfig:
     return "independent" if self.loss == "huber" or not self.seed else self.points
 
 
-def fit_groups(groups: dict[str, Points], config: FitConfig) -> tuple[list[Fit], list[Split]]:
-  """The law fitted to each group, with the noise of training passes pooled over all groups; and the best splits of a budget by these."""
-  noise, splits = None, []
+def fit_groups(groups: dict[str, Points], config: FitConfig) -> Iterator[tuple[Fit, Split | None]]:
+  """The law fitted to each group in turn, with the noise of training passes pooled over all groups; and its best split of a budget."""
+  noise = None
   if config.front:
     groups = {group: p.at(pareto_front(p.x[:, 0], p.y)) for group, p in groups.items()}
   if config.kind == "curves":
@@ -104,28 +108,40 @@ def fit_groups(groups: dict[str, Points], config: FitConfig) -> tuple[list[Fit],
         configurations += passes_of(p.x, p.y, p.seed)[0]
     noise = noise_of(configurations)
   loss = Loss(config.huber_delta if config.loss == "huber" else None)
-  law, out = law_of(config.law, config.x), []
+  law = law_of(config.law, config.x)
+  fit_one = functools.partial(
+    fit_law, x_min=config.x_min, x_max=config.x_max, points=config.kind, noise=noise, loss=loss, draws=config.draws
+  )
   for group, p in groups.items():
 
     def refit(law: Law, group: str = group, p: Points = p) -> Fit:
-      return fit_law(p.x, p.y, law, p.seed, config.x_min, config.x_max, group, config.kind, noise, loss, config.draws)
+      return fit_one(p.x, p.y, law, p.seed, group=group)
 
-    fit = refit(law)
+    fit, split = refit(law), None
     fit = dataclasses.replace(fit, note="; ".join(note for note in (fit.note, p.blank) if note))
-    out.append(fit)
     if config.budget_flops and fit.status in ("ok", "on_bound"):
       budget = Budget(config.budget_flops, config.flops_per_param)
-      splits.append(Split(group, budget, optimum(fit, refit, budget), float(budget.cost * p.x.prod(axis=1).max())))
-  return out, splits
+      split = Split(group, budget, optimum(fit, refit, budget), float(budget.cost * p.x.prod(axis=1).max()))
+    yield fit, split
 
 
 def main(config: FitConfig) -> None:
   output = Path(config.output)
   if output.is_dir() or (output.exists() and output.samefile(config.input)):
     raise flags.UserError(f"--output={output}: is {'a directory' if output.is_dir() else 'the input'}; name another file")
-  fits, splits = fit_groups(read_points(Path(config.input), config.columns), config)
-  extra = {"compute_optimal": [split.as_dict() for split in splits]} if splits else {}
-  record.write_json(config.output, record.header() | {"fits": [as_dict(fit) for fit in fits]} | extra)
+  groups = read_points(Path(config.input), config.columns)
+  fits: list[Fit] = []
+  splits: list[Split] = []
+  written = time.monotonic()
+  with Bar("fitting groups", len(groups)) as bar:
+    for fit, split in fit_groups(groups, config):
+      fits.append(fit)
+      splits += [split] if split else []
+      bar(1)
+      if len(fits) < len(groups) and time.monotonic() > written + _WRITE_EVERY_S:
+        _write(config.output, fits, splits, len(groups) - len(fits))
+        written = time.monotonic()
+  _write(config.output, fits, splits, 0)
   print_fits(fits)
   for split in splits:
     print(f"{group_name(split.group)}: {split.sentence}")
@@ -134,6 +150,12 @@ def main(config: FitConfig) -> None:
       print(f"{group_name(fit.group)}: no split of {config.budget_flops:.4g} FLOPs: {fit.reason}.")
   if all(fit.refused for fit in fits):
     raise flags.UserError("; ".join(f"group {group_name(fit.group)}: {fit.status}" for fit in fits))
+
+
+def _write(output: str, fits: list[Fit], splits: list[Split], left: int) -> None:
+  """Writes what is known. `groups_left` is the number of groups without a fit yet: above 0 in the file of a run that was ended early."""
+  extra = {"compute_optimal": [split.as_dict() for split in splits]} if splits else {}
+  record.write_json(output, record.header() | {"groups_left": left, "fits": [as_dict(fit) for fit in fits]} | extra)
 
 
 if __name__ == "__main__":

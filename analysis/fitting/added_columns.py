@@ -10,6 +10,7 @@ from jaxtyping import Float
 from scipy import special
 
 from analysis.fitting.least_squares import Problem, Solution
+from analysis.fitting.whitening import Weights, Whitening
 
 Array = np.ndarray
 MATERIAL = 0.02  # a contradiction is this share of the curve's fall, in log loss, or more
@@ -24,7 +25,7 @@ class Points:
 
   Attributes:
     residual: log f - log y, whitened, and weighted where the loss is robust.
-    color: the matrix that did this to a column, [m, n].
+    white: what did this to a column.
     gradient: of log f by the free parameters, as it is, [n, p].
     basis: an orthonormal basis of the whitened gradient.
     place: the index of the distinct x of each point.
@@ -32,10 +33,10 @@ class Points:
     variance, free: the known noise of one whitened residual, and its degrees of freedom; 0 without seeds or repeats.
   """
 
-  residual: Float[Array, " m"]
-  color: Float[Array, "m n"]
+  residual: Float[Array, " n"]
+  white: Whitening
   gradient: Float[Array, "n p"]
-  basis: Float[Array, "m r"]
+  basis: Float[Array, "n r"]
   place: Array
   mean: Float[Array, " d"]
   variance: float
@@ -70,16 +71,15 @@ def prepared(problem: Problem, solution: Solution, variance: float, free: float)
   """The points of a fit as the tests need them; see `Points` for `variance` and `free`."""
   log_f, gradient = (a[0] for a in problem.law.log_value(solution.theta[None], problem.log_x))
   raw = log_f - problem.log_y
-  color = np.eye(len(raw)) if problem.whiten is None else problem.whiten
-  if problem.loss.delta is not None:  # a point far off counts as little as it does in the fit
-    size = np.abs(raw)
-    color = color * np.sqrt(np.minimum(1.0, problem.loss.delta / np.maximum(size, problem.loss.delta)))[:, None]
+  white, delta = problem.whiten, problem.loss.delta
+  if delta is not None:  # a point far off counts as little as it does in the fit; a robust loss has independent points
+    white = Weights(np.sqrt(delta / np.maximum(np.abs(raw), delta)))
   kept = np.array([name not in solution.on_bound for name in problem.law.names])
   _, place = np.unique(problem.log_x, axis=0, return_inverse=True)
   place = place.reshape(-1)
   mean = np.bincount(place, problem.log_y) / np.bincount(place)
-  basis = basis_of(color @ gradient[:, kept])
-  return Points(color @ raw, color, gradient[:, kept], basis, place, mean, variance, free)
+  basis = basis_of(white.columns(gradient[:, kept]))
+  return Points(white.columns(raw[:, None])[:, 0], white, gradient[:, kept], basis, place, mean, variance, free)
 
 
 def basis_of(columns: Float[Array, "m k"]) -> Float[Array, "m r"]:
@@ -92,7 +92,7 @@ def basis_of(columns: Float[Array, "m k"]) -> Float[Array, "m r"]:
 
 def beyond(points: Points, columns: Float[Array, "n k"]) -> Float[Array, "m k"]:
   """The part of whitened columns that no change of the law's parameters follows; zero where it is small."""
-  white = points.color @ columns
+  white = points.white.columns(columns)
   rest = white - points.basis @ (points.basis.T @ white)
   small = np.linalg.norm(rest, axis=0) < _RANK * np.maximum(np.linalg.norm(white, axis=0), 1e-300)
   return np.where(small, 0.0, rest)
@@ -120,15 +120,5 @@ def f_test(points: Points, columns: Float[Array, "n k"], level: float) -> FTest:
   ratio = gain / count / max(variance, 1e-300)
   coefficient = np.linalg.lstsq(rest_columns, clean, rcond=_RANK)[0]
   wanted = columns @ coefficient
-  followed = np.linalg.lstsq(points.color @ points.gradient, points.color @ wanted, rcond=_RANK)[0]
+  followed = np.linalg.lstsq(points.white.columns(points.gradient), points.white.columns(wanted[:, None])[:, 0], rcond=_RANK)[0]
   return FTest(float(special.fdtrc(count, freedom, ratio)) < level, wanted - points.gradient @ followed, coefficient)
-
-
-def mean_cov(problem: Problem, points: Points, variance: float) -> Float[Array, "d d"]:
-  """The covariance of the mean log losses at the distinct x."""
-  square = problem.whiten.T @ problem.whiten if problem.whiten is not None else np.eye(len(points.place))
-  cov = variance * np.linalg.inv(square)
-  mean = np.zeros((len(points.mean), len(points.place)))
-  mean[points.place, np.arange(len(points.place))] = 1.0
-  mean /= mean.sum(axis=1, keepdims=True)
-  return mean @ cov @ mean.T

@@ -5,14 +5,13 @@ of seeds or repeats, and where these are few also the scatter that is left. A co
 more than 2% of the fall of the curve. Smaller ones are those of any smooth law, and intervals are wider for them. Called by `fit_law.py`.
 """
 
-import dataclasses
 import itertools
 
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import special
 
-from analysis.fitting.added_columns import Points, basis_of, beyond, f_test, mean_cov, prepared, scale
+from analysis.fitting.added_columns import Points, basis_of, beyond, f_test, prepared, scale
 from analysis.fitting.least_squares import Problem, Solution, solve
 
 Array = np.ndarray
@@ -46,7 +45,7 @@ def _lack(problem: Problem, solution: Solution, points: Points, lack_of_fit: flo
   if lack_of_fit is None or lack_of_fit >= LEVEL:
     return ""
   off = np.bincount(points.place, _log_residual(problem, solution)) / np.bincount(points.place)
-  size = float(np.sqrt(max(np.mean(off**2 - np.diagonal(mean_cov(problem, points, points.variance))), 0.0)))
+  size = float(np.sqrt(max(float(np.mean(off**2 - points.variance * problem.whiten.variances(points.place))), 0.0)))
   if size <= points.large:
     return ""
   alone = ", which are trained on the same rows and differ by initialisation only" if same_rows else ""
@@ -70,7 +69,7 @@ def _constant(problem: Problem, solution: Solution, points: Points) -> str:
   if freedom < 1 or not np.isfinite(variance):
     return ""
   below = constant - points.mean
-  limit = special.stdtrit(freedom, 1 - LEVEL / len(below)) * np.sqrt(np.diagonal(mean_cov(problem, points, variance)))
+  limit = special.stdtrit(freedom, 1 - LEVEL / len(below)) * np.sqrt(variance * problem.whiten.variances(points.place))
   worst = int(np.argmax(below - limit))
   if below[worst] <= max(limit[worst], points.large):
     return ""
@@ -109,12 +108,7 @@ def _ends(problem: Problem, solution: Solution, points: Points) -> tuple[str, bo
 
 def _without(problem: Problem, solution: Solution, out: Bool[Array, " n"]) -> Float[Array, " n"]:
   """log f - log y of all points by the law fitted to those that are not `out`."""
-  kept, whiten = ~out, problem.whiten
-  if whiten is not None:
-    cov = np.linalg.inv(whiten.T @ whiten)[np.ix_(kept, kept)]
-    whiten = np.linalg.cholesky(np.linalg.inv(cov)).T
-  other = dataclasses.replace(problem, log_x=problem.log_x[kept], log_y=problem.log_y[kept], whiten=whiten)
-  return _log_residual(problem, solve(other, near=solution.theta))
+  return _log_residual(problem, solve(problem.part(~out), near=solution.theta))
 
 
 def _furthest(problem: Problem, solution: Solution, points: Points) -> str:

@@ -8,10 +8,12 @@ import numpy as np
 from jaxtyping import Float
 
 from analysis.fitting.least_squares import Problem, Solution
+from dlrm_jax.common.progress import Bar
 
 Array = np.ndarray
 MIN_POINTS = 30
-_CHUNK = 500  # draws fitted at once
+_CHUNK = 500  # draws fitted at once, at most
+_NUMBERS = 2e6  # of the gradients that are held at once: fewer draws of many points
 _GAIN = 1e-10
 
 
@@ -26,10 +28,12 @@ def refusal(num_points: int, correlated: bool) -> str:
 def bootstrap(problem: Problem, solution: Solution, draws: int, seed: int = 0) -> Float[Array, "K P"]:
   """The fitted coordinates of each of `draws` (K) draws of as many points, each fit started from the optimum of all points."""
   rng, n = np.random.default_rng(seed), len(problem.log_y)
-  out = []
-  for start in range(0, draws, _CHUNK):
-    size = min(_CHUNK, draws - start)
-    count_kn = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(size)]).astype(np.float64)
-    theta_kp, _ = problem.minimise(np.tile(solution.theta, (size, 1)), *problem.bounds(size), gain=_GAIN, count_kn=count_kn)
-    out.append(theta_kp)
+  out, chunk = [], int(np.clip(_NUMBERS / (n * len(solution.theta)), 1, _CHUNK))
+  with Bar("drawing points for a bootstrap", draws) as bar:
+    for start in range(0, draws, chunk):
+      size = min(chunk, draws - start)
+      count_kn = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(size)]).astype(np.float64)
+      theta_kp, _ = problem.minimise(np.tile(solution.theta, (size, 1)), *problem.bounds(size), gain=_GAIN, count_kn=count_kn)
+      out.append(theta_kp)
+      bar(size)
   return np.concatenate(out)

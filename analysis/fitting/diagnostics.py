@@ -9,6 +9,7 @@ from jaxtyping import Float
 from analysis.fitting.laws import Law
 from analysis.fitting.least_squares import SQUARES, Loss, Problem, Solution, solve
 from analysis.fitting.refusals import refusal
+from analysis.fitting.settings import unweighted
 from analysis.fitting.uncertainty import unit_covariance
 
 Array = np.ndarray
@@ -45,7 +46,7 @@ def extrapolate(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], loss: L
   held = size > distinct[kept - 1]
   if kept < law.min_points or refusal(law, x[~held], y[~held]):
     return None
-  problem = Problem.of(law, x[~held], y[~held], loss=loss)
+  problem = unweighted(law, x[~held], y[~held], loss)
   theta = solve(problem).theta
 
   def place(s: float) -> float:

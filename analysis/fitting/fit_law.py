@@ -31,6 +31,7 @@ def fit_law(
   y: Real[Array, " n"],
   law: str | Law = "power",
   seed: Array | None = None,
+  *,
   x_min: float | None = None,
   x_max: float | None = None,
   group: str = "all",
@@ -86,7 +87,7 @@ def fit_law(
     return dataclasses.replace(blank, status=f"refused: {reason}", reason=reason)
   method = None if bare else "bootstrap" if draws else "gls" if setting is not None else "profile_independent_points"
   alone = along and setting is None
-  setting = setting or settings.independent(form, x, y, loss)
+  setting = setting or settings.independent(form, x, y, loss, average=not draws)
   problem, solution = setting.problem, solve(setting.problem)
   lower = ""
   if draws:
@@ -106,12 +107,14 @@ def fit_law(
     notes.append(above)
   if alone:
     notes.append("no two seeds have the same x, so nothing tells how a pass scatters: points are taken as independent")
+  if setting.averaged:
+    notes.append(setting.averaged)
   if setting.dropped:
     notes.append(f"{setting.dropped} points left out: not every seed has one there")
   return dataclasses.replace(
     blank,
     params=estimates,
-    objective=solution.cost if loss.delta is None else solution.cost / 2,
+    objective=setting.cost(solution) if loss.delta is None else solution.cost / 2,
     status=status,
     note="; ".join(notes),
     reason=reason,
@@ -163,7 +166,7 @@ def _per_seed(problem: Problem, solution: Solution, x: Array, y: Array, seed: Ar
   parts = [(x[seed == s], y[seed == s]) for s in np.unique(seed)]
   if len(parts) < 2 or any(len(np.unique(at, axis=0)) < len(law.params) for at, _ in parts):
     return {}
-  thetas = np.array([solve(Problem.of(law, *part), near=solution.theta).theta for part in parts])
+  thetas = np.array([solve(settings.unweighted(law, *part, SQUARES), near=solution.theta).theta for part in parts])
   for i, param in enumerate(law.params):
     if param.exponent:
       interval = t_interval(float(thetas[:, i].mean()), thetas[:, i])

@@ -13,9 +13,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Real
 
 from analysis.fitting.laws import Law, log_columns
+from analysis.fitting.whitening import EQUAL, Whitening
 
 Array = np.ndarray
 Evaluate = Callable[[Float[Array, "K P"]], tuple[Float[Array, "K n"], Float[Array, "K n P"]]]
+MANY = 4096  # of more points than this, some give the starts of a search
 _RESOLUTION = 1e-14  # relative error of one log residual in float64: a smaller residual is zero
 _GAIN = 1e-13  # relative gain at which a fit stops: the parameters are then within about 1e-6 of a standard error
 _ROUNDS = ((1000, 20), (3, 20), (1, 300))  # rounds of `_races`: how many starts go on, and for how many steps at most
@@ -154,7 +156,7 @@ class Problem:
   """Points in the scale they are fitted in: log x, and log y less its mean.
 
   The residual of a point is log f(x) - log y, a relative error, so that no scale of the loss enters. (Least squares on log(y - gamma) is a
-  different problem whose optimum is gamma = 0 on most curves.) With `whiten`, a matrix W, residuals are W (log f - log y). For points with
+  different problem whose optimum is gamma = 0 on most curves.) Residuals are W (log f - log y), where `whiten` holds W. For points with
   unequal or correlated noise of covariance C, W'W = C^-1.
   """
 
@@ -162,27 +164,45 @@ class Problem:
   log_x: Float[Array, "n C"]
   log_y: Float[Array, " n"]
   log_y0: float
-  whiten: Float[Array, "m n"] | None = None
+  whiten: Whitening = EQUAL
   loss: Loss = SQUARES
 
   @classmethod
-  def of(
-    cls, law: Law, x: Real[Array, "n *C"], y: Real[Array, " n"], whiten: Float[Array, "m n"] | None = None, loss: Loss = SQUARES
-  ) -> "Problem":
+  def of(cls, law: Law, x: Real[Array, "n *C"], y: Real[Array, " n"], whiten: Whitening = EQUAL, loss: Loss = SQUARES) -> "Problem":
     log_y = np.log(np.asarray(y, np.float64))
     return cls(law, log_columns(x), log_y - log_y.mean(), float(log_y.mean()), whiten, loss)
 
+  @property
+  def many(self) -> bool:
+    """Whether the points are so many that a fit to some of them finds where the search begins."""
+    return len(self.log_y) > MANY
+
   @functools.cached_property
   def starts(self) -> Float[Array, "K P"]:
-    """The law's starts for these points."""
-    return self.law.starts(self.log_x, self.log_y)
+    """The law's starts for these points, or for some of many."""
+    some = self.of_some() if self.many else self
+    return self.law.starts(some.log_x, some.log_y)
+
+  @property
+  def _some(self) -> Bool[Array, " n"]:
+    """At most `MANY` of the points, at even distances in the order of the columns of x."""
+    order = np.lexsort(self.log_x.T[::-1])
+    kept = np.zeros(len(order), bool)
+    kept[order[np.linspace(0, len(order) - 1, MANY).round().astype(int)]] = True
+    return kept
+
+  def part(self, kept: Bool[Array, " n"]) -> "Problem":
+    """The problem of the points that are kept, in the same scale."""
+    return dataclasses.replace(self, log_x=self.log_x[kept], log_y=self.log_y[kept], whiten=self.whiten.part(kept))
+
+  def of_some(self) -> "Problem":
+    """The problem of some of many points."""
+    return self.part(self._some)
 
   @no_type_check
   def evaluate(self, theta_kp: Float[Array, "K P"]) -> tuple[Float[Array, "K n"], Float[Array, "K n P"]]:
     log_f_kn, gradient_knp = self.law.log_value(theta_kp, self.log_x)
-    if self.whiten is None:
-      return log_f_kn - self.log_y, gradient_knp
-    return (log_f_kn - self.log_y) @ self.whiten.T, self.whiten @ gradient_knp
+    return self.whiten.rows(log_f_kn - self.log_y), self.whiten.apply(gradient_knp)
 
   def minimise(
     self, starts_kp: Array, low_kp: Array, high_kp: Array, max_steps: int = 300, gain: float = _GAIN, count_kn: Array | None = None
@@ -227,9 +247,12 @@ def solve(problem: Problem, near: Float[Array, " P"] | None = None) -> Solution:
   """The global optimum over the law's starts. A bound of the domain wins ties, so that rounding hides none.
 
   Args:
-    near: the optimum of nearly the same points. The search then begins there and at a quarter of the starts.
+    near: the optimum of nearly the same points. The search then begins there and at a quarter of the starts. Where points are many, it
+      begins there alone, and without `near` at the optimum of some of them.
   """
-  starts_kp = problem.starts if near is None else np.concatenate([near[None], problem.starts[::4]])
+  if near is None and problem.many:
+    near = solve(problem.of_some()).theta
+  starts_kp = problem.starts if near is None else near[None] if problem.many else np.concatenate([near[None], problem.starts[::4]])
   bounds = problem.bounds(len(starts_kp))
   theta_gp, cost_g = _races(problem, starts_kp[None], bounds[0][None], bounds[1][None], close=near is not None)
   theta, cost = theta_gp[0], float(cost_g[0])

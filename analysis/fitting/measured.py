@@ -10,12 +10,14 @@ from jaxtyping import Float
 
 from analysis.fitting.settings import Setting
 from analysis.fitting.uncertainty import quantile
+from analysis.fitting.whitening import Weights, Whitening
 
 Array = np.ndarray
 _MIN_POINTS = 4  # then both ends have two points of their own
 _END = 3  # an end of a curve is this part of its points: the first and the last third
 _STEEPER = 1.25  # a curve is called steepening where its last slope is this many times the slope before, beyond the noise
 _LEAST = 1e-3  # and where the difference of the slopes is at least this
+_NO_NOISE = 1e-300  # the least variance
 _MAX_DEGREE = 3  # of the polynomial around which points without repeats scatter
 
 
@@ -25,13 +27,13 @@ class Means:
 
   Attributes:
     u, log_y: log x, rising, and the mean of log y there.
-    cov: the covariance of the means.
+    noise: the whitening of the noise of the means.
     free: its degrees of freedom.
   """
 
   u: Float[Array, " n"]
   log_y: Float[Array, " n"]
-  cov: Float[Array, "n n"]
+  noise: Whitening
   free: float
 
 
@@ -59,8 +61,7 @@ def means_of(setting: Setting | None, x: Float[Array, "n 1"], y: Float[Array, " 
   if setting is None or setting.noise is None:
     return of_points(x[:, 0], y)
   problem = setting.problem
-  assert problem.whiten is not None
-  return Means(problem.log_x[:, 0], problem.log_y + problem.log_y0, np.linalg.inv(problem.whiten.T @ problem.whiten), setting.known_free)
+  return Means(problem.log_x[:, 0], problem.log_y + problem.log_y0, problem.whiten, setting.known_free)
 
 
 def of_points(x: Float[Array, " n"], y: Float[Array, " n"]) -> Means:
@@ -83,7 +84,7 @@ def of_points(x: Float[Array, " n"], y: Float[Array, " n"]) -> Means:
     columns = np.vander(scaled, degree + 1)
     rest = mean - columns @ np.linalg.lstsq(columns, mean, rcond=None)[0]
     variance = float(np.sum(rest**2)) / free if free > 0 else np.inf
-  return Means(u, mean, np.diag(variance / count), float(max(free, 1)))
+  return Means(u, mean, Weights(np.sqrt(count / max(variance, _NO_NOISE))), float(max(free, 1)))
 
 
 def slopes_of(means: Means) -> Slopes | None:
@@ -97,8 +98,7 @@ def slopes_of(means: Means) -> Slopes | None:
   factor = quantile(means.free)
 
   def half(weights: Array) -> float:
-    rooms = weights != 0  # an infinite variance counts where it is used
-    return factor * float(np.sqrt(weights[rooms] @ means.cov[np.ix_(rooms, rooms)] @ weights[rooms]))
+    return factor * float(np.sqrt(means.noise.variance_of(weights)))
 
   at_start, at_end, earlier = (float(weights @ means.log_y) for weights in (start, end, before))
   more = at_end - earlier

@@ -4,11 +4,12 @@ Neighbouring evaluations of one pass are correlated (.7 to .99 was measured), so
 differences of the seeds from the mean of their configuration do: they contain no law and no misfit. Pooled over configurations, they give
 the covariance of log loss at u = log examples, by restricted maximum likelihood:
 
-  C(u, v) = d(u) d(v) [offset + drift exp(-|u - v| / length) + nugget (u = v)],   d(u) = exp(tilt (u - origin) / 2)
+  C(u, v) = d(u) d(v) [offset + drift exp(-|u - v| / length) + nugget / count (u = v)],   d(u) = exp(tilt (u - origin) / 2)
 
-These are an offset of the whole pass, an autoregressive part, and white noise; the tilt is the change of noise along the pass. A law is
-then fitted to the mean over seeds by generalised least squares. The variance of its parameters has Satterthwaite's degrees of freedom, and
-the first-order correction for estimated covariances of Kenward & Roger (1997, Biometrics 53:983).
+These are an offset of the whole pass, an autoregressive part, and white noise; the tilt is the change of noise along the pass. A point may
+be the mean of `count` neighbouring evaluations (`thinning.py`), which lowers its white noise alone. A law is then fitted to the mean over
+seeds by generalised least squares. The variance of its parameters has Satterthwaite's degrees of freedom, and the first-order correction
+for estimated covariances of Kenward & Roger (1997, Biometrics 53:983).
 """
 
 import dataclasses
@@ -25,7 +26,9 @@ _SHARE_MIN, _SHARE_MAX = -14.0, 3.0  # logs
 _LENGTHS = (1 / 60, 1.0)  # shares of the span in log x: a drift longer than the span is an offset
 _TILT_MAX = 1.5
 _ABSENT = 1e-5  # a share of the variance below this counts as none, and its shape is not estimated
+_NUM_PARAMETERS = 5  # of the noise, in the order of `Noise._with_slopes`
 _LIKELIHOOD_RATIO = 6.635  # chi-squared of one degree of freedom at 1%
+_MOST_WORK = 4e6  # of one evaluation of the likelihood: the cubes of the lengths of sets of x
 _RESOLUTION = 1e-24  # variance of log losses below which seeds are the same
 
 
@@ -37,11 +40,13 @@ class Scatter:
     u: log x.
     sum: the sum of products of the differences from each configuration's mean.
     free: degrees of freedom: seeds - 1, summed over the configurations.
+    count: the number of evaluations of which each point is the mean; None: one.
   """
 
   u: Float[Array, " n"]
   sum: Float[Array, "n n"]
   free: int
+  count: Float[Array, " n"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,26 +74,27 @@ class Noise:
     """Degrees of freedom: the number of independent passes behind the estimate."""
     return sum(s.free for s in self.scatters)
 
-  def covariance(self, u: Float[Array, " n"]) -> Float[Array, "n n"]:
-    """The covariance of log loss at log x = u along one pass."""
-    return self._with_slopes(u)[0]
+  def covariance(self, u: Float[Array, " n"], count: Float[Array, " n"] | None = None) -> Float[Array, "n n"]:
+    """The covariance of log loss at log x = u along one pass, of means of `count` evaluations."""
+    return self._with_slopes(u, count)[0]
 
   @no_type_check
-  def _with_slopes(self, u: Array) -> tuple[Array, list[Array]]:
+  def _with_slopes(self, u: Array, count: Array | None = None) -> tuple[Array, list[Array]]:
     """The covariance and its derivatives by offset, drift, nugget, log length and tilt."""
     distance = np.abs(u[:, None] - u)
     scale = np.exp(0.5 * self.tilt * (u - self.origin))
     scale = scale[:, None] * scale
     decay = np.exp(-distance / self.length)
-    cov = scale * (self.offset + self.drift * decay + self.nugget * np.eye(len(u)))
+    white = np.diag(np.ones(len(u)) if count is None else 1 / count)
+    cov = scale * (self.offset + self.drift * decay + self.nugget * white)
     turn = 0.5 * (u[:, None] + u - 2 * self.origin) * cov
-    return cov, [scale, scale * decay, scale * np.eye(len(u)), scale * self.drift * decay * distance / self.length, turn]
+    return cov, [scale, scale * decay, scale * white, scale * self.drift * decay * distance / self.length, turn]
 
   def information(self) -> Float[Array, "Q Q"]:
     """The expected information about the parameters, in the order of `_with_slopes`; 0 for the length of an absent drift."""
-    info = np.zeros((5, 5))
+    info = np.zeros((_NUM_PARAMETERS, _NUM_PARAMETERS))
     for s in self.scatters:
-      cov, slopes = self._with_slopes(s.u)
+      cov, slopes = self._with_slopes(s.u, s.count)
       scaled = [np.linalg.solve(cov, d) for d in slopes]
       info += 0.5 * s.free * np.array([[np.sum(a * b.T) for b in scaled] for a in scaled])
     if self.drift <= _ABSENT * (self.offset + self.drift + self.nugget):
@@ -100,21 +106,33 @@ class Noise:
     return (self.offset + self.drift * float(np.exp(-step / self.length))) / (self.offset + self.drift + self.nugget)
 
 
-def scatter_of(passes: Sequence[tuple[Float[Array, " _n"], Float[Array, "_S _n"]]]) -> tuple[Scatter, ...]:
-  """One scatter for each set of x. A configuration is given by its log x, rising, and the log losses of S >= 2 seeds there."""
-  sums: dict[bytes, Scatter] = {}
-  for u, log_y_sn in passes:
-    u = np.asarray(u, np.float64)
+def scatter_of(
+  passes: Sequence[tuple[Float[Array, " _n"], Float[Array, "_S _n"]]], counts: Sequence[Float[Array, " _n"]] | None = None
+) -> tuple[Scatter, ...]:
+  """One scatter for each set of x. A configuration is given by its log x, rising, and the log losses of S >= 2 seeds there.
+
+  `counts` has for each configuration the number of evaluations of which each point is the mean; None: one.
+  """
+  sums: dict[tuple[bytes, bytes], Scatter] = {}
+  for i, (u, log_y_sn) in enumerate(passes):
+    u, count = np.asarray(u, np.float64), None if counts is None or np.all(counts[i] == 1) else counts[i]
     rest = log_y_sn - log_y_sn.mean(axis=0)
-    before = sums.get(u.tobytes(), Scatter(u, np.zeros((len(u), len(u))), 0))
-    sums[u.tobytes()] = Scatter(u, before.sum + rest.T @ rest, before.free + len(log_y_sn) - 1)
+    key = u.tobytes(), b"" if count is None else count.tobytes()
+    before = sums.get(key, Scatter(u, np.zeros((len(u), len(u))), 0, count))
+    sums[key] = dataclasses.replace(before, sum=before.sum + rest.T @ rest, free=before.free + len(log_y_sn) - 1)
   return tuple(sums.values())
 
 
 def estimate(scatters: tuple[Scatter, ...]) -> Noise:
-  """The covariance of highest restricted likelihood, over several starts. Raises ValueError where no configuration has two seeds."""
+  """The covariance of highest restricted likelihood, over several starts. Raises ValueError where no configuration has two seeds.
+
+  Every set of x costs the cube of its length. Of very many long ones, as many as cost `_MOST_WORK` are used, at even distances.
+  """
   if not sum(s.free for s in scatters):
     raise ValueError("no configuration has two seeds")
+  share = sum(len(s.u) ** 3 for s in scatters) / _MOST_WORK
+  if share > 1:
+    scatters = tuple(scatters[i] for i in np.unique(np.linspace(0, len(scatters) - 1, max(int(len(scatters) / share), 1)).astype(int)))
   total = sum(float(np.trace(s.sum)) for s in scatters) / sum(s.free * len(s.u) for s in scatters)
   total = max(total, _RESOLUTION)
   every_u = np.concatenate([s.u for s in scatters])
@@ -129,9 +147,9 @@ def estimate(scatters: tuple[Scatter, ...]) -> Noise:
   @no_type_check
   def cost(p: Array) -> tuple[float, Array]:
     """Minus the restricted log likelihood, and its gradient."""
-    now, value, gradient = noise(p), 0.0, np.zeros(5)
+    now, value, gradient = noise(p), 0.0, np.zeros(_NUM_PARAMETERS)
     for s in scatters:
-      cov, slopes = now._with_slopes(s.u)
+      cov, slopes = now._with_slopes(s.u, s.count)
       inverse = np.linalg.inv(cov)
       inner = inverse @ s.sum @ inverse
       value += 0.5 * (s.free * (np.linalg.slogdet(cov)[1] - len(s.u) * np.log(total)) + np.sum(inverse * s.sum))
@@ -146,23 +164,18 @@ def estimate(scatters: tuple[Scatter, ...]) -> Noise:
   return noise(min(found, key=lambda f: f.fun).x)
 
 
-def whitener(cov: Float[Array, "n n"]) -> Float[Array, "n n"]:
-  """W with W'W = cov^-1."""
-  return np.linalg.inv(np.linalg.cholesky(cov))
-
-
 def tilt_of(u_n: Float[Array, " n"], log_y_n: Float[Array, " n"]) -> float:
   """The slope of the log variance of independent points in log x, estimated from repeated x by restricted maximum likelihood.
 
   It is 0 unless a likelihood ratio test finds it at 1%.
   """
-  groups = [(u, log_y_n[u_n == u]) for u in np.unique(u_n)]
-  groups = [(u, mine) for u, mine in groups if len(mine) > 1]
-  freedom = np.array([len(mine) - 1 for _, mine in groups])
-  scale = np.array([np.sum((mine - mine.mean()) ** 2) for _, mine in groups])
-  if len(groups) < 3 or not np.all(scale > _RESOLUTION):
+  at, index, count = np.unique(u_n, return_inverse=True, return_counts=True)
+  rest = log_y_n - (np.bincount(index.reshape(-1), log_y_n) / count)[index.reshape(-1)]
+  scale = np.bincount(index.reshape(-1), rest**2)[count > 1]
+  freedom, place = (count - 1)[count > 1], at[count > 1]
+  if len(place) < 3 or not np.all(scale > _RESOLUTION):
     return 0.0
-  place = np.array([u for u, _ in groups]) - np.mean([u for u, _ in groups])
+  place = place - place.mean()
 
   def cost(tilt: float) -> float:  # -2 log likelihood, maximised over the level of the variance
     return float(freedom.sum() * np.log(np.sum(scale * np.exp(-tilt * place))) + tilt * np.sum(freedom * place))
@@ -173,11 +186,27 @@ def tilt_of(u_n: Float[Array, " n"], log_y_n: Float[Array, " n"]) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-  """The means over one configuration's seeds among the points of a fit: their indices, their log x, and the number of seeds."""
+  """The means over one configuration's seeds among the points of a fit.
+
+  Attributes:
+    at: the indices of the points.
+    u: their log x.
+    seeds: the number of seeds.
+    count: the number of evaluations of one pass of which each point is the mean; None: one.
+  """
 
   at: Int[Array, " n"]
   u: Float[Array, " n"]
   seeds: int
+  count: Float[Array, " n"] | None = None
+
+
+def alike(blocks: Sequence[Block]) -> list[list[Block]]:
+  """The blocks by the covariance of their points: those of the same x, counts and number of seeds together."""
+  out: dict[tuple[bytes, bytes, int], list[Block]] = {}
+  for block in blocks:
+    out.setdefault((block.u.tobytes(), b"" if block.count is None else block.count.tobytes(), block.seeds), []).append(block)
+  return list(out.values())
 
 
 def judge(noise: Noise, blocks: Sequence[Block], jacobian: Float[Array, "N P"]) -> tuple[Float[Array, "P P"], Float[Array, " P"]]:
@@ -191,26 +220,34 @@ def judge(noise: Noise, blocks: Sequence[Block], jacobian: Float[Array, "N P"]) 
   Returns:
     The covariance of the parameters, corrected for the estimated covariance of the noise. Then the degrees of freedom of each variance.
   """
-  slopes = [noise._with_slopes(b.u)[1] for b in blocks]
-  inverse = [b.seeds * np.linalg.inv(noise.covariance(b.u)) for b in blocks]
-  rows = [jacobian[b.at] for b in blocks]
-  weighted = [inv @ j for inv, j in zip(inverse, rows, strict=True)]
-  plain = np.linalg.inv(sum(j.T @ w for j, w in zip(rows, weighted, strict=True)))
+  count, p = _NUM_PARAMETERS, jacobian.shape[1]
+  total, first, second = np.zeros((p, p)), np.zeros((count, p, p)), np.zeros((count, count, p, p))
+  for same in alike(blocks):
+    b = same[0]
+    cov, slopes = noise._with_slopes(b.u, b.count)
+    inverse = b.seeds * np.linalg.inv(cov)
+    # The columns of all blocks side by side, [m, G P].
+    rows = jacobian[np.stack([block.at for block in same])].transpose(1, 0, 2).reshape(len(b.u), -1)
+    weighted = inverse @ rows
+    moved = [slope @ weighted / b.seeds for slope in slopes]
+    again = [inverse @ m for m in moved]
+    total += _summed(rows, weighted, p)
+    for j in range(count):
+      first[j] -= _summed(weighted, moved[j], p)
+      for k in range(count):
+        second[j, k] += _summed(moved[j], again[k], p)
+  plain = np.linalg.inv(total)
   information = noise.information()
   unit = np.sqrt(np.diagonal(information))  # scales all parameters alike; parameters without information stay out
   unit = np.divide(1.0, unit, out=np.zeros_like(unit), where=unit > 0)
   known = np.linalg.pinv(information * np.outer(unit, unit), rcond=1e-10, hermitian=True) * np.outer(unit, unit)
-  count, p = len(known), jacobian.shape[1]
-  first = np.zeros((count, p, p))
-  second = np.zeros((count, count, p, p))
-  for b, w, inv, d in zip(blocks, weighted, inverse, slopes, strict=True):
-    moved = [d_j @ w / b.seeds for d_j in d]
-    for j in range(count):
-      first[j] -= w.T @ moved[j]
-      for k in range(count):
-        second[j, k] += moved[j].T @ inv @ moved[k]
   change = np.einsum("jk,jkab->ab", known, second - np.einsum("jab,bc,kcd->jkad", first, plain, first))
   corrected = plain + 2 * plain @ change @ plain
   gradient = -np.einsum("ab,jbc,ca->aj", plain, first, plain)  # the derivative of each parameter's variance
   variance = np.einsum("aj,jk,ak->a", gradient, known, gradient)
   return corrected, 2 * np.diagonal(plain) ** 2 / np.maximum(variance, 1e-300)
+
+
+def _summed(left: Float[Array, "m Q"], right: Float[Array, "m Q"], p: int) -> Float[Array, "p p"]:
+  """The sum over blocks of left' right, for blocks of `p` columns each."""
+  return left.reshape(-1, p).T @ right.reshape(-1, p)

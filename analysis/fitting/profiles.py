@@ -95,7 +95,9 @@ class _Search:
   def __init__(self, problem: Problem, solution: Solution, ends: "list[End]") -> None:
     self.problem, self.solution, self.ends = problem, solution, ends
     # A held parameter may have optima on two branches, such as gamma = 0 and gamma > 0.
+    # Of many points the fits are followed alone: they leave no room for a second optimum.
     self.more_kp = problem.starts if len(problem.starts) <= _FEW else problem.starts[::4]
+    self.more_kp = self.more_kp[:0] if problem.many else self.more_kp
     self.lower: Array | None = None
     self.lowest = solution.cost - _LOWER * solution.cost - len(problem.log_y) * 1e-28
     self.moved: list[End] = []

@@ -11,14 +11,16 @@ import dataclasses
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy import special
 
 from analysis.fitting import noise
 from analysis.fitting.laws import Law
-from analysis.fitting.least_squares import Loss, Problem, Solution
+from analysis.fitting.least_squares import Loss, Problem, Solution, solve
 from analysis.fitting.noise import Block, Noise
+from analysis.fitting.thinning import cell_means, cells, pass_means
 from analysis.fitting.uncertainty import condition, free_parameters, quantile, unit_covariance
+from analysis.fitting.whitening import EQUAL, Blocks, Weights
 
 Array = np.ndarray
 _RESOLUTION = 1e-12  # log residuals below this are rounding errors: the least standard deviation of the noise
@@ -40,6 +42,8 @@ class Setting:
     dropped: the number of points left out because not all seeds have them.
     known_variance, known_free: the variance of one residual (whitened) as seeds or repeats tell it, without the law, and its degrees of
       freedom; 0 where nothing tells.
+    averaged: a note on points that are fitted as means of neighbours, or empty.
+    total: the cost of a solution over all points, where means are fitted in their place; None: it is the solution's.
   """
 
   problem: Problem
@@ -49,6 +53,12 @@ class Setting:
   dropped: int = 0
   known_variance: float = 0.0
   known_free: float = 0.0
+  averaged: str = ""
+  total: Callable[[Solution], float] | None = None
+
+  def cost(self, solution: Solution) -> float:
+    """The cost of a solution over all points."""
+    return solution.cost if self.total is None else self.total(solution)
 
 
 def usable(x: Float[Array, "n C"], y: Float[Array, " n"]) -> Bool[Array, " n"]:
@@ -61,12 +71,19 @@ def inside(x: Float[Array, "n C"], x_min: float | None, x_max: float | None) -> 
   return ~((x[:, -1] < (-np.inf if x_min is None else x_min)) | (x[:, -1] > (np.inf if x_max is None else x_max)))
 
 
-def independent(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], loss: Loss) -> Setting:
-  """The setting of points that are separate runs."""
+def independent(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], loss: Loss, average: bool = True) -> Setting:
+  """The setting of points that are separate runs.
+
+  Many points are fitted as means of neighbours (`thinning.cells`), unless `average` is false or the loss is robust. Intervals are judged by
+  the scatter of all points.
+  """
   u = np.log(x[:, -1])
   tilt = noise.tilt_of(u, np.log(y)) if law.num_x == 1 and loss.delta is None else 0.0
   weight = np.exp(-0.5 * tilt * (u - u.mean()))
-  problem = Problem.of(law, x, y, np.diag(weight) if tilt else None, loss)
+  every = Problem.of(law, x, y, Weights(weight) if tilt else EQUAL, loss)
+  cell = cells(every.log_x) if average and loss.delta is None else None
+  problem = every if cell is None else _of_cells(every, cell, weight)
+  averaged = "" if cell is None else _averaged(len(y), len(problem.log_y), "in log x")
   free = len(y) - len(law.params)
   places, index = np.unique(x, axis=0, return_inverse=True)
   index = index.reshape(-1)
@@ -75,17 +92,38 @@ def independent(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], loss: L
   pure = float(np.sum((weight * (np.log(y) - mean[index])) ** 2))
   repeats = within >= 2 and loss.delta is None and pure > _RESOLUTION**2 * np.sum(weight**2)
 
+  def total(solution: Solution) -> float:
+    return solution.cost if cell is None else float(np.sum(every.evaluate(solution.theta[None])[0] ** 2))
+
   def judge(solution: Solution) -> tuple[Array, Array]:
-    deviation = max(np.sqrt(solution.cost / free), _RESOLUTION)
+    deviation = max(np.sqrt(total(solution) / free), _RESOLUTION)
     return np.full(len(law.params), quantile(free) * deviation), np.full(len(law.params), deviation)
 
   def misfit(solution: Solution) -> float | None:
     if not repeats or lack < 1:
       return None
-    return float(special.fdtrc(lack, within, max(solution.cost - pure, 0.0) / lack / (pure / within)))
+    return float(special.fdtrc(lack, within, max(total(solution) - pure, 0.0) / lack / (pure / within)))
 
   known = (pure / within, float(within)) if repeats else (0.0, 0.0)
-  return Setting(problem, judge, misfit, known_variance=known[0], known_free=known[1])
+  return Setting(problem, judge, misfit, known_variance=known[0], known_free=known[1], averaged=averaged, total=total)
+
+
+def unweighted(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], loss: Loss) -> Problem:
+  """The problem of points that all count alike, of which many are fitted as means of neighbours."""
+  every = Problem.of(law, x, y, loss=loss)
+  cell = cells(every.log_x) if loss.delta is None else None
+  return every if cell is None else _of_cells(every, cell, np.ones(len(y)))
+
+
+def _of_cells(every: Problem, cell: Int[Array, " n"], weight: Float[Array, " n"]) -> Problem:
+  """The problem of the means of each cell, whose law bends within cells as the best fit does."""
+  square = weight**2
+  log_x = cell_means(every.log_x, cell, square)
+  whiten = Weights(np.sqrt(np.bincount(cell, square)))
+  problem = dataclasses.replace(every, log_x=log_x, log_y=cell_means(every.log_y, cell, square), whiten=whiten)
+  theta = solve(problem).theta[None]
+  bend = cell_means(every.law.log_value(theta, every.log_x)[0][0], cell, square) - every.law.log_value(theta, log_x)[0][0]
+  return dataclasses.replace(problem, log_y=problem.log_y - bend)
 
 
 def repeated(x: Float[Array, "n C"], seed: Array) -> str:
@@ -108,12 +146,14 @@ def passes_of(
     because another seed has none at that x.
   """
   out, dropped = [], 0
-  for place in np.unique(x[:, :-1], axis=0):
-    mine = np.all(x[:, :-1] == place, axis=1)
+  places, index = np.unique(x[:, :-1], axis=0, return_inverse=True)
+  order = np.argsort(index.reshape(-1), kind="stable")
+  for place, mine in zip(places, np.split(order, np.cumsum(np.bincount(index.reshape(-1)))[:-1]), strict=True):
     seeds = np.unique(seed[mine])
-    tables = [dict(zip(x[mine & (seed == s), -1].tolist(), np.log(y[mine & (seed == s)]).tolist(), strict=True)) for s in seeds]
+    of_seed = [mine[seed[mine] == s] for s in seeds]
+    tables = [dict(zip(x[at, -1].tolist(), np.log(y[at]).tolist(), strict=True)) for at in of_seed]
     shared = sorted(set(tables[0]).intersection(*tables[1:]))
-    dropped += int(mine.sum()) - len(seeds) * len(shared)
+    dropped += len(mine) - len(seeds) * len(shared)
     if shared:
       columns = np.column_stack([np.tile(place, (len(shared), 1)), shared])
       out.append((columns, np.array([[table[at] for at in shared] for table in tables])))
@@ -122,8 +162,9 @@ def passes_of(
 
 def noise_of(configurations: list[tuple[Float[Array, "_m _C"], Float[Array, "_S _m"]]]) -> Noise | None:
   """The covariance estimated from the seeds of these configurations; None where no configuration has two."""
-  several = [(np.log(x[:, -1]), log_y) for x, log_y in configurations if len(log_y) > 1]
-  return noise.estimate(noise.scatter_of(several)) if several else None
+  several = [pass_means(*configuration) for configuration in configurations if len(configuration[1]) > 1]
+  scatters = noise.scatter_of([(np.log(x[:, -1]), log_y) for x, log_y, _ in several], [count for *_, count in several])
+  return noise.estimate(scatters) if several else None
 
 
 def of_passes(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], seed: Array, pooled: Noise | None) -> Setting | None:
@@ -132,15 +173,15 @@ def of_passes(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], seed: Arr
   known = noise_of(configurations) if pooled is None else pooled
   if known is None or not configurations:
     return None
+  shorter = [pass_means(*configuration) for configuration in configurations]
   blocks, start = [], 0
-  for columns, log_y_sm in configurations:
-    blocks.append(Block(start + np.arange(len(columns)), np.log(columns[:, -1]), len(log_y_sm)))
+  for columns, log_y_sm, count in shorter:
+    blocks.append(Block(start + np.arange(len(columns)), np.log(columns[:, -1]), len(log_y_sm), count))
     start += len(columns)
-  whiten = np.zeros((start, start))
-  for b in blocks:
-    whiten[np.ix_(b.at, b.at)] = noise.whitener(known.covariance(b.u) / b.seeds)
-  means = np.concatenate([log_y_sm.mean(axis=0) for _, log_y_sm in configurations])
-  problem = Problem.of(law, np.concatenate([columns for columns, _ in configurations]), np.exp(means), whiten)
+  whiten = Blocks.of([([b.at for b in same], known.covariance(same[0].u, same[0].count) / same[0].seeds) for same in noise.alike(blocks)])
+  means = np.concatenate([log_y_sm.mean(axis=0) for _, log_y_sm, _ in shorter])
+  problem = Problem.of(law, np.concatenate([columns for columns, *_ in shorter]), np.exp(means), whiten)
+  averaged = _averaged(sum(log_y_sm.size for _, log_y_sm in configurations), sum(log_y_sm.size for _, log_y_sm, _ in shorter), "of a pass")
   seeds_free = _PER_SEED * known.free
 
   def misfit(solution: Solution) -> float | None:
@@ -162,4 +203,9 @@ def of_passes(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], seed: Arr
     deviation = np.sqrt(share * wider)
     return np.array([quantile(f) for f in freedom]) * deviation, deviation
 
-  return Setting(problem, judge, misfit, known, dropped, 1.0, max(seeds_free, 1.0))
+  return Setting(problem, judge, misfit, known, dropped, 1.0, max(seeds_free, 1.0), averaged)
+
+
+def _averaged(points: int, means: int, which: str) -> str:
+  """A note on points that are fitted as means, or empty."""
+  return f"{points} points are fitted as {means} means of neighbours {which}" if means < points else ""

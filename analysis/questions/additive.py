@@ -201,9 +201,7 @@ def _misfit(setting: settings.Setting, laws: Ensemble) -> float:
   places, index = np.unique(problem.log_x[:, :-1], axis=0, return_inverse=True)
   index = index.reshape(-1)
   ends = np.array([np.flatnonzero(index == i)[np.argmax(problem.log_x[index == i, -1])] for i in range(len(places))])
-  noise = np.zeros(len(off))
-  if setting.noise is not None and problem.whiten is not None:
-    noise = np.diagonal(np.linalg.inv(problem.whiten.T @ problem.whiten))
+  noise = np.zeros(len(off)) if setting.noise is None else problem.whiten.variances(np.arange(len(off)))
   return float(np.sqrt(max(np.mean(off[ends] ** 2 - noise[ends]), 0.0)))
 
 

@@ -158,7 +158,7 @@ def fit_all(
 def _points(members: Sequence[Member]) -> Points:
   """The means of the members' points at each x, with the noise of the seeds, or that of the residuals where there is none."""
   problem = members[0].setting.problem
-  cov = np.eye(len(problem.log_y)) if problem.whiten is None else np.linalg.inv(problem.whiten.T @ problem.whiten)
+  cov = problem.whiten.covariance(len(problem.log_y))
   if members[0].setting.noise is None:
     cov = cov * max(min(m.deviation for m in members), 1e-12) ** 2
   log_x, index = np.unique(problem.log_x, axis=0, return_inverse=True)
@@ -220,16 +220,14 @@ def _spread(member: Member) -> float:
 def _draw(problem: Problem, theta: Float[Array, " P"], deviation: float, count: int, rng: np.random.Generator) -> Float[Array, "K P"]:
   """Fits to sweeps drawn from the law, with noise that has this standard deviation when whitened. All are computed together."""
   log_f = problem.law.log_value(theta[None], problem.log_x)[0][0]
-  n = len(log_f)
-  whiten = np.eye(n) if problem.whiten is None else problem.whiten
-  drawn_kn = log_f + deviation * rng.standard_normal((count, n)) @ np.linalg.inv(whiten).T
+  drawn_kn = log_f + deviation * problem.whiten.color(rng.standard_normal((count, len(log_f))))
 
   def evaluate(numbered_kq: Array) -> tuple[Array, Array]:
     """Residuals and gradient. The last column, which is held, is the number of the drawn sweep."""
     log_f_kn, gradient_knp = problem.law.log_value(numbered_kq[:, :-1], problem.log_x)
     rest_kn = log_f_kn - drawn_kn[numbered_kq[:, -1].astype(int)]
-    white_knp = np.concatenate([whiten @ gradient_knp, np.zeros((*rest_kn.shape, 1))], axis=-1)
-    return rest_kn @ whiten.T, white_knp
+    white_knp = np.concatenate([problem.whiten.apply(gradient_knp), np.zeros((*rest_kn.shape, 1))], axis=-1)
+    return problem.whiten.rows(rest_kn), white_knp
 
   number = np.arange(count, dtype=np.float64)
   start = np.column_stack([np.tile(theta, (count, 1)), number])

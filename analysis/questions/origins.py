@@ -9,10 +9,10 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float
 
-from analysis.fitting import noise
 from analysis.fitting.laws import Law, joint
 from analysis.fitting.least_squares import Problem
 from analysis.fitting.refusals import refusal
+from analysis.fitting.whitening import correlated
 from analysis.load import evenly
 
 Array = np.ndarray
@@ -69,7 +69,7 @@ class Points:
 
   def part(self, law: Law, kept: Bool[Array, " n"]) -> Problem:
     """The problem of fitting a law to some of the points."""
-    return Problem(law, self.log_x[kept], self.log_y[kept], self.log_y0, noise.whitener(self.cov[np.ix_(kept, kept)]))
+    return Problem(law, self.log_x[kept], self.log_y[kept], self.log_y0, correlated(self.cov[np.ix_(kept, kept)]))
 
 
 def origins(points: Points, laws: Fits, base: Float[Array, " C"], of_ends: bool = False) -> list[Origin]:
@@ -149,8 +149,8 @@ def _errors(
   log_f, gradient = (a[0] for a in law.log_value(theta[None], points.log_x))
   free = (theta > low[0]) & (theta < high[0])
   # To first order a fit moves by `moved` times the noise of the kept points.
-  assert problem.whiten is not None
-  moved = np.linalg.pinv(problem.whiten @ gradient[kept][:, free], rcond=1e-9) @ problem.whiten
+  white = problem.whiten.columns(np.column_stack([gradient[kept][:, free], np.eye(int(kept.sum()))]))
+  moved = np.linalg.pinv(white[:, : free.sum()], rcond=1e-9) @ white[:, free.sum() :]
   follows = np.zeros((len(targets), len(log_f)))
   follows[:, kept] = gradient[targets][:, free] @ moved
   follows[np.arange(len(targets)), targets] -= 1.0
