@@ -10,6 +10,7 @@ groups of the file.
 """
 
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator
 from pathlib import Path

@@ -18,7 +18,7 @@ from analysis.fitting import noise
 from analysis.fitting.laws import Law
 from analysis.fitting.least_squares import Loss, Problem, Solution, solve
 from analysis.fitting.noise import Block, Noise
-from analysis.fitting.thinning import cell_means, cells, pass_means
+from analysis.fitting.thinning import CELLS, CURVED_CELLS, cell_means, cells, pass_means
 from analysis.fitting.uncertainty import condition, free_parameters, quantile, unit_covariance
 from analysis.fitting.whitening import EQUAL, Blocks, Weights
 
@@ -81,7 +81,7 @@ def independent(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], loss: L
   tilt = noise.tilt_of(u, np.log(y)) if law.num_x == 1 and loss.delta is None else 0.0
   weight = np.exp(-0.5 * tilt * (u - u.mean()))
   every = Problem.of(law, x, y, Weights(weight) if tilt else EQUAL, loss)
-  cell = cells(every.log_x) if average and loss.delta is None else None
+  cell = _cells(every) if average else None
   problem = every if cell is None else _of_cells(every, cell, weight)
   averaged = "" if cell is None else _averaged(len(y), len(problem.log_y), "in log x")
   free = len(y) - len(law.params)
@@ -111,19 +111,33 @@ def independent(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], loss: L
 def unweighted(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], loss: Loss) -> Problem:
   """The problem of points that all count alike, of which many are fitted as means of neighbours."""
   every = Problem.of(law, x, y, loss=loss)
-  cell = cells(every.log_x) if loss.delta is None else None
+  cell = _cells(every)
   return every if cell is None else _of_cells(every, cell, np.ones(len(y)))
 
 
+def _cells(every: Problem) -> Int[Array, " n"] | None:
+  """The cells in which points are averaged; None for few points and for a robust loss."""
+  return cells(every.log_x, CURVED_CELLS if every.law.curved else CELLS) if every.loss.delta is None else None
+
+
 def _of_cells(every: Problem, cell: Int[Array, " n"], weight: Float[Array, " n"]) -> Problem:
-  """The problem of the means of each cell, whose law bends within cells as the best fit does."""
+  """The problem of the means of each cell, with the optimum of all points.
+
+  The law bends within cells, and the spread of x within them tells something too. So each mean is moved until its residual at the optimum
+  of all points is the mean residual of its points, less the part that a change of the parameters could follow.
+  """
   square = weight**2
   log_x = cell_means(every.log_x, cell, square)
   whiten = Weights(np.sqrt(np.bincount(cell, square)))
   problem = dataclasses.replace(every, log_x=log_x, log_y=cell_means(every.log_y, cell, square), whiten=whiten)
-  theta = solve(problem).theta[None]
-  bend = cell_means(every.law.log_value(theta, every.log_x)[0][0], cell, square) - every.law.log_value(theta, log_x)[0][0]
-  return dataclasses.replace(problem, log_y=problem.log_y - bend)
+  low, high = every.bounds(1)
+  theta = every.minimise(solve(problem).theta[None], low, high)[0]
+  rest = cell_means(every.law.log_value(theta, every.log_x)[0][0] - every.log_y, cell, square)
+  log_f, gradient = (a[0] for a in every.law.log_value(theta, log_x))
+  free = (theta[0] > low[0]) & (theta[0] < high[0])
+  white = whiten.columns(np.column_stack([gradient[:, free], rest]))
+  rest -= gradient[:, free] @ np.linalg.lstsq(white[:, :-1], white[:, -1], rcond=None)[0]
+  return dataclasses.replace(problem, log_y=log_f - rest)
 
 
 def repeated(x: Float[Array, "n C"], seed: Array) -> str:

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 Array = np.ndarray
 PASS_MEANS = 64  # a pass of more evaluations is fitted as at most this many block means
 CELLS = 1024  # independent points of more than twice this number are fitted as at most this many means
+CURVED_CELLS = 128  # the same for a law whose search takes many starts
 
 
 def pass_means(
@@ -34,16 +35,16 @@ def pass_means(
   return out, np.add.reduceat(log_y_sn, first, axis=1) / count, count
 
 
-def cells(log_x: Float[Array, "n C"]) -> Int[Array, " n"] | None:
-  """The number of the cell of each independent point; None for few points, each of which is fitted.
+def cells(log_x: Float[Array, "n C"], most: int = CELLS) -> Int[Array, " n"] | None:
+  """The number of the cell of each independent point, `most` cells at most; None for few points, each of which is fitted.
 
-  Points of one x are a cell where there are at most `CELLS` distinct x. Otherwise cells have equal sides in log x. A column of few distinct
+  Points of one x are a cell where there are at most `most` distinct x. Otherwise cells have equal sides in log x. A column of few distinct
   values keeps them, and the other columns are cut the finer.
   """
-  if len(log_x) <= 2 * CELLS:
+  if len(log_x) <= 2 * most:
     return None
   values = [np.unique(column, return_inverse=True) for column in log_x.T]
-  left, indices = float(CELLS), np.zeros(len(log_x), int)
+  left, indices = float(most), np.zeros(len(log_x), int)
   for done, i in enumerate(sorted(range(len(values)), key=lambda i: len(values[i][0]))):  # columns of few values first
     side = max(int(left ** (1 / (len(values) - done)) + 1e-9), 1)
     distinct, index = values[i]
