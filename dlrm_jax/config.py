@@ -13,6 +13,7 @@ ORDERS = ("time", "shuffled")  # of the training examples of a data set (data/or
 WINDOWS = ("oldest", "recent")  # which training rows of a data set a run takes
 ALL = 0  # of num_examples and eval_examples: as many as a data set has
 FOUND, FIRST_DECAY = 0, 2**15  # of decay_examples: found by trials, of which the first has this one
+MOST_REPEATED = 2**31  # planted examples of a pass that is repeated
 HORIZONS = ("linear", "quadratic", "cosine")  # schedules that reach 0 after --decay_examples
 
 
@@ -130,7 +131,10 @@ class TrainConfig(StepSettings):
     zero="all",
   )
   epochs: int = LENGTH.option(
-    1, "passes over the same rows of a data set, each in a new order if shuffled; points after the first are no data curve", at_least=1
+    1,
+    "passes over the same rows of a data set, each in a new order if shuffled, or over the first planted examples; points after the first "
+    "are no data curve",
+    at_least=1,
   )
   seed: int = SEED.option(0, "initial weights; on planted data, which examples are drawn; on a data set, their order if it is shuffled")
   order: str = NUMBERS.option("time", "order of a data set's training examples: that of the log, or shuffled by the seed", ORDERS)
@@ -306,9 +310,12 @@ class RunConfig:
     if self.num_processes > 1 and not self.coordinator:
       raise UserError(f"--num_processes={self.num_processes} needs --coordinator=host:port")
     if self.data == "planted":
-      for name, default, lacks in (("order", "time", "an order"), ("window", "oldest", "an order"), ("epochs", 1, "an end")):
+      for name, default in (("order", "time"), ("window", "oldest")):
         if (value := getattr(self.train, name)) != default:
-          raise UserError(f"--{name}={value}: planted examples are independent draws, without {lacks}; leave it out")
+          raise UserError(f"--{name}={value}: planted examples are independent draws, without an order; leave it out")
+      if self.train.epochs > 1:
+        most = f"at most {MOST_REPEATED} with --epochs={self.train.epochs} on planted data"
+        check(self.train.num_examples <= MOST_REPEATED, self.train, "num_examples", most)
     devices = self.mesh.num_devices
     if self.train.batch_size % devices:
       raise UserError(f"--batch_size={self.train.batch_size}: must be a multiple of the {devices} devices of --mesh={self.mesh.mesh}")
@@ -319,4 +326,5 @@ class RunConfig:
       tail_only = self.data == "planted" and not planted.pair_variance + planted.dense_variance + planted.score_variance
       if not tail_only:
         raise UserError("--learner=per_id: the exact estimator knows planted tail data only (--data=planted, other variances 0)")
+      check(self.train.epochs == 1, self.train, "epochs", "1 with --learner=per_id, which takes every example for a new one")
       check(planted.bag_length == 1, planted, "bag_length", "1 with --learner=per_id, which knows one id a field")

@@ -161,7 +161,7 @@ def open_source(config: RunConfig) -> Source:
   if config.data == "planted":
     if split != "eval":
       raise UserError(f"--eval_split={split}: must be eval with --data=planted, whose held-out examples are unlimited")
-    return Planted(config.planted).first_tables(config.model.num_tables)
+    return Planted(config.planted, epochs=config.train.epochs).first_tables(config.model.num_tables)
   dataset = open_dataset(config.data)
   if dataset.rows(split) == 0 and (config.restore is None or split != "eval"):
     hint = "no rows are held out; prepare it with --eval_rows or --eval_fraction"
@@ -174,7 +174,7 @@ def open_source(config: RunConfig) -> Source:
 
 def one_epoch(source: Source) -> Source:
   """The source of a run that makes one pass, whatever the epochs of this one."""
-  return dataclasses.replace(source, epochs=1) if isinstance(source, PreparedSource) else source
+  return dataclasses.replace(source, epochs=1) if isinstance(source, (PreparedSource, Planted)) else source
 
 
 def resolved(config: RunConfig, source: Source) -> RunConfig:

@@ -24,7 +24,7 @@ from dlrm_jax.common.flags import UserError
 from dlrm_jax.common.progress import Bar
 from dlrm_jax.config import RunConfig
 from dlrm_jax.data.planted.clicks import Planted
-from dlrm_jax.data.source import PreparedSource, Source
+from dlrm_jax.data.source import PreparedSource, Source, one_epoch
 from dlrm_jax.shape import DataShape
 from dlrm_jax.training import metrics
 from dlrm_jax.training.logistic import FtrlSettings, LogisticRegression
@@ -172,5 +172,5 @@ def _weights(shape: DataShape, batch: Batch, keep_b: Bool[np.ndarray, " B"], kep
 def _all_examples(config: RunConfig, source: Source) -> Iterator[Batch]:
   """The training examples of the first epoch of a run in their order, those of all processes."""
   train = config.train
-  batches = source.all_train_batches if isinstance(source, PreparedSource) else source.train_batches
+  batches = source.all_train_batches if isinstance(source, PreparedSource) else one_epoch(source).train_batches
   return batches(train.seed, _READ, train.num_examples)

@@ -21,7 +21,7 @@ import numpy as np
 
 from dlrm_jax.batch import Batch
 from dlrm_jax.common.arrays import sigmoid
-from dlrm_jax.config import PlantedConfig
+from dlrm_jax.config import MOST_REPEATED, PlantedConfig
 from dlrm_jax.data.order import local_batch_size
 from dlrm_jax.data.planted.draws import Truth, draw
 from dlrm_jax.data.planted.teacher import DENSE_INPUTS, PAIR_FIELDS, PARTS, SCORE_FIELDS, SMALL_IDS, latent_arrays
@@ -38,10 +38,12 @@ class Planted:
   Attributes:
     config: the teacher.
     num_tables: how many fields, the first ones, examples show; 0: all. Clicks depend on all fields.
+    epochs: passes that a run makes over its first examples, in the same order.
   """
 
   config: PlantedConfig
   num_tables: int = 0
+  epochs: int = 1
 
   @property
   def name(self) -> str:
@@ -113,18 +115,21 @@ class Planted:
     """Examples `start .. start + size - 1` of a stream, on the device. Ids are unsigned and start at 0: a tail id is its rank k - 1."""
     return self._draw(stream, start, size, size, 1)[0]
 
-  def _draw(self, stream: int, start: int, size: int, stride: int, count: int) -> list[tuple[Batch, Truth]]:
-    """`count` batches. The first example of a batch is `stride` after that of the batch before."""
+  def _draw(self, stream: int, start: int, size: int, stride: int, count: int, again: int | None = None) -> list[tuple[Batch, Truth]]:
+    """`count` batches. The first example of a batch is `stride` after that of the batch before; example 0 follows `again` - 1."""
     low, high = np.uint32(start & 0xFFFFFFFF), np.uint32(start >> 32)
-    return draw(self.config, self.shape.num_lookups, size, stride, count, self.latents, np.uint32(stream), low, high)
+    words = (low, high) if again is None else (np.uint32(start % again), np.uint32(0), np.uint32(again))
+    return draw(self.config, self.shape.num_lookups, size, stride, count, self.latents, np.uint32(stream), *words)
 
   def train_batches(self, seed: int, batch_size: int, num_examples: int, start: int = 0) -> Iterator[Batch]:
     """This process's examples of the training batches of one seed, from example `start` on. The last batch is padded with weight 0.
 
     Process p of P has the p-th of P equal ranges of every batch, so that together they are the batch of a single process. Raises
-    UserError if they are not equal.
+    UserError if they are not equal. With several epochs the examples are those of a pass, again and again.
     """
-    for batch, _ in self._batches(1 + seed, batch_size, num_examples, start, (jax.process_index(), jax.process_count())):
+    process, rows = (jax.process_index(), jax.process_count()), num_examples // self.epochs
+    again = rows if self.epochs > 1 and rows <= MOST_REPEATED else None
+    for batch, _ in self._batches(1 + seed, batch_size, num_examples, start, process, again):
       yield batch
 
   def num_eval_examples(self, wanted: int, octaves: int = 0) -> int:
@@ -136,15 +141,15 @@ class Planted:
 
   @property
   def eval_key(self) -> Hashable:
-    return self
+    return dataclasses.replace(self, epochs=1)
 
   def _batches(
-    self, stream: int, batch_size: int, num_examples: int, start: int, process: tuple[int, int] = (0, 1)
+    self, stream: int, batch_size: int, num_examples: int, start: int, process: tuple[int, int] = (0, 1), again: int | None = None
   ) -> Iterator[tuple[Batch, Truth]]:
     size = local_batch_size(batch_size, process)
     count = drawn_together(size)
     for first in range(start, num_examples, count * batch_size):
-      for i, (batch, truth) in enumerate(self._draw(stream, first + process[0] * size, size, batch_size, count)):
+      for i, (batch, truth) in enumerate(self._draw(stream, first + process[0] * size, size, batch_size, count, again)):
         left = num_examples - first - i * batch_size
         if left <= 0:
           return

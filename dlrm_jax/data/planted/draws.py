@@ -67,12 +67,14 @@ def draw(
   stream: ArrayLike,
   low: ArrayLike,
   high: ArrayLike,
+  again: ArrayLike | None = None,
 ) -> list[tuple[Batch, Truth]]:
   """`count` batches of `size` examples with their first `num_lookups` ids. The first batch starts at example high * 2^32 + low, each
-  other one `stride` examples after the batch before. One program draws all examples and cuts them into batches."""
+  other one `stride` examples after the batch before. One program draws all examples and cuts them into batches. With `again` example
+  0 comes after example again - 1; `low` is then below `again` and `high` is 0."""
   with jax.named_scope("draws"):
     offset_b = (jnp.arange(count, dtype=jnp.uint32)[:, None] * stride + jnp.arange(size, dtype=jnp.uint32)).reshape(-1)
-    batch, truth = _examples(config, offset_b, teacher, stream, low, high)
+    batch, truth = _examples(config, offset_b, teacher, stream, low, high, again)
     weight_bl = None if batch.bag_weight_bl is None else batch.bag_weight_bl[:, :num_lookups]
     drawn = (dataclasses.replace(batch, ids_bl=batch.ids_bl[:, :num_lookups], bag_weight_bl=weight_bl), truth)
     return [jax.tree.map(lambda x, i=i: x[i * size : (i + 1) * size], drawn) for i in range(count)]
@@ -91,10 +93,12 @@ def _examples(
   stream: ArrayLike,
   low: ArrayLike,
   high: ArrayLike,
+  again: ArrayLike | None,
 ) -> tuple[Batch, Truth]:
   size = len(offset_b)
   index_b = low + offset_b
   high_b = high + (index_b < low).astype(jnp.uint32)  # carry
+  index_b = index_b if again is None else index_b % again
 
   def words(purpose: int, shape: tuple[int, ...]) -> UInt32[Array, "B ..."]:
     """The random words [B, *shape] of each example for one purpose."""

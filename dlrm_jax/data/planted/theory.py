@@ -45,7 +45,12 @@ def _tail_theory(config: RunConfig, source: Planted) -> dict[str, float | None]:
 
 
 def ideal(config: RunConfig, source: Source, examples: int) -> float | None:
-  """Excess (nats) of the ideal learner's tail after so many examples with the rows of the run; None if no closed form is known."""
+  """Excess (nats) of the ideal learner's tail after so many examples with the rows of the run; None if no closed form is known.
+
+  Examples that are trained on again teach it nothing.
+  """
+  if config.train.epochs > 1:
+    examples = min(examples, config.train.num_examples)
   if not isinstance(source, Planted) or not source.whole_tail:
     return None
   rows = config.model.num_rows if config.train.learner == "dlrm" else None

@@ -14,6 +14,7 @@ from dlrm_jax.data.planted import closed_forms as theory
 from dlrm_jax.data.planted.clicks import EVAL_STREAM, Planted
 from dlrm_jax.data.planted.closed_forms import decaying_shares
 from dlrm_jax.data.planted.teacher import PAIR_TERMS, SMALL_IDS
+from dlrm_jax.data.planted.theory import ideal
 from dlrm_jax.data.planted.theory import theory as theory_of
 from dlrm_jax.training import metrics, per_id
 
@@ -275,3 +276,24 @@ def test_per_id_is_close_to_the_closed_form():
   evaluation, truth = planted.batch(EVAL_STREAM, 0, 2**15)
   got = metrics.excess(np.asarray(per_id.predict(state, evaluation, -1.0), np.float64), np.asarray(truth.logit_b, np.float64))
   assert got == pytest.approx(theory.excess_ideal(65536, 1.25, planted.tau, 8), rel=0.08)
+
+
+@pytest.mark.parametrize("start", [0, 64, 333, 500, 777])
+def test_a_repeated_pass_has_its_examples_again(start: int):
+  """300 examples three times over, in batches that go across the ends of passes, from any example on."""
+  planted = Planted(PlantedConfig(pair_variance=0.2, dense_variance=0.2), epochs=3)
+  once = list(Planted(planted.config).train_batches(7, 300, 300))
+  got = list(planted.train_batches(7, 64, 900, start))
+  assert [len(batch.label_b) for batch in got] == [64] * -(-(900 - start) // 64)
+  kept = np.concatenate([np.asarray(batch.weight_b) for batch in got]) > 0
+  for name in ("ids_bl", "dense_bm", "label_b"):
+    wanted = np.tile(np.asarray(getattr(once[0], name)).T, 3).T[start:]
+    np.testing.assert_array_equal(np.concatenate([np.asarray(getattr(batch, name)) for batch in got])[kept], wanted, err_msg=name)
+
+
+def test_the_ideal_learner_learns_nothing_from_repeated_examples():
+  run = RunConfig()
+  again = dataclasses.replace(run, train=dataclasses.replace(run.train, num_examples=2**17, epochs=4))
+  source = Planted(run.planted)
+  assert ideal(again, source, 2**16) == ideal(run, source, 2**16)
+  assert ideal(again, source, 2**19) == ideal(run, source, 2**17) > ideal(run, source, 2**19)

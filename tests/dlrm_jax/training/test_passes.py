@@ -58,17 +58,19 @@ def state_after(config: RunConfig, ends: list[int]) -> Any:
   return learner, state
 
 
-@pytest.mark.parametrize("kind", ["time", "shuffled", "epochs", "planted"])
+@pytest.mark.parametrize("kind", ["time", "shuffled", "epochs", "planted", "planted epochs"])
 def test_a_run_goes_on_after_a_pass_that_ended_inside_a_batch(kind: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
   """At the next row, in batches cut anew: the state is that of these steps by hand, also after two such passes."""
   monkeypatch.setattr(trajectory, "_CHECK_EVERY", 5)
-  changes: dict[str, Any] = {"shuffled": {"order": "shuffled", "seed": 2}, "epochs": {"epochs": 2, "num_examples": 750}}.get(kind, {})
-  base = dataclasses.replace(config_of("planted" if kind == "planted" else data, **changes), checkpoint=True)
+  changes: dict[str, Any] = {"shuffled": {"order": "shuffled", "seed": 2}, "epochs": {"epochs": 2, "num_examples": 750}}.get(
+    kind.split()[-1], {}
+  )
+  base = dataclasses.replace(config_of("planted" if "planted" in kind else data, **changes), checkpoint=True)
   schedule = dataclasses.replace(base.train, lr_schedule="inverse_sqrt", decay_examples=300)  # learning rates follow the steps
   base = dataclasses.replace(base, train=schedule)
-  ends, restore = ([750, 1500] if kind == "epochs" else [333, 340, 1500]), None
+  ends, restore = ([750, 1500] if "epochs" in kind else [333, 340, 1500]), None
   for end in ends:
-    part = {"epochs": 1 if end == 750 else 2} if kind == "epochs" else {"num_examples": end}
+    part = {"epochs": 1 if end == 750 else 2} if "epochs" in kind else {"num_examples": end}
     config = dataclasses.replace(base, train=dataclasses.replace(base.train, **part), restore=restore)
     out = loop.train(config, tmp_path / str(end), quiet=True)
     restore = str(tmp_path / str(end) / "checkpoint")
@@ -189,7 +191,8 @@ def test_all_is_a_number_of_examples(data: Path, tmp_path: Path):
     (["--num_examples=all"], "--num_examples=all: planted examples have no end; give a number, or a data set with --data=DIR"),
     (["--preset=click_log"], "--num_examples=all: planted examples have no end"),
     (["--eval_examples=all"], "--eval_examples=all: planted examples have no end"),
-    (["--epochs=2"], "--epochs=2: planted examples are independent draws, without an end; leave it out"),
+    (["--epochs=2", f"--num_examples={2**31 + 1}"], "at most 2147483648 with --epochs=2 on planted data"),
+    (["--epochs=2", "--learner=per_id"], "--epochs=2: must be 1 with --learner=per_id, which takes every example for a new one"),
     (["--window=recent"], "--window=recent: planted examples are independent draws, without an order; leave it out"),
     (["--window=newest"], "--window=newest: must be among oldest, recent"),
     (["--epochs=0"], "--epochs=0: must be at least 1"),
