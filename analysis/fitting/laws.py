@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Real
 
 from analysis.fitting import curved_forms, forms
+from analysis.fitting import repeated as repeated_data
 
 Array = np.ndarray
 BETA_MAX = 10.0  # a curve with a larger exponent is a step at its first point, which determines no exponent
@@ -57,6 +58,7 @@ class Law:
     num_x: the number of columns of x.
     columns: their names.
     curved: whether its optima are in long curved valleys, so that the search takes steps of second order.
+    outside: why points x, y are outside the law whatever its parameters; empty where they are not. None: any points may be inside.
   """
 
   name: str
@@ -69,6 +71,7 @@ class Law:
   num_x: int = 1
   columns: tuple[str, ...] = ("x",)
   curved: bool = False
+  outside: Callable[[Float[Array, "n C"], Float[Array, " n"]], str] | None = None
 
   @property
   def names(self) -> tuple[str, ...]:
@@ -163,6 +166,24 @@ LAWS = {
       log_value=curved_forms.m4,
       starts=curved_forms.m4_starts,
       curved=True,
+    ),
+    Law(
+      name="repeated",
+      formula="L(U, e) = B * D**-beta + E, D = U * (1 + R_star * (1 - exp(-(e-1)/R_star))) for U unique examples, e >= 1 epochs",
+      domain=f"two columns of x: unique examples, epochs; before the end of the first epoch D = U * e; B > 0, 0 <= beta <= {BETA_MAX:g}, "
+      f"E >= 0, {repeated_data.R_STAR[0]:g} <= R_star <= {repeated_data.R_STAR[1]:g}; a loss that rises with epochs is outside the law",
+      source="Muennighoff et al. 2023, arXiv 2305.16264, for one model size",
+      params=(
+        Param("B", log=True, in_y_units=True),
+        Param("E", 0.0, in_y_units=True),
+        _BETA,
+        Param("R_star", float(np.log(repeated_data.R_STAR[0])), float(np.log(repeated_data.R_STAR[1])), log=True),
+      ),
+      log_value=repeated_data.repeated,
+      starts=repeated_data.repeated_starts,
+      num_x=2,
+      columns=("U", "e"),
+      outside=repeated_data.rises,
     ),
   )
 }

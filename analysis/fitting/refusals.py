@@ -28,6 +28,8 @@ def refusal(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"]) -> str:
     return CONSTANT
   if law.num_x > 1 and (ray := one_ray(x, law.columns)):
     return ray
+  if law.outside is not None and (outside := law.outside(x, y)):
+    return outside
   columns = np.column_stack([np.log(x), np.ones(len(x))])
   slopes = np.linalg.lstsq(columns, np.log(y), rcond=None)[0][:-1]
   return f"{RISES} (slope {slopes.min():+.3g} on log-log axes)" if slopes.min() >= 0 else ""

@@ -19,6 +19,7 @@ THETAS = {  # fitted coordinates, at which every term of the law matters
   "chinchilla": [0.7, 1.1, 0.3, 0.23, 0.4],
   "broken_power": [0.7, 0.23, 0.1, 0.3, np.log(2.0**21), 0.2],
   "m4": [0.3, 0.5, 0.2, 0.7, np.log(2.0**20)],
+  "repeated": [0.7, 0.3, 0.23, np.log(2.0**11)],
 }
 
 

@@ -25,6 +25,11 @@ def drawn_points(name: str, number: int) -> tuple[Array, Array]:
     log_x = np.array([(a, b) for a in np.linspace(0, span[0], side) for b in np.linspace(0, span[1], side)]) + start
     exponents = np.exp(rng.uniform(np.log(0.1), np.log(0.7), 2))
     theta = [*(exponents * start + rng.uniform(-1, 1, 2)), rng.uniform(0.02, 1), *exponents]
+  elif name == "repeated":
+    side, span, start = int(rng.integers(4, 7)), rng.uniform(3, 9), rng.uniform(5, 15)
+    log_x = np.array([(a, b) for a in start + np.linspace(0, span, side) for b in np.log([1, 2, 3, 4, 8, 16][:side])])
+    beta = np.exp(rng.uniform(np.log(0.1), np.log(0.7)))
+    theta = [beta * start + rng.uniform(-1, 1), rng.uniform(0.02, 1), beta, rng.uniform(np.log(0.5), np.log(20))]
   else:
     count, span, start = int(rng.integers(8, 31)), rng.uniform(4, 12), rng.uniform(4, 14)
     log_x = np.linspace(start, start + span, count) if rng.random() < 0.5 else np.sort(rng.uniform(start, start + span, count))
@@ -142,7 +147,14 @@ def wrong_ends(name: str, number: int) -> list[str]:
 
 @pytest.mark.parametrize(
   ("name", "numbers"),
-  [("power", range(6)), ("power_constant", range(6)), ("chinchilla", range(3)), ("broken_power", (2, 5, 7)), ("m4", (0, 23))],
+  [
+    ("power", range(6)),
+    ("power_constant", range(6)),
+    ("chinchilla", range(3)),
+    ("repeated", range(3)),
+    ("broken_power", (2, 5, 7)),
+    ("m4", (0, 23)),
+  ],
 )
 def test_ends_are_where_a_fine_grid_of_constrained_fits_puts_them(name, numbers):
   """With secants alone the fits of `broken_power` and the first of `m4` in this list have wrong ends."""
