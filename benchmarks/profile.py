@@ -37,10 +37,11 @@ from dlrm_jax.machine import hardware
 from dlrm_jax.machine.mesh import connect, split
 from dlrm_jax.shape import DataShape
 from dlrm_jax.training.build import build_of
-from dlrm_jax.training.learner import Learner, dlrm_learner
+from dlrm_jax.training.learner import NO_OPTIONS, Learner, dlrm_learner
 from dlrm_jax.training.state import TrainState
 
 _BATCHES = 8  # distinct random ones, used in turn
+WITHOUT_GRAPHS = {"xla_gpu_enable_command_buffer": ""}  # XLA's option for GPUs: kernels of a command buffer carry no names in a trace
 NO_SCOPE, BEFORE, BETWEEN, AFTER = "(no scope)", "(before the first op)", "(between ops)", "(after the last op)"
 _IDLE = {
   BEFORE: "python, arguments, dispatch",
@@ -178,7 +179,8 @@ def main(config: ProfileConfig) -> None:
   if not config.output:
     raise UserError("--output=: must be a directory for the trace and profile.json")
   check_output(f"{config.output}/profile.json")
-  learner, steps = dlrm_learner([config.run], build), steps_of(config)
+  options = WITHOUT_GRAPHS if jax.default_backend() == "gpu" else NO_OPTIONS
+  learner, steps = dlrm_learner([config.run], build, options), steps_of(config)
   say(f"{config.name}: {steps} steps, with and without the profiler")
   made, unprofiled = collect(config, learner, batches(config, shape, learner, NamedSharding(build.mesh, split(build.mesh))), steps)
   (events_file,) = (path for path in made.glob("*.trace.json.gz"))

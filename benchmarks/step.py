@@ -16,7 +16,8 @@ threads.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 from jax.sharding import NamedSharding
@@ -40,7 +41,7 @@ from dlrm_jax.machine.mesh import connect, split
 from dlrm_jax.model.flops import Cost, cost
 from dlrm_jax.shape import DataShape
 from dlrm_jax.training.build import Build, build_of
-from dlrm_jax.training.learner import dlrm_learner
+from dlrm_jax.training.learner import NO_OPTIONS, dlrm_learner
 
 _BATCHES = 8  # distinct ones, used in turn
 _FLOOR_REPEATS = 9
@@ -118,11 +119,11 @@ def step_bytes(run: RunConfig, counts: Cost, num_devices: int) -> int:
   return run.train.batch_size * counts.bytes["tables_moved_per_example"] + num_devices * 2 * dense
 
 
-def measure(config: StepConfig, case: StepCase, shape: DataShape) -> Row:
-  """Compiles and times one case. Returns its row without the fields that depend on other rows."""
+def measure(config: StepConfig, case: StepCase, shape: DataShape, options: Mapping[str, Any] = NO_OPTIONS) -> Row:
+  """Compiles, with further XLA `options`, and times one case. Returns its row without the fields that depend on other rows."""
   run, plan, mesh = case.run, case.build.plan, case.build.mesh
   limits = ceilings.of(list(mesh.devices.flat), run.model.compute_dtype, run.model.matmul_precision)
-  learner = dlrm_learner([run], case.build)
+  learner = dlrm_learner([run], case.build, options)
   there = NamedSharding(mesh, split(mesh))
   batches = [jax.device_put(learner.put(random_batch(run, shape, seed)), there) for seed in range(_BATCHES)]
   together = run.steps_per_call

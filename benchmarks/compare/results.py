@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from benchmarks.measure.table import Row
@@ -73,8 +74,8 @@ class File:
 
 
 def load(path: str) -> File:
-  """Reads one file. Raises UserError where it is absent or not from a benchmark."""
-  content = record.read_json(path)
+  """Reads one file, or DIR/results.json of a directory. Raises UserError where it is absent or not from a benchmark."""
+  content = record.read_json(Path(path) / "results.json" if Path(path).is_dir() else path)
   header: dict[str, Any] = {
     name: content[name] for name in ("schema_version", "command", "hardware", "software", "topology") if name in content
   }

@@ -37,7 +37,8 @@ class Interaction(nn.Module):
     first, second = torch.triu_indices(num, num, offset=1)
     pair_ff = torch.full((num, num), len(first))
     pair_ff[first, second] = pair_ff[second, first] = torch.arange(len(first))
-    self.upper_p, self.pair_ff = first * num + second, pair_ff.flatten()
+    self.register_buffer("upper_p", first * num + second, persistent=False)
+    self.register_buffer("pair_ff", pair_ff.flatten(), persistent=False)
 
   def forward(self, vectors_bfd: Float[Tensor, "B F D"]) -> Float[Tensor, "B P"]:
     return _Pairs.apply(vectors_bfd, self.upper_p, self.pair_ff)
@@ -63,7 +64,7 @@ class Dense(nn.Module):
 
   def forward(self, dense_bm: Float[Tensor, "B M"], rows_bfd: Float[Tensor, "B F D"]) -> Float[Tensor, " B"]:
     hidden_bd = self.bottom(dense_bm)
-    dots_bp = self.interaction(torch.cat([hidden_bd[:, None], rows_bfd], dim=1))
+    dots_bp = self.interaction(torch.cat([hidden_bd[:, None], rows_bfd.to(hidden_bd.dtype)], dim=1))
     return self.overarch(torch.cat([hidden_bd, dots_bp], dim=1))[:, 0]
 
   def load(self, weights: dict[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""The embedding tables of the peers: fbgemm's and torchrec's fused tables, and PyTorch's own. Runs in the peers' environment.
+"""The embedding tables of the peers: fbgemm's and torchrec's fused tables, and PyTorch's own. Runs where torch is installed.
 
 Each class looks up [B, F, D] with ids that `prepare` arranged before timing. It updates its tables in or after the backward pass.
 """
@@ -28,24 +28,28 @@ class PeerTables(Protocol):
 
   def step(self) -> None:
     """Updates the tables after the backward pass. Does nothing for tables that the backward pass has updated."""
+    return
 
 
 class FbgemmTables(PeerTables):
-  """fbgemm's table-batched embeddings on the CPU: row-wise Adagrad inside the backward pass."""
+  """fbgemm's table-batched embeddings: row-wise Adagrad inside the backward pass."""
 
-  def __init__(self, spec: Spec, num_features: int):
+  def __init__(self, spec: Spec, num_features: int, device: str = "cpu"):
     from fbgemm_gpu.split_embedding_configs import EmbOptimType
     from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode, EmbeddingLocation
     from fbgemm_gpu.split_table_batched_embeddings_ops_training import ComputeDevice, SplitTableBatchedEmbeddingBagsCodegen
 
-    self.dim, self.features = spec.embed_dim, num_features
+    self.dim, self.features, self.device = spec.embed_dim, num_features, device
+    on_host = (EmbeddingLocation.HOST, ComputeDevice.CPU)
+    where = on_host if device == "cpu" else (EmbeddingLocation.DEVICE, ComputeDevice.CUDA)
     self.tables = SplitTableBatchedEmbeddingBagsCodegen(
-      [(spec.num_rows, spec.embed_dim, EmbeddingLocation.HOST, ComputeDevice.CPU)] * num_features,
+      [(spec.num_rows, spec.embed_dim, *where)] * num_features,
       optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD,
       learning_rate=spec.table_lr,
       eps=EPS,
       stochastic_rounding=False,
       bounds_check_mode=BoundsCheckMode.NONE,
+      device=None if device == "cpu" else torch.device(device),
     )
 
   def weights(self) -> list[Tensor]:
@@ -54,7 +58,7 @@ class FbgemmTables(PeerTables):
   def prepare(self, ids_bf: Int[Tensor, "B F"]) -> tuple[Tensor, Tensor]:
     """Returns ids by feature, and offsets of the bags."""
     ids = ids_bf.T.contiguous().flatten()
-    return ids, torch.arange(len(ids) + 1)
+    return ids, torch.arange(len(ids) + 1, device=self.device)
 
   def lookup(self, prepared: tuple[Tensor, Tensor]) -> Float[Tensor, "B F D"]:
     return self.tables(*prepared).view(-1, self.features, self.dim)
@@ -98,11 +102,11 @@ class TorchrecTables(PeerTables):
 class BagTables(PeerTables):
   """nn.EmbeddingBag with sparse gradients and an optimiser of torch.optim."""
 
-  def __init__(self, spec: Spec, num_features: int):
+  def __init__(self, spec: Spec, num_features: int, device: str = "cpu"):
     # One table holds all rows, so there is one gradient to sum. Tables for each feature took 1% longer with SGD and 13% longer with Adagrad
     # (emb, 100k rows).
-    self.dim, self.features, self.rows = spec.embed_dim, num_features, spec.num_rows
-    weight = torch.empty(num_features * spec.num_rows, spec.embed_dim)
+    self.dim, self.features, self.rows, self.device = spec.embed_dim, num_features, spec.num_rows, device
+    weight = torch.empty(num_features * spec.num_rows, spec.embed_dim, device=device)
     self.table = nn.EmbeddingBag(*weight.shape, mode="sum", sparse=True, _weight=weight)
     params = self.table.parameters()
     if spec.table_optimizer == "sgd":
@@ -115,8 +119,8 @@ class BagTables(PeerTables):
 
   def prepare(self, ids_bf: Int[Tensor, "B F"]) -> tuple[Tensor, Tensor]:
     """Returns rows of the one table, and offsets of the bags."""
-    ids = (ids_bf + self.rows * torch.arange(self.features)).flatten()
-    return ids, torch.arange(len(ids))
+    ids = (ids_bf + self.rows * torch.arange(self.features, device=self.device)).flatten()
+    return ids, torch.arange(len(ids), device=self.device)
 
   def lookup(self, prepared: tuple[Tensor, Tensor]) -> Float[Tensor, "B F D"]:
     return self.table(*prepared).view(-1, self.features, self.dim)

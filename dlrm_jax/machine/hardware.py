@@ -1,7 +1,6 @@
 """Selects the platform of a run, shares its compiled programs, and describes its devices for records."""
 
 import functools
-import glob
 import hashlib
 import os
 from pathlib import Path
@@ -13,8 +12,8 @@ from dlrm_jax.common import record
 from dlrm_jax.common.cache import cache_dir
 from dlrm_jax.common.progress import say
 from dlrm_jax.machine import compile_cache, host_memory, native
+from dlrm_jax.machine.device_files import accelerators
 
-_DEVICE_FILES = ("/dev/accel*", "/dev/vfio/[0-9]*", "/dev/nvidiactl", "/dev/kfd")
 _USERS_BYTES = 2**30
 
 
@@ -25,7 +24,7 @@ def select_platform() -> None:
   computation.
   """
   platforms = os.environ.get("JAX_PLATFORMS")
-  if platforms is None and not any(glob.glob(pattern) for pattern in _DEVICE_FILES):
+  if platforms is None and not accelerators():
     jax.config.update("jax_platforms", platforms := "cpu")
   if platforms == "cpu":
     host_memory.keep_pages()

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +74,16 @@ def make_learner(configs: Sequence[RunConfig], source: Source) -> Learner:
   return dlrm_learner(configs, build_of(configs[0], source.shape, source.base_rate()))
 
 
-def dlrm_learner(configs: Sequence[RunConfig], build: Build) -> Learner:
-  """The DLRM of runs that share a build."""
+NO_OPTIONS: Mapping[str, Any] = {}
+
+
+def dlrm_learner(configs: Sequence[RunConfig], build: Build, options: Mapping[str, Any] = NO_OPTIONS) -> Learner:
+  """The DLRM of runs that share a build. `options` of XLA are added to those of `hardware.compiler_options`."""
   config, runs, mesh = configs[0], len(configs), build.mesh
   over = OneRun(build) if runs == 1 else StackedRuns(build, runs)
   each_rates = [Rates.of(one.train) for one in configs]
   pmapped = config.mesh.parallelism == "pmap"
-  programs = pmap.compile_programs(build, each_rates[0]) if pmapped else compile_programs(over)
+  programs = pmap.compile_programs(build, each_rates[0]) if pmapped else compile_programs(over, tuple(options.items()))
   machine = machine_of(mesh)
 
   joined = each_rates[0] if runs == 1 else jax.tree.map(lambda *x: np.stack(x), *each_rates)

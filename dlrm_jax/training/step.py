@@ -231,15 +231,16 @@ def lower_predictions(over: OneRun) -> jax.stages.Lowered:
 
 
 @functools.lru_cache(maxsize=32)
-def compile_programs(over: OneRun) -> Programs:
-  """Compiles the programs once for all runs of a build: they can never be compiled again unseen."""
+def compile_programs(over: OneRun, more_options: tuple[tuple[str, Any], ...] = ()) -> Programs:
+  """Compiles the programs once for all runs of a build: they can never be compiled again unseen. `more_options` of XLA: (name, value)."""
   build = over.build
   platform = build.mesh.devices.flat[0].platform
   lowered = [lower_train(over), lower_predictions(over)]
   if build.steps_per_call > 1 and wants_known_length(platform):
     lowered.append(lower_train(over, full=True))
+  options = compiler_options(platform) | dict(more_options)
   with concurrent.futures.ThreadPoolExecutor() as pool:  # XLA compiles without Python's lock
-    train, logits, *full = pool.map(lambda each: each.compile(compiler_options(platform)), lowered)
+    train, logits, *full = pool.map(lambda each: each.compile(options), lowered)
   compiled = full[0] if full else train
   flops = float((compiled.cost_analysis() or {}).get("flops", math.nan)) / over.runs  # of a loop, its body counts once
 

@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import engine_case
-import engine_oracle
 import jax
 import numpy as np
 import pytest
 
 from benchmarks import lookup
+from benchmarks.accelerator import engine_case
+from benchmarks.accelerator import oracle as engine_oracle
 from benchmarks.compiled import hlo
 from benchmarks.lookup import LookupConfig, cases
 from benchmarks.measure import ceilings

@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 import pytest
-from engine_case import ROWS, Case, run
 
+from benchmarks.accelerator.engine_case import ROWS, Case, run
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import MeshConfig, RunConfig, TableConfig, TrainConfig
 from dlrm_jax.embedding.layout import Layout

@@ -1,8 +1,8 @@
 """The whole oracle grid: every optimiser x placement x mesh x (one-hot, bags), and the worst skew."""
 
 import pytest
-from engine_case import Case, run
 
+from benchmarks.accelerator.engine_case import Case, run
 from dlrm_jax.embedding.planner import LANES
 from dlrm_jax.embedding.tables import OPTIMIZER_SLOTS
 

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from engine_case import BAGS, DIM, ROWS, Case, whole
 
+from benchmarks.accelerator.engine_case import BAGS, DIM, ROWS, Case, whole
 from dlrm_jax.common import record
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import MeshConfig, ModelConfig, PlantedConfig, RunConfig, TrainConfig

@@ -1,13 +1,16 @@
-"""Runs the engine and the dense oracle side by side; used by the fast sample and by the whole grid of `test_engine*.py`."""
+"""Runs the engine and the dense oracle side by side: on a new machine (section `correct`), and in the tests of the engine."""
 
 import dataclasses
 import functools
+from typing import Any
 
-import engine_oracle
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array
 
+from benchmarks.accelerator import oracle as engine_oracle
+from dlrm_jax.common.arrays import ArrayLike
 from dlrm_jax.common.hashing import uniform, word
 from dlrm_jax.config import MeshConfig, RunConfig, TableConfig, TrainConfig
 from dlrm_jax.embedding import engine
@@ -55,13 +58,14 @@ class Case:
     placement = tuple(self.placement.split(","))
     train = TrainConfig(batch_size=self.batch_size, table_optimizer=self.optimizer)
     config = RunConfig(mesh=MeshConfig(mesh=self.mesh, placement=placement), train=train, kernels=self.kernels)
-    return make_plan(config, self.layout, Machine(self.devices.size, None, self.lanes, "cpu"))
+    platform = self.devices.devices.flat[0].platform
+    return make_plan(config, self.layout, Machine(self.devices.size, None, self.lanes, platform))
 
 
-def logical(group: Group, array: np.ndarray, dim: int, per_row: bool = False) -> dict[int, np.ndarray]:
+def logical(group: Group, array: np.ndarray, dim: int, per_row: bool = False) -> dict[int, Any]:
   """{row of the layout: its value} from the parts of all devices; copies must agree."""
   parts = np.split(array, group.num_devices) if group.sharded else [array]
-  out: dict[int, list[np.ndarray]] = {}
+  out: dict[int, list[Any]] = {}
   places = np.arange(group.local_rows, dtype=np.int32)
   for device, part in enumerate(parts):
     rows = np.asarray(group.layout_row(device, places))
@@ -76,7 +80,7 @@ def logical(group: Group, array: np.ndarray, dim: int, per_row: bool = False) ->
 
 def whole(plan: Plan, tables: Tables, stack: str, slot: str | None = None) -> np.ndarray:
   """One array in the order of the layout."""
-  rows: dict[int, np.ndarray] = {}
+  rows: dict[int, Any] = {}
   for name, group in plan.by_name.items():
     state = tables.groups[name].stacks[stack]
     array = np.asarray(state.rows_vd if slot is None else state.slots[slot])
@@ -106,13 +110,13 @@ def draw(case: Case, plan: Plan, rng: np.random.Generator) -> Lookups:
 
 
 def run(case: Case, steps: int = 5) -> None:
-  """Five steps of both; rows, slots and pooled vectors must agree, rows outside the batches keep their bits."""
+  """Some steps of both: rows, slots and pooled vectors must agree, and rows outside the batches keep their bits. Raises AssertionError."""
   plan, mesh, layout = case.plan(), case.devices, case.layout
   train = TrainConfig(table_optimizer=case.optimizer, table_init=INIT, batch_size=case.batch_size)
   tables = jax.jit(lambda seed: init_tables(plan, train, seed, mesh))(np.uint32(1))
 
   @functools.partial(jax.jit, donate_argnums=0)
-  def step(tables, lookups, grads, number):
+  def step(tables: Tables, lookups: Lookups, grads: dict[str, Array], number: ArrayLike) -> tuple[dict[str, Array], Tables]:
     vectors, routes = engine.lookup(plan, mesh, tables, lookups)
     rule = Rule(case.optimizer, LR, case.weight_decay, number)
     return vectors, engine.update(plan, mesh, tables, routes, grads, rule)
