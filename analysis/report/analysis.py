@@ -13,12 +13,13 @@ from analysis.questions.advice import Advice, advise
 from analysis.questions.comparison import Compared, compare_largest
 from analysis.questions.curves import Curve, curves
 from analysis.questions.parts import Exponents, data_exponents, part_sizes
+from analysis.questions.rate_laws import RateLaw, rate_laws
 from analysis.questions.schemes import SchemeRow, scheme_rows
 from analysis.questions.sweep_laws import LawRow, Noises, data_laws, pooled_noise, size_laws
 from analysis.questions.throughput import throughput
 from analysis.questions.tuning import Choice, tuned
 from analysis.report import paper_tables
-from analysis.report.tables import rates_table, throughput_table
+from analysis.report.tables import rate_law_table, rates_table, throughput_table
 from dlrm_jax.common import flags
 from dlrm_jax.common.axis_names import SCHEMES, below_largest
 from dlrm_jax.common.progress import Bar, say
@@ -38,6 +39,7 @@ class Analysis:
     everything: the sweep as it was read, with all learning rates.
     sweep: the same at the best learning rate of each point.
     choices: these learning rates.
+    rates: how they move along the axes.
     curves: the curves that data laws are fitted to, with their drift.
     rows, sizes: laws against examples, and laws over sizes.
     schemes, exponents, parts, compared, advice, speeds, noises: see the functions of `analysis.questions` that make them.
@@ -47,6 +49,7 @@ class Analysis:
   everything: Sweep
   sweep: Sweep
   choices: list[Choice]
+  rates: list[RateLaw]
   curves: list[Curve]
   rows: list[LawRow]
   sizes: list[LawRow]
@@ -70,7 +73,7 @@ class Analysis:
     found = [paper_tables.scheme_table(self.schemes), paper_tables.exponent_table(self.exponents), paper_tables.parts_table(self.parts)]
     found += [paper_tables.frontier_table(self.schemes), *paper_tables.advice_tables(self.advice)]
     found += [paper_tables.comparison_table(self.compared), paper_tables.noise_table(self.noises)]
-    found += [rates_table(self.choices), throughput_table(self.speeds)]
+    found += [rates_table(self.choices), rate_law_table(self.rates), throughput_table(self.speeds)]
     return [table for table in found if table.rows]
 
   @property
@@ -125,7 +128,7 @@ def analyse(workdir: str | Path, law: str = "auto", x_min: float | None = None, 
     compared, (advice, no_advice) = compare_largest(given, noises), _advice(sweep)
     bar(1)
   found = (schemes, exponents, parts, compared, advice, throughput(sweep), noises)
-  return Analysis(everything, sweep, choices, given, rows, sizes, *found, no_advice)
+  return Analysis(everything, sweep, choices, rate_laws(everything), given, rows, sizes, *found, no_advice)
 
 
 def _advice(sweep: Sweep) -> tuple[list[Advice], str]:

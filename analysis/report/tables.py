@@ -4,6 +4,7 @@ from typing import Any
 
 from analysis.fitting.result import METHODS, interval_text
 from analysis.load import Sweep
+from analysis.questions.rate_laws import RateLaw
 from analysis.questions.sweep_laws import LawRow
 from analysis.questions.tuning import Choice
 from dlrm_jax.common import terminal
@@ -76,6 +77,25 @@ def rates_table(choices: list[Choice]) -> Table:
 _RATES_NOTE = (
   "Loss at the end of the runs, mean over seeds, by the factor of both learning rates. Everything else in the report uses the best one. "
   "Where that is the smallest or the largest tried, a better one may be beyond: try more."
+)
+
+
+def rate_law_table(laws: list[RateLaw]) -> Table:
+  """How the best learning rate moves along each axis (`questions.rate_laws`)."""
+  rows = []
+  for law in laws:
+    place = [law.workload, law.learner, law.axis, law.metric, f"{len(law.kept)} of {len(law.sizes)}"]
+    rows.append([*place, interval_text(law.exponent, 3), law.verdict[0].upper() + law.verdict[1:], law.left_out or "-"])
+  columns = ["workload", "learner", "axis", "metric", "sizes with a minimum", "exponent [95%]", "verdict", "sizes left out"]
+  return Table("The best learning rate along each axis", columns, rows, _RATE_LAWS_NOTE)
+
+
+_RATE_LAWS_NOTE = (
+  "At each size, a parabola of log loss over log rate is fitted to the rates around the lowest loss (a cubic where the sizes together show "
+  "that loss rises unevenly). Its minimum is the best rate, with an error from what the seeds differ by. The exponent is that of a power "
+  "law of these, weighted by their errors. A size whose least loss is at an end of the tried rates bounds its best rate on one side only "
+  "and is left out. Both rates of a run move together. Along one pass, the losses after so many examples at constant rates are compared, "
+  "and the interval is the jackknife's over seeds."
 )
 
 
