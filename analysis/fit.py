@@ -15,13 +15,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from analysis.fitting.borrowed import Borrowed, parsed
 from analysis.fitting.fit_law import POINTS, fit_law
 from analysis.fitting.laws import LAWS, NAMES, Law, formula_of, law_of
 from analysis.fitting.least_squares import Loss
 from analysis.fitting.optimum_law import Budget
 from analysis.fitting.result import Fit, as_dict
 from analysis.fitting.settings import inside, noise_of, passes_of, repeated, usable
-from analysis.questions.csv_points import Columns, Points, read_points
+from analysis.questions.csv_points import Columns, Points, burned_in, read_points
 from analysis.questions.fit_table import group_name, print_fits
 from analysis.questions.frontier import pareto_front
 from analysis.questions.optimum import FLOPS_PER_PARAM, Split, optimum
@@ -48,6 +49,14 @@ class FitConfig:
   )
   x_min: float | None = flags.option(None, "leave out points with smaller x (of the last column)")
   x_max: float | None = flags.option(None, "leave out points with larger x (of the last column)")
+  burn_in: float = flags.option(
+    0.0, "leave out the start of each run: points whose x (the last column) is below this share of the run's largest x", at_least=0
+  )
+  fix: tuple[str, ...] = flags.option((), "parameters that are held at a value, such as alpha=0.34,E=1.7")
+  tie: tuple[str, ...] = flags.option((), "parameters that share one value, such as alpha:beta")
+  prior: tuple[str, ...] = flags.option(
+    (), "Gaussian priors, such as alpha~0.3+-0.1 (mean and standard deviation); of the logarithm for a scale such as A"
+  )
   loss: str = flags.option("squares", "the loss of a residual of log y; huber: robust, points taken as independent", ("squares", "huber"))
   huber_delta: float = flags.option(
     1e-3, "with --loss=huber: residuals of log y up to this are squared, larger ones count by their size", above=0
@@ -78,8 +87,17 @@ class FitConfig:
     flags.check(not self.front or len(self.x) == 1, self, "front", "false for a law of several columns")
     flags.check(self.budget_flops is None or self.law == "chinchilla", self, "budget_flops", "left out, except with --law=chinchilla")
     flags.check(self.bootstrap_draws == 0 or self.bootstrap_draws >= 100, self, "bootstrap_draws", "0, or 100 or more")
+    flags.check(self.burn_in < 1, self, "burn_in", "below 1")
+    borrowed, robust = self.borrowed, self.loss == "huber" or self.bootstrap_draws > 0
+    flags.check(not self.prior or not robust, self, "prior", "left out with --loss=huber and with --bootstrap_draws")
+    flags.check(self.budget_flops is None or not borrowed, self, "budget_flops", "left out with --fix, --tie and --prior")
     if self.x_min is not None and self.x_max is not None:
       flags.check(self.x_min < self.x_max, self, "x_min", f"below --x_max={self.x_max:g}")
+
+  @property
+  def borrowed(self) -> Borrowed:
+    """The parameters that are fixed, tied or have a prior."""
+    return parsed(law_of(self.law, self.x), self.fix, self.tie, self.prior)
 
   @property
   def columns(self) -> Columns:
@@ -100,6 +118,7 @@ class FitConfig:
 def fit_groups(groups: dict[str, Points], config: FitConfig) -> Iterator[tuple[Fit, Split | None]]:
   """The law fitted to each group in turn, with the noise of training passes pooled over all groups; and its best split of a budget."""
   noise = None
+  groups = {group: burned_in(p, config.burn_in) for group, p in groups.items()}
   if config.front:
     groups = {group: p.at(pareto_front(p.x[:, 0], p.y)) for group, p in groups.items()}
   if config.kind == "curves":
@@ -111,7 +130,14 @@ def fit_groups(groups: dict[str, Points], config: FitConfig) -> Iterator[tuple[F
   loss = Loss(config.huber_delta if config.loss == "huber" else None)
   law = law_of(config.law, config.x)
   fit_one = functools.partial(
-    fit_law, x_min=config.x_min, x_max=config.x_max, points=config.kind, noise=noise, loss=loss, draws=config.draws
+    fit_law,
+    x_min=config.x_min,
+    x_max=config.x_max,
+    points=config.kind,
+    noise=noise,
+    loss=loss,
+    draws=config.draws,
+    borrowed=config.borrowed,
   )
   for group, p in groups.items():
 

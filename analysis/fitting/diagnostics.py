@@ -18,9 +18,9 @@ _HELD_OUT = 4  # the largest quarter of the distinct x is predicted by a fit to 
 
 
 def aicc(problem: Problem, solution: Solution, known_noise: bool) -> float | None:
-  """-2 log likelihood + 2 k n / (n - k - 1), up to a constant of the points; None with too few points."""
+  """-2 log likelihood + 2 k n / (n - k - 1), up to a constant of the points; None with too few points, and with priors."""
   n, k = len(problem.log_y), len(problem.law.params) + (not known_noise)  # an unknown variance is a parameter too
-  if n - k - 1 <= 0 or problem.loss.delta is not None:
+  if n - k - 1 <= 0 or problem.loss.delta is not None or problem.law.priors:
     return None
   misfit = solution.cost if known_noise else n * np.log(max(solution.cost, 1e-300) / n)
   return float(misfit + 2 * k * n / (n - k - 1))
@@ -52,7 +52,7 @@ def extrapolate(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], loss: L
   def place(s: float) -> float:
     return float(x[np.argmax(size == s), 0]) if x.shape[1] == 1 else float(np.exp(s))
 
-  error = np.exp(problem.log_y0 + law.log_value(theta[None], np.log(x[held]))[0][0] - np.log(y[held])) - 1
+  error = np.exp(problem.log_y0 + problem.law.log_value(theta[None], np.log(x[held]))[0][0] - np.log(y[held])) - 1
   exponent = {name: value for name, value in problem.values(theta).items() if name == "beta"}
   return exponent | {
     "fit_x_max": place(distinct[kept - 1]),

@@ -11,6 +11,7 @@ from jaxtyping import Real
 from analysis.fitting import adequacy, measured, settings
 from analysis.fitting.bootstrap import MIN_POINTS, bootstrap
 from analysis.fitting.bootstrap import refusal as bootstrap_refusal
+from analysis.fitting.borrowed import NOTHING, Borrowed
 from analysis.fitting.diagnostics import aicc, band_of, extrapolate
 from analysis.fitting.laws import Law, law_of
 from analysis.fitting.least_squares import SQUARES, Loss, Problem, Solution, solve
@@ -41,6 +42,7 @@ def fit_law(
   draws: int = 0,
   refuse: str = "",
   same_rows: bool = False,
+  borrowed: Borrowed = NOTHING,
 ) -> Fit:
   """Fits `law` to points with x_min <= x <= x_max. Points that allow no sound fit give a refusal with its reason, never an exception.
 
@@ -60,18 +62,20 @@ def fit_law(
       needs, the result has estimates without intervals.
     refuse: why the caller allows no law of these points, or empty.
     same_rows: whether all seeds are trained on the same rows in the same order; a lack of fit found by their differences says so.
+    borrowed: parameters of the law that are fixed, tied or have a prior.
   """
-  form = law if isinstance(law, Law) else law_of(law)
+  whole = law if isinstance(law, Law) else law_of(law)
+  form = borrowed.restrict(whole)
   x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
   x = x[:, None] if x.ndim == 1 else x
   known_seeds = seed is not None
   seed = np.zeros(len(x), int) if seed is None else np.asarray(seed)
   window = settings.inside(x, x_min, x_max)
   x, y, seed = x[window], y[window], seed[window]
-  blank = Fit(group, form.name, {}, None, len(x), len(np.unique(seed)), "", columns=form.columns)
+  blank = Fit(group, form.name, {}, None, len(x), len(np.unique(seed)), "", columns=form.columns, borrowed=borrowed.words)
   if len(x):
     blank = dataclasses.replace(blank, x_min=float(np.min(x[:, -1])), x_max=float(np.max(x[:, -1])))
-  reason = refuse or refusal(form, x, y)
+  reason = refuse or refusal(form, x, y) or borrowed.refusal(whole, y)
   along = points == "curves" and (known_seeds or noise is not None) and not reason
   reason = reason or (settings.repeated(x, seed) if along else "")
   setting = settings.of_passes(form, x, y, seed, noise) if along and not reason else None
@@ -113,7 +117,7 @@ def fit_law(
     notes.append(f"{setting.dropped} points left out: not every seed has one there")
   return dataclasses.replace(
     blank,
-    params=estimates,
+    params=borrowed.completed(estimates, whole),
     objective=setting.cost(solution) if loss.delta is None else solution.cost / 2,
     status=status,
     note="; ".join(notes),

@@ -47,6 +47,15 @@ class Param:
 
 
 @dataclasses.dataclass(frozen=True)
+class Prior:
+  """A Gaussian prior of one fitted coordinate: its index, mean and standard deviation."""
+
+  index: int
+  mean: float
+  deviation: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Law:
   """One scaling law, `K` parameter vectors of length P at `n` points of `C` columns of x.
 
@@ -59,6 +68,8 @@ class Law:
     columns: their names.
     curved: whether its optima are in long curved valleys, so that the search takes steps of second order.
     outside: why points x, y are outside the law whatever its parameters; empty where they are not. None: any points may be inside.
+    priors: what is known of fitted coordinates.
+    bind: for a law with borrowed parameters (`borrowed.py`), makes the law for losses that are divided by the exponential of a number.
   """
 
   name: str
@@ -72,6 +83,8 @@ class Law:
   columns: tuple[str, ...] = ("x",)
   curved: bool = False
   outside: Callable[[Float[Array, "n C"], Float[Array, " n"]], str] | None = None
+  priors: tuple[Prior, ...] = ()
+  bind: "Callable[[float], Law] | None" = None
 
   @property
   def names(self) -> tuple[str, ...]:

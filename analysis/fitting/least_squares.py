@@ -157,7 +157,8 @@ class Problem:
 
   The residual of a point is log f(x) - log y, a relative error, so that no scale of the loss enters. (Least squares on log(y - gamma) is a
   different problem whose optimum is gamma = 0 on most curves.) Residuals are W (log f - log y), where `whiten` holds W. For points with
-  unequal or correlated noise of covariance C, W'W = C^-1.
+  unequal or correlated noise of covariance C, W'W = C^-1. A prior of the law adds a residual behind those of the points: the coordinate's
+  distance from the prior's mean in its standard deviations, times `prior_weight`, the standard deviation of a whitened residual.
   """
 
   law: Law
@@ -166,11 +167,13 @@ class Problem:
   log_y0: float
   whiten: Whitening = EQUAL
   loss: Loss = SQUARES
+  prior_weight: float = 1.0
 
   @classmethod
   def of(cls, law: Law, x: Real[Array, "n *C"], y: Real[Array, " n"], whiten: Whitening = EQUAL, loss: Loss = SQUARES) -> "Problem":
     log_y = np.log(np.asarray(y, np.float64))
-    return cls(law, log_columns(x), log_y - log_y.mean(), float(log_y.mean()), whiten, loss)
+    log_y0 = float(log_y.mean())
+    return cls(law.bind(log_y0) if law.bind else law, log_columns(x), log_y - log_y0, log_y0, whiten, loss)
 
   @property
   def many(self) -> bool:
@@ -202,7 +205,20 @@ class Problem:
   @no_type_check
   def evaluate(self, theta_kp: Float[Array, "K P"]) -> tuple[Float[Array, "K n"], Float[Array, "K n P"]]:
     log_f_kn, gradient_knp = self.law.log_value(theta_kp, self.log_x)
-    return self.whiten.rows(log_f_kn - self.log_y), self.whiten.apply(gradient_knp)
+    residual_kn, jacobian_knp = self.whiten.rows(log_f_kn - self.log_y), self.whiten.apply(gradient_knp)
+    if not self.law.priors:
+      return residual_kn, jacobian_knp
+    off_kq = np.stack([(theta_kp[:, p.index] - p.mean) * self.prior_weight / p.deviation for p in self.law.priors], axis=1)
+    rows_kqp = np.tile(self.prior_rows, (len(theta_kp), 1, 1))
+    return np.concatenate([residual_kn, off_kq], axis=1), np.concatenate([jacobian_knp, rows_kqp], axis=1)
+
+  @property
+  def prior_rows(self) -> Float[Array, "Q P"]:
+    """The derivatives of the priors' residuals by the coordinates."""
+    rows = np.zeros((len(self.law.priors), len(self.law.params)))
+    for row, prior in zip(rows, self.law.priors, strict=True):
+      row[prior.index] = self.prior_weight / prior.deviation
+    return rows
 
   def minimise(
     self, starts_kp: Array, low_kp: Array, high_kp: Array, max_steps: int = 300, gain: float = _GAIN, count_kn: Array | None = None

@@ -209,19 +209,23 @@ def alike(blocks: Sequence[Block]) -> list[list[Block]]:
   return list(out.values())
 
 
-def judge(noise: Noise, blocks: Sequence[Block], jacobian: Float[Array, "N P"]) -> tuple[Float[Array, "P P"], Float[Array, " P"]]:
+def judge(
+  noise: Noise, blocks: Sequence[Block], jacobian: Float[Array, "N P"], known: Float[Array, "P P"] | None = None
+) -> tuple[Float[Array, "P P"], Float[Array, " P"]]:
   """The uncertainty of parameters fitted by generalised least squares.
 
   Args:
     noise: the noise of one pass.
     blocks: the rows of `jacobian` that are means of one configuration. Their covariance is the pass's over the number of seeds.
-    jacobian: the derivative of log f at all points by the free parameters, of full rank.
+    jacobian: the derivative of log f at all points by the free parameters, of full rank together with `known`.
+    known: the information about the free parameters that does not come from the points.
 
   Returns:
     The covariance of the parameters, corrected for the estimated covariance of the noise. Then the degrees of freedom of each variance.
   """
   count, p = _NUM_PARAMETERS, jacobian.shape[1]
-  total, first, second = np.zeros((p, p)), np.zeros((count, p, p)), np.zeros((count, count, p, p))
+  total = np.zeros((p, p)) if known is None else known.copy()
+  first, second = np.zeros((count, p, p)), np.zeros((count, count, p, p))
   for same in alike(blocks):
     b = same[0]
     cov, slopes = noise._with_slopes(b.u, b.count)
@@ -240,11 +244,11 @@ def judge(noise: Noise, blocks: Sequence[Block], jacobian: Float[Array, "N P"]) 
   information = noise.information()
   unit = np.sqrt(np.diagonal(information))  # scales all parameters alike; parameters without information stay out
   unit = np.divide(1.0, unit, out=np.zeros_like(unit), where=unit > 0)
-  known = np.linalg.pinv(information * np.outer(unit, unit), rcond=1e-10, hermitian=True) * np.outer(unit, unit)
-  change = np.einsum("jk,jkab->ab", known, second - np.einsum("jab,bc,kcd->jkad", first, plain, first))
+  spread = np.linalg.pinv(information * np.outer(unit, unit), rcond=1e-10, hermitian=True) * np.outer(unit, unit)
+  change = np.einsum("jk,jkab->ab", spread, second - np.einsum("jab,bc,kcd->jkad", first, plain, first))
   corrected = plain + 2 * plain @ change @ plain
   gradient = -np.einsum("ab,jbc,ca->aj", plain, first, plain)  # the derivative of each parameter's variance
-  variance = np.einsum("aj,jk,ak->a", gradient, known, gradient)
+  variance = np.einsum("aj,jk,ak->a", gradient, spread, gradient)
   return corrected, 2 * np.diagonal(plain) ** 2 / np.maximum(variance, 1e-300)
 
 

@@ -22,8 +22,9 @@ def refusal(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"]) -> str:
   distinct = len(np.unique(x, axis=0)) if len(x) else 0
   if distinct < law.min_points:
     return f"{distinct} distinct x, law {law.name} needs at least {law.min_points}"
-  if law.num_x > 1 and min(len(np.unique(column)) for column in x.T) < 3:
-    return f"a column of x has fewer than 3 distinct values, law {law.name} needs them in each"
+  least = 2 if law.bind else 3  # a term has two parameters, of which one may be borrowed
+  if law.num_x > 1 and min(len(np.unique(column)) for column in x.T) < least:
+    return f"a column of x has fewer than {least} distinct values, law {law.name} needs them in each"
   if np.ptp(np.log(y)) < 1e-12:
     return CONSTANT
   if law.num_x > 1 and (ray := one_ray(x, law.columns)):

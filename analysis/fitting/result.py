@@ -53,6 +53,7 @@ class Fit:
       1 at the interval's ends.
     per_seed: for each exponent, the 95% t interval over fits to each seed, as a cross-check; empty without three points and two seeds.
     slopes: the slopes of the measured points at both ends of the window, whatever the law says; None with more columns or too few points.
+    borrowed: how parameters are borrowed, by name: `fixed`, `tied to` another, or with a `prior`. A fixed one has no interval.
     columns: the columns of x, whose names the parameters of a law of any columns have.
     band: (x, low, high) over the window of a law of one x: the 95% interval of the law's value, to first order; empty with a bootstrap.
   """
@@ -76,6 +77,7 @@ class Fit:
   profiles: dict[str, tuple[tuple[float, float], ...]] = dataclasses.field(default_factory=dict)
   per_seed: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
   slopes: Slopes | None = None
+  borrowed: dict[str, str] = dataclasses.field(default_factory=dict)
   columns: tuple[str, ...] = ("x",)
   band: tuple[tuple[float, float, float], ...] = ()
 

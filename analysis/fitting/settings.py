@@ -18,6 +18,7 @@ from analysis.fitting import noise
 from analysis.fitting.laws import Law
 from analysis.fitting.least_squares import Loss, Problem, Solution, solve
 from analysis.fitting.noise import Block, Noise
+from analysis.fitting.priors import with_sigma
 from analysis.fitting.thinning import CELLS, CURVED_CELLS, cell_means, cells, pass_means
 from analysis.fitting.uncertainty import condition, free_parameters, quantile, unit_covariance
 from analysis.fitting.whitening import EQUAL, Blocks, Weights
@@ -82,9 +83,9 @@ def independent(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], loss: L
   weight = np.exp(-0.5 * tilt * (u - u.mean()))
   every = Problem.of(law, x, y, Weights(weight) if tilt else EQUAL, loss)
   cell = _cells(every) if average else None
-  problem = every if cell is None else _of_cells(every, cell, weight)
+  problem, determined = _of_points(every, cell, weight)
   averaged = "" if cell is None else _averaged(len(y), len(problem.log_y), "in log x")
-  free = len(y) - len(law.params)
+  free = len(y) - determined
   places, index = np.unique(x, axis=0, return_inverse=True)
   index = index.reshape(-1)
   within, lack = len(y) - len(places), len(places) - len(law.params)
@@ -93,7 +94,7 @@ def independent(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], loss: L
   repeats = within >= 2 and loss.delta is None and pure > _RESOLUTION**2 * np.sum(weight**2)
 
   def total(solution: Solution) -> float:
-    return solution.cost if cell is None else float(np.sum(every.evaluate(solution.theta[None])[0] ** 2))
+    return solution.cost if problem is every else float(np.sum(every.evaluate(solution.theta[None])[0][0, : len(y)] ** 2))
 
   def judge(solution: Solution) -> tuple[Array, Array]:
     deviation = max(np.sqrt(total(solution) / free), _RESOLUTION)
@@ -111,8 +112,7 @@ def independent(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], loss: L
 def unweighted(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], loss: Loss) -> Problem:
   """The problem of points that all count alike, of which many are fitted as means of neighbours."""
   every = Problem.of(law, x, y, loss=loss)
-  cell = _cells(every)
-  return every if cell is None else _of_cells(every, cell, np.ones(len(y)))
+  return _of_points(every, _cells(every), np.ones(len(y)))[0]
 
 
 def _cells(every: Problem) -> Int[Array, " n"] | None:
@@ -120,11 +120,24 @@ def _cells(every: Problem) -> Int[Array, " n"] | None:
   return cells(every.log_x, CURVED_CELLS if every.law.curved else CELLS) if every.loss.delta is None else None
 
 
+def _of_points(every: Problem, cell: Int[Array, " n"] | None, weight: Float[Array, " n"]) -> tuple[Problem, float]:
+  """The problem of independent points or of the means of their cells, with priors weighted by the noise that is left.
+
+  Then the number of parameters that the points determine.
+  """
+  if cell is None:
+    return with_sigma(every)
+  found = with_sigma(_of_cells(every, cell, weight))
+  if every.law.priors:  # the means have the optimum of all points for one weight of the priors
+    found = with_sigma(_of_cells(dataclasses.replace(every, prior_weight=found[0].prior_weight), cell, weight))
+  return found
+
+
 def _of_cells(every: Problem, cell: Int[Array, " n"], weight: Float[Array, " n"]) -> Problem:
   """The problem of the means of each cell, with the optimum of all points.
 
   The law bends within cells, and the spread of x within them tells something too. So each mean is moved until its residual at the optimum
-  of all points is the mean residual of its points, less the part that a change of the parameters could follow.
+  of all points is the mean residual of its points, but for a change that gives the cost the gradient which it has over all points.
   """
   square = weight**2
   log_x = cell_means(every.log_x, cell, square)
@@ -132,11 +145,15 @@ def _of_cells(every: Problem, cell: Int[Array, " n"], weight: Float[Array, " n"]
   problem = dataclasses.replace(every, log_x=log_x, log_y=cell_means(every.log_y, cell, square), whiten=whiten)
   low, high = every.bounds(1)
   theta = every.minimise(solve(problem).theta[None], low, high)[0]
+  residual, jacobian = (a[0, : len(weight)] for a in every.evaluate(theta))
   rest = cell_means(every.law.log_value(theta, every.log_x)[0][0] - every.log_y, cell, square)
   log_f, gradient = (a[0] for a in every.law.log_value(theta, log_x))
   free = (theta[0] > low[0]) & (theta[0] < high[0])
   white = whiten.columns(np.column_stack([gradient[:, free], rest]))
-  rest -= gradient[:, free] @ np.linalg.lstsq(white[:, :-1], white[:, -1], rcond=None)[0]
+  scale = np.linalg.norm(white[:, :-1], axis=0)
+  unit = white[:, :-1] / scale
+  excess = unit.T @ white[:, -1] - (jacobian[:, free] / scale).T @ residual
+  rest -= gradient[:, free] / scale @ (np.linalg.pinv(unit.T @ unit, hermitian=True) @ excess)
   return dataclasses.replace(problem, log_y=log_f - rest)
 
 
@@ -198,22 +215,24 @@ def of_passes(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], seed: Arr
   averaged = _averaged(sum(log_y_sm.size for _, log_y_sm in configurations), sum(log_y_sm.size for _, log_y_sm, _ in shorter), "of a pass")
   seeds_free = _PER_SEED * known.free
 
+  beyond = len(means) + len(problem.law.priors) - len(law.params)  # degrees of freedom of the residuals
+
   def misfit(solution: Solution) -> float | None:
-    lack = len(means) - len(law.params)
-    return None if lack < 1 else float(special.fdtrc(lack, max(seeds_free, 1.0), solution.cost / lack))
+    return None if beyond < 1 else float(special.fdtrc(beyond, max(seeds_free, 1.0), solution.cost / beyond))
 
   def judge(solution: Solution) -> tuple[Array, Array]:
     at_free = free_parameters(problem, solution)
     share, freedom = np.ones(len(at_free)), np.full(len(at_free), seeds_free)
     if condition(problem, solution) < _FLAT:
-      jacobian = law.log_value(solution.theta[None], problem.log_x)[1][0][:, at_free]
-      cov, free = noise.judge(known, blocks, jacobian)
+      jacobian = problem.law.log_value(solution.theta[None], problem.log_x)[1][0][:, at_free]
+      rows = problem.prior_rows[:, at_free]
+      cov, free = noise.judge(known, blocks, jacobian, rows.T @ rows)
       plain = np.diagonal(unit_covariance(problem, solution))[at_free]
       share[at_free] = np.clip(np.diagonal(cov) / plain, 1.0, 4.0)
       freedom[at_free] = np.clip(free, 1.0, seeds_free)
     probability = misfit(solution)
     misses = probability is not None and probability < MISFIT
-    wider = max(1.0, solution.cost / max(len(means) - len(law.params), 1)) if misses else 1.0
+    wider = max(1.0, solution.cost / max(beyond, 1)) if misses else 1.0
     deviation = np.sqrt(share * wider)
     return np.array([quantile(f) for f in freedom]) * deviation, deviation
 

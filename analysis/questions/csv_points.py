@@ -23,7 +23,7 @@ class Columns:
 
 @dataclasses.dataclass(frozen=True)
 class Points:
-  """The points of one group: x [n, C], y, the name of each one's seed, and a note on rows that are no points because a cell is blank."""
+  """The points of one group: x [n, C], y, the name of each one's seed, and a note on rows that are left out."""
 
   x: np.ndarray
   y: np.ndarray
@@ -79,6 +79,25 @@ def read_points(path: Path, columns: Columns) -> dict[str, Points]:
     note = left_out([(name, number) for _, _, name, number in members if name]) if len(kept) < len(members) else ""
     out[group] = Points(numbers[:, :-1], numbers[:, -1], np.array([seed for _, seed, *_ in kept]), note)
   return out
+
+
+def burned_in(points: Points, share: float) -> Points:
+  """The points without the start of each run: those whose last x is below a share of the run's largest.
+
+  A run is the points of one seed and of one value of every other column of x.
+  """
+  if not share or not len(points.y):
+    return points
+  _, seed = np.unique(points.seed, return_inverse=True)
+  _, run = np.unique(np.column_stack([points.x[:, :-1], seed.reshape(-1)]), axis=0, return_inverse=True)
+  run = run.reshape(-1)
+  largest = np.full(run.max() + 1, -np.inf)
+  np.fmax.at(largest, run, points.x[:, -1])
+  early = points.x[:, -1] < share * largest[run] * (1 - 1e-12)
+  if not early.any():
+    return points
+  note = f"{early.sum()} points left out: x is below {share:g} of the largest x of their run"
+  return dataclasses.replace(points.at(~early), blank="; ".join(filter(None, (points.blank, note))))
 
 
 def left_out(blank: list[tuple[str, int]]) -> str:
