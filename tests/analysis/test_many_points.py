@@ -55,10 +55,15 @@ def test_whitenings_agree_with_dense_matrices():
   for block, cov in zip(blocks, [covs[0], covs[0], *covs[2:]], strict=True):
     dense[np.ix_(block, block)] = cov
   weight = rng.uniform(0.5, 2.0, n)
-  one = correlated(dense)
+  root = rng.standard_normal((n, n)) + 3 * np.eye(n)
   several = Blocks.of([(blocks[:2], covs[0]), (blocks[2:3], covs[2]), (blocks[3:], covs[3])])
   mean = np.eye(6)[place].T / np.bincount(place)[:, None]
-  for white, cov in ((EQUAL, np.eye(n)), (Weights(weight), np.diag(weight**-2)), (one, dense), (several, dense)):
+  for white, cov in (
+    (EQUAL, np.eye(n)),
+    (Weights(weight), np.diag(weight**-2)),
+    (correlated(root @ root.T), root @ root.T),
+    (several, dense),
+  ):
     w = white.columns(np.eye(n))
     np.testing.assert_allclose(w.T @ w, np.linalg.inv(cov), atol=1e-12)
     rows, cubes = rng.standard_normal((4, n)), rng.standard_normal((4, n, 3))
