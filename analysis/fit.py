@@ -18,7 +18,7 @@ from pathlib import Path
 from analysis.fitting.borrowed import Borrowed, parsed
 from analysis.fitting.fit_law import POINTS, fit_law
 from analysis.fitting.laws import LAWS, NAMES, Law, formula_of, law_of
-from analysis.fitting.least_squares import Loss
+from analysis.fitting.marquardt import Loss
 from analysis.fitting.optimum_law import Budget
 from analysis.fitting.result import Fit, as_dict
 from analysis.fitting.settings import inside, noise_of, passes_of, repeated, usable

@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float
 
 from analysis.fitting.laws import Law
-from analysis.fitting.least_squares import SQUARES, Loss, Problem, Solution, solve
+from analysis.fitting.least_squares import Problem, Solution, solve
+from analysis.fitting.marquardt import SQUARES, Loss
 from analysis.fitting.refusals import refusal
 from analysis.fitting.settings import unweighted
 from analysis.fitting.uncertainty import unit_covariance

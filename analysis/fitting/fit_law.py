@@ -14,7 +14,8 @@ from analysis.fitting.bootstrap import refusal as bootstrap_refusal
 from analysis.fitting.borrowed import NOTHING, Borrowed
 from analysis.fitting.diagnostics import aicc, band_of, extrapolate
 from analysis.fitting.laws import Law, law_of
-from analysis.fitting.least_squares import SQUARES, Loss, Problem, Solution, solve
+from analysis.fitting.least_squares import Problem, Solution, solve
+from analysis.fitting.marquardt import SQUARES, Loss
 from analysis.fitting.noise import Noise
 from analysis.fitting.profiles import profiled
 from analysis.fitting.refusals import refusal

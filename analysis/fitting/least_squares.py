@@ -1,4 +1,4 @@
-"""Bounded non-linear least squares, plain or robust, in float64 for a batch of starts at once, and a law's best parameters found with it.
+"""The least squares problem of a law and its points, and the best parameters: over all starts, or with one parameter held.
 
 A fit has a dozen points and three parameters, but it needs many starts. An interval needs many fits with one parameter held, a bootstrap
 thousands with other weights. So the batch is the loop worth vectorising. Called by `fit_law.py`, `uncertainty.py` and `bootstrap.py`.
@@ -6,149 +6,22 @@ thousands with other weights. So the batch is the loop worth vectorising. Called
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import no_type_check  # tests check types at run time; what a fit calls ten thousand times is left out
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Real
 
 from analysis.fitting.laws import Law, log_columns
+from analysis.fitting.marquardt import GAIN, RESOLUTION, SQUARES, Loss, levenberg_marquardt
 from analysis.fitting.whitening import EQUAL, Whitening
 
 Array = np.ndarray
-Evaluate = Callable[[Float[Array, "K P"]], tuple[Float[Array, "K n"], Float[Array, "K n P"]]]
 MANY = 4096  # of more points than this, some give the starts of a search
-_RESOLUTION = 1e-14  # relative error of one log residual in float64: a smaller residual is zero
-_GAIN = 1e-13  # relative gain at which a fit stops: the parameters are then within about 1e-6 of a standard error
 _ROUNDS = ((1000, 20), (3, 20), (1, 300))  # rounds of `_races`: how many starts go on, and for how many steps at most
 _CLOSE_ROUNDS = ((1000, 3), (4, 12), (1, 300))  # the same when a start is close to the solution
 _CURVED_ROUNDS = ((1000, 40), (64, 60), (6, 500))  # in a curved valley starts need longer to show what they are worth
 _CLOSE_CURVED_ROUNDS = ((1000, 8), (6, 30), (2, 300))
-_AHEAD = 0.1  # share of a step at which the second derivative along it is measured
-_TURN = 0.375  # a correction of second order longer than this share of the step is not taken
 _NEAR = 1e-3  # a solution this close to a bound, in fitted coordinates, is compared with the best one on the bound
-_COSINE = 1e-10  # a fit has converged when the cosine between the residual and every free column is this small
-
-
-@dataclasses.dataclass(frozen=True)
-class Loss:
-  """The loss of a residual r: r^2, or with `delta` twice Huber's function, r^2 within delta and delta (2|r| - delta) beyond."""
-
-  delta: float | None = None
-
-  @no_type_check
-  def cost(self, r: Array) -> Array:
-    if self.delta is None:
-      return r**2
-    size = np.abs(r)
-    return np.where(size <= self.delta, r**2, self.delta * (2 * size - self.delta))
-
-  @no_type_check
-  def slope(self, r: Array) -> Array:
-    """Half the derivative of `cost`."""
-    return r if self.delta is None else np.clip(r, -self.delta, self.delta)
-
-  @no_type_check
-  def bend(self, r: Array, least: Array) -> Array:
-    """Half the second derivative, but at least the share `least` of slope / r, the curvature of a parabola above the cost."""
-    if self.delta is None:
-      return np.ones_like(r)
-    size = np.abs(r)
-    return np.where(size <= self.delta, 1.0, least * self.delta / np.maximum(size, self.delta))
-
-
-SQUARES = Loss()
-
-
-@np.errstate(all="ignore")  # a trial step may overflow; its cost is then infinite and it is refused
-def levenberg_marquardt(
-  evaluate: Evaluate,
-  start_kp: Array,
-  low_kp: Array,
-  high_kp: Array,
-  max_steps: int = 300,
-  gain: float = _GAIN,
-  loss: Loss = SQUARES,
-  count_kn: Array | None = None,
-  curved: bool = False,
-) -> tuple[Array, Array]:
-  """Minimises the summed loss of the residuals from every start, within bounds (equal bounds hold a parameter).
-
-  Marquardt's damping with MINPACK's running column scale. Parameters on a bound that the gradient pushes outwards are left out of the step.
-  With a robust loss, the damping also moves from reweighted least squares, safe far away, to Newton's method (Madsen & Nielsen 1990).
-
-  Args:
-    evaluate: residuals and their Jacobian at K parameter vectors.
-    start_kp, low_kp, high_kp: starts and bounds.
-    max_steps: evaluations per start at most.
-    gain: a start ends when a nearly undamped step lowers the cost by less than this share.
-    loss: the loss of a residual.
-    count_kn: how often each residual counts in each problem; once when None.
-    curved: whether steps follow a curved valley to second order, by geodesic acceleration (Transtrum & Sethna 2012, arXiv 1201.5885).
-
-  Returns:
-    Parameters [K, P] and costs [K].
-  """
-  out_theta_kp, out_cost_k = np.clip(start_kp, low_kp, high_kp), np.full(len(start_kp), np.inf)
-  alive = np.arange(len(start_kp))  # which problems the arrays below still hold
-  theta_kp, residual_kn, jacobian_knp = out_theta_kp, *evaluate(out_theta_kp)
-  count_kn = np.ones((len(start_kp), 1)) if count_kn is None else count_kn
-
-  @no_type_check
-  def total(r_kn: Array, c_kn: Array) -> Array:
-    return np.sum(c_kn * loss.cost(r_kn), axis=1)
-
-  cost_k = total(residual_kn, count_kn)
-  zero = residual_kn.shape[1] * _RESOLUTION**2
-  damping_k, stalled_k = np.full(len(alive), 1e-3), np.zeros(len(alive), bool)
-  scale_kp = np.full_like(theta_kp, 1e-300)
-  eye = np.eye(theta_kp.shape[1])
-  for _ in range(max_steps):
-    slope_kn = count_kn * loss.slope(residual_kn)
-    least_k1 = np.minimum(damping_k, 1.0)[:, None]
-    transposed_kpn = jacobian_knp.transpose(0, 2, 1)
-    gradient_kp = (transposed_kpn @ slope_kn[..., None])[..., 0]
-    weighted_kpn = transposed_kpn * (count_kn * loss.bend(residual_kn, least_k1))[:, None]
-    hessian_kpp = weighted_kpn @ jacobian_knp
-    curvature_kp = np.diagonal(hessian_kpp, axis1=1, axis2=2)
-    held_kp = ((theta_kp <= low_kp) & (gradient_kp >= 0)) | ((theta_kp >= high_kp) & (gradient_kp <= 0)) | (low_kp == high_kp)
-    size_k = np.sum(slope_kn * residual_kn, axis=1)
-    cosine_kp = np.abs(gradient_kp) / np.sqrt(np.maximum(curvature_kp * size_k[:, None], 1e-300))
-    done_k = ~np.isfinite(cost_k) | (cost_k <= zero) | stalled_k | (damping_k > 1e14) | np.all(held_kp | (cosine_kp <= _COSINE), axis=1)
-    if done_k.any():
-      out_theta_kp[alive[done_k]], out_cost_k[alive[done_k]] = theta_kp[done_k], np.where(np.isfinite(cost_k), cost_k, np.inf)[done_k]
-      keep = ~done_k
-      if not keep.any():
-        return out_theta_kp, out_cost_k
-      alive, theta_kp, low_kp, high_kp, scale_kp = alive[keep], theta_kp[keep], low_kp[keep], high_kp[keep], scale_kp[keep]
-      residual_kn, jacobian_knp, cost_k, damping_k = residual_kn[keep], jacobian_knp[keep], cost_k[keep], damping_k[keep]
-      gradient_kp, hessian_kpp, curvature_kp, held_kp = gradient_kp[keep], hessian_kpp[keep], curvature_kp[keep], held_kp[keep]
-      count_kn, weighted_kpn = count_kn[keep], weighted_kpn[keep]
-    scale_kp = np.maximum(scale_kp, curvature_kp)
-    # Solved in units in which every diagonal element is 1, so that the magnitude of a parameter does not matter.
-    unit_kp = np.where(held_kp, 0.0, 1 / np.sqrt(curvature_kp + damping_k[:, None] * scale_kp))
-    system_kpp = hessian_kpp * unit_kp[:, :, None] * unit_kp[:, None, :]
-    system_kpp = system_kpp * (1 - eye) + (1 + 1e-15) * eye
-    step_kp = unit_kp * np.linalg.solve(system_kpp, (-gradient_kp * unit_kp)[..., None])[..., 0]
-    if curved:
-      ahead_kp = np.clip(theta_kp + _AHEAD * step_kp, low_kp, high_kp)
-      second_kn = 2 / _AHEAD * ((evaluate(ahead_kp)[0] - residual_kn) / _AHEAD - (jacobian_knp @ step_kp[..., None])[..., 0])
-      push_kp = (weighted_kpn @ second_kn[..., None])[..., 0]
-      turn_kp = -0.5 * unit_kp * np.linalg.solve(system_kpp, (unit_kp * np.nan_to_num(push_kp))[..., None])[..., 0]
-      near_k = np.sum(turn_kp**2 * scale_kp, axis=1) <= _TURN**2 * np.sum(step_kp**2 * scale_kp, axis=1)
-      step_kp = np.where(near_k[:, None], step_kp + turn_kp, step_kp)
-    trial_kp = np.clip(theta_kp + step_kp, low_kp, high_kp)
-    trial_residual_kn, trial_jacobian_knp = evaluate(trial_kp)
-    trial_cost_k = total(trial_residual_kn, count_kn)
-    better_k: Bool[Array, " K"] = trial_cost_k < cost_k
-    stalled_k = (damping_k < 1e-2) & (np.abs(cost_k - trial_cost_k) <= gain * cost_k)
-    theta_kp = np.where(better_k[:, None], trial_kp, theta_kp)
-    residual_kn = np.where(better_k[:, None], trial_residual_kn, residual_kn)
-    jacobian_knp = np.where(better_k[:, None, None], trial_jacobian_knp, jacobian_knp)
-    cost_k = np.where(better_k, trial_cost_k, cost_k)
-    damping_k = np.where(better_k, np.maximum(damping_k * 0.1, 1e-12), damping_k * 5)
-  out_theta_kp[alive], out_cost_k[alive] = theta_kp, np.where(np.isfinite(cost_k), cost_k, np.inf)
-  return out_theta_kp, out_cost_k
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,7 +94,7 @@ class Problem:
     return rows
 
   def minimise(
-    self, starts_kp: Array, low_kp: Array, high_kp: Array, max_steps: int = 300, gain: float = _GAIN, count_kn: Array | None = None
+    self, starts_kp: Array, low_kp: Array, high_kp: Array, max_steps: int = 300, gain: float = GAIN, count_kn: Array | None = None
   ) -> tuple[Float[Array, "K P"], Float[Array, " K"]]:
     return levenberg_marquardt(self.evaluate, starts_kp, low_kp, high_kp, max_steps, gain, self.loss, count_kn, self.law.curved)
 
@@ -276,14 +149,14 @@ def solve(problem: Problem, near: Float[Array, " P"] | None = None) -> Solution:
     for bound in (float(bounds[0][0, index]), float(bounds[1][0, index])):
       if np.isfinite(bound) and abs(theta[index] - bound) < _NEAR:
         face_theta, face_cost = solve_held(problem, index, bound, np.concatenate([theta[None], starts_kp[::4]]))
-        if face_cost <= cost * (1 + 1e-9) + len(problem.log_x) * _RESOLUTION**2:
+        if face_cost <= cost * (1 + 1e-9) + len(problem.log_x) * RESOLUTION**2:
           theta, cost = face_theta, face_cost
   low, high = (side[0] for side in bounds)
   return Solution(theta, cost, tuple(p.name for i, p in enumerate(problem.law.params) if theta[i] in (low[i], high[i])))
 
 
 def solve_held(
-  problem: Problem, index: int, held: float, starts_kp: Float[Array, "K P"], gain: float = _GAIN
+  problem: Problem, index: int, held: float, starts_kp: Float[Array, "K P"], gain: float = GAIN
 ) -> tuple[Float[Array, " P"], float]:
   """The optimum with parameter `index` held at a value: parameters and cost."""
   theta_gp, cost_g = solve_held_each(problem, np.array([index]), np.array([held]), starts_kp[None], gain)
@@ -291,7 +164,7 @@ def solve_held(
 
 
 def solve_held_each(
-  problem: Problem, index_g: Int[Array, " G"], held_g: Float[Array, " G"], starts_gkp: Float[Array, "G K P"], gain: float = _GAIN
+  problem: Problem, index_g: Int[Array, " G"], held_g: Float[Array, " G"], starts_gkp: Float[Array, "G K P"], gain: float = GAIN
 ) -> tuple[Float[Array, "G P"], Float[Array, " G"]]:
   """The optima of G problems, each with one parameter held, computed together: parameters and costs."""
   low_gkp, high_gkp = (side.reshape(starts_gkp.shape) for side in problem.bounds(starts_gkp.shape[0] * starts_gkp.shape[1]))
@@ -301,7 +174,7 @@ def solve_held_each(
 
 
 def _races(
-  problem: Problem, starts_gkp: Array, low_gkp: Array, high_gkp: Array, gain: float = _GAIN, close: bool = False
+  problem: Problem, starts_gkp: Array, low_gkp: Array, high_gkp: Array, gain: float = GAIN, close: bool = False
 ) -> tuple[Array, Array]:
   """Runs all starts of each problem for some steps, then only the leading ones to convergence. Slow starts far away win nothing."""
   rounds = {(0, 0): _ROUNDS, (0, 1): _CLOSE_ROUNDS, (1, 0): _CURVED_ROUNDS, (1, 1): _CLOSE_CURVED_ROUNDS}[problem.law.curved, close]

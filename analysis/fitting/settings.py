@@ -16,7 +16,8 @@ from scipy import special
 
 from analysis.fitting import noise
 from analysis.fitting.laws import Law
-from analysis.fitting.least_squares import Loss, Problem, Solution, solve
+from analysis.fitting.least_squares import Problem, Solution, solve
+from analysis.fitting.marquardt import Loss
 from analysis.fitting.noise import Block, Noise
 from analysis.fitting.priors import with_sigma
 from analysis.fitting.thinning import CELLS, CURVED_CELLS, cell_means, cells, pass_means

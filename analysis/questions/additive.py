@@ -14,7 +14,8 @@ from scipy import special
 
 from analysis.fitting import settings
 from analysis.fitting.laws import Law, joint
-from analysis.fitting.least_squares import SQUARES, solve, solve_held
+from analysis.fitting.least_squares import solve, solve_held
+from analysis.fitting.marquardt import SQUARES
 from analysis.load import Sweep, on_data_curve, same_rows, some_sizes
 from analysis.questions.backtest import Backtest, backtests
 from analysis.questions.base_run import Base, base_run, base_size, costs_of

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from analysis.fitting import adequacy, settings
 from analysis.fitting.diagnostics import aicc
 from analysis.fitting.laws import LAWS, Law
-from analysis.fitting.least_squares import SQUARES, Problem, solve
+from analysis.fitting.least_squares import Problem, solve
+from analysis.fitting.marquardt import SQUARES
 from analysis.fitting.noise import Noise
 from analysis.fitting.refusals import refusal
 from analysis.fitting.uncertainty import condition

@@ -19,7 +19,8 @@ from jaxtyping import Float
 
 from analysis.fitting import adequacy
 from analysis.fitting.laws import Law, joint
-from analysis.fitting.least_squares import Problem, Solution, levenberg_marquardt, solve
+from analysis.fitting.least_squares import Problem, Solution, solve
+from analysis.fitting.marquardt import levenberg_marquardt
 from analysis.fitting.refusals import refusal
 from analysis.fitting.settings import Setting
 from analysis.fitting.uncertainty import quantile

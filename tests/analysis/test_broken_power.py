@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from analysis.fitting.laws import LAWS
-from analysis.fitting.least_squares import Problem, levenberg_marquardt, solve
+from analysis.fitting.least_squares import Problem, solve
+from analysis.fitting.marquardt import levenberg_marquardt
 
 LAW = LAWS["broken_power"]
 STARTS = 150

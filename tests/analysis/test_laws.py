@@ -8,7 +8,8 @@ from scipy import optimize, stats
 
 from analysis.fitting.fit_law import fit_law
 from analysis.fitting.laws import LAWS
-from analysis.fitting.least_squares import Loss, Problem, solve
+from analysis.fitting.least_squares import Problem, solve
+from analysis.fitting.marquardt import Loss
 from analysis.fitting.result import Estimate
 from analysis.fitting.status import constant_above
 

@@ -13,7 +13,8 @@ from analysis import fit as program
 from analysis.fitting import thinning
 from analysis.fitting.fit_law import fit_law
 from analysis.fitting.laws import LAWS
-from analysis.fitting.least_squares import MANY, Loss, Problem, solve
+from analysis.fitting.least_squares import MANY, Problem, solve
+from analysis.fitting.marquardt import Loss
 from analysis.fitting.noise import Noise, Scatter
 from analysis.fitting.settings import noise_of, passes_of
 from analysis.fitting.whitening import EQUAL, Blocks, Weights, correlated

@@ -9,7 +9,8 @@ from analysis import fit as program
 from analysis.fitting.bootstrap import bootstrap
 from analysis.fitting.fit_law import fit_law
 from analysis.fitting.laws import LAWS
-from analysis.fitting.least_squares import Loss, Problem, solve
+from analysis.fitting.least_squares import Problem, solve
+from analysis.fitting.marquardt import Loss
 from analysis.fitting.optimum_law import Budget, coordinates, optimum_law, optimum_of
 from analysis.questions.optimum import Split, optimum
 from dlrm_jax.common import record

@@ -6,7 +6,8 @@ import pytest
 from analysis.fitting import settings
 from analysis.fitting.fit_law import fit_law
 from analysis.fitting.laws import LAWS
-from analysis.fitting.least_squares import SQUARES, Problem, Solution, levenberg_marquardt, solve
+from analysis.fitting.least_squares import Problem, Solution, solve
+from analysis.fitting.marquardt import SQUARES, levenberg_marquardt
 from analysis.fitting.profiles import profile_intervals, profiled
 from analysis.fitting.uncertainty import Interval, unit_covariance
 

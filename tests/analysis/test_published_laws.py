@@ -8,7 +8,7 @@ from places import REAL
 
 from analysis import fit as fit_program
 from analysis.fitting.fit_law import fit_law
-from analysis.fitting.least_squares import Loss
+from analysis.fitting.marquardt import Loss
 from analysis.fitting.optimum_law import Budget, optimum_of
 from analysis.questions.frontier import pareto_front
 from dlrm_jax.common import record
