@@ -6,9 +6,9 @@ Called by `analysis.fit` on anybody's points and by `analysis.questions.sweep_la
 import dataclasses
 
 import numpy as np
-from jaxtyping import Real
+from jaxtyping import Float, Real
 
-from analysis.fitting import adequacy, measured, settings
+from analysis.fitting import adequacy, covariance, measured, settings
 from analysis.fitting.bootstrap import MIN_POINTS, bootstrap
 from analysis.fitting.bootstrap import refusal as bootstrap_refusal
 from analysis.fitting.borrowed import NOTHING, Borrowed
@@ -94,9 +94,10 @@ def fit_law(
   alone = along and setting is None
   setting = setting or settings.independent(form, x, y, loss, average=not draws)
   problem, solution = setting.problem, solve(setting.problem)
-  lower = ""
+  lower, theta_kp = "", None
   if draws:
-    limits, intervals = setting.judge(solution)[0], [] if bare else _drawn(problem, solution, draws)
+    theta_kp = None if bare else bootstrap(problem, solution, draws)
+    limits, intervals = setting.judge(solution)[0], [] if theta_kp is None else _drawn(problem, solution, theta_kp)
   else:
     solution, limits, intervals, lower = profiled(problem, solution, setting.judge)
   open_params = [] if bare else not_identified(problem, solution, intervals)
@@ -119,6 +120,7 @@ def fit_law(
   return dataclasses.replace(
     blank,
     params=borrowed.completed(estimates, whole),
+    covariance=covariance.of(problem, solution, intervals, theta_kp, open_params),
     objective=setting.cost(solution) if loss.delta is None else solution.cost / 2,
     status=status,
     note="; ".join(notes),
@@ -134,9 +136,9 @@ def fit_law(
   )
 
 
-def _drawn(problem: Problem, solution: Solution, draws: int) -> list[Interval]:
-  """Percentile intervals. The standard error is computed in the user's units and converted to fitted coordinates."""
-  theta_kp, out = bootstrap(problem, solution, draws), []
+def _drawn(problem: Problem, solution: Solution, theta_kp: Float[Array, "K P"]) -> list[Interval]:
+  """Percentile intervals of draws. The standard error is computed in the user's units and converted to fitted coordinates."""
+  out = []
   for i, param in enumerate(problem.law.params):
     low, high = np.quantile(theta_kp[:, i], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     spread = float(np.exp(theta_kp[:, i] - solution.theta[i]).std(ddof=1) if param.log else theta_kp[:, i].std(ddof=1))

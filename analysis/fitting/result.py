@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Real
 
+from analysis.fitting.covariance import Covariance
 from analysis.fitting.laws import Law, law_of
 from analysis.fitting.measured import Slopes
 
@@ -35,6 +36,7 @@ class Fit:
 
   Attributes:
     params: the parameters by name; empty when the fit was refused.
+    covariance: the covariance matrix of the parameters; None when the fit was refused and without intervals.
     objective: the sum of squared residuals of log y, or of Huber's function of them where the loss is robust. Residuals are whitened by
       the noise where the method is `gls`.
     num_points: points in the window.
@@ -80,6 +82,7 @@ class Fit:
   borrowed: dict[str, str] = dataclasses.field(default_factory=dict)
   columns: tuple[str, ...] = ("x",)
   band: tuple[tuple[float, float, float], ...] = ()
+  covariance: Covariance | None = None
 
   @property
   def refused(self) -> bool:

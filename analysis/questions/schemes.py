@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from analysis.fitting import covariance
 from analysis.fitting.result import Estimate, Fit, row_as_dict
 from analysis.load import Sweep, axes_of, on_data_curve, same_rows
 from analysis.questions.curves import final_points, fitted, total_metric
@@ -135,6 +136,7 @@ def in_unit(fit: Fit, per_unit: float) -> Fit:
   """A law of one x, against x times `per_unit`: exponents, constants and status stay. The interval of alpha is left out."""
   if per_unit == 1.0:
     return fit
+  moved = None if fit.covariance is None else covariance.in_unit(fit.covariance, fit.estimates, per_unit)
   params = dict(fit.params)
   if "alpha" in params:
     params["alpha"] = Estimate(params["alpha"].estimate * per_unit ** fit.value("beta"), None, None, None)
@@ -145,7 +147,7 @@ def in_unit(fit: Fit, per_unit: float) -> Fit:
       params[name] = Estimate(p.estimate * per_unit, error, low, high)
   low, high = (None if v is None else v * per_unit for v in (fit.x_min, fit.x_max))
   band = tuple((x * per_unit, below, above) for x, below, above in fit.band)
-  return dataclasses.replace(fit, params=params, x_min=low, x_max=high, band=band)
+  return dataclasses.replace(fit, params=params, x_min=low, x_max=high, band=band, covariance=moved)
 
 
 def _with_efficiency(rows: list[SchemeRow]) -> list[SchemeRow]:
