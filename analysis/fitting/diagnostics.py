@@ -10,7 +10,7 @@ from analysis.fitting.laws import Law
 from analysis.fitting.least_squares import Problem, Solution, solve
 from analysis.fitting.marquardt import SQUARES, Loss
 from analysis.fitting.refusals import refusal
-from analysis.fitting.settings import unweighted
+from analysis.fitting.settings import Setting, unweighted
 from analysis.fitting.uncertainty import unit_covariance
 
 Array = np.ndarray
@@ -18,12 +18,16 @@ _BAND = 25  # x at which the interval of the law's value is computed
 _HELD_OUT = 4  # the largest quarter of the distinct x is predicted by a fit to the other points
 
 
-def aicc(problem: Problem, solution: Solution, known_noise: bool) -> float | None:
-  """-2 log likelihood + 2 k n / (n - k - 1), up to a constant of the points; None with too few points, and with priors."""
-  n, k = len(problem.log_y), len(problem.law.params) + (not known_noise)  # an unknown variance is a parameter too
-  if n - k - 1 <= 0 or problem.loss.delta is not None or problem.law.priors:
+def aicc(setting: Setting, solution: Solution) -> float | None:
+  """-2 log likelihood + 2 k n / (n - k - 1), up to a constant of the points; None with too few points, and with priors.
+
+  Where means are fitted in place of many points, it is that of all points, so that laws with other means can be compared.
+  """
+  law, cost, n = setting.problem.law, setting.cost(solution), setting.count or len(setting.problem.log_y)
+  k = len(law.params) + (setting.noise is None)  # an unknown variance is a parameter too
+  if n - k - 1 <= 0 or setting.problem.loss.delta is not None or law.priors:
     return None
-  misfit = solution.cost if known_noise else n * np.log(max(solution.cost, 1e-300) / n)
+  misfit = n * np.log(max(cost, 1e-300) / n) if setting.noise is None else cost
   return float(misfit + 2 * k * n / (n - k - 1))
 
 

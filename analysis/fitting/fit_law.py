@@ -129,7 +129,7 @@ def fit_law(
     extrapolation=extrapolate(form, x, y, loss),
     condition_number=condition(problem, solution),
     misfit_p=misfit,
-    aicc=aicc(problem, solution, known_noise=method == "gls"),
+    aicc=aicc(setting, solution),
     profiles={p.name: interval.profile for p, interval in zip(form.params, intervals, strict=not bare) if p.exponent and interval.profile},
     per_seed=_per_seed(problem, solution, x, y, seed) if points == "curves" else {},
     band=() if draws else band_of(problem, solution, limits),

@@ -46,6 +46,7 @@ class Setting:
       freedom; 0 where nothing tells.
     averaged: a note on points that are fitted as means of neighbours, or empty.
     total: the cost of a solution over all points, where means are fitted in their place; None: it is the solution's.
+    count: the number of points that `total` is over; 0: those of the problem.
   """
 
   problem: Problem
@@ -57,6 +58,7 @@ class Setting:
   known_free: float = 0.0
   averaged: str = ""
   total: Callable[[Solution], float] | None = None
+  count: int = 0
 
   def cost(self, solution: Solution) -> float:
     """The cost of a solution over all points."""
@@ -107,7 +109,7 @@ def independent(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], loss: L
     return float(special.fdtrc(lack, within, max(total(solution) - pure, 0.0) / lack / (pure / within)))
 
   known = (pure / within, float(within)) if repeats else (0.0, 0.0)
-  return Setting(problem, judge, misfit, known_variance=known[0], known_free=known[1], averaged=averaged, total=total)
+  return Setting(problem, judge, misfit, known_variance=known[0], known_free=known[1], averaged=averaged, total=total, count=len(y))
 
 
 def unweighted(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], loss: Loss) -> Problem:

@@ -82,7 +82,7 @@ def _one(law: Law, x: Array, y: Array, seed: Array, noise: Noise | None, group: 
   setting = along or settings.independent(law, x[:, None], y, SQUARES)
   problem, solution = setting.problem, solve(setting.problem)
   missed = adequacy.misses(problem, solution, setting.known_variance, setting.known_free, setting.misfit(solution))
-  criterion = aicc(problem, solution, known_noise=along is not None)
+  criterion = aicc(setting, solution)
   errors = errors_by_distance(law.name, x, y)
   return Compared(group, law.name, "misfit" if missed else "", solution.on_bound, criterion, None, condition(problem, solution), errors)
 

@@ -142,6 +142,19 @@ def test_means_of_independent_points_give_the_estimates_of_all(columns):
     np.testing.assert_allclose(fit.params[name].std_error, error, rtol=0.01)
 
 
+def test_laws_of_many_points_are_compared_over_all_of_them():
+  """The cells of a curved law are other ones. AICc is that of all points by hand: a law with three parameters too many is as good, to noise."""
+  rng = np.random.default_rng(0)
+  x = np.exp(rng.uniform(np.log(1e5), np.log(1e9), 6000))
+  y = power_constant(np.array([5.0, 0.3, 0.7]), x) * np.exp(0.01 * rng.standard_normal(len(x)))
+  fits = {name: fit_law(x, y, name, points="independent") for name in ("power", "power_constant", "broken_power")}
+  for name, fit in fits.items():
+    n, k, cost = len(y), len(fit.params) + 1, np.sum(np.log(fit.predict(x) / y) ** 2)
+    np.testing.assert_allclose(fit.objective, cost, rtol=1e-6)
+    np.testing.assert_allclose(fit.aicc, n * np.log(cost / n) + 2 * k * n / (n - k - 1), atol=1e-3, err_msg=name)
+  assert abs(fits["broken_power"].aicc - fits["power_constant"].aicc) < 15 < fits["power"].aicc - fits["broken_power"].aicc
+
+
 def test_starts_from_some_of_many_points_lead_to_the_optimum_of_all():
   """A robust loss is fitted to every point; its optimum is scipy's."""
   rng = np.random.default_rng(1)
