@@ -20,7 +20,7 @@ from analysis.questions.curves import final_points
 from analysis.questions.parts import ideal
 from analysis.questions.sweep_laws import ROWS_LIMIT
 from analysis.report.analysis import Analysis, analyse
-from analysis.report.paper_tables import exponent_table, frontier_table, parts_table, scheme_table
+from analysis.report.paper_tables import exponent_table, frontier_table, ne_table, parts_table, scheme_table
 from analysis.report.tables import ADVICE, short
 from analysis.study.predictions import predictions, ratios, teacher_floors
 from dlrm_jax.common import flags, markdown, record
@@ -205,6 +205,7 @@ def _draw(found: Analyses, study: Path) -> None:
 SECTIONS: dict[str, Callable[[Analyses], str]] = {  # how each section of STUDY.md is made
   "claims": _predictions,
   "exponents": lambda found: stacked({name: exponent_table(found[name].exponents) for name in ("paper", "paper_tail")}, 4),
+  "ne": lambda found: stacked({name: ne_table(found[name].ne) for name in ("paper", "paper_tail")}, 4, ["verdict"]),
   "tail": lambda found: _tail(found["paper_tail"]),
   "parts": lambda found: _table(parts_table(found["paper"].parts), 5, ["workload"]),
   "rows": lambda found: stacked({name: parts_table(found[name].parts) for name in _ROWS}, 6, ["axis", "loss", "whole"]),

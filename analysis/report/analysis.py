@@ -12,6 +12,7 @@ from analysis.questions.additive import models
 from analysis.questions.advice import Advice, advise
 from analysis.questions.comparison import Compared, compare_largest
 from analysis.questions.curves import Curve, curves
+from analysis.questions.ne_laws import NeLaw, ne_laws
 from analysis.questions.parts import Exponents, data_exponents, part_sizes
 from analysis.questions.rate_laws import RateLaw, rate_laws
 from analysis.questions.schemes import SchemeRow, scheme_rows
@@ -41,6 +42,7 @@ class Analysis:
     choices: these learning rates.
     rates: how they move along the axes.
     curves: the curves that data laws are fitted to, with their drift.
+    ne: whether NE follows the law of the excess, on planted data.
     rows, sizes: laws against examples, and laws over sizes.
     schemes, exponents, parts, compared, advice, speeds, noises: see the functions of `analysis.questions` that make them.
     no_advice: why there is no advice where a sweep has a model axis, or empty.
@@ -55,6 +57,7 @@ class Analysis:
   sizes: list[LawRow]
   schemes: list[SchemeRow]
   exponents: list[Exponents]
+  ne: list[NeLaw]
   parts: list[dict[str, Any]]
   compared: list[Compared]
   advice: list[Advice]
@@ -70,7 +73,8 @@ class Analysis:
   @property
   def tables(self) -> list[Table]:
     """The tables that have rows, without that of the laws."""
-    found = [paper_tables.scheme_table(self.schemes), paper_tables.exponent_table(self.exponents), paper_tables.parts_table(self.parts)]
+    found = [paper_tables.scheme_table(self.schemes), paper_tables.exponent_table(self.exponents), paper_tables.ne_table(self.ne)]
+    found += [paper_tables.parts_table(self.parts)]
     found += [paper_tables.frontier_table(self.schemes), *paper_tables.advice_tables(self.advice)]
     found += [paper_tables.comparison_table(self.compared), paper_tables.noise_table(self.noises)]
     found += [rates_table(self.choices), rate_law_table(self.rates), throughput_table(self.speeds)]
@@ -127,7 +131,7 @@ def analyse(workdir: str | Path, law: str = "auto", x_min: float | None = None, 
     bar(1)
     compared, (advice, no_advice) = compare_largest(given, noises), _advice(sweep)
     bar(1)
-  found = (schemes, exponents, parts, compared, advice, throughput(sweep), noises)
+  found = (schemes, exponents, ne_laws(given), parts, compared, advice, throughput(sweep), noises)
   return Analysis(everything, sweep, choices, rate_laws(everything), given, rows, sizes, *found, no_advice)
 
 

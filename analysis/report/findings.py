@@ -28,6 +28,7 @@ def findings(found: Analysis) -> list[str]:
     trained_anew = row.x == "size" and (row.workload, row.learner) not in passes
     if row.axis == "data" and (row.x == "examples" or trained_anew):
       sentences.append(_data_law(row, (row.workload, row.learner, row.axis, row.size) in one_order))
+  sentences += [f"{law.workload}, {law.learner}: {law.verdict}." for law in found.ne]
   sentences += [f"{advice.workload}: {advice.verdict}" for advice in found.advice]
   return sentences + ([f"No advice: {found.no_advice}."] if found.no_advice else [])
 

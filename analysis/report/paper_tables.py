@@ -11,6 +11,7 @@ from analysis.fitting.result import estimate_text, interval_text
 from analysis.questions import regimes
 from analysis.questions.advice import Advice, option_rows
 from analysis.questions.comparison import DISTANCES, Compared
+from analysis.questions.ne_laws import NeLaw
 from analysis.questions.parts import Exponents
 from analysis.questions.published import PAPER
 from analysis.questions.schemes import BEST, SchemeRow
@@ -61,6 +62,24 @@ def exponent_table(found: list[Exponents]) -> Table:
     place = [r.workload, r.learner, r.axis, short(r.size), r.fit.num_seeds]
     cells.append([*place, estimate_text(r.fit, "beta"), short(r.fit.x_min), whole, known(r.theory_beta, ".3f")])
   return Table("Data exponents by scheme", columns, cells, EXPONENTS_TEXT)
+
+
+NE_TEXT = (
+  "The same points of planted data as whole excess, whose limit is 0, and as NE, which is (excess + b)/H for the loss b of the true click "
+  "probabilities and the entropy H of the click rate. Where the excess is a power of examples, NE must have its exponent and the constant "
+  "b/H (theory's constant). Each is fitted by itself."
+)
+
+
+def ne_table(laws: list[NeLaw]) -> Table:
+  """Whether NE follows the law of the excess."""
+  columns = ["workload", "learner", "scheme", "size", "excess, exponent [95%]", "NE, exponent [95%]", "NE, constant [95%]"]
+  cells = []
+  for law in laws:
+    place = [law.workload, law.learner, law.axis, short(law.size)]
+    constant = interval_text(law.ne.params.get("gamma"), 4)
+    cells.append([*place, estimate_text(law.excess, "beta"), estimate_text(law.ne, "beta"), constant, f"{law.bayes:.4f}", law.verdict])
+  return Table("NE and excess", [*columns, "theory's constant", "verdict"], cells, NE_TEXT)
 
 
 PARTS_TEXT = (
