@@ -143,7 +143,7 @@ def test_means_of_independent_points_give_the_estimates_of_all(columns):
 
 
 def test_laws_of_many_points_are_compared_over_all_of_them():
-  """The cells of a curved law are other ones. AICc is that of all points by hand: a law with three parameters too many is as good, to noise."""
+  """The cells of a curved law are other ones. AICc is that of all points by hand; three parameters too many change it little."""
   rng = np.random.default_rng(0)
   x = np.exp(rng.uniform(np.log(1e5), np.log(1e9), 6000))
   y = power_constant(np.array([5.0, 0.3, 0.7]), x) * np.exp(0.01 * rng.standard_normal(len(x)))
