@@ -7,7 +7,7 @@ DEMO := runs/demo
 
 STUDY := runs/study
 
-.PHONY: demo study study-tables test test-slow test-slurm lint fast-tests map peers constraints clean .venv
+.PHONY: demo study study-tables test test-slow test-slurm test-lean lint fast-tests map peers constraints clean .venv
 
 demo: $(VENV)/.installed  ## the quick study on planted data, on this machine
 	$(BIN)/python -m sweeps.run --preset=quick --workdir=$(DEMO)
@@ -42,6 +42,23 @@ test-slow: test  ## the tests that take longer, too
 
 test-slurm: $(VENV)/.installed  ## the launcher on a Slurm cluster that the tests start on this machine (Debian: slurm-wlm, munge)
 	$(BIN)/python -m pytest -m slurm
+
+# The tests that need no extra, in an environment that has none. PYTHON_LEAN must be Python 3.12.
+PYTHON_LEAN ?= python3.12
+LEAN_TESTS := tests/dlrm_jax/embedding tests/dlrm_jax/model tests/dlrm_jax/machine --ignore=tests/dlrm_jax/machine/test_mesh.py \
+  tests/dlrm_jax/training/test_runs.py tests/dlrm_jax/training/test_checkpoint.py tests/benchmarks/test_accelerator.py \
+  tests/benchmarks/test_bench_step.py tests/benchmarks/test_bench_lookup.py tests/benchmarks/test_bench_collectives.py \
+  tests/benchmarks/test_profile.py tests/benchmarks/test_peaks.py tests/analysis/test_fit.py
+
+test-lean: .venv-lean/.installed  ## the core without extras, with the versions of constraints-lean.txt
+	.venv-lean/bin/python -m pytest -o filterwarnings=error -n auto --dist=worksteal -m "not slow" $(LEAN_TESTS)
+
+.venv-lean/.installed: pyproject.toml constraints-lean.txt
+	@echo "installing into .venv-lean: a minute, 1 GB"
+	$(PYTHON_LEAN) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12) and "Python 3.12 is needed, this is " + sys.version)'
+	$(PYTHON_LEAN) -m venv .venv-lean
+	.venv-lean/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints-lean.txt --editable . pytest pytest-xdist
+	@touch $@
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -24,8 +24,8 @@ from analysis.fitting.result import Fit, as_dict
 from analysis.fitting.settings import inside, noise_of, passes_of, repeated, usable
 from analysis.questions.csv_points import Columns, Points, burned_in, read_points
 from analysis.questions.fit_table import group_name, print_fits
-from analysis.questions.frontier import pareto_front
 from analysis.questions.optimum import FLOPS_PER_PARAM, Split, optimum
+from analysis.questions.pareto import pareto_front
 from dlrm_jax.common import flags, record
 from dlrm_jax.common.progress import Bar
 

@@ -1,4 +1,4 @@
-"""The best loss that a budget buys: Pareto fronts of points, and frontiers whose winner is picked on some seeds and measured on others.
+"""The best loss that a budget buys: frontiers whose winner is picked on some seeds and measured on others.
 
 Between the evaluations of a configuration its loss is interpolated, so that no winner has merely been evaluated nearest to a budget.
 The minimum over noisy candidates is biased low, and more so with more candidates. A winner that is chosen without the seed it is measured
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from scipy import special
 
 from analysis.fitting.fit_law import fit_law
@@ -22,17 +22,6 @@ _BUDGETS = 12
 _LEVEL = 0.05  # configurations are alike where a t test at this level does not tell their losses apart
 _COMPLETE = 0.9  # a seed counts if at least this share of the candidates has its loss
 SPAN = 256.0  # the frontier covers the last factor of this in the resource: earlier, models still learn their bias
-
-
-def pareto_front(cost: Float[Array, " n"], loss: Float[Array, " n"]) -> Int[Array, " m"]:
-  """Indices of the points that no other beats in both cost and loss, by rising cost."""
-  order = np.lexsort((loss, cost))
-  best, front = np.inf, []
-  for i in order:
-    if loss[i] < best:
-      best = float(loss[i])
-      front.append(int(i))
-  return np.array(front, int)
 
 
 @dataclasses.dataclass(frozen=True)

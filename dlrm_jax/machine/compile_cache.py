@@ -8,6 +8,7 @@ relies on, and pyproject.toml bounds the versions of jax. `hardware.share_compil
 """
 
 import contextlib
+import hashlib
 import inspect
 import os
 import sys
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import xxhash
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from dlrm_jax.common import record
@@ -23,6 +23,10 @@ from dlrm_jax.common.progress import say
 
 jax_cache: Any = sys.modules[reset_cache.__module__]  # private: jax._src.compilation_cache
 _DIGEST_BYTES = 16
+
+
+def _digest(value: bytes) -> bytes:
+  return hashlib.blake2b(value, digest_size=_DIGEST_BYTES).digest()
 
 
 class Entries:
@@ -39,7 +43,7 @@ class Entries:
     with contextlib.suppress(OSError):
       data = self._file(key).read_bytes()
       digest, value = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
-      if xxhash.xxh3_128_digest(value) == digest:
+      if _digest(value) == digest:
         os.utime(self._file(key))  # `trim` removes the least recently used
         return value
     return None
@@ -47,7 +51,7 @@ class Entries:
   def put(self, key: str, value: bytes) -> None:
     """Writes a program, over a damaged one too. The first failure prints one line on standard error; none raises."""
     try:
-      record.write_bytes(self._file(key), xxhash.xxh3_128_digest(value) + value)
+      record.write_bytes(self._file(key), _digest(value) + value)
     except OSError as error:
       if not self._warned:
         say(f"compiled programs cannot be kept in {self._path}: {error.strerror}")

@@ -8,7 +8,8 @@ from scipy import stats
 from analysis.fitting.fit_law import fit_law
 from analysis.questions import regimes
 from analysis.questions.comparison import DISTANCES, compare, errors_by_distance
-from analysis.questions.frontier import Candidates, candidates, frontier, frontier_law, pareto_front
+from analysis.questions.frontier import Candidates, candidates, frontier, frontier_law
+from analysis.questions.pareto import pareto_front
 
 X = 2.0 ** np.arange(14, 26)
 

@@ -10,7 +10,7 @@ from analysis import fit as fit_program
 from analysis.fitting.fit_law import fit_law
 from analysis.fitting.marquardt import Loss
 from analysis.fitting.optimum_law import Budget, optimum_of
-from analysis.questions.frontier import pareto_front
+from analysis.questions.pareto import pareto_front
 from dlrm_jax.common import record
 
 _DATA = REAL / "laws"

@@ -12,9 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jaxtyping
-from beartype import BeartypeConf, beartype
 
-check = beartype(conf=BeartypeConf(is_pep484_tower=True, violation_type=jaxtyping.TypeCheckError))
+try:
+  from beartype import BeartypeConf, beartype
+except ModuleNotFoundError:  # the lean environment: types are not checked there
+  beartype = None
+
+check = beartype(conf=BeartypeConf(is_pep484_tower=True, violation_type=jaxtyping.TypeCheckError)) if beartype else lambda fn: fn
 _of_jaxtyping = jaxtyping.jaxtyped
 
 
