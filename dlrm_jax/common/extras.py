@@ -30,6 +30,8 @@ def missing(error: BaseException) -> str:
 def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
   """In place of `sys.excepthook`: one line for a missing package, else Python's own."""
   if line := missing(error):
-    print(f"error: {line}", file=sys.stderr)
+    from dlrm_jax.common.progress import say  # only now: this file is imported before anything else
+
+    say(f"error: {line}")
   else:
     sys.__excepthook__(kind, error, trace)
