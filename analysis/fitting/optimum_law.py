@@ -5,7 +5,8 @@ equation 4, for p = 1). With N*, D* and L* there, the share e = E/L* of the cons
 
   L(N, D) = L* (e + (1 - e) (b (N/N*)^(-s (1-b)) + (1 - b) (D/D*)^(-s b/p))),   N* grows as C^a with a = b/p
 
-So N*, L* and b are coordinates of the same law, and every interval is one of a coordinate. Called by `optimum.py`.
+So N*, L* and b are coordinates of the same law, and every interval is one of a coordinate. Along the best splits the loss is a power of the
+budget and a constant, of which `loss_law` is the same. Called by `analysis.questions`.
 """
 
 import dataclasses
@@ -113,3 +114,28 @@ def coordinates(theta_kp: Float[Array, "K 5"], budget: Budget) -> Float[Array, "
 
 def _starts(log_x_nc: Float[Array, "n 2"], log_y_n: Float[Array, " n"], budget: Budget) -> Float[Array, "K 5"]:
   return coordinates(LAWS["chinchilla"].starts(log_x_nc, log_y_n), budget)
+
+
+def loss_law(flops: float) -> Law:
+  """`power_constant` in the coordinates log L at a budget, the share e of the constant there, and beta: L (e + (1 - e) (C/flops)^-beta)."""
+  plain = LAWS["power_constant"]
+  params = (Param("loss", log=True, in_y_units=True), Param("share", 0.0, 1.0 - _LEAST), Param("beta", 0.0, BETA_MAX, exponent=True))
+  log_value, starts = functools.partial(_loss_value, flops=flops), functools.partial(_loss_starts, flops=flops)
+  return dataclasses.replace(plain, params=params, log_value=log_value, starts=starts)
+
+
+@no_type_check
+def _loss_value(theta_kp: Array, log_x_nc: Array, flops: float) -> tuple[Array, Array]:
+  log_l, share, beta = (theta_kp[:, i : i + 1] for i in range(3))
+  away = log_x_nc[:, 0] - np.log(flops)
+  with np.errstate(divide="ignore"):
+    log_f = np.logaddexp(np.log(share), np.log1p(-share) - beta * away)
+  term = np.exp(-beta * away - log_f)
+  return log_l + log_f, np.stack([np.ones_like(log_f), np.exp(-log_f) - term, -(1 - share) * away * term], axis=-1)
+
+
+def _loss_starts(log_x_nc: Float[Array, "n 1"], log_y_n: Float[Array, " n"], flops: float) -> Float[Array, "K 3"]:
+  log_alpha, beta, gamma = LAWS["power_constant"].starts(log_x_nc, log_y_n).T
+  with np.errstate(divide="ignore"):
+    log_l = np.logaddexp(log_alpha - beta * np.log(flops), np.log(gamma))
+  return np.column_stack([log_l, np.minimum(gamma * np.exp(-log_l), 1 - _LEAST), beta])

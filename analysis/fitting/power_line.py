@@ -26,6 +26,7 @@ class PowerLine:
     theta: log y at `log_x0`, and the exponent.
     covariance: of `theta`.
     free: degrees of freedom of this covariance.
+    weights: theta is `weights` times the log y of the points.
     scatter_p: the probability of points that miss the line by so much, if their errors were all; None where it cannot be told.
   """
 
@@ -33,6 +34,7 @@ class PowerLine:
   theta: Float[Array, "2"]
   covariance: Float[Array, "2 2"]
   free: float
+  weights: Float[Array, "2 n"]
   scatter_p: float | None = None
 
   @property
@@ -68,13 +70,14 @@ def power_line(
   log_x, ones = np.log(x), whiten @ np.ones(len(x))
   log_x0 = float(ones @ whiten @ log_x / (ones @ ones))  # where level and exponent are independent
   columns = np.column_stack([ones, whiten @ (log_x - log_x0)])
-  theta = np.linalg.lstsq(columns, whiten @ log_y, rcond=None)[0]
   plain, lack = np.linalg.inv(columns.T @ columns), len(x) - 2
+  weights = plain @ columns.T @ whiten
+  theta = weights @ log_y
   squares = float(np.sum((whiten @ log_y - columns @ theta) ** 2))
   if not free:
-    return PowerLine(log_x0, theta, plain * squares / lack, float(lack))
+    return PowerLine(log_x0, theta, plain * squares / lack, float(lack), weights)
   p = float(special.fdtrc(lack, min(free, 1e9), squares / lack)) if lack else None
   if p is not None and p < _HETEROGENEOUS:
-    return PowerLine(log_x0, theta, plain * squares / lack, float(lack), p)
+    return PowerLine(log_x0, theta, plain * squares / lack, float(lack), weights, p)
   factor = 1.0 if np.isinf(free) else (free + squares) / (free + lack)
-  return PowerLine(log_x0, theta, plain * factor, free + lack, p)
+  return PowerLine(log_x0, theta, plain * factor, free + lack, weights, p)

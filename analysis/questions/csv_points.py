@@ -20,6 +20,11 @@ class Columns:
   group: str = ""
   seed: str = ""
 
+  @property
+  def wanted(self) -> list[tuple[str, str]]:
+    """Pairs of a flag and the column that it names: of x, of y, of group and of seed."""
+    return [*(("x", name) for name in self.x), *((flag, getattr(self, flag)) for flag in ("y", "group", "seed"))]
+
 
 @dataclasses.dataclass(frozen=True)
 class Points:
@@ -50,11 +55,10 @@ def read_points(path: Path, columns: Columns) -> dict[str, Points]:
   repeated = [name for i, name in enumerate(names) if name and name in names[:i]]
   if repeated:
     raise flags.UserError(f"--input={path}: the header has column {repeated[0]} twice; rename one of them")
-  wanted = [*(("x", name) for name in columns.x), *((field, getattr(columns, field)) for field in ("y", "group", "seed"))]
-  for field, name in wanted:
+  for flag, name in columns.wanted:
     if name and name not in names:
-      raise flags.UserError(f"--{field}={name}: no such column in {path}, it has {', '.join(names)}")
-  *number_places, group_place, seed_place = [names.index(name) if name else -1 for _, name in wanted]
+      raise flags.UserError(f"--{flag}={name}: no such column in {path}, it has {', '.join(names)}")
+  *number_places, group_place, seed_place = [names.index(name) if name else -1 for _, name in columns.wanted]
   groups: dict[str, list[tuple[list[float], str, str, int]]] = {}
   for number, row in enumerate(rows[1:], start=2):
     if not any(cell.strip() for cell in row):

@@ -54,17 +54,19 @@ def _power(log: Estimate, power: float, shift: float) -> Estimate:
   return Estimate(best, None if log.std_error is None else abs(power) * log.std_error * best, *(ends if power > 0 else ends[::-1]))
 
 
-def doubts(budget: Budget, split: Mapping[str, Estimate], reach: float) -> list[str]:
-  """What a reader must know of a split, in sentences. `reach`: the FLOPs of the most expensive point."""
-  out = []
+def width(split: Mapping[str, Estimate]) -> str:
+  """A sentence on an interval of N that is too wide to plan with, or empty."""
   low, high = split["N"].ci_low, split["N"].ci_high
   if low is None or high is None:
-    out.append("The points leave the interval of N open: they do not determine the split.")
-  elif high > _WIDE * low:
-    out.append(f"The interval of N spans a factor of {high / low:.3g}: the points hardly determine the split.")
-  if budget.flops > 2 * reach:
-    out.append(f"The largest point has {reach:.3g} FLOPs: so far beyond the points the intervals hold only if the law does.")
-  return out
+    return "The points leave the interval of N open: they do not determine the split."
+  return f"The interval of N spans a factor of {high / low:.3g}: the points hardly determine the split." if high > _WIDE * low else ""
+
+
+def beyond(budget: Budget, reach: float, held: str = "the law") -> str:
+  """A sentence on a budget far beyond the FLOPs of the most expensive point, `reach`; or empty. `held`: what must hold up to there."""
+  if budget.flops <= 2 * reach:
+    return ""
+  return f"The largest point has {reach:.3g} FLOPs: so far beyond the points the intervals hold only if {held} does."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +80,11 @@ class Split:
 
   @property
   def sentence(self) -> str:
-    """The split with its 95% intervals and `doubts`."""
+    """The split with its 95% intervals, and what a reader must know."""
     n, d, ratio, a = (interval_text(self.params[name]) for name in ("N", "D", "D_per_N", "a"))
     loss = interval_text(self.params["loss"], 5)
     text = f"{self.budget.flops:.4g} FLOPs are best spent as N {n}, D {d}, D/N {ratio}; the loss is then {loss}."
-    return " ".join([text, f"N grows as C^a with a = {a}.", *doubts(self.budget, self.params, self.reach)])
+    return " ".join(filter(None, [text, f"N grows as C^a with a = {a}.", width(self.params), beyond(self.budget, self.reach)]))
 
   def as_dict(self) -> dict[str, Any]:
     """An entry of `compute_optimal`: the best values, and under `params` their standard errors and 95% intervals."""
