@@ -22,7 +22,7 @@ from analysis.questions.approaches import Approach
 from analysis.questions.approaches_text import agreement, approach_table, left_out
 from analysis.questions.common_budgets import IsoFlops
 from analysis.questions.optimum import FLOPS_PER_PARAM
-from analysis.questions.optimum_runs import PARAMS, Runs, runs_of_csv, runs_of_sweep
+from analysis.questions.optimum_runs import PARAMS, Runs, runs_of_csv
 from dlrm_jax.common import flags, record, terminal
 
 _DRAWS = 1000  # bootstrap draws for the intervals of a robust loss
@@ -97,6 +97,8 @@ class OptimumConfig:
 def runs_of(config: OptimumConfig) -> Runs:
   """The runs that the flags name."""
   if config.workdir:
+    from analysis.questions.optimum_sweep import runs_of_sweep  # a CSV file needs no polars
+
     return runs_of_sweep(config.workdir, config.axis, config.params, config.workload)
   c = config
   return runs_of_csv(Path(c.input), c.params, c.examples, c.loss, c.flops, c.run, c.flops_per_param)

@@ -78,6 +78,7 @@ def test_training_and_fits_need_no_extra(tmp_path):
   for words in (
     ["dlrm_jax.train", "--preset=tiny", "--num_examples=4096", "--eval_examples=1024", f"--workdir={tmp_path}/run"],
     ["analysis.fit", f"--input={tmp_path}/points.csv", "--x=x", "--y=y", f"--output={tmp_path}/fit.json"],
+    ["analysis.optimum", "--help"],
     ["benchmarks.accelerator", "--help"],
     ["sweeps.plan", "--help"],
   ):
