@@ -12,6 +12,7 @@ from analysis.fitting import adequacy, covariance, measured, settings
 from analysis.fitting.bootstrap import MIN_POINTS, bootstrap
 from analysis.fitting.bootstrap import refusal as bootstrap_refusal
 from analysis.fitting.borrowed import NOTHING, Borrowed
+from analysis.fitting.contradicted import contradiction
 from analysis.fitting.diagnostics import aicc, band_of, extrapolate
 from analysis.fitting.laws import Law, law_of
 from analysis.fitting.least_squares import Problem, Solution, solve
@@ -103,12 +104,16 @@ def fit_law(
   open_params = [] if bare else not_identified(problem, solution, intervals)
   misfit = setting.misfit(solution)
   missed = adequacy.misses(problem, solution, setting.known_variance, setting.known_free, misfit, same_rows)
+  estimates = borrowed.completed(_estimates(problem, solution, intervals, open_params), whole)
+  contradicted = ("", "")
+  if borrowed:
+    contradicted = contradiction(setting, solution, whole, borrowed, {name: e.estimate for name, e in estimates.items()})
+  missed = missed or contradicted[0]
   status, notes = status_of(problem, solution, open_params, missed, f"{len(x)} points: {_BARE}" if bare else "")
   reason = notes[0] if notes else ""
   if not missed and misfit is not None and misfit < settings.MISFIT:
     notes.append("the law misses the points by more than their noise" + (", intervals are wider for it" if method == "gls" else ""))
-  estimates = _estimates(problem, solution, intervals, open_params)
-  notes += [lower] if lower else []
+  notes += [text for text in (lower, contradicted[1]) if text]
   if not missed and (above := constant_above(problem, estimates)):
     notes.append(above)
   if alone:
@@ -119,7 +124,7 @@ def fit_law(
     notes.append(f"{setting.dropped} points left out: not every seed has one there")
   return dataclasses.replace(
     blank,
-    params=borrowed.completed(estimates, whole),
+    params=estimates,
     covariance=covariance.of(problem, solution, intervals, theta_kp, open_params),
     objective=setting.cost(solution) if loss.delta is None else solution.cost / 2,
     status=status,

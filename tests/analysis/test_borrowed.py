@@ -182,6 +182,19 @@ def test_borrowing_makes_the_joint_laws_without_a_constant_and_of_one_exponent()
       np.testing.assert_allclose([mine.ci_low, mine.ci_high], [other.ci_low, other.ci_high], rtol=5e-3)
 
 
+def test_borrowed_values_that_the_points_contradict_are_reported():
+  """A constant and scales of another family are called a misfit where they are far off, and noted where they are a little off."""
+  x, y = family(6)
+  right = {"A": 400.0, "B": 900.0, "alpha": 0.34}
+  assert "contradict" not in fit_law(x, y, "chinchilla", points="independent", borrowed=Borrowed(right)).note
+  near = fit_law(x, y, "chinchilla", points="independent", borrowed=Borrowed(right | {"A": 412.0, "B": 890.0}))
+  assert near.status == "ok" and "with A and B and alpha free it would be" in near.note
+  far = fit_law(x, y, "chinchilla", points="independent", borrowed=Borrowed(right | {"A": 600.0}))
+  assert far.status == "misfit" and far.reason.startswith("the law misses the points")
+  prior = fit_law(x, y, "chinchilla", points="independent", borrowed=Borrowed(priors={"E": (1.2, 0.1)}))
+  assert "E is 5 standard deviations above the mean of its prior" in prior.note
+
+
 @pytest.mark.parametrize(
   ("given", "message"),
   [
