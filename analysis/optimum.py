@@ -76,7 +76,14 @@ class OptimumConfig:
       flags.check(self.params in ("", *PARAMS), self, "params", "among " + ", ".join(PARAMS))
       flags.check(self.flops_per_param == FLOPS_PER_PARAM, self, "flops_per_param", "left out with --workdir, where FLOPs are recorded")
     flags.check(self.tolerance < 1, self, "tolerance", "below 1")
-    flags.check(len(set(self.budgets)) == len(self.budgets), self, "budgets", "numbers that differ")
+    apart = 1.0 if self.run or self.workdir else (1 + self.tolerance) ** 2  # rows within the tolerance of two budgets would count twice
+    given = sorted(self.budgets)
+    flags.check(
+      all(a * apart < b for a, b in zip(given, given[1:])),
+      self,
+      "budgets",
+      "farther apart than twice --tolerance" if apart > 1 else "numbers that differ",
+    )
     flags.check(not self.figure or Path(self.figure).suffix in _FIGURES, self, "figure", "a name that ends in " + ", ".join(_FIGURES))
     for field in ("output", "figure"):
       path = Path(getattr(self, field) or "none")
@@ -125,7 +132,11 @@ def main(config: OptimumConfig) -> None:
     found.append(three)
     saved["fits"] = [as_dict(fit)]
   saved["approaches"] = [a.as_dict() for a in found]
-  lines = [*agreement(found, budget, float(runs.flops.max())), *(left_out(profiles) if profiles is not None else []), *runs.notes]
+  lines = [
+    *agreement(found, budget, float(runs.flops.max())),
+    *(left_out(profiles, given.missing) if profiles is not None and given is not None else []),
+    *runs.notes,
+  ]
   title, columns, rows = approach_table(found, runs, budget)
   terminal.show(console, title, columns, rows)
   for line in lines:
@@ -136,7 +147,8 @@ def main(config: OptimumConfig) -> None:
     from analysis.report.optimum_figure import figure, write_figure  # loads Altair, which is slow
 
     drawn = figure(runs, budget, found, envelope, mine or [], profiles, given)
-    write_figure(Path(config.figure), drawn, terminal.Table(title, columns, rows), lines)
+    if drawn is not None:
+      write_figure(Path(config.figure), drawn, terminal.Table(title, columns, rows), lines)
   if all(a.refused for a in found):
     raise flags.UserError("; ".join(f"approach {a.number}: {a.refused}" for a in found))
 

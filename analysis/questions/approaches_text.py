@@ -55,12 +55,13 @@ def agreement(found: list[Approach], budget: Budget, reach: float) -> list[str]:
   return out
 
 
-def left_out(found: Profiles) -> list[str]:
-  """Sentences on approach 2: the runs of each budget, and the budgets without a minimum."""
+def left_out(found: Profiles, missing: tuple[float, ...]) -> list[str]:
+  """Sentences on approach 2: the runs of each budget, and the budgets without a minimum, or without a run (`missing`)."""
   kept = [f"{p.flops:.3g} ({len(p.index)})" for p in found.kept]
   out = [f"Approach 2: budgets in FLOPs, in brackets their points: {', '.join(kept)}."] if kept else []
   bad = [p for p in found.every if p.left_out]
   out += [f"Approach 2: {p.flops:.3g} FLOPs ({number_of(len(p.index), 'point')}) are left out: {p.left_out}." for p in bad]
+  out += [f"Approach 2: {flops:.3g} FLOPs are left out: no run has them." for flops in missing]
   if found.skew_error:
     out.append(f"Approach 2: the profiles share a skew of {found.skew:.2g} ± {found.skew_error:.1g} (0 is a parabola in log N).")
   return out

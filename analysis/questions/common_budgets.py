@@ -34,30 +34,32 @@ class IsoFlops:
 
 @dataclasses.dataclass(frozen=True)
 class Compared:
-  """Losses of runs at common budgets: log C, log N, log loss and run of each, and the indices of each budget."""
+  """Losses of runs at common budgets: log C, log N, log loss and run of each, the indices of each budget, and budgets without any."""
 
   log_c: Float[Array, " n"]
   log_n: Float[Array, " n"]
   log_l: Float[Array, " n"]
   run: np.ndarray
   groups: list[np.ndarray]
+  missing: tuple[float, ...] = ()
 
 
 def compared(runs: Runs, options: IsoFlops) -> Compared:
   """The runs by budget: rows of nearly one budget, or passes interpolated at common budgets."""
   log_c, log_n, log_l = np.log(runs.flops), np.log(runs.params), np.log(runs.loss)
   if not runs.passes:
-    if options.budgets:
-      near = [np.flatnonzero(np.abs(log_c - np.log(b)) <= np.log1p(options.tolerance)) for b in sorted(options.budgets)]
-      groups = [g for g in near if len(g)]
-    else:
-      groups = budgets_of(log_c, log_n, options.tolerance, options.least)
-    return Compared(log_c, log_n, log_l, np.arange(len(log_c)), groups)
+    if not options.budgets:
+      return Compared(log_c, log_n, log_l, np.arange(len(log_c)), budgets_of(log_c, log_n, options.tolerance, options.least))
+    width = np.log1p(options.tolerance)
+    near = {b: np.flatnonzero(np.abs(log_c - np.log(b)) <= width) for b in sorted(options.budgets)}
+    missing = tuple(b for b, group in near.items() if not len(group))
+    return Compared(log_c, log_n, log_l, np.arange(len(log_c)), [group for group in near.values() if len(group)], missing)
   flops = np.array(sorted(options.budgets)) if options.budgets else _common_budgets(runs, options.least)
   sizes, names, losses = along(runs, flops)
   run, at = np.nonzero(np.isfinite(losses))
   groups = [np.flatnonzero(at == b) for b in range(len(flops)) if np.any(at == b)]
-  return Compared(np.log(flops)[at], np.log(sizes)[run], losses[run, at], np.array(names)[run], groups)
+  missing = tuple(float(c) for b, c in enumerate(flops) if not np.any(at == b))
+  return Compared(np.log(flops)[at], np.log(sizes)[run], losses[run, at], np.array(names)[run], groups, missing)
 
 
 def _common_budgets(runs: Runs, least: int) -> Float[Array, " b"]:

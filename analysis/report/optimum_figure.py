@@ -40,8 +40,8 @@ def figure(
   mine: list[Winner],
   profiles: Profiles | None,
   given: Compared | None,
-) -> Figure:
-  """The figure of the approaches that were used."""
+) -> Figure | None:
+  """The figure of the approaches that were used; None where there is nothing to draw."""
   panels = []
   if envelope is not None and len(envelope.flops):
     panels.append(_curves(runs, envelope))
@@ -49,6 +49,8 @@ def figure(
     panels.append(_profiles(runs, profiles, given))
   if any(not a.refused for a in found):
     panels.append(_sizes(runs, budget, found, mine, profiles))
+  if not panels:
+    return None
   return Figure("optimum", "The best size by budget", _CAPTION, chart.finish(panels, 2, own_colors=True))
 
 

@@ -179,7 +179,9 @@ def test_published_runs_by_approaches_2_and_3(tmp_path, capsys):
     ({"least_sizes": 2}, "--least_sizes=2: must be at least 3"),
     ({"tolerance": 1.5}, "--tolerance=1.5: must be below 1"),
     ({"axis": "dim"}, "--axis=dim: must be left out with --input"),
-    ({"budgets": (1e18, 1e18)}, "must be numbers that differ"),
+    ({"budgets": (1e18, 1e18)}, "must be farther apart than twice --tolerance"),
+    ({"budgets": (1.15e18, 1e18)}, "must be farther apart than twice --tolerance"),
+    ({"budgets": (1e18, 1e18), "run": "r"}, "must be numbers that differ"),
     ({"input": "", "workdir": "x", "params": "", "examples": "", "loss": "loss"}, "--loss=loss: must be left out with --workdir"),
     ({"params": "n"}, "--params=n: no such column in .*it has params, tokens, flops, loss"),
     ({"run": "seed"}, "--run=seed: no such column"),
@@ -211,13 +213,21 @@ def test_bad_rows(tmp_path, rows, message):
     program.main(config_of(path))
 
 
-def test_a_ray_has_no_law_and_no_profile(tmp_path):
+def test_budgets_are_named_and_those_without_runs_too(tmp_path, capsys):
+  budgets = tuple(np.geomspace(1e18, 1e21, 6)[:4].tolist())
+  program.main(config_of(write_rows(tmp_path / "r.csv"), approach="2", budgets=(*budgets, 1e25)))
+  text = " ".join(capsys.readouterr().out.split())
+  assert "4 budgets, 36 runs" in text and "Approach 2: 1e+25 FLOPs are left out: no run has them." in text
+
+
+def test_a_ray_has_no_law_no_profile_and_no_figure(tmp_path):
   """Runs that all have D = 20 N: one size a budget, and a joint law that is refused."""
   n = np.geomspace(1e8, 1e11, 12)
   path = tmp_path / "r.csv"
   path.write_text("\n".join(["params,tokens,loss", *(f"{a},{20 * a},{400 * a**-0.34 + 1.7}" for a in n)]))
   with pytest.raises(flags.UserError, match="approach 2: no budget has 5 sizes within 10% of it; approach 3: all runs are on one ray"):
-    program.main(config_of(path))
+    program.main(config_of(path, figure=str(tmp_path / "f.svg")))
+  assert not (tmp_path / "f.svg").exists()
 
 
 def test_command_line(tmp_path):
