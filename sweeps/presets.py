@@ -75,6 +75,35 @@ _PAPER_CLICK_LOG = SweepConfig(
   run=dataclasses.replace(RUN_PRESETS["click_log"], train=dataclasses.replace(RUN_PRESETS["click_log"].train, first_eval=1000)),
 )
 
+# Repeated data: fewer and fewer unique examples, each trained on four times, with few rows and with a row for every id. An evaluation falls
+# on the end of epochs 1, 2 and 4, since lengths are powers of 2.
+_EPOCHS = SweepConfig(
+  axes=(),
+  grid=("data", "rows"),
+  data_mode="retrain",
+  sizes_data=(2**15, 2**17, 2**19),
+  sizes_rows=(30, 300, 3000, 2**20),
+  seeds=3,
+  run=dataclasses.replace(_QUICK.run, train=dataclasses.replace(_QUICK.run.train, num_examples=2**19, epochs=4)),
+)
+_EPOCHS_PARTS = dataclasses.replace(  # the same with parts that all ids share
+  _EPOCHS,
+  sizes_data=(2**16, 2**17, 2**18),
+  sizes_rows=(64, 2**18),
+  run=dataclasses.replace(_PAPER.run, train=dataclasses.replace(_PAPER.run.train, num_examples=2**18, epochs=4, eval_examples=2**16)),
+)
+_EPOCHS_CLICK_LOG = (
+  dataclasses.replace(  # the same on MovieLens-1M. It needs --data, and --order=shuffled for each seed to have rows of its own.
+    _EPOCHS,
+    sizes_data=(2**16, 2**17, 2**18, 2**19),
+    sizes_rows=(128, 100_000),
+    run=dataclasses.replace(
+      RUN_PRESETS["click_log"],
+      train=dataclasses.replace(RUN_PRESETS["click_log"].train, num_examples=2**19, epochs=4, decay_examples=2**18, eval_examples=2**16),
+    ),
+  )
+)
+
 # The study at the size of Criteo's terabyte log, for accelerators: 218M rows of 64 numbers, 1.1e9 examples a run, 4.3e9 on the data axis.
 # It was planned and compiled, but never run.
 _PAPER_CLUSTER = SweepConfig(
@@ -98,6 +127,9 @@ PRESETS: dict[str, SweepConfig] = {
   "paper_hash": _PAPER_HASH,
   "paper_click_log": _PAPER_CLICK_LOG,
   "paper_cluster": _PAPER_CLUSTER,
+  "epochs": _EPOCHS,
+  "epochs_parts": _EPOCHS_PARTS,
+  "epochs_click_log": _EPOCHS_CLICK_LOG,
   "tiny": _TINY,
   "small": SweepConfig(axes=_NO_DENSE, run=RUN_PRESETS["small"]),
 } | {name: SweepConfig(run=run) for name, run in RUN_PRESETS.items() if name not in ("tiny", "small", "paper_cluster")}
