@@ -19,6 +19,7 @@ from analysis.fitting.forms import grid_of, log_of, project, reach_of
 Array = np.ndarray
 R_STAR = (0.02, 1000.0)  # at the low end repeated examples teach nothing, at the high end as much as new ones
 _STARTS = (0.1, 0.5, 2.0, 8.0, 40.0)  # of R_star
+UNREPEATED = 0.005  # a rise that counts where nothing tells how losses scatter: seeds of one model differ by tenths of a per cent
 _SIGNIFICANT = 0.01  # level at which a loss rises beyond what repeated points scatter
 
 
@@ -57,7 +58,7 @@ def rises(x: Float[Array, "n 2"], y: Float[Array, " n"]) -> str:
   """Why points are outside the law: at some number of unique examples the loss rises with epochs. Empty where it does not.
 
   Where points repeat, as those of several seeds do, the loss after the most epochs is compared with the lowest one by a t test, the scatter
-  pooled over all points. Else it is compared with the loss after the fewest epochs, 1 or more.
+  pooled over all points. Else a rise of half a per cent from the loss after the fewest epochs counts, 1 epoch or more.
   """
   places, index = np.unique(x, axis=0, return_inverse=True)
   index = index.reshape(-1)
@@ -70,7 +71,7 @@ def rises(x: Float[Array, "n 2"], y: Float[Array, " n"]) -> str:
     if len(at) < 2:
       continue
     last, low = at[-1], at[mean[at].argmin()] if free else at[0]
-    limit = special.stdtrit(free, 1 - _SIGNIFICANT) * deviation * np.sqrt(1 / count[last] + 1 / count[low]) if free else 0.0
+    limit = special.stdtrit(free, 1 - _SIGNIFICANT) * deviation * np.sqrt(1 / count[last] + 1 / count[low]) if free else UNREPEATED
     if mean[last] - mean[low] > limit:
       before, after = (f"{np.exp(mean[i]):.4g} after {places[i, 1]:.3g}" for i in (low, last))
       return f"the loss rises when {unique:.4g} unique examples are repeated, from {before} to {after} epochs; this law only falls"

@@ -15,12 +15,13 @@ from analysis.questions.curves import Curve, curves
 from analysis.questions.ne_laws import NeLaw, ne_laws
 from analysis.questions.parts import Exponents, data_exponents, part_sizes
 from analysis.questions.rate_laws import RateLaw, rate_laws
+from analysis.questions.repeats import Repeats, repeats
 from analysis.questions.schemes import SchemeRow, scheme_rows
 from analysis.questions.sweep_laws import LawRow, Noises, data_laws, pooled_noise, size_laws
 from analysis.questions.throughput import throughput
 from analysis.questions.tuning import Choice, tuned
 from analysis.report import paper_tables
-from analysis.report.tables import rate_law_table, rates_table, throughput_table
+from analysis.report.tables import rate_law_table, rates_table, repeats_table, throughput_table
 from dlrm_jax.common import flags
 from dlrm_jax.common.axis_names import SCHEMES, below_largest
 from dlrm_jax.common.progress import Bar, say
@@ -41,6 +42,7 @@ class Analysis:
     sweep: the same at the best learning rate of each point.
     choices: these learning rates.
     rates: how they move along the axes.
+    repeats: what runs of several epochs show.
     curves: the curves that data laws are fitted to, with their drift.
     ne: whether NE follows the law of the excess, on planted data.
     rows, sizes: laws against examples, and laws over sizes.
@@ -52,6 +54,7 @@ class Analysis:
   sweep: Sweep
   choices: list[Choice]
   rates: list[RateLaw]
+  repeats: list[Repeats]
   curves: list[Curve]
   rows: list[LawRow]
   sizes: list[LawRow]
@@ -77,7 +80,7 @@ class Analysis:
     found += [paper_tables.parts_table(self.parts)]
     found += [paper_tables.frontier_table(self.schemes), *paper_tables.advice_tables(self.advice)]
     found += [paper_tables.comparison_table(self.compared), paper_tables.noise_table(self.noises)]
-    found += [rates_table(self.choices), rate_law_table(self.rates), throughput_table(self.speeds)]
+    found += [rates_table(self.choices), rate_law_table(self.rates), repeats_table(self.repeats), throughput_table(self.speeds)]
     return [table for table in found if table.rows]
 
   @property
@@ -93,9 +96,7 @@ class Analysis:
     evaluations = sweep.curves.filter(pl.col("epochs") > 1)
     if len(evaluations):
       runs = evaluations["config_id"].n_unique()
-      lines.append(
-        f"{len(evaluations)} evaluations of {runs} runs come after the first epoch and are in no law: rows were trained on again"
-      )
+      lines.append(f"{len(evaluations)} evaluations of {runs} runs come after the first epoch and are in no law but that of repeated data")
     return lines + alarm_lines(self.sweep) + [choice.warning for choice in self.choices if choice.warning]
 
 
@@ -132,7 +133,7 @@ def analyse(workdir: str | Path, law: str = "auto", x_min: float | None = None, 
     compared, (advice, no_advice) = compare_largest(given, noises), _advice(sweep)
     bar(1)
   found = (schemes, exponents, ne_laws(given), parts, compared, advice, throughput(sweep), noises)
-  return Analysis(everything, sweep, choices, rate_laws(everything), given, rows, sizes, *found, no_advice)
+  return Analysis(everything, sweep, choices, rate_laws(everything), repeats(sweep), given, rows, sizes, *found, no_advice)
 
 
 def _advice(sweep: Sweep) -> tuple[list[Advice], str]:

@@ -29,6 +29,7 @@ def findings(found: Analysis) -> list[str]:
     if row.axis == "data" and (row.x == "examples" or trained_anew):
       sentences.append(_data_law(row, (row.workload, row.learner, row.axis, row.size) in one_order))
   sentences += [f"{law.workload}, {law.learner}: {law.verdict}." for law in found.ne]
+  sentences += [f"{model.name}: {model.verdict}." for model in found.repeats]
   sentences += [f"{advice.workload}: {advice.verdict}" for advice in found.advice]
   return sentences + ([f"No advice: {found.no_advice}."] if found.no_advice else [])
 

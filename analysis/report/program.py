@@ -67,6 +67,7 @@ def _contents(found: Analysis) -> dict[str, Any]:
   left_out = {"not_done": list(sweep.not_done), "diverged": list(sweep.diverged), "failed": list(sweep.failed)}
   out: dict[str, Any] = {"num_runs": sweep.num_done, **left_out, "fits": [row.as_dict() for row in found.laws]}
   out |= {"parts": found.parts, "throughput": found.speeds, "learning_rates": [choice.as_dict() for choice in found.choices]}
+  out["repeated_data"] = [model.as_dict() for model in found.repeats]
   out["ne_laws"] = [law.as_dict() for law in found.ne]
   out["rate_laws"] = [law.as_dict() for law in found.rates]
   out |= {"schemes": [row.as_dict() for row in found.schemes], "comparison": [c.as_dict() for c in found.compared]}

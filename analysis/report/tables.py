@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import numpy as np
+
 from analysis.fitting.result import METHODS, interval_text
 from analysis.load import Sweep
 from analysis.questions.rate_laws import RateLaw
+from analysis.questions.repeats import Repeats
 from analysis.questions.sweep_laws import LawRow
 from analysis.questions.tuning import Choice
 from dlrm_jax.common import terminal
@@ -96,6 +99,39 @@ _RATE_LAWS_NOTE = (
   "law of these, weighted by their errors. A size whose least loss is at an end of the tried rates bounds its best rate on one side only "
   "and is left out. Both rates of a run move together. Along one pass, the losses after so many examples at constant rates are compared, "
   "and the interval is the jackknife's over seeds."
+)
+
+
+def repeats_table(found: list[Repeats]) -> Table:
+  """The loss after several epochs, by model and number of unique examples (`questions.repeats`)."""
+  epochs = sorted({e for model in found for row in model.rows for e in row.epochs})
+  cells = []
+  for model in found:
+    for row in model.rows:
+      known_losses = dict(zip(row.epochs, row.losses, strict=True))
+      losses = [f"{known_losses[e]:.5g}" if e in known_losses else "-" for e in epochs]
+      ends = [row.change, *((row.change - row.half, row.change + row.half) if row.half is not None else ())]
+      ratio, *interval = (f"{np.exp(value):.3f}" for value in ends)
+      text = f"{ratio} [{', '.join(interval)}]" if interval else ratio
+      place = [model.workload, model.learner, model.model or "base", short(row.unique), row.seeds, model.metric]
+      cells.append([*place, *losses, f"{row.lowest:.3g}", text, row.what])
+  columns = [
+    "workload",
+    "learner",
+    "model",
+    "unique examples",
+    "seeds",
+    "metric",
+    *(f"{e:g} epoch{'' if e == 1 else 's'}" for e in epochs),
+    "lowest after",
+  ]
+  return Table("Repeated data", [*columns, "last / first [95%]", "the loss"], cells, _REPEATS_NOTE)
+
+
+_REPEATS_NOTE = (
+  "Mean loss over seeds at the end of epochs over the same unique examples. Lowest after: the epochs of the evaluation with the lowest "
+  "loss, from the end of the first epoch on. Last / first: the ratio of the last loss to that after one epoch. The law of repeated data of "
+  "Muennighoff et al. 2023 only falls: a loss that rises is outside it."
 )
 
 
