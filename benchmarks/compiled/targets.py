@@ -46,6 +46,7 @@ _CHIPS = {
   "tpu:v6e": _Chip(_FLAT, int(31.25 * _GIB)),
   "gpu:a100": _Chip(_HOSTS),
   "gpu:h100": _Chip(_HOSTS),
+  "gpu:h200": _Chip(_HOSTS),
 }
 
 

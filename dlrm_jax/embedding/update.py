@@ -2,7 +2,7 @@
 
 The gradients of a row that a batch looks up several times are summed before the optimiser's step (Adagrad squares the sum). Repeats are
 found without sorting. Every lookup writes its position to the row's place in a scratch array. The position found there afterwards is the
-row's representative, at which all gradients of the row are added.
+row's representative. The gradients of the others are added to its own: no array of zeros is filled, and rows without repeats move no bytes.
 """
 
 import dataclasses
@@ -158,8 +158,11 @@ def apply(
     moved = {name: _kernel_step(stack, rule, row_bl, valid_bl, grads[name], bounds) for name, stack in state.stacks.items()}
     return GroupState(moved, state.election_v)
   representative_n, target_n, scratch = _elect(state.election_v, row_n, valid_n)
+  position_n = jnp.arange(len(row_n), dtype=jnp.int32)
+  added_to_n = jnp.where(representative_n == position_n, len(row_n) + position_n, representative_n)  # out of bounds: stays where it is
   stacks = {}
   for name, stack in state.stacks.items():
-    summed_nd = jnp.zeros_like(grads[name]).at[representative_n].add(grads[name], mode="promise_in_bounds")
+    grad_nd = jnp.asarray(grads[name])
+    summed_nd = grad_nd.at[added_to_n].add(grad_nd, mode="drop")  # right at representatives, and only they are written
     stacks[name] = _step(stack, rule, row_n, target_n, summed_nd, squared[name])
   return GroupState(stacks, scratch)

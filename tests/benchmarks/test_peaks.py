@@ -71,7 +71,9 @@ def test_tpus_against_the_table_that_comes_with_jax(kind):
   assert sheet.memory_bytes == pytest.approx(cores * info.hbm_capacity_bytes, rel=0.02)
 
 
-@pytest.mark.parametrize(("target", "kind"), [("h100", "NVIDIA H100 80GB HBM3"), ("a100", "NVIDIA A100-SXM4-80GB")])
+@pytest.mark.parametrize(
+  ("target", "kind"), [("h100", "NVIDIA H100 80GB HBM3"), ("h200", "NVIDIA H200"), ("a100", "NVIDIA A100-SXM4-80GB")]
+)
 def test_gpus_against_what_xla_compiles_for(target, kind):
   text = (TARGETS / f"{target}.txt").read_text()
   found = {name: float(value) for name, value in re.findall(r"(\w+): ([\d.]+)", text)}

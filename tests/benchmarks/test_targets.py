@@ -38,7 +38,7 @@ def test_gpus(name, devices, gigabytes):
 
 @pytest.mark.parametrize("name", ["", "v5e", "tpu:v5e", "tpu:v9:2x2", "cpu:x86:1x1"])
 def test_unknown_machines(name):
-  with pytest.raises(UserError, match=rf"^--topology={name}: must be PLATFORM:CHIP:SHAPE .*tpu:v5e, .*gpu:h100$"):
+  with pytest.raises(UserError, match=rf"^--topology={name}: must be PLATFORM:CHIP:SHAPE .*tpu:v5e, .*gpu:h200$"):
     targets.parse(name)
 
 

@@ -42,17 +42,25 @@ def _requests(group: Group, lookups: Lookups) -> tuple[Int32[Array, " N"], Int32
   return unique_n, jnp.zeros_like(distinct_n).at[order_n].set(distinct_n, unique_indices=True)
 
 
+def _first_beyond(unique_n: Int32[Array, " N"], address_o: Int32[Array, " n"]) -> Int32[Array, " n"]:
+  """The index of the first of the ascending addresses that is above each of a few given ones.
+
+  All are compared: a binary search would be a loop of 13 to 20 rounds, each of which the host of a GPU starts.
+  """
+  return jnp.searchsorted(unique_n, address_o, side="right", method="compare_all").astype(jnp.int32)
+
+
 def _round(
   group: Group, unique_n: Int32[Array, " N"], start_o: Int32[Array, " n"], axes: Axes
 ) -> tuple[Int32[Array, " n"], Bool[Array, ""], Int32[Array, "n C"]]:
   """Returns where the next round starts for each owner, whether it is needed, and the places requested from each owner, or -1."""
   num, places, room = group.num_devices, group.local_rows, capacity(len(unique_n), group.num_devices)
   base_o = jnp.arange(num, dtype=jnp.int32) * places
-  end_o = jnp.searchsorted(unique_n, base_o + (places - 1), side="right").astype(jnp.int32)
+  end_o = _first_beyond(unique_n, base_o + (places - 1))
   beyond_o = unique_n[jnp.minimum(start_o + room, len(unique_n) - 1)] - base_o  # the first place that has no room here
   with jax.named_scope("exchange_counts"):
     cut_o = jax.lax.pmin(jnp.where(start_o + room < end_o, beyond_o, places), axes)
-  stop_o = jnp.searchsorted(unique_n, base_o + (cut_o - 1), side="right").astype(jnp.int32)
+  stop_o = _first_beyond(unique_n, base_o + (cut_o - 1))
   wanted_oc = start_o[:, None] + jnp.arange(room, dtype=jnp.int32)
   place_oc = unique_n[jnp.minimum(wanted_oc, len(unique_n) - 1)] - base_o[:, None]
   return stop_o, jnp.any(cut_o < places), jnp.where(wanted_oc < stop_o[:, None], place_oc, -1)
@@ -81,7 +89,7 @@ def _rounds(group: Group, unique_n: Array, want_n: Array, axes: Axes, state: Any
     return stop_o, more, serve(state, asked_k, slot_n, here_n)
 
   base_o = jnp.arange(group.num_devices, dtype=jnp.int32) * group.local_rows
-  first = (jnp.searchsorted(unique_n, base_o).astype(jnp.int32), jnp.bool_(True), state)
+  first = (_first_beyond(unique_n, base_o - 1), jnp.bool_(True), state)
   return jax.lax.while_loop(lambda carry: carry[1], one_round, first)[2]
 
 

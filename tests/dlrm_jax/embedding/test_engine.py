@@ -7,10 +7,13 @@ import pytest
 from benchmarks.accelerator.engine_case import ROWS, Case, run
 from dlrm_jax.common.flags import UserError
 from dlrm_jax.config import MeshConfig, RunConfig, TableConfig, TrainConfig
+from dlrm_jax.embedding import engine
 from dlrm_jax.embedding.layout import Layout
 from dlrm_jax.embedding.placement import Group
 from dlrm_jax.embedding.planner import LANES, Machine, make_plan, plan_bytes
-from dlrm_jax.embedding.tables import OPTIMIZER_SLOTS, init_group
+from dlrm_jax.embedding.pool import Lookups
+from dlrm_jax.embedding.tables import OPTIMIZER_SLOTS, init_group, init_tables
+from dlrm_jax.embedding.update import Rule
 
 NATIVE = (
   Case(kernels="native", placement="replicated", mesh="1"),
@@ -103,3 +106,19 @@ def test_the_planner_deals_by_rows_what_does_not_fit_and_refuses_whole_tables_th
   with pytest.raises(UserError, match=r"the tables need 0.98 GiB on each of 8 devices.* use another --placement"):
     placements(0.5, "table")  # whole: the device with the large one holds all of it
   assert placements(2, "table") == ("table", "table", "table")
+
+
+def test_rows_are_exchanged_without_a_search_in_a_loop():
+  """A loop of a lookup and one of an update, round by round; a binary search would be a loop more, which a GPU's host would run."""
+  case = Case(placement="row", mesh="8")
+  plan, mesh, layout = case.plan(), case.devices, case.layout
+  train = TrainConfig(batch_size=case.batch_size)
+  tables = jax.eval_shape(lambda: init_tables(plan, train, np.uint32(0), mesh))
+  lookups = Lookups(np.zeros((32, len(ROWS)), np.int32), np.ones((32, len(ROWS)), bool), None)
+  grads = {name: np.zeros((32, len(ROWS), dim), np.float32) for name, dim in layout.dims.items()}
+
+  def step(tables, lookups, grads):
+    vectors, routes = engine.lookup(plan, mesh, tables, lookups)
+    return vectors, engine.update(plan, mesh, tables, routes, grads, Rule("rowwise_adagrad", 0.1, 0.0, 0))
+
+  assert jax.jit(step).lower(tables, lookups, grads).as_text().count("stablehlo.while") == 2
