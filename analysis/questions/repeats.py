@@ -85,13 +85,15 @@ class Repeats:
       return f"the loss rises when examples are repeated, at {counts} of unique examples, most {where}: outside the law of repeated data"
     if self.fit.refused:
       return f"no law of repeated data: {self.fit.reason}"
-    if self.fit.status not in _BELIEVED:
-      return f"no law of repeated data ({STATUS_WORDS.get(self.fit.status, self.fit.status)}): {self.fit.reason}"
     epochs, r_star = max(row.epochs[-1] for row in self.rows), self.fit.params["R_star"]
     worth = [1 - r * np.expm1(-(epochs - 1) / r) if r else None for r in (r_star.estimate, r_star.ci_low, r_star.ci_high)]
+    unique = f"times as many unique examples as one (R_star {interval_text(r_star, 3)}, Muennighoff et al. 2023)"
+    if self.fit.status == "not_identifiable" and worth[1] is None and worth[2] is not None:
+      return f"{epochs:g} epochs are worth at most {worth[2]:.2f} {unique}"
+    if self.fit.status not in _BELIEVED:
+      return f"no law of repeated data ({STATUS_WORDS.get(self.fit.status, self.fit.status)}): {self.fit.reason}"
     low, high = ("?" if value is None else f"{value:.2f}" for value in worth[1:])
-    text = f"{epochs:g} epochs are worth {worth[0]:.2f} [{low}, {high}] times as many unique examples as one"
-    return f"{text} (R_star {interval_text(r_star, 3)}, Muennighoff et al. 2023)"
+    return f"{epochs:g} epochs are worth {worth[0]:.2f} [{low}, {high}] {unique}"
 
   def as_dict(self) -> dict[str, Any]:
     """The object of `laws.json`."""

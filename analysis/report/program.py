@@ -43,11 +43,12 @@ def main(config: ReportConfig) -> None:
   found = analyse(config.workdir, config.law, config.x_min, config.x_max)
   output = Path(config.output or found.everything.path / "report")
 
-  from analysis.report import document, plots  # Altair is slow to import: not before the input is known to be good
+  from analysis.report import document, plots, rates_figure  # Altair is slow to import: not before the input is known to be good
   from dlrm_jax.common.figures import render
 
   say("drawing the figures of the report")
   figures = plots.figures(found.sweep, found.rows, found.sizes, found.schemes, found.speeds)
+  figures += rates_figure.figures(found.rates)
   with Bar("drawing", len(figures)) as bar:
     for figure in figures:
       render.write_figures(output, [figure])

@@ -8,7 +8,9 @@ import pytest
 
 from analysis.load import Sweep
 from analysis.questions.rate_laws import RateLaw, rate_laws
+from analysis.report import rates_figure
 from analysis.report.tables import rate_law_table
+from dlrm_jax.common.figures import render
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
@@ -53,6 +55,16 @@ def test_a_rate_that_moves():
   assert law.verdict.endswith("] from 10 to 640") and f"x{64**law.exponent.estimate:.2f} [" in law.verdict
   (cells,) = rate_law_table([law]).rows
   assert cells[:5] == ["s=1.111", "dlrm", "rows", "excess", "4 of 4"] and cells[6] == "T" + law.verdict[1:] and cells[7] == "-"
+
+
+def test_the_figure_has_minima_intervals_and_law():
+  sizes = (10.0, 40.0, 160.0, 640.0)
+  law = law_of(sweep_of("rows", {size: (size / 80) ** -0.3 for size in sizes}))
+  (figure,) = rates_figure.figures([law])
+  drawn = render.svg(figure.spec)
+  assert figure.name == "learning_rates" and "best table_lr" in drawn and "rows of the largest table" in drawn
+  assert f"exponent {law.exponent.estimate:.3f} [" in drawn and "mark-rule" in drawn
+  assert rates_figure.figures([]) == []
 
 
 def test_a_rate_that_stays_and_sizes_that_are_left_out():

@@ -1,5 +1,6 @@
 """What runs of several epochs show: a loss that rises, one that stays, one that the law of repeated data describes."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -99,3 +100,11 @@ def test_two_numbers_of_unique_examples_are_too_few_for_the_law():
 
 def test_runs_of_one_epoch_are_no_repeated_data():
   assert repeats(sweep_of("rises", again=False)) == []
+
+
+def test_an_open_lower_end_is_a_limit_from_above():
+  """R_star from 0 to .5 says that 4 epochs are worth at most 1 + .5 (1 - exp(-6)) of one."""
+  _, many = models_of("stays")
+  params = many.fit.params | {"R_star": dataclasses.replace(many.fit.params["R_star"], ci_low=None, ci_high=0.5)}
+  said = dataclasses.replace(many, fit=dataclasses.replace(many.fit, params=params, status="not_identifiable")).verdict
+  assert said.startswith("4 epochs are worth at most 1.50 times as many unique examples as one (R_star 0.")

@@ -87,6 +87,20 @@ def test_the_best_learning_rate_is_kept_at_each_point(root, capsys):
   ) * len(EXAMPLES)  # every one
 
 
+def test_the_best_rate_has_no_law_where_it_is_at_the_ends(root):
+  """At dim 4 the rate of which a seed diverged is left out, at dim 8 the largest tried is best: one minimum is no law."""
+  (law,) = laws_of(root)["rate_laws"]
+  assert [(entry["label"], entry["reason"]) for entry in law["sizes"]] == [
+    ("2", ""),
+    ("4", "least at the largest tried"),
+    ("8", "least at the largest tried"),
+  ]
+  assert law["exponent"] is None and law["rate"] == "factor"
+  assert law["verdict"] == "no law of the best rate along embedding dim: 1 of 3 sizes have a minimum, a power needs 2"
+  page = (root / "report" / "index.html").read_text()
+  assert "The best learning rate along each axis" in page and "4, 8: least at the largest tried" in page
+
+
 def test_grids_and_hardware_get_no_law(root):
   laws = laws_of(root)
   assert {f["axis"] for f in laws["fits"]} == {"dim"}
