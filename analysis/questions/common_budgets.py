@@ -63,12 +63,15 @@ def compared(runs: Runs, options: IsoFlops) -> Compared:
 
 
 def _common_budgets(runs: Runs, least: int) -> Float[Array, " b"]:
-  """Log-spaced budgets from the least to the largest at which so many sizes have a loss."""
+  """Budgets at which so many sizes have a loss, as evenly spaced on logarithms as these allow."""
   flops = np.geomspace(runs.flops.min(), runs.flops.max(), 50 * _BUDGETS)
   sizes, _, losses = along(runs, flops)
   count = np.array([len(np.unique(sizes[np.isfinite(column)])) for column in losses.T])
   enough = flops[count >= least]
-  return enough[np.linspace(0, len(enough) - 1, min(_BUDGETS, len(enough))).round().astype(int)]
+  if not len(enough):
+    return enough
+  wanted = np.log(np.geomspace(enough[0], enough[-1], _BUDGETS))
+  return enough[np.unique(np.abs(np.log(enough)[:, None] - wanted).argmin(axis=0))]
 
 
 def budgets_of(log_c: Float[Array, " n"], log_n: Float[Array, " n"], tolerance: float, least: int) -> list[Int[Array, " _m"]]:

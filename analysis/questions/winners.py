@@ -10,11 +10,13 @@ import dataclasses
 
 import numpy as np
 from jaxtyping import Float
+from scipy import interpolate
 
 from analysis.questions.optimum_runs import Runs
 
 Array = np.ndarray
 _BUDGETS = 400  # log-spaced, at which winners are found
+_EDGE = 1e-9  # of log C: a budget this close to the end of a curve is on it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +42,9 @@ class Winner:
 
 
 def along(runs: Runs, flops: Float[Array, " b"]) -> tuple[Float[Array, " K"], list[str], Float[Array, "K b"]]:
-  """Log losses of every run at some budgets, interpolated on logarithms; NaN where a run has no points on both sides.
+  """Log losses of every run at some budgets; NaN where a run has no points on both sides.
+
+  They are interpolated on logarithms by monotone cubics (Fritsch & Butland 1984): chords of a bent curve are above it.
 
   Returns:
     N of each run, its name, and the log losses.
@@ -52,10 +56,10 @@ def along(runs: Runs, flops: Float[Array, " b"]) -> tuple[Float[Array, " K"], li
     mine = np.flatnonzero(runs.run == name)
     mine = mine[np.argsort(runs.flops[mine], kind="stable")]
     sizes[k] = runs.params[mine[0]]
-    at = np.log(runs.flops[mine])
-    edge = 1e-9  # of log C: a budget at the end of a curve is on it
-    there = (np.log(flops) >= at[0] - edge) & (np.log(flops) <= at[-1] + edge)
-    out[k, there] = np.interp(np.log(flops[there]), at, np.log(runs.loss[mine]))
+    at, log_loss = np.log(runs.flops[mine]), np.log(runs.loss[mine])
+    there = (np.log(flops) >= at[0] - _EDGE) & (np.log(flops) <= at[-1] + _EDGE)
+    inside = np.clip(np.log(flops[there]), at[0], at[-1])
+    out[k, there] = interpolate.PchipInterpolator(at, log_loss)(inside) if len(at) > 1 else log_loss[0]
   return sizes, names, out
 
 

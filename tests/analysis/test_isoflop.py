@@ -147,7 +147,7 @@ def test_winners_are_inside_the_sizes_and_curves_are_interpolated():
     d = edge.flops[i] / 6 / sizes
     known = (d >= 2 * sizes * (1 - 1e-9)) & (d <= 300 * sizes * (1 + 1e-9))
     exact = LAW.predict(HOFFMANN, np.column_stack([sizes, d]))[known]
-    np.testing.assert_allclose(np.exp(edge.log_loss[i]), exact.min(), rtol=3e-3)
+    np.testing.assert_allclose(np.exp(edge.log_loss[i]), exact.min(), rtol=5e-4)
   rows = rows_of(HOFFMANN, np.random.default_rng(0), 0.0)
   assert least_along_curves(rows, Budget(1e20))[0].refused == "it takes training curves: name the passes with --run"
 
