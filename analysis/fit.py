@@ -2,6 +2,7 @@
 
   python -m analysis.fit --input=points.csv --x=examples --y=loss [--group=model] [--seed=seed] --law=power_constant --output=fits.json
   python -m analysis.fit --input=runs.csv --x=params,tokens --y=loss --law=chinchilla --loss=huber --output=fits.json
+  python -m analysis.fit --input=runs.csv --x=rows,examples --y=loss --law=joint --predict_at=rows=1e6,examples=1e9 --output=fits.json
 
 The fit is least squares on log y (or Huber's loss) in float64 from many starts. How intervals are computed depends on how the points were
 produced. With `--points=independent` each point is a separate run. With `--seed`, the points of one seed and of one value of every other
@@ -12,20 +13,23 @@ groups of the file.
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from analysis.fitting.borrowed import Borrowed, parsed
-from analysis.fitting.fit_law import POINTS, fit_law
+from analysis.fitting.borrowed import NOTHING, Borrowed, parsed
+from analysis.fitting.fit_law import POINTS, Hand, fit_law
 from analysis.fitting.laws import LAWS, NAMES, Law, formula_of, law_of
 from analysis.fitting.marquardt import Loss
 from analysis.fitting.optimum_law import Budget
 from analysis.fitting.result import Fit, as_dict
 from analysis.fitting.settings import inside, noise_of, passes_of, repeated, usable
 from analysis.questions.csv_points import Columns, Points, burned_in, read_points
-from analysis.questions.fit_table import group_name, print_fits
+from analysis.questions.fit_table import group_name, print_fits, print_predictions
+from analysis.questions.joint_fit import FORMULA, JOINT, fit_joint
 from analysis.questions.optimum import FLOPS_PER_PARAM, Split, optimum
 from analysis.questions.pareto import pareto_front
+from analysis.questions.places import Place, of_group, places_of
+from analysis.questions.predictions import Prediction, predict, with_ensemble
 from dlrm_jax.common import flags, record
 from dlrm_jax.common.progress import Bar
 
@@ -41,7 +45,11 @@ class FitConfig:
   x: tuple[str, ...] = flags.option(help="column of the resource: examples, parameters, FLOPs; positive; several for a joint law")
   y: str = flags.option(help="column of the loss; positive")
   output: str = flags.option(help="JSON file to write")
-  law: str = flags.option("power_constant", "the law to fit. " + "; ".join(f"{name}: {formula_of(name)}" for name in NAMES), NAMES)
+  law: str = flags.option(
+    "power_constant",
+    "the law to fit. " + "; ".join(f"{name}: {formula_of(name)}" for name in NAMES) + f"; {JOINT}: {FORMULA}",
+    (*NAMES, JOINT),
+  )
   group: str = flags.option("", "column that splits the points; one fit for each of its values")
   seed: str = flags.option("", "column that names seeds; the noise is estimated from the differences between two or more")
   points: str = flags.option(
@@ -63,6 +71,11 @@ class FitConfig:
   )
   bootstrap_draws: int = flags.option(
     0, f"draws of a bootstrap over independent points, for the intervals; 0: profile likelihood, or {_DRAWS} draws with huber"
+  )
+  predict_at: tuple[str, ...] = flags.option(
+    (),
+    "where losses are predicted, with 95% intervals: a CSV file with the columns of --x, or such as rows=1e6,examples=1e9; a column "
+    "that is named again begins the next place",
   )
   front: bool = flags.option(False, "fit the Pareto front of each group alone: points that no other beats in both x and y")
   budget_flops: float | None = flags.option(
@@ -88,6 +101,9 @@ class FitConfig:
     flags.check(self.budget_flops is None or self.law == "chinchilla", self, "budget_flops", "left out, except with --law=chinchilla")
     flags.check(self.bootstrap_draws == 0 or self.bootstrap_draws >= 100, self, "bootstrap_draws", "0, or 100 or more")
     flags.check(self.burn_in < 1, self, "burn_in", "below 1")
+    for field in ("fix", "tie", "prior", "bootstrap_draws") if self.law == JOINT else ():
+      flags.check(not getattr(self, field), self, field, "left out with --law=joint")
+    flags.check(self.law != JOINT or self.loss == "squares", self, "loss", "squares with --law=joint")
     borrowed, robust = self.borrowed, self.loss == "huber" or self.bootstrap_draws > 0
     flags.check(not self.prior or not robust, self, "prior", "left out with --loss=huber and with --bootstrap_draws")
     flags.check(self.budget_flops is None or not borrowed, self, "budget_flops", "left out with --fix, --tie and --prior")
@@ -97,7 +113,7 @@ class FitConfig:
   @property
   def borrowed(self) -> Borrowed:
     """The parameters that are fixed, tied or have a prior."""
-    return parsed(law_of(self.law, self.x), self.fix, self.tie, self.prior)
+    return NOTHING if self.law == JOINT else parsed(law_of(self.law, self.x), self.fix, self.tie, self.prior)
 
   @property
   def columns(self) -> Columns:
@@ -115,8 +131,13 @@ class FitConfig:
     return "independent" if self.loss == "huber" or not self.seed else self.points
 
 
-def fit_groups(groups: dict[str, Points], config: FitConfig) -> Iterator[tuple[Fit, Split | None]]:
-  """The law fitted to each group in turn, with the noise of training passes pooled over all groups; and its best split of a budget."""
+def fit_groups(
+  groups: dict[str, Points], config: FitConfig, places: Sequence[Place] = ()
+) -> Iterator[tuple[Fit, Split | None, list[Prediction]]]:
+  """The law fitted to each group in turn, with the noise of training passes pooled over all groups.
+
+  With its best split of a budget, and its predictions at some places.
+  """
   noise = None
   groups = {group: burned_in(p, config.burn_in) for group, p in groups.items()}
   if config.front:
@@ -128,7 +149,6 @@ def fit_groups(groups: dict[str, Points], config: FitConfig) -> Iterator[tuple[F
         configurations += passes_of(p.x, p.y, p.seed)[0]
     noise = noise_of(configurations)
   loss = Loss(config.huber_delta if config.loss == "huber" else None)
-  law = law_of(config.law, config.x)
   fit_one = functools.partial(
     fit_law,
     x_min=config.x_min,
@@ -141,35 +161,43 @@ def fit_groups(groups: dict[str, Points], config: FitConfig) -> Iterator[tuple[F
   )
   for group, p in groups.items():
 
-    def refit(law: Law, group: str = group, p: Points = p) -> Fit:
-      return fit_one(p.x, p.y, law, p.seed, group=group)
+    def refit(law: Law, hand: Hand | None = None, group: str = group, p: Points = p) -> Fit:
+      return fit_one(p.x, p.y, law, p.seed, group=group, hand=hand)
 
-    fit, split = refit(law), None
-    fit = dataclasses.replace(fit, note="; ".join(note for note in (fit.note, p.blank) if note))
+    at = of_group(places, group, len(config.x))
+    if config.law == JOINT:
+      inside_window = p.at(inside(p.x, config.x_min, config.x_max))
+      fit, laws = fit_joint(inside_window.x, inside_window.y, config.x, inside_window.seed, group, config.kind, noise)
+    else:
+      fit, laws = with_ensemble(functools.partial(refit, law_of(config.law, config.x)), len(at) > 0)
+    fit, split = dataclasses.replace(fit, note="; ".join(note for note in (fit.note, p.blank) if note)), None
     if config.budget_flops and fit.status in ("ok", "on_bound"):
       budget = Budget(config.budget_flops, config.flops_per_param)
       split = Split(group, budget, optimum(fit, refit, budget), float(budget.cost * p.x.prod(axis=1).max()))
-    yield fit, split
+    yield fit, split, predict(fit, laws, config.x, at)
 
 
 def main(config: FitConfig) -> None:
   output = Path(config.output)
   if output.is_dir() or (output.exists() and output.samefile(config.input)):
     raise flags.UserError(f"--output={output}: is {'a directory' if output.is_dir() else 'the input'}; name another file")
-  groups = read_points(Path(config.input), config.columns)
+  groups, places = read_points(Path(config.input), config.columns), places_of(config.predict_at, config.columns)
   fits: list[Fit] = []
   splits: list[Split] = []
+  predictions: list[Prediction] = []
   written = time.monotonic()
   with Bar("fitting groups", len(groups)) as bar:
-    for fit, split in fit_groups(groups, config):
+    for fit, split, predicted in fit_groups(groups, config, places):
       fits.append(fit)
       splits += [split] if split else []
+      predictions += predicted
       bar(1)
       if len(fits) < len(groups) and time.monotonic() > written + _WRITE_EVERY_S:
-        _write(config.output, fits, splits, len(groups) - len(fits))
+        _write(config.output, fits, splits, predictions, len(groups) - len(fits))
         written = time.monotonic()
-  _write(config.output, fits, splits, 0)
+  _write(config.output, fits, splits, predictions, 0)
   print_fits(fits)
+  print_predictions(predictions)
   for split in splits:
     print(f"{group_name(split.group)}: {split.sentence}")
   if config.budget_flops:
@@ -179,9 +207,10 @@ def main(config: FitConfig) -> None:
     raise flags.UserError("; ".join(f"group {group_name(fit.group)}: {fit.status}" for fit in fits))
 
 
-def _write(output: str, fits: list[Fit], splits: list[Split], left: int) -> None:
+def _write(output: str, fits: list[Fit], splits: list[Split], predictions: list[Prediction], left: int) -> None:
   """Writes what is known. `groups_left` is the number of groups without a fit yet: above 0 in the file of a run that was ended early."""
   extra = {"compute_optimal": [split.as_dict() for split in splits]} if splits else {}
+  extra |= {"predictions": [prediction.as_dict() for prediction in predictions]} if predictions else {}
   record.write_json(output, record.header() | {"groups_left": left, "fits": [as_dict(fit) for fit in fits]} | extra)
 
 

@@ -4,6 +4,7 @@ Called by `analysis.fit` on anybody's points and by `analysis.questions.sweep_la
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float, Real
@@ -26,6 +27,7 @@ from analysis.fitting.uncertainty import LEVEL, Interval, condition, t_interval
 
 Array = np.ndarray
 POINTS = ("independent", "curves")
+Hand = Callable[[settings.Setting, Solution, Float[Array, "K P"] | None], None]
 _BARE = f"a robust loss takes its intervals from a bootstrap, which needs at least {MIN_POINTS}; the estimates have none"
 
 
@@ -45,6 +47,7 @@ def fit_law(
   refuse: str = "",
   same_rows: bool = False,
   borrowed: Borrowed = NOTHING,
+  hand: Hand | None = None,
 ) -> Fit:
   """Fits `law` to points with x_min <= x <= x_max. Points that allow no sound fit give a refusal with its reason, never an exception.
 
@@ -65,6 +68,7 @@ def fit_law(
     refuse: why the caller allows no law of these points, or empty.
     same_rows: whether all seeds are trained on the same rows in the same order; a lack of fit found by their differences says so.
     borrowed: parameters of the law that are fixed, tied or have a prior.
+    hand: is called with the setting, the solution and the coordinates of the bootstrap's draws (or None), unless the fit is refused.
   """
   whole = law if isinstance(law, Law) else law_of(law)
   form = borrowed.restrict(whole)
@@ -101,6 +105,8 @@ def fit_law(
     limits, intervals = setting.judge(solution)[0], [] if theta_kp is None else _drawn(problem, solution, theta_kp)
   else:
     solution, limits, intervals, lower = profiled(problem, solution, setting.judge)
+  if hand is not None:
+    hand(setting, solution, theta_kp)
   open_params = [] if bare else not_identified(problem, solution, intervals)
   misfit = setting.misfit(solution)
   missed = adequacy.misses(problem, solution, setting.known_variance, setting.known_free, misfit, same_rows)

@@ -57,6 +57,8 @@ class Fit:
     slopes: the slopes of the measured points at both ends of the window, whatever the law says; None with more columns or too few points.
     borrowed: how parameters are borrowed, by name: `fixed`, `tied to` another, or with a `prior`. A fixed one has no interval.
     columns: the columns of x, whose names the parameters of a law of any columns have.
+    laws: of `--law=joint`, the laws that are averaged, each with its weight, formula and parameters; then those that the points
+      contradict, with weight 0 and the reason under `left_out`.
     band: (x, low, high) over the window of a law of one x: the 95% interval of the law's value, to first order; empty with a bootstrap.
   """
 
@@ -81,6 +83,7 @@ class Fit:
   slopes: Slopes | None = None
   borrowed: dict[str, str] = dataclasses.field(default_factory=dict)
   columns: tuple[str, ...] = ("x",)
+  laws: tuple[dict[str, Any], ...] = ()
   band: tuple[tuple[float, float, float], ...] = ()
   covariance: Covariance | None = None
 

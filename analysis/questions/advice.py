@@ -16,7 +16,7 @@ from jaxtyping import Float
 from analysis.questions.additive import Model, Refused
 from analysis.questions.backtest import Backtest
 from analysis.questions.base_run import FACTOR_AXES
-from analysis.questions.ensemble import DRAWS
+from analysis.questions.members import DRAWS
 
 Array = np.ndarray
 REFUSED, UNDECIDED = "refused", "undecided"

@@ -40,31 +40,37 @@ class Points:
     return Points(self.x[index], self.y[index], self.seed[index], self.blank)
 
 
-def read_points(path: Path, columns: Columns) -> dict[str, Points]:
-  """The points of every group. Raises UserError that names file, line, column and what is allowed."""
+def read_table(path: Path, flag: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
+  """The names of a CSV file's columns, and its rows with their line numbers. Raises UserError that names the flag or the line."""
   try:
     with open(path, newline="", encoding="utf-8-sig") as file:
       rows = list(csv.reader(file))
   except FileNotFoundError:
-    raise flags.UserError(f"--input={path}: no such file") from None
+    raise flags.UserError(f"--{flag}={path}: no such file") from None
   except (UnicodeDecodeError, csv.Error) as error:
-    raise flags.UserError(f"--input={path}: not a CSV text file ({error})") from None
+    raise flags.UserError(f"--{flag}={path}: not a CSV text file ({error})") from None
   if not rows:
-    raise flags.UserError(f"--input={path}: empty file, a header line with column names is needed")
+    raise flags.UserError(f"--{flag}={path}: empty file, a header line with column names is needed")
   names = [name.strip() for name in rows[0]]
   repeated = [name for i, name in enumerate(names) if name and name in names[:i]]
   if repeated:
-    raise flags.UserError(f"--input={path}: the header has column {repeated[0]} twice; rename one of them")
+    raise flags.UserError(f"--{flag}={path}: the header has column {repeated[0]} twice; rename one of them")
+  filled = [(number, row) for number, row in enumerate(rows[1:], start=2) if any(cell.strip() for cell in row)]
+  for number, row in filled:
+    if len(row) != len(names):
+      raise flags.UserError(f"{path}:{number}: {len(row)} columns, the header has {len(names)}")
+  return names, filled
+
+
+def read_points(path: Path, columns: Columns) -> dict[str, Points]:
+  """The points of every group. Raises UserError that names file, line, column and what is allowed."""
+  names, rows = read_table(path, "input")
   for flag, name in columns.wanted:
     if name and name not in names:
       raise flags.UserError(f"--{flag}={name}: no such column in {path}, it has {', '.join(names)}")
   *number_places, group_place, seed_place = [names.index(name) if name else -1 for _, name in columns.wanted]
   groups: dict[str, list[tuple[list[float], str, str, int]]] = {}
-  for number, row in enumerate(rows[1:], start=2):
-    if not any(cell.strip() for cell in row):
-      continue
-    if len(row) != len(names):
-      raise flags.UserError(f"{path}:{number}: {len(row)} columns, the header has {len(names)}")
+  for number, row in rows:
     point = []
     for place in number_places:
       try:

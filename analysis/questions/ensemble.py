@@ -19,51 +19,19 @@ from jaxtyping import Float
 
 from analysis.fitting import adequacy
 from analysis.fitting.laws import Law, joint
-from analysis.fitting.least_squares import Problem, Solution, solve
-from analysis.fitting.marquardt import levenberg_marquardt
+from analysis.fitting.least_squares import solve
 from analysis.fitting.refusals import refusal
 from analysis.fitting.settings import Setting
 from analysis.fitting.uncertainty import quantile
-from analysis.questions.origins import Origin, Points, origins
+from analysis.questions.design import PRODUCT, forecasts_of
+from analysis.questions.form_errors import growths
+from analysis.questions.members import DRAWS, FORMS, Member, points_of
+from analysis.questions.origins import Origin, origins
 from dlrm_jax.common.progress import Bar
 
 Array = np.ndarray
-DRAWS = 200
-FORMS = (  # shape, one exponent for all, constant
-  ("sum", False, True),
-  ("sum", False, False),
-  ("nested", False, True),
-  ("nested", False, False),
-  ("fitted", False, True),
-  ("fitted", False, False),
-  ("fitted", True, True),
-  ("fitted", True, False),
-)
 _LEAST_WEIGHT = 0.05  # a law of a smaller weight is left out
-_MANY = 1e6  # degrees of freedom of noise that is not estimated
 _LEAST_GROWTH = 4e-4  # no form is taken to hold better than by this, in log loss, for each unit of log distance beyond the points
-
-
-@dataclasses.dataclass(frozen=True)
-class Member:
-  """One law fitted to all points.
-
-  Attributes:
-    setting, solution: the fit.
-    missed: how the points contradict the law; empty where they do not.
-  """
-
-  law: Law
-  setting: Setting
-  solution: Solution
-  missed: str
-
-  @property
-  def deviation(self) -> float:
-    """The standard deviation of a whitened residual, at least 1 where seeds tell the noise: the misfit counts as noise."""
-    free = max(len(self.setting.problem.log_y) - len(self.law.params), 1)
-    found = float(np.sqrt(self.solution.cost / free))
-    return max(found, 1.0) if self.setting.noise else found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,9 +43,11 @@ class Ensemble:
     weights: their weights, which sum to 1.
     draws: for each, its coordinates fitted to sweeps drawn from it, [K, P]; `DRAWS` in all.
     forecasts: predictions of larger measured runs, with errors of one law: the ensemble.
-    growth: by `examples` or axis, the standard error of the form for each unit of log distance.
+    growth: by column of x, the standard error of the form for each unit of log distance.
+    log_x: the points that the laws are fitted to.
     log_y0: the log loss that the laws' log losses are relative to.
     notes: which laws were compared and why these are used.
+    left_out: names of the laws that the points contradict, and how.
   """
 
   members: tuple[Member, ...]
@@ -85,8 +55,10 @@ class Ensemble:
   draws: tuple[Float[Array, "_K _P"], ...]
   forecasts: tuple[Origin, ...]
   growth: dict[str, float]
+  log_x: Float[Array, "n C"]
   log_y0: float
-  notes: tuple[str, ...]
+  notes: tuple[str, ...] = ()
+  left_out: tuple[tuple[str, str], ...] = ()
 
   def log_losses(self, log_x: Float[Array, " C"]) -> Float[Array, " K"]:
     """The log loss predicted by the ensemble, then by each draw."""
@@ -112,14 +84,18 @@ class Ensemble:
 
 
 def fit_all(
-  setting_of: Callable[[Law], Setting], columns: tuple[str, ...], base: Float[Array, " C"], same_rows: bool, of_ends: bool = False
+  setting_of: Callable[[Law], Setting],
+  columns: tuple[str, ...],
+  base: Float[Array, " C"] | None,
+  same_rows: bool = False,
+  of_ends: bool = False,
 ) -> Ensemble | str:
   """The ensemble, or how the points contradict the law that predicts larger runs best.
 
   Args:
-    setting_of: the points as a law is fitted to them.
+    setting_of: the points as a law is fitted to them. One law or more must allow a fit.
     columns: their names, the examples last.
-    base: log sizes of the base and log examples at its end.
+    base: log sizes of the base of a sweep and log examples at its end; None for other points, which may be anywhere (`design.py`).
     same_rows: see `adequacy.misses`.
     of_ends: whether the points are ends of runs. Sizes are then known at one number of examples, so that sums of terms alone are fitted,
       and forecasts along the examples are those of the base's own points.
@@ -137,8 +113,9 @@ def fit_all(
         missed = adequacy.misses(problem, solution, setting.known_variance, setting.known_free, lack, same_rows)
         members.append(Member(law, setting, solution, missed))
       bar(1)
-  points = _points(members)
-  forecasts = origins(points, [(m.law, m.solution.theta) for m in members], base, of_ends)
+  points = points_of(members)
+  fits = [(m.law, m.solution.theta) for m in members]
+  forecasts = forecasts_of(points, fits) if base is None else origins(points, fits, base, of_ends)
   scores = _weights(forecasts, [True] * len(members))
   allowed = [not m.missed for m in members]
   if not any(allowed):
@@ -146,27 +123,31 @@ def fit_all(
   weights = _weights(forecasts, allowed)
   weights = np.where(weights >= min(_LEAST_WEIGHT, weights.max()), weights, 0.0)
   weights /= weights.sum()
-  own = [o for o in _own_forecasts(forecasts, allowed, weights) if o.along != "examples" or o.fitted_to >= _later_half(points, base)]
+  rolling, half = (columns, _halves(points.log_x, columns)) if base is None else (columns[-1:], _half_of_pass(points.log_x, base))
+  own = [o for o in _own_forecasts(forecasts, allowed, weights, rolling) if o.fitted_to >= half.get(o.along, 0.0)]
   order = [int(i) for i in np.argsort(-weights, kind="stable") if weights[i] > 0]
   used, shares = tuple(members[i] for i in order), tuple(float(weights[i]) for i in order)
   rng = np.random.default_rng(0)
   counts = np.diff(np.round(np.concatenate([[0.0], np.cumsum(shares)]) * DRAWS)).astype(int)
-  draws = tuple(_draw(m.setting.problem, m.solution.theta, _spread(m), int(count), rng) for m, count in zip(used, counts, strict=True))
-  growth = {along: _growth([o for o in own if o.along == along]) for along in dict.fromkeys(o.along for o in own)}
-  return Ensemble(used, shares, draws, tuple(own), growth, points.log_y0, _notes(used, shares, members, forecasts))
+  draws = tuple(m.drawn(int(count), rng) for m, count in zip(used, counts, strict=True))
+  left_out = tuple((m.law.name, m.missed) for m in members if m.missed)
+  notes = _notes(used, shares, members, forecasts)
+  growth = growths(own, _LEAST_GROWTH) if base is None else {a: _growth([o for o in own if o.along == a]) for a in {o.along for o in own}}
+  return Ensemble(used, shares, draws, tuple(own), growth, points.log_x, points.log_y0, notes, left_out)
 
 
-def _points(members: Sequence[Member]) -> Points:
-  """The means of the members' points at each x, with the noise of the seeds, or that of the residuals where there is none."""
-  problem = members[0].setting.problem
-  cov = problem.whiten.covariance(len(problem.log_y))
-  if members[0].setting.noise is None:
-    cov = cov * max(min(m.deviation for m in members), 1e-12) ** 2
-  log_x, index = np.unique(problem.log_x, axis=0, return_inverse=True)
-  mean = np.zeros((len(log_x), len(problem.log_y)))
-  mean[index.reshape(-1), np.arange(len(problem.log_y))] = 1.0
-  mean /= mean.sum(axis=1, keepdims=True)
-  return Points(log_x, mean @ problem.log_y, problem.log_y0, mean @ cov @ mean.T)
+def of_one(member: Member, draws: Float[Array, "K P"] | None = None) -> Ensemble:
+  """One law as an ensemble: its draws and how its own forecasts erred.
+
+  Args:
+    member: the law fitted to all points.
+    draws: its coordinates fitted to drawn points; None: points are drawn from the law.
+  """
+  points = points_of([member])
+  half = _halves(points.log_x, member.law.columns)
+  own = [o for o in forecasts_of(points, [(member.law, member.solution.theta)]) if o.fitted_to >= half.get(o.along, 0.0)]
+  drawn = member.drawn(DRAWS, np.random.default_rng(0)) if draws is None else draws
+  return Ensemble((member,), (1.0,), (drawn,), tuple(own), growths(own, _LEAST_GROWTH), points.log_x, points.log_y0)
 
 
 def _weights(forecasts: Sequence[Origin], allowed: Sequence[bool]) -> Float[Array, " L"]:
@@ -182,14 +163,16 @@ def _weights(forecasts: Sequence[Origin], allowed: Sequence[bool]) -> Float[Arra
   return weight / weight.sum()
 
 
-def _own_forecasts(forecasts: list[Origin], allowed: Sequence[bool], weights: Float[Array, " L"]) -> list[Origin]:
-  """The forecasts of the procedure itself: along the examples, laws are weighted by earlier origins and what had been measured then.
+def _own_forecasts(
+  forecasts: list[Origin], allowed: Sequence[bool], weights: Float[Array, " L"], rolling: tuple[str, ...] = ("examples",)
+) -> list[Origin]:
+  """The forecasts of the procedure itself: along `rolling` columns, laws are weighted by earlier origins and what was measured then.
 
-  Without earlier origins, and along an axis, the laws have their weights of the end.
+  Without earlier origins, and along other columns, the laws have their weights of the end.
   """
   out = []
   for origin in forecasts:
-    earlier = [o.up_to(origin.fitted_to) for o in forecasts if o.along == origin.along == "examples" and o.fitted_to < origin.fitted_to]
+    earlier = [o.up_to(origin.fitted_to) for o in forecasts if o.along == origin.along in rolling and o.fitted_to < origin.fitted_to]
     w = _weights(earlier, allowed) if any(len(o.at) for o in earlier) else weights
     there = ~np.isnan(origin.errors[:, 0])
     w = np.where(there, w, 0.0)
@@ -200,9 +183,15 @@ def _own_forecasts(forecasts: list[Origin], allowed: Sequence[bool], weights: Fl
   return out
 
 
-def _later_half(points: Points, base: Float[Array, " C"]) -> float:
+def _half_of_pass(log_x: Float[Array, "n C"], base: Float[Array, " C"]) -> dict[str, float]:
   """The middle of the base's pass in log examples: fits to less of it say little about fits to all of it."""
-  return float(np.exp(0.5 * (points.log_x[:, -1].min() + base[-1])) * (1 - 1e-9))
+  return {"examples": float(np.exp(0.5 * (log_x[:, -1].min() + base[-1])) * (1 - 1e-9))}
+
+
+def _halves(log_x: Float[Array, "n C"], columns: tuple[str, ...]) -> dict[str, float]:
+  """The same for any points: the middle of each column, and of their product."""
+  values = {PRODUCT: log_x.sum(axis=1)} | {name: log_x[:, i] for i, name in enumerate(columns)}
+  return {name: float(np.exp(0.5 * (v.min() + v.max())) * (1 - 1e-9)) for name, v in values.items()}
 
 
 def _growth(own: list[Origin]) -> float:
@@ -210,30 +199,6 @@ def _growth(own: list[Origin]) -> float:
   square = sum(float(np.sum(o.errors[0] ** 2 - o.noise[0])) for o in own)
   distance = sum(float(np.sum(o.distance**2)) for o in own)
   return float(np.hypot(np.sqrt(max(square, 0.0) / distance), _LEAST_GROWTH))
-
-
-def _spread(member: Member) -> float:
-  """The deviation of drawn noise: that of the residuals, and wider where few seeds tell the noise."""
-  free = member.setting.known_free if member.setting.noise else _MANY
-  return member.deviation * quantile(max(free, 1.0)) / quantile(_MANY)
-
-
-def _draw(problem: Problem, theta: Float[Array, " P"], deviation: float, count: int, rng: np.random.Generator) -> Float[Array, "K P"]:
-  """Fits to sweeps drawn from the law, with noise that has this standard deviation when whitened. All are computed together."""
-  log_f = problem.law.log_value(theta[None], problem.log_x)[0][0]
-  drawn_kn = log_f + deviation * problem.whiten.color(rng.standard_normal((count, len(log_f))))
-
-  def evaluate(numbered_kq: Array) -> tuple[Array, Array]:
-    """Residuals and gradient. The last column, which is held, is the number of the drawn sweep."""
-    log_f_kn, gradient_knp = problem.law.log_value(numbered_kq[:, :-1], problem.log_x)
-    rest_kn = log_f_kn - drawn_kn[numbered_kq[:, -1].astype(int)]
-    white_knp = np.concatenate([problem.whiten.apply(gradient_knp), np.zeros((*rest_kn.shape, 1))], axis=-1)
-    return problem.whiten.rows(rest_kn), white_knp
-
-  number = np.arange(count, dtype=np.float64)
-  start = np.column_stack([np.tile(theta, (count, 1)), number])
-  low, high = (np.column_stack([side, number]) for side in problem.bounds(count))
-  return levenberg_marquardt(evaluate, start, low, high, max_steps=60, gain=1e-7)[0][:, :-1]
 
 
 def _notes(used: tuple[Member, ...], shares: tuple[float, ...], members: Sequence[Member], forecasts: Sequence[Origin]) -> tuple[str, ...]:

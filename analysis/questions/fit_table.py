@@ -1,12 +1,16 @@
 """Fits as a table on standard output. Called by `analysis.fit`."""
 
+from rich.console import Console
+
 from analysis.fitting.result import METHODS, Fit, interval_text
+from analysis.questions.joint_fit import JOINT
+from analysis.questions.predictions import Prediction
 from dlrm_jax.common import terminal
 
 
 def print_fits(fits: list[Fit]) -> None:
   """The fits as a table on standard output."""
-  names = list(dict.fromkeys(name for fit in fits for name in fit.form.names))
+  names = list(dict.fromkeys(name for fit in fits for name in (fit.params or _names(fit))))
   columns, rows = (
     ("group", "law", "window", "points", "seeds", *names, "objective", "held-out error", "mean |held-out error|", "status"),
     [],
@@ -23,11 +27,55 @@ def print_fits(fits: list[Fit]) -> None:
     )
   console = terminal.console(200)
   terminal.show(console, "Estimates with 95% intervals; ? is an end that the points leave open", columns, rows)
+  for fit in (fit for fit in fits if fit.laws):
+    _print_laws(console, fit)
   for method in dict.fromkeys(fit.method for fit in fits if fit.method):
     console.print(f"Intervals, {method}: {METHODS[method]}.")
   for fit in fits:
     if fit.note:
       console.print(f"{group_name(fit.group)}: {fit.note}.")
+
+
+def _names(fit: Fit) -> tuple[str, ...]:
+  """The parameters of a law that may be refused; those of averaged laws have a table of their own."""
+  return () if fit.law == JOINT else fit.form.names
+
+
+def _print_laws(console: Console, fit: Fit) -> None:
+  """The laws that are averaged, with their weights."""
+  names = list(dict.fromkeys(name for law in fit.laws for name in law["params"]))
+  cells = [
+    [law["law"], f"{law['weight']:.0%}", *(f"{law['params'][name]:.4g}" if name in law["params"] else "-" for name in names)]
+    for law in fit.laws
+    if law["weight"]
+  ]
+  terminal.show(console, f"{group_name(fit.group)}: joint laws by weight", ("law", "weight", *names), cells)
+  for law in fit.laws:
+    if law["left_out"]:
+      console.print(f"{group_name(fit.group)}: {law['law']} is left out, because the points contradict it: {law['left_out']}.")
+
+
+def print_predictions(predictions: list[Prediction]) -> None:
+  """The predictions as a table on standard output, and why others are not made."""
+  console = terminal.console(200)
+  made = [p for p in predictions if p.y is not None]
+  if made:
+    names = list(made[0].at)
+    cells = [[group_name(p.group), *(f"{p.at[name]:.6g}" for name in names), _beyond(p), _interval(p)] for p in made]
+    title = "Predicted mean losses with 95% intervals, which include the noise and how the law missed larger points before"
+    terminal.show(console, title, ("group", *names, "beyond the points", "loss"), cells)
+  for p in predictions:
+    if p.reason:
+      at = ", ".join(f"{name}={value:.6g}" for name, value in p.at.items())
+      console.print(f"{group_name(p.group)}: no prediction at {at}: {p.reason}.")
+
+
+def _beyond(p: Prediction) -> str:
+  return "within" if p.beyond is None or p.beyond <= 1 else f"{p.beyond:.3g}x"
+
+
+def _interval(p: Prediction) -> str:
+  return f"{p.y:.5g} [{p.ci_low:.5g}, {p.ci_high:.5g}]"
 
 
 def _cell(fit: Fit, name: str) -> str:

@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from analysis.fitting.laws import Law, joint
-from analysis.fitting.least_squares import Problem
+from analysis.fitting.least_squares import Problem, solve
+from analysis.fitting.marquardt import SQUARES, Loss
 from analysis.fitting.refusals import refusal
-from analysis.fitting.whitening import correlated
+from analysis.fitting.whitening import EQUAL, correlated
 from analysis.load import evenly
 
 Array = np.ndarray
@@ -36,6 +37,7 @@ class Origin:
     errors: log predicted less log measured, by law; NaN where the part allows no fit.
     noise: the variances of these errors that the noise of the points explains, to first order.
     floor: the variances of the measured losses.
+    away: how far beyond the fitted part the predicted points are, in log x; None: as far as the values are.
   """
 
   along: str
@@ -45,31 +47,34 @@ class Origin:
   errors: Float[Array, "L T"]
   noise: Float[Array, "L T"]
   floor: Float[Array, " T"]
+  away: Float[Array, " T"] | None = None
 
   @property
   def distance(self) -> Float[Array, " T"]:
-    """How far beyond the fitted part the predicted values are, in log x."""
-    return np.log(self.at / self.fitted_to)
+    """How far beyond the fitted part the predicted points are, in log x."""
+    return np.log(self.at / self.fitted_to) if self.away is None else self.away
 
   def up_to(self, at: float) -> "Origin":
     """The forecasts of values up to `at`."""
     kept = self.at <= at
     fields = {name: getattr(self, name)[..., kept] for name in ("at", "measured", "errors", "noise", "floor")}
-    return dataclasses.replace(self, **fields)
+    return dataclasses.replace(self, **fields, away=self.distance[kept])
 
 
 @dataclasses.dataclass(frozen=True)
 class Points:
-  """The points that laws are fitted to: log x, log y (means over seeds), and the covariance of log y."""
+  """The points that laws are fitted to: log x, log y (means over seeds), and the covariance of log y. A robust `loss` weighs all alike."""
 
   log_x: Float[Array, "n C"]
   log_y: Float[Array, " n"]
   log_y0: float
   cov: Float[Array, "n n"]
+  loss: Loss = SQUARES
 
   def part(self, law: Law, kept: Bool[Array, " n"]) -> Problem:
     """The problem of fitting a law to some of the points."""
-    return Problem(law, self.log_x[kept], self.log_y[kept], self.log_y0, correlated(self.cov[np.ix_(kept, kept)]))
+    whiten = correlated(self.cov[np.ix_(kept, kept)]) if self.loss.delta is None else EQUAL
+    return Problem(law, self.log_x[kept], self.log_y[kept], self.log_y0, whiten, self.loss)
 
 
 def origins(points: Points, laws: Fits, base: Float[Array, " C"], of_ends: bool = False) -> list[Origin]:
@@ -92,16 +97,16 @@ def origins(points: Points, laws: Fits, base: Float[Array, " C"], of_ends: bool 
     earlier = log_x[:, -1] <= cut + 1e-9
     targets = np.flatnonzero(at_base & ~earlier)
     if of_ends:
-      out += _forecast(alone, [_of_examples(*law) for law in laws], at_base & earlier, targets, 0, cut)
+      out += forecast(alone, [_of_examples(*law) for law in laws], at_base & earlier, targets, 0, cut)
     else:
-      out += _forecast(points, laws, earlier, targets, len(names) - 1, cut)
+      out += forecast(points, laws, earlier, targets, len(names) - 1, cut)
   for i in range(len(names) - 1):
     sizes = np.unique(log_x[:, i])
     cuts = [c for c in sizes[_MIN_SIZES - 1 : -1] if c >= base[i] - 1e-9]
     for cut in cuts[-_MOST_CUTS:]:
       kept = log_x[:, i] <= cut + 1e-9
       ends = [_end(log_x, i, size) for size in sizes if size > cut + 1e-9]
-      out += _forecast(points, laws, kept, np.array(ends), i, cut)
+      out += forecast(points, laws, kept, np.array(ends), i, cut)
   return out
 
 
@@ -123,8 +128,16 @@ def _end(log_x: Float[Array, "n C"], column: int, size: float) -> int:
   return int(mine[np.argmax(log_x[mine, -1])])
 
 
-def _forecast(points: Points, laws: Fits, kept: Bool[Array, " n"], targets: Array, column: int, cut: float) -> list[Origin]:
-  """One origin, or none where no law can be fitted to the points `kept`."""
+def forecast(
+  points: Points,
+  laws: Fits,
+  kept: Bool[Array, " n"],
+  targets: Array,
+  column: int,
+  cut: float,
+  away: Float[Array, " T"] | None = None,
+) -> list[Origin]:
+  """One origin, or none where no law can be fitted to the points `kept`. `away` as in `Origin`."""
   errors, explained = np.full((2, len(laws), len(targets)), np.nan)
   for number, (law, near) in enumerate(laws):
     if not refusal(law, np.exp(points.log_x[kept]), np.exp(points.log_y[kept])):
@@ -133,7 +146,7 @@ def _forecast(points: Points, laws: Fits, kept: Bool[Array, " n"], targets: Arra
     return []
   at = np.array([_value(log) for log in points.log_x[targets, column]])
   measured = points.log_y0 + points.log_y[targets]
-  return [Origin(law.columns[column], _value(cut), at, measured, errors, explained, np.diagonal(points.cov)[targets])]
+  return [Origin(law.columns[column], _value(cut), at, measured, errors, explained, np.diagonal(points.cov)[targets], away)]
 
 
 def _errors(
@@ -144,8 +157,11 @@ def _errors(
   constant = np.array([p.in_y_units and not p.log for p in law.params])
   starts = np.stack([near * np.where(constant, share, 1.0) for share in (_CONSTANTS if constant.any() else (1.0,))])
   low, high = problem.bounds(len(starts))
-  thetas, costs = problem.minimise(starts, low, high, max_steps=100, gain=1e-9)
-  theta = thetas[np.argmin(costs)]
+  if law.curved:  # optima of its own for every part
+    theta = solve(problem, near=near).theta
+  else:
+    thetas, costs = problem.minimise(starts, low, high, max_steps=100, gain=1e-9)
+    theta = thetas[np.argmin(costs)]
   log_f, gradient = (a[0] for a in law.log_value(theta[None], points.log_x))
   free = (theta > low[0]) & (theta < high[0])
   # To first order a fit moves by `moved` times the noise of the kept points.

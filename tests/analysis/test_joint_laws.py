@@ -6,7 +6,7 @@ from closed_sweep import ALL_ROWS, KINDS, excess
 
 from analysis.fitting.laws import LAWS, joint
 from analysis.fitting.least_squares import Problem, solve
-from analysis.questions.ensemble import FORMS
+from analysis.questions.members import FORMS
 
 COLUMNS = ("rows", "dim", "examples")
 POINTS = np.array([(r, d, n) for r in (30.0, 300.0, 3e4) for d in (2.0, 4.0, 8.0, 32.0) for n in (1e5, 1e6, 1e7)])
