@@ -2,9 +2,10 @@
 
 import glob
 
-_DEVICE_FILES = ("/dev/accel*", "/dev/vfio/[0-9]*", "/dev/nvidiactl", "/dev/kfd")
+_DEVICE_FILES = {"tpu": ("/dev/accel*", "/dev/vfio/[0-9]*"), "nvidia": ("/dev/nvidiactl",), "amd": ("/dev/kfd",)}
 
 
-def accelerators() -> bool:
-  """Whether there is a device file of a TPU, or of a GPU of NVIDIA or AMD."""
-  return any(glob.glob(pattern) for pattern in _DEVICE_FILES)
+def accelerators(kind: str | None = None) -> bool:
+  """Whether there is a device file of a kind, a key of `_DEVICE_FILES`, or of any."""
+  patterns = _DEVICE_FILES[kind] if kind else tuple(pattern for some in _DEVICE_FILES.values() for pattern in some)
+  return any(glob.glob(pattern) for pattern in patterns)

@@ -20,14 +20,25 @@ _USERS_BYTES = 2**30
 def select_platform() -> None:
   """Selects the CPU where no accelerator has a device file. Otherwise libtpu would search the network for TPUs and log errors.
 
-  `JAX_PLATFORMS` wins where it is set. On the CPU it also sets up the host's memory (`host_memory.py`). Call it before the first jax
-  computation.
+  `JAX_PLATFORMS` wins where it is set. On the CPU it also sets up the host's memory (`host_memory.py`). On a GPU it adds the flags of
+  `gpu_flags` to `XLA_FLAGS`. Call it before the first jax computation.
   """
+  if accelerators("nvidia") and (added := gpu_flags(jax.__version_info__, os.environ.get("XLA_FLAGS", ""))):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {added}".strip()
   platforms = os.environ.get("JAX_PLATFORMS")
   if platforms is None and not accelerators():
     jax.config.update("jax_platforms", platforms := "cpu")
   if platforms == "cpu":
     host_memory.keep_pages()
+
+
+def gpu_flags(jax_version: tuple[int, ...], given: str) -> str:
+  """The flag that XLA needs before jax 0.11 to add to float32 values on a GPU by one instruction; empty where it is not needed.
+
+  Without it, the additions of gradients compile to loops of compare-and-swap: to single values on an H100, to rows on an A100 too. One
+  address that many lookups share then took 450 times as long (openxla/xla issue 46225). A flag that `given` sets is left alone.
+  """
+  return "" if jax_version >= (0, 11) or "xla_backend_extra_options" in given else "--xla_backend_extra_options=-nvptx-allow-ftz-atomics"
 
 
 def share_compiled(directory: str | Path | None = None) -> None:
