@@ -24,11 +24,16 @@ study: $(VENV)/.installed  ## the study of analysis/STUDY.md, trained again; goe
 	    --axis_examples=16777216 --sizes_rows=10,30,100,300,1000 --launcher=local --workdir=$(STUDY)/$${preset}_half; \
 	  $(BIN)/python -m analysis.kept --workdir=$(STUDY)/$${preset}_half --output=analysis/study/$${preset}_half.parquet; \
 	done
+	$(BIN)/python -m sweeps.run --preset=epochs --launcher=local --workdir=$(STUDY)/epochs
+	$(BIN)/python -m analysis.kept --workdir=$(STUDY)/epochs --output=analysis/study/epochs.parquet
 ifdef MOVIELENS
 	test -e $(STUDY)/movielens-1m/dataset.json || $(BIN)/python -m dlrm_jax.data.prepare --format=parquet --input=$(MOVIELENS) \
 	  --schema=analysis/study/movielens.toml --output=$(STUDY)/movielens-1m
 	$(BIN)/python -m sweeps.run --preset=paper_click_log --data=$(STUDY)/movielens-1m --launcher=local --workdir=$(STUDY)/movielens
 	$(BIN)/python -m analysis.kept --workdir=$(STUDY)/movielens --output=analysis/study/movielens.parquet
+	$(BIN)/python -m sweeps.run --preset=epochs_click_log --order=shuffled --data=$(STUDY)/movielens-1m --launcher=local \
+	  --workdir=$(STUDY)/epochs_movielens
+	$(BIN)/python -m analysis.kept --workdir=$(STUDY)/epochs_movielens --output=analysis/study/epochs_movielens.parquet
 endif
 	$(BIN)/python -m analysis.publish
 

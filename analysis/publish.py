@@ -21,13 +21,13 @@ from analysis.questions.parts import ideal
 from analysis.questions.sweep_laws import ROWS_LIMIT
 from analysis.report.analysis import Analysis, analyse
 from analysis.report.paper_tables import exponent_table, frontier_table, ne_table, parts_table, scheme_table
-from analysis.report.tables import ADVICE, short
+from analysis.report.tables import ADVICE, rate_law_table, repeats_table, short
 from analysis.study.predictions import predictions, ratios, teacher_floors
 from dlrm_jax.common import flags, markdown, record
 from dlrm_jax.common.progress import Bar
 from dlrm_jax.common.terminal import Table
 
-Analyses = dict[str, Analysis]  # by the names of SWEEPS
+Analyses = dict[str, Analysis]  # by the names of NAMES
 _HERE = Path(__file__).parent
 SWEEPS = {  # names for people by the names of the files
   "paper": "all parts",
@@ -37,6 +37,11 @@ SWEEPS = {  # names for people by the names of the files
   "paper_hash_half": "rows hashed, half the effects, four times the examples",
   "movielens": "MovieLens-1M",
 }
+MORE = {  # sweeps that the cost of the study leaves out
+  "epochs": "tail alone, repeated",
+  "epochs_movielens": "MovieLens-1M, repeated",
+}
+NAMES = SWEEPS | MORE
 FIGURES = {  # the figures of each sweep's report that STUDY.md shows
   "paper": ("data_efficiency", "compute", "compute_by", "residuals"),
   "paper_tail": ("data_law",),
@@ -57,10 +62,10 @@ class PublishConfig:
 
 def analysed(study: Path) -> Analyses:
   """Every kept sweep with its laws fitted. Raises UserError that names a missing file."""
-  missing = [str(study / f"{name}.parquet") for name in SWEEPS if not (study / f"{name}.parquet").exists()]
+  missing = [str(study / f"{name}.parquet") for name in NAMES if not (study / f"{name}.parquet").exists()]
   if missing:
     raise flags.UserError(f"{missing[0]}: no such file; make study makes it")
-  return {name: analyse(study / f"{name}.parquet") for name in SWEEPS}
+  return {name: analyse(study / f"{name}.parquet") for name in NAMES}
 
 
 def sections(found: Analyses) -> dict[str, str]:
@@ -100,7 +105,7 @@ def _table(table: Table, num_names: int, without: list[str] | None = None) -> st
 def stacked(tables: dict[str, Table], num_names: int, without: list[str] | None = None) -> str:
   """The same table of several sweeps as one, the sweep in the first column."""
   first = next(iter(tables.values()))
-  cells = [[SWEEPS[name], *row] for name, table in tables.items() for row in table.rows]
+  cells = [[NAMES[name], *row] for name, table in tables.items() for row in table.rows]
   return _table(Table(first.title, ["sweep", *first.columns], cells), num_names + 1, without)
 
 
@@ -147,11 +152,24 @@ def _rows_teacher(found: Analyses) -> str:
   return markdown.table(lines, 2)
 
 
+def _rates(found: Analyses) -> str:
+  """How the best learning rate moves along the axes, and along one pass."""
+  names = ("paper", "paper_tail", "movielens")
+  return stacked({name: rate_law_table(found[name].rates) for name in names}, 4, ["learner", "metric", "verdict"])
+
+
+def _epochs(found: Analyses) -> str:
+  """The loss after several epochs, and what follows for the law of repeated data."""
+  names = ("epochs", "epochs_movielens")
+  table = stacked({name: repeats_table(found[name].repeats) for name in names}, 4, ["workload", "learner"])
+  return table + "\n\n" + "\n".join(f"- {NAMES[name]}, {model.model}: {model.verdict}." for name in names for model in found[name].repeats)
+
+
 def _cost(found: Analyses) -> str:
   """The cost of the sweeps on the machine that trained them."""
   columns = ["sweep", "runs", "examples a run", "FLOPs a run", "FLOPs in all", "examples/s", "core-hours", "by the wall, hours"]
   lines = [columns]
-  for name, analysis in found.items():
+  for name, analysis in ((name, found[name]) for name in SWEEPS):
     sweep = analysis.everything
     runs = sweep.runs.filter(status="done")
     flops = runs.filter(pl.col("flops_total").is_not_null())["flops_total"]
@@ -169,7 +187,7 @@ def _made(found: Analyses) -> str:
     source = one.everything.source
     versions = ", ".join(f"{program} {source['software'][program]}" for program in ("python", "jax"))
     detail = f"{source['hardware']['cores']} cores; {versions}"
-    lines.append(f"- {SWEEPS[name]}: {markdown.made_by(source, detail)}")
+    lines.append(f"- {NAMES[name]}: {markdown.made_by(source, detail)}")
   return "\n".join(lines)
 
 
@@ -219,6 +237,8 @@ SECTIONS: dict[str, Callable[[Analyses], str]] = {  # how each section of STUDY.
   "movielens-sizes": lambda found: _sizes(found["movielens"]),
   "movielens-frontier": lambda found: _table(frontier_table(found["movielens"].schemes), 4, ["workload"]),
   "movielens-advice": lambda found: _advice(found["movielens"]),
+  "rates": _rates,
+  "epochs": _epochs,
   "cost": _cost,
   "made": _made,
 }

@@ -13,7 +13,7 @@ import polars as pl
 
 from analysis.fitting.fit_law import fit_law
 from analysis.fitting.repeated import UNREPEATED
-from analysis.fitting.result import STATUS_WORDS, Fit, as_dict, interval_text
+from analysis.fitting.result import Fit, as_dict, interval_text
 from analysis.fitting.uncertainty import quantile
 from analysis.load import Sweep
 from analysis.questions.curves import total_metric
@@ -91,7 +91,7 @@ class Repeats:
     if self.fit.status == "not_identifiable" and worth[1] is None and worth[2] is not None:
       return f"{epochs:g} epochs are worth at most {worth[2]:.2f} {unique}"
     if self.fit.status not in _BELIEVED:
-      return f"no law of repeated data ({STATUS_WORDS.get(self.fit.status, self.fit.status)}): {self.fit.reason}"
+      return f"no law of repeated data: {self.fit.reason}"
     low, high = ("?" if value is None else f"{value:.2f}" for value in worth[1:])
     return f"{epochs:g} epochs are worth {worth[0]:.2f} [{low}, {high}] {unique}"
 

@@ -10,6 +10,7 @@ from analysis.load import load
 from analysis.questions.additive import models
 from analysis.questions.curves import curves, largest
 from analysis.questions.parts import Exponents, data_exponents
+from analysis.questions.repeats import repeats
 from analysis.questions.sweep_laws import data_laws, pooled_noise
 from analysis.questions.tuning import tuned
 from analysis.report.paper_tables import exponent_table
@@ -53,6 +54,19 @@ def test_the_data_exponents_of_the_study_are_those_of_its_records():
 def test_all_tables_of_the_study_are_those_of_its_records():
   for name, text in publish.sections(publish.analysed(STUDY)).items():
     assert_alike(text, section(name))
+
+
+def test_what_the_study_says_of_repeated_examples():
+  """With a row for every id the loss rises at once, with 30 rows it stays. On MovieLens it rises where an id has few examples."""
+  few, *_, many = repeats(load(STUDY / "epochs.parquet"))
+  assert (few.model, many.model) == ("rows 30", "rows 1,048,576")
+  assert {row.what for row in few.rows} == {"stays"} and {row.what for row in many.rows} == {"rises"}
+  assert all(row.losses[1] > row.losses[0] for row in many.rows) and many.rows[-1].change > 1
+  shared, own = repeats(load(STUDY / "epochs_movielens.parquet"))
+  assert {row.what for row in shared.rows} == {"falls"} and shared.fit.status == "misfit"
+  assert [row.what for row in own.rows] == ["rises", "rises", "stays", "falls"]
+  written = section("epochs")
+  assert all(model.verdict in written for model in (many, own))
 
 
 def test_advice_takes_the_base_once_though_its_longer_run_repeats_it():
