@@ -7,7 +7,7 @@
 The fit is least squares on log y (or Huber's loss) in float64 from many starts. How intervals are computed depends on how the points were
 produced. With `--points=independent` each point is a separate run. With `--seed`, the points of one seed and of one value of every other
 column of x are a training pass, whose points are correlated. Their covariance is estimated from the differences between seeds, over all
-groups of the file.
+groups of the file. With `--run`, or with one seed, it is estimated from how the passes scatter around the law.
 """
 
 import dataclasses
@@ -20,10 +20,12 @@ from analysis.fitting.borrowed import NOTHING, Borrowed, parsed
 from analysis.fitting.fit_law import POINTS, Hand, fit_law
 from analysis.fitting.laws import LAWS, NAMES, Law, formula_of, law_of
 from analysis.fitting.marquardt import Loss
+from analysis.fitting.one_pass import Passes, pooled
 from analysis.fitting.optimum_law import Budget
 from analysis.fitting.result import Fit, as_dict
-from analysis.fitting.settings import inside, noise_of, passes_of, repeated, usable
-from analysis.questions.csv_points import Columns, Points, burned_in, read_points
+from analysis.fitting.settings import inside, usable
+from analysis.questions.csv_points import Columns, Points, burned_in, check_passes, read_points
+from analysis.questions.ensemble import widest
 from analysis.questions.fit_table import group_name, print_fits, print_predictions
 from analysis.questions.joint_fit import FORMULA, JOINT, fit_joint
 from analysis.questions.optimum import FLOPS_PER_PARAM, Split, optimum
@@ -52,6 +54,7 @@ class FitConfig:
   )
   group: str = flags.option("", "column that splits the points; one fit for each of its values")
   seed: str = flags.option("", "column that names seeds; the noise is estimated from the differences between two or more")
+  run: str = flags.option("", "column that names training passes, one of each; the noise is estimated from how they scatter around the law")
   points: str = flags.option(
     "curves", "curves: points of one seed that differ only in the last x belong to one training pass; independent: each is a run", POINTS
   )
@@ -99,6 +102,9 @@ class FitConfig:
     flags.check(len(set(self.x)) == len(self.x), self, "x", "names that differ")
     flags.check(not self.front or len(self.x) == 1, self, "front", "false for a law of several columns")
     flags.check(self.budget_flops is None or self.law == "chinchilla", self, "budget_flops", "left out, except with --law=chinchilla")
+    flags.check(not (self.run and self.seed), self, "run", "left out with --seed, whose passes are those of one seed and configuration")
+    single = self.run and (self.loss == "huber" or self.points == "independent")
+    flags.check(not single, self, "run", "left out with --loss=huber and with --points=independent, which take points as independent")
     flags.check(self.bootstrap_draws == 0 or self.bootstrap_draws >= 100, self, "bootstrap_draws", "0, or 100 or more")
     flags.check(self.burn_in < 1, self, "burn_in", "below 1")
     for field in ("fix", "tie", "prior", "bootstrap_draws") if self.law == JOINT else ():
@@ -118,7 +124,7 @@ class FitConfig:
   @property
   def columns(self) -> Columns:
     """The columns that are read."""
-    return Columns(self.x, self.y, self.group, self.seed)
+    return Columns(self.x, self.y, self.group, self.seed, self.run)
 
   @property
   def draws(self) -> int:
@@ -128,7 +134,7 @@ class FitConfig:
   @property
   def kind(self) -> str:
     """How the points were produced, one of `POINTS`."""
-    return "independent" if self.loss == "huber" or not self.seed else self.points
+    return "independent" if self.loss == "huber" or not (self.seed or self.run) else self.points
 
 
 def fit_groups(
@@ -143,11 +149,9 @@ def fit_groups(
   if config.front:
     groups = {group: p.at(pareto_front(p.x[:, 0], p.y)) for group, p in groups.items()}
   if config.kind == "curves":
-    configurations = []
-    for p in (p.at(inside(p.x, config.x_min, config.x_max) & usable(p.x, p.y)) for p in groups.values()):
-      if not repeated(p.x, p.seed):
-        configurations += passes_of(p.x, p.y, p.seed)[0]
-    noise = noise_of(configurations)
+    law = widest(config.x) if config.law == JOINT else config.borrowed.restrict(law_of(config.law, config.x))
+    kept = [p.at(inside(p.x, config.x_min, config.x_max) & usable(p.x, p.y)) for p in groups.values()]
+    noise = pooled([Passes(law, p.x, p.y, p.seed) for p in kept], runs=bool(config.run))
   loss = Loss(config.huber_delta if config.loss == "huber" else None)
   fit_one = functools.partial(
     fit_law,
@@ -182,6 +186,7 @@ def main(config: FitConfig) -> None:
   if output.is_dir() or (output.exists() and output.samefile(config.input)):
     raise flags.UserError(f"--output={output}: is {'a directory' if output.is_dir() else 'the input'}; name another file")
   groups, places = read_points(Path(config.input), config.columns), places_of(config.predict_at, config.columns)
+  check_passes(groups, config.columns)
   fits: list[Fit] = []
   splits: list[Split] = []
   predictions: list[Prediction] = []

@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 
 from analysis import recorded
+from analysis.fitting.thinning import evenly
 from analysis.run_rows import EVALUATION, FLOORS, LOSSES, RUN, comparable, curve_rows, point_of, run_row
 from dlrm_jax.common import flags, record
 from dlrm_jax.common.axis_names import AXES, GRID
@@ -152,11 +153,6 @@ def axes_of(frame: pl.DataFrame) -> list[str]:
   """The axes of some points in the order of tables and figures, grids last."""
   there = list(dict.fromkeys(frame["axis"]))
   return [axis for axis in AXES if axis in there] + [axis for axis in there if axis not in AXES]
-
-
-def evenly(values: list[Any], most: int) -> list[Any]:
-  """No more than so many of the values, at even distances, with the first and the last."""
-  return values if len(values) <= most else [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
 
 
 def some_sizes(frame: pl.DataFrame, most: int) -> pl.DataFrame:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, Real
 
-from analysis.fitting import adequacy, covariance, measured, settings
+from analysis.fitting import adequacy, covariance, measured, one_pass, settings
 from analysis.fitting.bootstrap import MIN_POINTS, bootstrap
 from analysis.fitting.bootstrap import refusal as bootstrap_refusal
 from analysis.fitting.borrowed import NOTHING, Borrowed
@@ -59,9 +59,9 @@ def fit_law(
     seed: the seed of each point; None when it is not known.
     x_min, x_max: limits of the last column of x.
     group: a name for the result.
-    points: `curves`: points of one seed that differ only in the last x belong to one training pass, where seeds allow to estimate its
-      noise; `independent`: each point is a separate run.
-    noise: the noise of the passes, pooled over more than these points; None: it is estimated from these.
+    points: `curves`: points of one seed that differ only in the last x belong to one training pass, where its noise can be estimated;
+      `independent`: each point is a separate run.
+    noise: the noise of the passes, pooled over more than these points (`one_pass.pooled`); None: it is estimated from these.
     loss: the loss of a log residual. With a robust one, points are taken as independent and intervals come from a bootstrap.
     draws: the number of bootstrap draws for the intervals; 0: profile likelihood. With a robust loss and fewer points than a bootstrap
       needs, the result has estimates without intervals.
@@ -84,7 +84,9 @@ def fit_law(
   reason = refuse or refusal(form, x, y) or borrowed.refusal(whole, y)
   along = points == "curves" and (known_seeds or noise is not None) and not reason
   reason = reason or (settings.repeated(x, seed) if along else "")
-  setting = settings.of_passes(form, x, y, seed, noise) if along and not reason else None
+  if along and not reason and noise is None:
+    noise = one_pass.pooled([one_pass.Passes(form, x, y, seed)])
+  setting = settings.of_passes(form, x, y, seed, noise) if along and not reason and noise is not None else None
   if setting is not None:
     reason = refusal(form, np.exp(setting.problem.log_x), np.exp(setting.problem.log_y))
     reason += " (of those that all seeds have)" if reason and setting.dropped else ""
@@ -95,7 +97,7 @@ def fit_law(
     blank = dataclasses.replace(blank, slopes=measured.slopes_of(measured.means_of(setting, x, y)))
   if reason:
     return dataclasses.replace(blank, status=f"refused: {reason}", reason=reason)
-  method = None if bare else "bootstrap" if draws else "gls" if setting is not None else "profile_independent_points"
+  method = None if bare else "bootstrap" if draws else "profile_independent_points" if setting is None else one_pass.method(setting)
   alone = along and setting is None
   setting = setting or settings.independent(form, x, y, loss, average=not draws)
   problem, solution = setting.problem, solve(setting.problem)
@@ -123,7 +125,8 @@ def fit_law(
   if not missed and (above := constant_above(problem, estimates)):
     notes.append(above)
   if alone:
-    notes.append("no two seeds have the same x, so nothing tells how a pass scatters: points are taken as independent")
+    notes.append("nothing tells how a pass scatters around the law: points are taken as independent")
+  notes += one_pass.notes(form, setting)
   if setting.averaged:
     notes.append(setting.averaged)
   if setting.dropped:
@@ -142,7 +145,7 @@ def fit_law(
     misfit_p=misfit,
     aicc=aicc(setting, solution),
     profiles={p.name: interval.profile for p, interval in zip(form.params, intervals, strict=not bare) if p.exponent and interval.profile},
-    per_seed=_per_seed(problem, solution, x, y, seed) if points == "curves" else {},
+    per_seed=_per_seed(problem, solution, x, y, seed) if points == "curves" and one_pass.of_seeds(setting) else {},
     band=() if draws else band_of(problem, solution, limits),
   )
 

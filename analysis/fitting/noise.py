@@ -12,6 +12,7 @@ seeds by generalised least squares. The variance of its parameters has Satterthw
 for estimated covariances of Kenward & Roger (1997, Biometrics 53:983).
 """
 
+import abc
 import dataclasses
 from collections.abc import Sequence
 from typing import no_type_check  # tests check types at run time; what a fit calls ten thousand times is left out
@@ -26,14 +27,44 @@ _SHARE_MIN, _SHARE_MAX = -14.0, 3.0  # logs
 _LENGTHS = (1 / 60, 1.0)  # shares of the span in log x: a drift longer than the span is an offset
 _TILT_MAX = 1.5
 _ABSENT = 1e-5  # a share of the variance below this counts as none, and its shape is not estimated
-_NUM_PARAMETERS = 5  # of the noise, in the order of `Noise._with_slopes`
+NUM_PARAMETERS = 5  # of the noise, in the order of `Noise._with_slopes`
 _LIKELIHOOD_RATIO = 6.635  # chi-squared of one degree of freedom at 1%
 _MOST_WORK = 4e6  # of one evaluation of the likelihood: the cubes of the lengths of sets of x
 _RESOLUTION = 1e-24  # variance of log losses below which seeds are the same
 
 
+class Evidence(abc.ABC):
+  """What tells the noise: the differences between seeds (`Scatter`), or the residuals of a law (`one_pass.Residuals`).
+
+  `of_seeds` says whether it contains no law. `grids` are its sets of log x. `size` counts the degrees of freedom of all its values, and
+  `square` is the sum of their squares.
+  """
+
+  of_seeds: bool = False
+
+  @property
+  @abc.abstractmethod
+  def grids(self) -> tuple[Float[Array, " _n"], ...]: ...
+
+  @property
+  @abc.abstractmethod
+  def size(self) -> int: ...
+
+  @property
+  @abc.abstractmethod
+  def square(self) -> float: ...
+
+  @abc.abstractmethod
+  def cost(self, noise: "Noise", total: float) -> tuple[float, Float[Array, " Q"]]:
+    """Minus the restricted log likelihood for values relative to the variance `total`, and its gradient, as in `Noise._with_slopes`."""
+
+  @abc.abstractmethod
+  def information(self, noise: "Noise") -> Float[Array, "Q Q"]:
+    """The expected information about the parameters of the noise."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Scatter:
+class Scatter(Evidence):
   """The differences between the seeds of configurations with the same x.
 
   Attributes:
@@ -47,6 +78,33 @@ class Scatter:
   sum: Float[Array, "n n"]
   free: int
   count: Float[Array, " n"] | None = None
+  of_seeds = True
+
+  @property
+  def grids(self) -> tuple[Float[Array, " _n"], ...]:
+    return (self.u,)
+
+  @property
+  def size(self) -> int:
+    return self.free * len(self.u)
+
+  @property
+  def square(self) -> float:
+    return float(np.trace(self.sum))
+
+  @no_type_check
+  def cost(self, noise: "Noise", total: float) -> tuple[float, Array]:
+    cov, slopes = noise._with_slopes(self.u, self.count)
+    inverse = np.linalg.inv(cov)
+    inner = inverse @ self.sum @ inverse
+    value = 0.5 * (self.free * (np.linalg.slogdet(cov)[1] - len(self.u) * np.log(total)) + np.sum(inverse * self.sum))
+    half = 0.5 * (self.free * inverse - inner)
+    return value, np.array([np.sum(half * d) for d in slopes])
+
+  def information(self, noise: "Noise") -> Float[Array, "Q Q"]:
+    cov, slopes = noise._with_slopes(self.u, self.count)
+    scaled = [np.linalg.solve(cov, d) for d in slopes]
+    return 0.5 * self.free * np.array([[np.sum(a * b.T) for b in scaled] for a in scaled])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +125,21 @@ class Noise:
   length: float
   tilt: float
   origin: float
-  scatters: tuple[Scatter, ...]
+  scatters: tuple[Evidence, ...]
 
   @property
-  def free(self) -> int:
-    """Degrees of freedom: the number of independent passes behind the estimate."""
-    return sum(s.free for s in self.scatters)
+  def of_seeds(self) -> bool:
+    """Whether it was estimated from differences between seeds, without a law."""
+    return all(s.of_seeds for s in self.scatters)
+
+  @property
+  def free(self) -> float:
+    """Degrees of freedom: independent passes behind the estimate; without seeds, Satterthwaite's of the variance of a point."""
+    if self.of_seeds:
+      return float(sum(s.free for s in self.scatters if isinstance(s, Scatter)))
+    cov, slopes = self._with_slopes(np.array([self.origin]))
+    slope = np.array([d[0, 0] for d in slopes])
+    return float(2 * cov[0, 0] ** 2 / max(slope @ _inverse(self.information()) @ slope, 1e-300))
 
   def covariance(self, u: Float[Array, " n"], count: Float[Array, " n"] | None = None) -> Float[Array, "n n"]:
     """The covariance of log loss at log x = u along one pass, of means of `count` evaluations."""
@@ -91,14 +158,17 @@ class Noise:
     return cov, [scale, scale * decay, scale * white, scale * self.drift * decay * distance / self.length, turn]
 
   def information(self) -> Float[Array, "Q Q"]:
-    """The expected information about the parameters, in the order of `_with_slopes`; 0 for the length of an absent drift."""
-    info = np.zeros((_NUM_PARAMETERS, _NUM_PARAMETERS))
+    """The expected information about the parameters, in the order of `_with_slopes`.
+
+    It is 0 for an offset that is left out and for the length of an absent drift.
+    """
+    info = np.zeros((NUM_PARAMETERS, NUM_PARAMETERS))
     for s in self.scatters:
-      cov, slopes = self._with_slopes(s.u, s.count)
-      scaled = [np.linalg.solve(cov, d) for d in slopes]
-      info += 0.5 * s.free * np.array([[np.sum(a * b.T) for b in scaled] for a in scaled])
+      info += s.information(self)
     if self.drift <= _ABSENT * (self.offset + self.drift + self.nugget):
       info[3] = info[:, 3] = 0.0
+    if self.offset == 0:
+      info[0] = info[:, 0] = 0.0
     return info
 
   def correlation(self, step: float) -> float:
@@ -124,7 +194,7 @@ def scatter_of(
 
 
 def estimate(scatters: tuple[Scatter, ...]) -> Noise:
-  """The covariance of highest restricted likelihood, over several starts. Raises ValueError where no configuration has two seeds.
+  """The noise by the differences between seeds. Raises ValueError where no configuration has two.
 
   Every set of x costs the cube of its length. Of very many long ones, as many as cost `_MOST_WORK` are used, at even distances.
   """
@@ -133,33 +203,44 @@ def estimate(scatters: tuple[Scatter, ...]) -> Noise:
   share = sum(len(s.u) ** 3 for s in scatters) / _MOST_WORK
   if share > 1:
     scatters = tuple(scatters[i] for i in np.unique(np.linspace(0, len(scatters) - 1, max(int(len(scatters) / share), 1)).astype(int)))
-  total = sum(float(np.trace(s.sum)) for s in scatters) / sum(s.free * len(s.u) for s in scatters)
+  return likeliest(scatters)
+
+
+def likeliest(scatters: Sequence[Evidence], offset: bool = True, near: Noise | None = None) -> Noise:
+  """The covariance of highest restricted likelihood, over several starts.
+
+  Args:
+    scatters: what tells it.
+    offset: whether a pass may have an offset of its own.
+    near: the noise by nearly the same evidence, from which the search then starts.
+  """
+  total = sum(s.square for s in scatters) / sum(s.size for s in scatters)
   total = max(total, _RESOLUTION)
-  every_u = np.concatenate([s.u for s in scatters])
-  origin, span = float(every_u.mean()), float(max(np.ptp(s.u) for s in scatters)) or 1.0
+  grids = [u for s in scatters for u in s.grids]
+  origin, span = float(np.concatenate(grids).mean()), float(max(np.ptp(u) for u in grids)) or 1.0
 
   @no_type_check
   def noise(p: Array) -> Noise:
     variances = total * np.exp(p[:3])
-    offset, drift, nugget = map(float, variances)
-    return Noise(offset, drift, nugget, float(span * np.exp(p[3])), float(p[4] / span), origin, scatters)
+    level, drift, nugget = map(float, variances)
+    return Noise(level if offset else 0.0, drift, nugget, float(span * np.exp(p[3])), float(p[4] / span), origin, tuple(scatters))
 
   @no_type_check
   def cost(p: Array) -> tuple[float, Array]:
     """Minus the restricted log likelihood, and its gradient."""
-    now, value, gradient = noise(p), 0.0, np.zeros(_NUM_PARAMETERS)
+    now, value, gradient = noise(p), 0.0, np.zeros(NUM_PARAMETERS)
     for s in scatters:
-      cov, slopes = now._with_slopes(s.u, s.count)
-      inverse = np.linalg.inv(cov)
-      inner = inverse @ s.sum @ inverse
-      value += 0.5 * (s.free * (np.linalg.slogdet(cov)[1] - len(s.u) * np.log(total)) + np.sum(inverse * s.sum))
-      half = 0.5 * (s.free * inverse - inner)
-      gradient += [np.sum(half * d) for d in slopes]
+      more, slope = s.cost(now, total)
+      value += more
+      gradient += slope
     return value, gradient * [now.offset, now.drift, now.nugget, 1.0, 1 / span]
 
   lengths, tilts = (float(np.log(_LENGTHS[0])), float(np.log(_LENGTHS[1]))), (-_TILT_MAX * span, _TILT_MAX * span)
   bounds = [(_SHARE_MIN, _SHARE_MAX)] * 3 + [lengths, tilts]
   starts = [[*start[:3], np.log(start[3]), 0.0] for start in _STARTS]
+  if near is not None:
+    shares = np.maximum(np.array([near.offset, near.drift, near.nugget]) / total, np.exp(_SHARE_MIN))
+    starts = [[*np.log(shares), np.log(near.length / span), near.tilt * span]]
   found = [optimize.minimize(cost, start, jac=True, method="L-BFGS-B", bounds=bounds) for start in starts]
   return noise(min(found, key=lambda f: f.fun).x)
 
@@ -223,7 +304,7 @@ def judge(
   Returns:
     The covariance of the parameters, corrected for the estimated covariance of the noise. Then the degrees of freedom of each variance.
   """
-  count, p = _NUM_PARAMETERS, jacobian.shape[1]
+  count, p = NUM_PARAMETERS, jacobian.shape[1]
   total = np.zeros((p, p)) if known is None else known.copy()
   first, second = np.zeros((count, p, p)), np.zeros((count, count, p, p))
   for same in alike(blocks):
@@ -241,15 +322,19 @@ def judge(
       for k in range(count):
         second[j, k] += _summed(moved[j], again[k], p)
   plain = np.linalg.inv(total)
-  information = noise.information()
-  unit = np.sqrt(np.diagonal(information))  # scales all parameters alike; parameters without information stay out
-  unit = np.divide(1.0, unit, out=np.zeros_like(unit), where=unit > 0)
-  spread = np.linalg.pinv(information * np.outer(unit, unit), rcond=1e-10, hermitian=True) * np.outer(unit, unit)
+  spread = _inverse(noise.information())
   change = np.einsum("jk,jkab->ab", spread, second - np.einsum("jab,bc,kcd->jkad", first, plain, first))
   corrected = plain + 2 * plain @ change @ plain
   gradient = -np.einsum("ab,jbc,ca->aj", plain, first, plain)  # the derivative of each parameter's variance
   variance = np.einsum("aj,jk,ak->a", gradient, spread, gradient)
   return corrected, 2 * np.diagonal(plain) ** 2 / np.maximum(variance, 1e-300)
+
+
+def _inverse(information: Float[Array, "Q Q"]) -> Float[Array, "Q Q"]:
+  """The covariance of parameters with this information; 0 for those without information."""
+  unit = np.sqrt(np.maximum(np.diagonal(information), 0.0))  # scales all parameters alike
+  unit = np.divide(1.0, unit, out=np.zeros_like(unit), where=unit > 0)
+  return np.linalg.pinv(information * np.outer(unit, unit), rcond=1e-10, hermitian=True) * np.outer(unit, unit)
 
 
 def _summed(left: Float[Array, "m Q"], right: Float[Array, "m Q"], p: int) -> Float[Array, "p p"]:

@@ -15,6 +15,8 @@ CONSTANT, RISES = "y is constant", "y does not fall with x"  # refusals of a fla
 METHODS = {
   "gls": "95% profile likelihood of the mean over seeds, by generalised least squares with the covariance of the seeds' residuals along a "
   "pass; errors that the seeds share (teacher or log, evaluation examples) are not in it",
+  "gls_residuals": "95% profile likelihood by generalised least squares with the covariance along a pass, estimated from how passes "
+  "scatter around the law, since no two of them differ by their seed alone; what the law misses counts as noise",
   "profile_independent_points": "95% profile likelihood (F test), points taken as separate runs: too narrow if they come from one pass",
   "bootstrap": "95% percentiles of fits to points drawn with replacement, points taken as separate runs",
 }
@@ -38,7 +40,7 @@ class Fit:
     params: the parameters by name; empty when the fit was refused.
     covariance: the covariance matrix of the parameters; None when the fit was refused and without intervals.
     objective: the sum of squared residuals of log y, or of Huber's function of them where the loss is robust. Residuals are whitened by
-      the noise where the method is `gls`.
+      the noise where the method is `gls` or `gls_residuals`.
     num_points: points in the window.
     status: `ok`, `on_bound` (a parameter is on the edge of its domain), `not_identifiable` (the points do not determine it), `misfit` (the
       points contradict the law, see `adequacy.py`), `no_intervals` (too few points for the intervals of a robust loss), or

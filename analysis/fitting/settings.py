@@ -42,8 +42,8 @@ class Setting:
     misfit: the probability of residuals this large if the law is right; None where it cannot be estimated.
     noise: the noise of the passes; None for independent points.
     dropped: the number of points left out because not all seeds have them.
-    known_variance, known_free: the variance of one residual (whitened) as seeds or repeats tell it, without the law, and its degrees of
-      freedom; 0 where nothing tells.
+    known_variance, known_free: the variance of one residual (whitened) as seeds, repeats or the scatter of passes tell it, and its
+      degrees of freedom; 0 where nothing tells.
     averaged: a note on points that are fitted as means of neighbours, or empty.
     total: the cost of a solution over all points, where means are fitted in their place; None: it is the solution's.
     count: the number of points that `total` is over; 0: those of the problem.
@@ -171,9 +171,11 @@ def repeated(x: Float[Array, "n C"], seed: Array) -> str:
 
 
 def passes_of(
-  x: Float[Array, "n C"], y: Float[Array, " n"], seed: Array
+  x: Float[Array, "n C"], y: Float[Array, " n"], seed: Array, apart: bool = False
 ) -> tuple[list[tuple[Float[Array, "_m _C"], Float[Array, "_S _m"]]], int]:
   """The configurations among points of training passes. A configuration has one value in every column of x but the last.
+
+  With `apart`, each pass counts as a configuration of its own.
 
   Returns:
     For each configuration the x that all of its seeds have, rising, and their log losses there. Then the number of points left out
@@ -183,14 +185,14 @@ def passes_of(
   places, index = np.unique(x[:, :-1], axis=0, return_inverse=True)
   order = np.argsort(index.reshape(-1), kind="stable")
   for place, mine in zip(places, np.split(order, np.cumsum(np.bincount(index.reshape(-1)))[:-1]), strict=True):
-    seeds = np.unique(seed[mine])
-    of_seed = [mine[seed[mine] == s] for s in seeds]
+    of_seed = [mine[seed[mine] == s] for s in np.unique(seed[mine])]
     tables = [dict(zip(x[at, -1].tolist(), np.log(y[at]).tolist(), strict=True)) for at in of_seed]
-    shared = sorted(set(tables[0]).intersection(*tables[1:]))
-    dropped += len(mine) - len(seeds) * len(shared)
-    if shared:
-      columns = np.column_stack([np.tile(place, (len(shared), 1)), shared])
-      out.append((columns, np.array([[table[at] for at in shared] for table in tables])))
+    for alike in [[table] for table in tables] if apart else [tables]:
+      shared = sorted(set(alike[0]).intersection(*alike[1:]))
+      dropped += sum(len(table) for table in alike) - len(alike) * len(shared)
+      if shared:
+        columns = np.column_stack([np.tile(place, (len(shared), 1)), shared])
+        out.append((columns, np.array([[table[at] for at in shared] for table in alike])))
   return out, dropped
 
 
@@ -203,7 +205,7 @@ def noise_of(configurations: list[tuple[Float[Array, "_m _C"], Float[Array, "_S 
 
 def of_passes(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], seed: Array, pooled: Noise | None) -> Setting | None:
   """The setting of points of training passes, with the noise `pooled` or that of their own seeds; None where no noise can be estimated."""
-  configurations, dropped = passes_of(x, y, seed)
+  configurations, dropped = passes_of(x, y, seed, apart=pooled is not None and not pooled.of_seeds)
   known = noise_of(configurations) if pooled is None else pooled
   if known is None or not configurations:
     return None
@@ -216,30 +218,31 @@ def of_passes(law: Law, x: Float[Array, "n C"], y: Float[Array, " n"], seed: Arr
   means = np.concatenate([log_y_sm.mean(axis=0) for _, log_y_sm, _ in shorter])
   problem = Problem.of(law, np.concatenate([columns for columns, *_ in shorter]), np.exp(means), whiten)
   averaged = _averaged(sum(log_y_sm.size for _, log_y_sm in configurations), sum(log_y_sm.size for _, log_y_sm, _ in shorter), "of a pass")
-  seeds_free = _PER_SEED * known.free
+  most_free = _PER_SEED * known.free if known.of_seeds else float(sum(s.size for s in known.scatters))
 
   beyond = len(means) + len(problem.law.priors) - len(law.params)  # degrees of freedom of the residuals
 
   def misfit(solution: Solution) -> float | None:
-    return None if beyond < 1 else float(special.fdtrc(beyond, max(seeds_free, 1.0), solution.cost / beyond))
+    return None if beyond < 1 or not known.of_seeds else float(special.fdtrc(beyond, max(most_free, 1.0), solution.cost / beyond))
 
   def judge(solution: Solution) -> tuple[Array, Array]:
     at_free = free_parameters(problem, solution)
-    share, freedom = np.ones(len(at_free)), np.full(len(at_free), seeds_free)
+    share, freedom = np.ones(len(at_free)), np.full(len(at_free), most_free)
     if condition(problem, solution) < _FLAT:
       jacobian = problem.law.log_value(solution.theta[None], problem.log_x)[1][0][:, at_free]
       rows = problem.prior_rows[:, at_free]
       cov, free = noise.judge(known, blocks, jacobian, rows.T @ rows)
       plain = np.diagonal(unit_covariance(problem, solution))[at_free]
       share[at_free] = np.clip(np.diagonal(cov) / plain, 1.0, 4.0)
-      freedom[at_free] = np.clip(free, 1.0, seeds_free)
+      freedom[at_free] = np.clip(free, 1.0, most_free)
     probability = misfit(solution)
     misses = probability is not None and probability < MISFIT
     wider = max(1.0, solution.cost / max(beyond, 1)) if misses else 1.0
     deviation = np.sqrt(share * wider)
     return np.array([quantile(f) for f in freedom]) * deviation, deviation
 
-  return Setting(problem, judge, misfit, known, dropped, 1.0, max(seeds_free, 1.0), averaged)
+  known_free = max(most_free if known.of_seeds else known.free, 1.0)
+  return Setting(problem, judge, misfit, known, dropped, 1.0, known_free, averaged)
 
 
 def _averaged(points: int, means: int, which: str) -> str:

@@ -4,6 +4,8 @@ A fit to a hundred thousand points costs as many evaluations of the law as one t
 little between neighbours, so that their mean holds what the fit can use. Called by `settings.py` and `diagnostics.py`.
 """
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -11,6 +13,11 @@ Array = np.ndarray
 PASS_MEANS = 64  # a pass of more evaluations is fitted as at most this many block means
 CELLS = 1024  # independent points of more than twice this number are fitted as at most this many means
 CURVED_CELLS = 128  # the same for a law whose search takes many starts
+
+
+def evenly(values: list[Any], most: int) -> list[Any]:
+  """No more than so many of the values, at even distances, with the first and the last."""
+  return values if len(values) <= most else [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
 
 
 def pass_means(

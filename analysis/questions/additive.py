@@ -12,17 +12,18 @@ import polars as pl
 from jaxtyping import Float
 from scipy import special
 
-from analysis.fitting import settings
+from analysis.fitting import one_pass, settings
 from analysis.fitting.laws import Law, joint
 from analysis.fitting.least_squares import solve, solve_held
 from analysis.fitting.marquardt import SQUARES
+from analysis.fitting.noise import Noise
 from analysis.load import Sweep, on_data_curve, same_rows, some_sizes
 from analysis.questions.backtest import Backtest, backtests
 from analysis.questions.base_run import Base, base_run, base_size, costs_of
 from analysis.questions.curves import default_x_min, fitted, total_metric
 from analysis.questions.drift import REMEDY, drift_of
 from analysis.questions.effects import Effect, effects
-from analysis.questions.ensemble import Ensemble, fit_all
+from analysis.questions.ensemble import Ensemble, fit_all, widest
 from analysis.questions.run_ends import FURTHER_BACK, ONE_LENGTH, RECENT, are_recent, ends_of_lengths, too_few_lengths
 from dlrm_jax.common import flags
 from dlrm_jax.common.axis_names import SCHEMES
@@ -142,7 +143,7 @@ def _model(group: pl.DataFrame, log: pl.DataFrame, of_ends: bool = False) -> tup
   columns = (*axes, "examples")
   x = points.select(*(f"at_{axis}" for axis in axes), "examples").to_numpy().astype(np.float64)
   y, seed = points[metric].to_numpy().astype(np.float64), points["seed"].to_numpy()
-  pooled = None if of_ends else settings.noise_of(settings.passes_of(x, y, seed)[0])
+  pooled = None if of_ends else one_pass.pooled([one_pass.Passes(widest(columns), x, y, seed)])
 
   def setting_of(law: Law) -> settings.Setting:
     passes = settings.of_passes(law, x, y, seed, pooled) if pooled is not None else None
@@ -152,6 +153,8 @@ def _model(group: pl.DataFrame, log: pl.DataFrame, of_ends: bool = False) -> tup
     notes += [ONE_LENGTH, *([FURTHER_BACK] if are_recent(group) else [])]
   if pooled is None and (not of_ends or len(np.unique(seed)) == 1):
     notes.append("one seed: points are taken as independent, intervals are too narrow")
+  if pooled is not None and not pooled.of_seeds:
+    notes.append("one seed: the noise of a pass is estimated from how the passes scatter around a law")
   plain = setting_of(joint(columns, "sum", False, True))
   if plain.dropped:
     notes.append(f"{plain.dropped} evaluations left out: not every seed has one there")
@@ -163,7 +166,7 @@ def _model(group: pl.DataFrame, log: pl.DataFrame, of_ends: bool = False) -> tup
   told = {effect.name for effect in measured if effect.seen is not None}
   seen, more = _told(measured, () if told >= set(columns) else _seen(plain), columns)
   notes += [*more, *laws.notes]
-  loss, error = _measured_base(points, axes, sizes, metric)
+  loss, error = _measured_base(points, axes, sizes, metric, pooled)
   costs = {axis: costs_of(group.filter(axis=axis), sizes[axis], float(base["flops_per_example"][0])) for axis in axes}
   largest = {axis: max(float(group.filter(axis=axis)["size"].to_numpy().max()), sizes[axis]) for axis in axes}
   made = Base(examples, float(base["flops_per_example"][0]) * examples, sizes, costs)
@@ -188,10 +191,14 @@ def _told(measured: list[Effect], in_law: tuple[str, ...], names: tuple[str, ...
   return tuple(name for name in seen if name not in found or found[name].falls), notes
 
 
-def _measured_base(points: pl.DataFrame, axes: tuple[str, ...], sizes: dict[str, float], metric: str) -> tuple[float, float]:
-  """The base's loss at its end, the geometric mean over seeds, and the standard error of its logarithm; 0 with one seed."""
+def _measured_base(
+  points: pl.DataFrame, axes: tuple[str, ...], sizes: dict[str, float], metric: str, pooled: Noise | None
+) -> tuple[float, float]:
+  """The base's loss at its end, the geometric mean over seeds, and the standard error of its logarithm; 0 where nothing tells it."""
   mine = points.filter(*(pl.col(f"at_{axis}") == sizes[axis] for axis in axes))
   last = np.log(mine.filter(pl.col("examples") == pl.col("examples").max())[metric].to_numpy().astype(np.float64))
+  if len(last) == 1 and pooled is not None:
+    return float(np.exp(last[0])), float(np.sqrt(pooled.covariance(np.log([float(mine["examples"].to_numpy().max())]))[0, 0]))
   return float(np.exp(last.mean())), float(last.std(ddof=1) / np.sqrt(len(last))) if len(last) > 1 else 0.0
 
 

@@ -13,22 +13,23 @@ _SHOWN = 5  # lines of blank cells that a note names
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-  """The names of columns, under the flags that name them: of the resources, the loss, the groups and the seeds; empty: there is none."""
+  """The names of columns, under the flags that name them: resources, loss, groups, and seeds or training passes; empty: there is none."""
 
   x: tuple[str, ...]
   y: str
   group: str = ""
   seed: str = ""
+  run: str = ""
 
   @property
   def wanted(self) -> list[tuple[str, str]]:
-    """Pairs of a flag and the column that it names: of x, of y, of group and of seed."""
-    return [*(("x", name) for name in self.x), *((flag, getattr(self, flag)) for flag in ("y", "group", "seed"))]
+    """Pairs of a flag and the column that it names: of x, y, group, seed and run."""
+    return [*(("x", name) for name in self.x), *((flag, getattr(self, flag)) for flag in ("y", "group", "seed", "run"))]
 
 
 @dataclasses.dataclass(frozen=True)
 class Points:
-  """The points of one group: x [n, C], y, the name of each one's seed, and a note on rows that are left out."""
+  """The points of one group: x [n, C], y, the name of each one's seed or pass, and a note on rows that are left out."""
 
   x: np.ndarray
   y: np.ndarray
@@ -68,7 +69,7 @@ def read_points(path: Path, columns: Columns) -> dict[str, Points]:
   for flag, name in columns.wanted:
     if name and name not in names:
       raise flags.UserError(f"--{flag}={name}: no such column in {path}, it has {', '.join(names)}")
-  *number_places, group_place, seed_place = [names.index(name) if name else -1 for _, name in columns.wanted]
+  *number_places, group_place, seed_place, run_place = [names.index(name) if name else -1 for _, name in columns.wanted]
   groups: dict[str, list[tuple[list[float], str, str, int]]] = {}
   for number, row in rows:
     point = []
@@ -77,9 +78,11 @@ def read_points(path: Path, columns: Columns) -> dict[str, Points]:
         point.append(float(row[place]) if row[place].strip() else float("nan"))
       except ValueError:
         raise flags.UserError(f"{path}:{number}: column {names[place]} holds '{row[place]}', a number is needed") from None
-    group, seed = (row[place].strip() if place >= 0 else "" for place in (group_place, seed_place))
+    group, seed, run = (row[place].strip() if place >= 0 else "" for place in (group_place, seed_place, run_place))
+    if run_place >= 0 and not run:
+      raise flags.UserError(f"{path}:{number}: column {columns.run} is blank, a point needs the name of its training pass")
     blank = next((names[place] for place in number_places if not row[place].strip()), "")
-    groups.setdefault(group if columns.group else "all", []).append((point, seed, blank, number))
+    groups.setdefault(group if columns.group else "all", []).append((point, run or seed, blank, number))
   if not groups:
     raise flags.UserError(f"--input={path}: no points below the header")
   out = {}
@@ -108,6 +111,21 @@ def burned_in(points: Points, share: float) -> Points:
     return points
   note = f"{early.sum()} points left out: x is below {share:g} of the largest x of their run"
   return dataclasses.replace(points.at(~early), blank="; ".join(filter(None, (points.blank, note))))
+
+
+def check_passes(groups: dict[str, Points], columns: Columns) -> None:
+  """Raises UserError where a value of the column `run` is no training pass: one point at an x, and one value in every other column of x."""
+  for p in groups.values() if columns.run else ():
+    for run in np.unique(p.seed):
+      mine = p.x[p.seed == run]
+      for name, values in zip(columns.x[:-1], mine.T, strict=False):
+        if len(np.unique(values)) > 1:
+          found = f"{name} from {values.min():g} to {values.max():g}"
+          raise flags.UserError(f"--run={columns.run}: {run} has {found}, a training pass has one value in every column of x but the last")
+      at, count = np.unique(mine[:, -1], return_counts=True)
+      if count.max() > 1:
+        found = f"{count.max()} points at {columns.x[-1]}={at[np.argmax(count)]:g}"
+        raise flags.UserError(f"--run={columns.run}: {run} has {found}, a training pass has one")
 
 
 def left_out(blank: list[tuple[str, int]]) -> str:

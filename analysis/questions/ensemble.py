@@ -83,6 +83,11 @@ class Ensemble:
     return self.growth.get(along, 0.0) * quantile(max(len(self.forecasts), 1)) * max(distance, 0.0)
 
 
+def widest(columns: tuple[str, ...]) -> Law:
+  """The law that contains all the others: noise that is estimated from its residuals has none of their misfit."""
+  return joint(columns, "fitted", False, True)
+
+
 def fit_all(
   setting_of: Callable[[Law], Setting],
   columns: tuple[str, ...],

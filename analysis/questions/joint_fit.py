@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from analysis.fitting import settings
+from analysis.fitting import one_pass, settings
 from analysis.fitting.laws import Law, joint
 from analysis.fitting.marquardt import SQUARES
 from analysis.fitting.noise import Noise
@@ -18,7 +18,7 @@ Array = np.ndarray
 JOINT = "joint"
 FORMULA = "sums of terms, nested laws and smooth maxima of the columns, weighted by their errors on larger runs"
 _TOO_FEW = "too few points to judge joint laws: no smaller part of them, along a column, allows a fit that predicts the others"
-_ALONE = "no two seeds have the same x, so nothing tells how a pass scatters: points are taken as independent"
+_ALONE = "nothing tells how a pass scatters around the laws: points are taken as independent"
 
 
 def fit_joint(
@@ -64,6 +64,8 @@ def fit_joint(
     notes.append(f"{' and '.join(untested)}: too few values for a forecast of larger ones, so nothing beyond the points is predicted there")
   if along and plain.noise is None:
     notes.append(_ALONE)
+  if along and not one_pass.of_seeds(plain):
+    notes.append(one_pass.SCATTER)
   if plain.dropped:
     notes.append(f"{plain.dropped} points left out: not every seed has one there")
   return dataclasses.replace(blank, status="ok", note="; ".join(notes), laws=_rows(laws)), laws

@@ -71,7 +71,7 @@ class OptimumColumns(Columns):
   def wanted(self) -> list[tuple[str, str]]:
     """Pairs of a flag and the column that it names."""
     named = zip(("params", "examples", "flops"), self.x, strict=False)
-    return [*named, ("loss", self.y), ("group", self.group), ("run", self.seed)]
+    return [*named, ("loss", self.y), ("group", self.group), ("seed", self.seed), ("run", self.run)]
 
 
 def runs_of_csv(path: Path, params: str, examples: str, loss: str, flops: str, run: str, cost: float) -> Runs:
@@ -85,7 +85,7 @@ def runs_of_csv(path: Path, params: str, examples: str, loss: str, flops: str, r
     cost: FLOPs per parameter and example, where there is no column of FLOPs.
   """
   names = (params, examples, *([flops] if flops else []))
-  (points,) = read_points(path, OptimumColumns(names, loss, "", run)).values()
+  (points,) = read_points(path, OptimumColumns(names, loss, run=run)).values()
   good = usable(points.x, points.y)
   if not good.all():
     raise flags.UserError(f"--input={path}: {len(good) - good.sum()} of {len(good)} rows have a value that is no positive finite number")

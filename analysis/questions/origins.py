@@ -13,8 +13,8 @@ from analysis.fitting.laws import Law, joint
 from analysis.fitting.least_squares import Problem, solve
 from analysis.fitting.marquardt import SQUARES, Loss
 from analysis.fitting.refusals import refusal
+from analysis.fitting.thinning import evenly
 from analysis.fitting.whitening import EQUAL, correlated
-from analysis.load import evenly
 
 Array = np.ndarray
 Fits = list[tuple[Law, Float[Array, " _P"]]]  # laws with their coordinates

@@ -14,9 +14,10 @@ from typing import Any
 import polars as pl
 
 from analysis.fitting.fit_law import fit_law
+from analysis.fitting.laws import LAWS
 from analysis.fitting.noise import Noise
+from analysis.fitting.one_pass import Passes, pooled
 from analysis.fitting.result import Fit, row_as_dict
-from analysis.fitting.settings import noise_of, passes_of
 from analysis.load import Sweep, same_rows
 from analysis.questions.curves import PLANTED_X_MIN, Curve, distinct, ends, fitted, part_metric, total_metric
 from analysis.questions.drift import drift_of
@@ -62,12 +63,12 @@ Noises = dict[tuple[str, str, str], Noise]
 
 
 def pooled_noise(given: list[Curve]) -> Noises:
-  """The noise of passes by workload, learner and metric, estimated from the seeds of all their curves."""
-  groups: dict[tuple[str, str, str], list[Any]] = {}
+  """The noise of passes by workload, learner and metric, estimated from the seeds of all their curves (`one_pass.pooled`)."""
+  groups: dict[tuple[str, str, str], list[Passes]] = {}
   for curve in distinct(given):
     x, y, seed = curve.arrays
-    groups.setdefault((curve.workload, curve.learner, curve.metric), []).extend(passes_of(x[:, None], y, seed)[0])
-  found = {key: noise_of(members) for key, members in groups.items()}
+    groups.setdefault((curve.workload, curve.learner, curve.metric), []).append(Passes(LAWS[curve.law], x[:, None], y, seed))
+  found = {key: pooled(members) for key, members in groups.items()}
   return {key: noise for key, noise in found.items() if noise is not None}
 
 

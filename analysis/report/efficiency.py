@@ -9,7 +9,8 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from analysis.load import axes_of, evenly
+from analysis.fitting.thinning import evenly
+from analysis.load import axes_of
 from analysis.questions.curves import total_metric
 from analysis.questions.schemes import BEST, SchemeRow
 from analysis.questions.sweep_laws import LawRow

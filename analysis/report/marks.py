@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from analysis import load
-from analysis.load import evenly
+from analysis.fitting.thinning import evenly
 from analysis.questions import regimes
 from analysis.questions.sweep_laws import LawRow
 from analysis.run_rows import PART_METRICS

@@ -10,7 +10,8 @@ import polars as pl
 from altair.utils.schemapi import debug_mode
 
 from analysis.fitting.result import STATUS_WORDS, estimate_text
-from analysis.load import SIZE_NAMES, Sweep, axes_of, evenly, on_data_curve
+from analysis.fitting.thinning import evenly
+from analysis.load import SIZE_NAMES, Sweep, axes_of, on_data_curve
 from analysis.questions.curves import ends, fitted
 from analysis.questions.parts import FLOOR_OF
 from analysis.questions.schemes import SchemeRow

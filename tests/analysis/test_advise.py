@@ -68,9 +68,10 @@ def test_noise_that_hides_the_answer_is_said_so(tmp_path):
   assert "lowers the loss at all" in advise(model, 10.0).verdict
 
 
-def test_one_seed_is_said_to_be_too_sure(tmp_path):
+def test_one_seed_takes_its_noise_from_the_scatter_around_a_law(tmp_path):
   model = model_of(tmp_path, "rows", seeds=1)
-  assert any("one seed" in note for note in model.notes) and advise(model, 10.0).choice == "rows"
+  assert any("one seed: the noise of a pass is estimated" in note for note in model.notes) and advise(model, 10.0).choice == "rows"
+  assert model.measured_error > 0
 
 
 def test_target_loss(tmp_path):

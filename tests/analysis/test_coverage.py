@@ -48,12 +48,15 @@ def test_program(tmp_path, capsys, monkeypatch):
 
 def test_cases_are_those_of_our_sweeps():
   everything = cases()
-  assert {c.law for c in everything} == {"power_constant", "chinchilla"} and {c.points for c in everything} == {"curves", "independent"}
-  assert {0.003, 0.01, 0.03} < {c.level for c in everything} and len(everything) == 25
+  assert {c.law for c in everything} == {"power_constant", "chinchilla"} and {c.points for c in everything} == set(coverage.KINDS)
+  assert {0.003, 0.01, 0.03} < {c.level for c in everything} and len([c for c in everything if c.passes is None]) == 25
+  assert {c.passes for c in everything} == {None, 5, 10, 20, 40} and len(everything) == 73
 
 
 @pytest.mark.slow
-def test_intervals_hold_the_truth():
+def test_intervals_hold_the_truth(monkeypatch):
+  seeds = [case for case in cases() if case.passes is None]  # those of one seed: test_one_pass.py
+  monkeypatch.setattr(coverage, "cases", lambda: seeds)
   rows = coverage.run(coverage.CoverageConfig(output="-", simulations=1000))
   coverage.print_rows(rows)
   for row in rows:

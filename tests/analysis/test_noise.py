@@ -210,11 +210,16 @@ def test_a_pass_has_one_point_at_an_x():
   assert fit_law(again[0], y, "power", again[1], points="independent").status == "ok"
 
 
-def test_seeds_of_different_x_are_said_to_be_taken_as_independent():
+def test_seeds_of_different_x_are_passes_that_scatter_around_the_law():
   x = np.concatenate([np.exp(U), 1.1 * np.exp(U)])
   y = x**-0.1 * np.exp(0.01 * np.random.default_rng(0).standard_normal(len(x)))
   fit = fit_law(x, y, "power", np.repeat([0, 1], len(U)))
-  assert fit.method == "profile_independent_points" and "no two seeds have the same x" in fit.note
+  assert fit.method == "gls_residuals" and "no two passes differ by their seed alone" in fit.note
+
+
+def test_seeds_of_one_point_each_are_said_to_be_taken_as_independent():
+  fit = fit_law(np.exp(U), np.exp(-0.1 * U + 0.01 * np.random.default_rng(0).standard_normal(len(U))), "power", np.arange(len(U)))
+  assert fit.method == "profile_independent_points" and "nothing tells how a pass scatters" in fit.note
 
 
 def test_without_seeds_there_is_no_noise():

@@ -135,7 +135,7 @@ def test_a_single_run_is_enough(tmp_path, planted):
     (tmp_path / name).write_bytes((source / name).read_bytes())
   program.main(program.ReportConfig(workdir=str(tmp_path), output=str(tmp_path / "out")))
   (fit,) = record.read_json(tmp_path / "out" / "laws.json")["fits"]
-  assert fit["axis"] == "data" and fit["method"] == "profile_independent_points" and fit["num_seeds"] == 1
+  assert fit["axis"] == "data" and fit["method"] == "gls_residuals" and fit["num_seeds"] == 1
   assert (tmp_path / "out" / "data_law.png").exists()
   page = (tmp_path / "out" / "index.html").read_text()
   assert "1 run, 1 workload, axis data" in page and "<summary>1 run</summary>" in page

@@ -8,7 +8,8 @@ from report_sweeps import write_planted, write_real
 
 from analysis.fitting.fit_law import fit_law
 from analysis.fitting.result import estimate_text
-from analysis.load import evenly, load
+from analysis.fitting.thinning import evenly
+from analysis.load import load
 from analysis.questions.curves import curves
 from analysis.questions.published import PAPER
 from analysis.questions.schemes import BEST, in_unit, scheme_rows
