@@ -2,7 +2,7 @@
 
 Each cluster's residuals tell how its errors add up; nothing is assumed of their correlation. A cluster with much influence pulls the fit to
 itself, so that its residuals are too small. Bell & McCaffrey (2002, Survey Methodology 28:169) correct for this, and give the degrees of
-freedom of the result. Called by `analysis.questions.approaches`.
+freedom of the result. Called by `analysis.questions`.
 """
 
 import numpy as np
@@ -14,30 +14,42 @@ _SHARED = 0.9  # correlation within a cluster by which degrees of freedom are co
 
 
 def clustered(
-  pull: Float[Array, "Q n"], residual: Float[Array, " n"], hat: Float[Array, "n n"], cluster: Shaped[Array, " n"]
-) -> tuple[Float[Array, "Q Q"], float]:
-  """The covariance of Q estimates, and the fewest degrees of freedom of their variances.
+  estimates: Float[Array, "Q P"],
+  residual: Float[Array, " n"],
+  design: Float[Array, "n P"],
+  inverse: Float[Array, "P P"],
+  cluster: Shaped[Array, " n"],
+) -> tuple[Float[Array, "Q Q"], Float[Array, " Q"]]:
+  """The covariance of Q estimates, and the degrees of freedom of the variance of each.
 
   Args:
-    pull: the derivatives of the estimates by the value of each point.
+    estimates: their derivatives by the parameters of a fit by least squares.
     residual: of each point from the fit.
-    hat: the derivatives of the fitted values by the values.
+    design: the derivatives of the fitted values by the parameters.
+    inverse: that of design' design.
     cluster: of each point.
   """
-  sums, ways, shared = [], [], []
-  rest = np.eye(len(residual)) - hat
-  for name in np.unique(cluster):
-    mine = np.flatnonzero(cluster == name)
-    values, vectors = np.linalg.eigh(rest[np.ix_(mine, mine)])
-    scale = np.where(values > _SINGULAR, 1 / np.sqrt(np.maximum(values, _SINGULAR)), 0.0)
-    moved = pull[:, mine] @ (vectors * scale) @ vectors.T
-    sums.append(moved @ residual[mine])
-    ways.append(rest[:, mine] @ moved.T)
-    shared.append(cluster == name)
-  ways_qnk, within_kn = np.stack(ways, axis=-1).transpose(1, 0, 2), np.array(shared, float)
-  free = []
-  for ways_nk in ways_qnk:  # its columns turn the errors of points into the corrected sum of each cluster
-    product = (1 - _SHARED) * ways_nk.T @ ways_nk + _SHARED * (within_kn @ ways_nk).T @ (within_kn @ ways_nk)
+  names = np.unique(cluster)
+  sums_kq, spans_kpq = np.zeros((len(names), len(estimates))), np.zeros((len(names), len(inverse), len(estimates)))
+  squares_kq, totals_kq, totals_kp = (np.zeros((len(names), size)) for size in (len(estimates), len(estimates), len(inverse)))
+  for k, name in enumerate(names):
+    mine = cluster == name
+    rows = design[mine]
+    q, r = np.linalg.qr(rows)
+    leverage, vectors = np.linalg.eigh(r @ inverse @ r.T)
+    rest = 1 - leverage
+    scale = np.where(rest > _SINGULAR, 1 / np.sqrt(np.maximum(rest, _SINGULAR)), 0.0) - 1  # of (I - H)^(-1/2) - I, H of this cluster
+    pull = rows @ inverse @ estimates.T
+    turn = q @ vectors
+    moved = pull + turn @ (scale[:, None] * (turn.T @ pull))
+    sums_kq[k] = residual[mine] @ moved
+    spans_kpq[k] = inverse @ (rows.T @ moved)
+    squares_kq[k], totals_kq[k], totals_kp[k] = np.sum(moved**2, axis=0), moved.sum(axis=0), rows.sum(axis=0)
+  gram, free = design.T @ design, []
+  for i in range(len(estimates)):  # how the corrected sums of the clusters follow the errors of the points
+    spans_kp = spans_kpq[:, :, i]
+    apart = np.diag(squares_kq[:, i]) - spans_kp @ gram @ spans_kp.T
+    shared = np.diag(totals_kq[:, i]) - totals_kp @ spans_kp.T
+    product = (1 - _SHARED) * apart + _SHARED * shared.T @ shared
     free.append(float(np.trace(product) ** 2 / np.sum(product**2)))
-  sums_kq = np.array(sums)
-  return sums_kq.T @ sums_kq, min(free)
+  return sums_kq.T @ sums_kq, np.array(free)

@@ -21,6 +21,7 @@ from analysis.fitting.result import Estimate, Fit
 from analysis.questions.common_budgets import Compared, IsoFlops, compared
 from analysis.questions.isoflop import Profiles, profiles_of
 from analysis.questions.optimum import optimum, split_at
+from analysis.questions.optimum_by_runs import optimum_by_runs
 from analysis.questions.optimum_runs import Runs
 from analysis.questions.winners import Envelope, Winner, envelope, winners
 from dlrm_jax.common.text import number_of
@@ -132,8 +133,9 @@ def isoflop(runs: Runs, budget: Budget, options: IsoFlops) -> tuple[Approach, Pr
   best = _Best(np.array([p.flops for p in kept]), np.exp([p.loss for p in kept]), not runs.passes)
   size = power_line(best.flops, np.array([p.best for p in kept]), found.best_cov, found.free if found.best_cov is not None else 0.0)
   if runs.passes:
-    covariance, free = clustered(size.weights @ found.best_pull, found.residual, found.hat, given.run[found.rows])
-    size = dataclasses.replace(size, covariance=covariance, free=free, scatter_p=None)
+    run = given.run[found.rows]
+    covariance, free = clustered(size.weights @ found.slopes, found.residual, found.design, found.inverse, run)
+    size = dataclasses.replace(size, covariance=covariance, free=float(free.min()), scatter_p=None)
   elif size.scatter_p is not None and size.scatter_p < _SCATTER:
     notes.append("the minima scatter about their power by more than their errors, and the intervals are wider for it")
   return _from_line(2, points, size, best, budget, notes), found, given
@@ -158,7 +160,11 @@ def joint_law(runs: Runs, budget: Budget, loss: Loss = SQUARES, draws: int = 0) 
   points = number_of(fit.num_points, "point")
   if fit.status not in ("ok", "on_bound"):
     return Approach(3, points, {}, refused=fit.reason), fit
-  return Approach(3, points, optimum(fit, refit, budget), tuple(filter(None, [fit.note]))), fit
+  params, notes = optimum(fit, refit, budget), [fit.note]
+  if runs.run is not None and fit.method == "profile_independent_points":
+    params = optimum_by_runs(fit, runs, budget)
+    notes.append("intervals of the split come from the residuals of whole runs, each as correlated as it is")
+  return Approach(3, points, params, tuple(filter(None, notes))), fit
 
 
 def overlaps(found: list[Approach], name: str) -> list[tuple[int, int, bool]]:

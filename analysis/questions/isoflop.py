@@ -64,8 +64,8 @@ class Profiles:
     noise: the standard deviation of a log loss around its profile.
     rows: the points of `kept`, group by group: indices among all.
     residual: of these points.
-    hat: how each fitted log loss follows the log loss of each point.
-    best_pull: how log N at the minima follows the log loss of each point.
+    design, inverse: the derivatives J of the fitted log losses by all that is fitted, and the inverse of J'J.
+    slopes: the derivatives of log N at the minima by all that is fitted.
   """
 
   every: list[Profile]
@@ -76,8 +76,9 @@ class Profiles:
   noise: float
   rows: Int[Array, " n"]
   residual: Float[Array, " n"]
-  hat: Float[Array, "n n"]
-  best_pull: Float[Array, "G n"]
+  design: Float[Array, "n P"]
+  inverse: Float[Array, "P P"]
+  slopes: Float[Array, "G P"]
 
   @property
   def kept(self) -> list[Profile]:
@@ -138,14 +139,14 @@ def profiles_of(
       every.append(Profile(flops, group, float(best), float(loss), (float(c), float(b), float(d)), float(origin)))
   if fit is None:
     none = np.zeros((0, 0))
-    return Profiles(every, 0.0, 0.0, None, 0, float("nan"), np.zeros(0, int), np.zeros(0), none, none)
+    return Profiles(every, 0.0, 0.0, None, 0, float("nan"), np.zeros(0, int), np.zeros(0), none, none, none)
   jacobian, inverse = fit.jacobian()
-  solve, slopes = inverse @ jacobian.T, fit.slopes()
+  slopes = fit.slopes()
   known = fit.free > 0 and fit.noise > _RESOLUTION
   best_cov = fit.noise**2 * slopes @ inverse @ slopes.T if known else None
   skew_error = fit.noise * float(np.sqrt(inverse[-1, -1])) if known and fit.skewed else 0.0
   rows = np.concatenate([groups[i] for i in range(len(groups)) if i not in reasons])
-  return Profiles(every, fit.skew, skew_error, best_cov, fit.free, fit.noise, rows, fit.residual, jacobian @ solve, slopes @ solve)
+  return Profiles(every, fit.skew, skew_error, best_cov, fit.free, fit.noise, rows, fit.residual, jacobian, inverse, slopes)
 
 
 class _Fit:

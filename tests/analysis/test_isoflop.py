@@ -104,6 +104,7 @@ def test_covariance_is_that_of_refits(skewed):
   groups = list(np.arange(72).reshape(8, 9))
   found = profiles_of(log_c, log_n, log_l, groups, skewed)
   assert found.free == 72 - 24 - 1 - skewed and len(found.kept) == 8
+  pull = found.slopes @ found.inverse @ found.design.T
   for j in (0, 4, 30, 71):
     ends = []
     for step in (1e-5, -1e-5):
@@ -111,8 +112,8 @@ def test_covariance_is_that_of_refits(skewed):
       moved[j] += step
       ends.append(profiles_of(log_c, log_n, moved, groups, skewed).kept)
     best = np.array([a.best - b.best for a, b in zip(*ends, strict=True)]) / 2e-5
-    np.testing.assert_allclose(found.best_pull[:, j], best, atol=2e-3 * np.abs(found.best_pull).max())
-  np.testing.assert_allclose(found.best_cov, found.noise**2 * found.best_pull @ found.best_pull.T, rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(pull[:, j], best, atol=2e-3 * np.abs(pull).max())
+  np.testing.assert_allclose(found.best_cov, found.noise**2 * pull @ pull.T, rtol=1e-4, atol=1e-9)
 
 
 def test_a_skew_puts_the_minimum_where_it_is():
@@ -155,15 +156,36 @@ def test_winners_are_inside_the_sizes_and_curves_are_interpolated():
 def test_clusters_of_one_are_independent_points_and_a_mean_has_n_minus_1_degrees():
   rng = np.random.default_rng(0)
   x = np.column_stack([np.ones(12), rng.standard_normal(12)])
-  pull = np.linalg.inv(x.T @ x) @ x.T
-  hat, y = x @ pull, rng.standard_normal(12)
-  rest = y - hat @ y
-  covariance, free = clustered(pull, rest, hat, np.arange(12))
-  np.testing.assert_allclose(covariance, (pull * rest**2 / (1 - np.diagonal(hat))) @ pull.T, rtol=1e-9)  # HC2 of MacKinnon & White 1985
-  assert 2 < free < 10
-  ones = np.full((1, 20), 1 / 20)
-  covariance, free = clustered(ones, np.repeat([1.0, -1.0], 10), np.full((20, 20), 1 / 20), np.repeat(np.arange(5), 4))
-  assert free == pytest.approx(4.0)  # five clusters of equal size
+  inverse = np.linalg.inv(x.T @ x)
+  pull, y = inverse @ x.T, rng.standard_normal(12)
+  rest = y - x @ pull @ y
+  covariance, free = clustered(np.eye(2), rest, x, inverse, np.arange(12))
+  leverage = np.sum(x * (x @ inverse), axis=1)
+  np.testing.assert_allclose(covariance, (pull * rest**2 / (1 - leverage)) @ pull.T, rtol=1e-9)  # HC2 of MacKinnon & White 1985
+  assert np.all((free > 2) & (free < 10))
+  covariance, free = clustered(np.eye(1), np.repeat([1.0, -1.0], 10), np.ones((20, 1)), np.full((1, 1), 1 / 20), np.repeat(np.arange(5), 4))
+  assert free[0] == pytest.approx(4.0)  # five clusters of equal size
+
+
+def test_clusters_against_matrices_of_all_points():
+  """The formulas of Bell & McCaffrey with the whole hat matrix and its inverse roots."""
+  rng = np.random.default_rng(1)
+  x, run = np.column_stack([np.ones(30), rng.standard_normal((30, 2))]), np.repeat(np.arange(6), [2, 3, 4, 6, 7, 8])
+  inverse = np.linalg.inv(x.T @ x)
+  rest_nn = np.eye(30) - x @ inverse @ x.T
+  residual, wanted = rest_nn @ rng.standard_normal(30), np.array([[0.0, 1.0, 0.5]])
+  got, free = clustered(wanted, residual, x, inverse, run)
+  sums, ways = [], []
+  for k in range(6):
+    mine = run == k
+    values, vectors = np.linalg.eigh(rest_nn[np.ix_(mine, mine)])
+    way = rest_nn[:, mine] @ (vectors / np.sqrt(values)) @ vectors.T @ (x @ inverse @ wanted[0])[mine]
+    ways.append(way)
+    sums.append(way @ residual)  # the residual is its own projection
+  np.testing.assert_allclose(got[0, 0], np.sum(np.square(sums)), rtol=1e-9)
+  errors = 0.1 * np.eye(30) + 0.9 * (run[:, None] == run)
+  values = np.linalg.eigvals(np.array(ways) @ errors @ np.array(ways).T).real
+  np.testing.assert_allclose(free[0], values.sum() ** 2 / np.sum(values**2), rtol=1e-9)
 
 
 def test_intervals_overlap_or_not():
@@ -213,6 +235,15 @@ def test_joint_law_intervals_hold_the_law(truth):
 def test_isoflop_intervals_along_passes_hold_the_law(seeds):
   a, n, _ = coverage(two, lambda t, rng: passes_of(t, rng, 0.003, seeds), HOFFMANN, 300)
   assert 0.91 <= a <= 0.99 and 0.91 <= n <= 0.99, (a, n)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [9, 17])
+def test_joint_law_intervals_along_passes_of_one_seed_hold_the_law(sizes):
+  """Points of a pass taken as independent give intervals that hold it half as often as they should."""
+  approach = lambda runs, budget: joint_law(runs, budget)[0]  # noqa: E731
+  a, n, _ = coverage(approach, lambda t, rng: passes_of(t, rng, 0.003, sizes=sizes), HOFFMANN, 200)
+  assert 0.92 <= a <= 0.99 and 0.92 <= n <= 0.99, (a, n)
 
 
 @pytest.mark.slow
