@@ -11,7 +11,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Float
 
-from analysis.load import evenly
+from analysis.fitting.thinning import evenly
 from analysis.questions.origins import Fits, Origin, Points, forecast
 
 Array = np.ndarray
