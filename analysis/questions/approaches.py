@@ -21,7 +21,6 @@ from analysis.fitting.result import Estimate, Fit
 from analysis.questions.common_budgets import Compared, IsoFlops, compared
 from analysis.questions.isoflop import Profiles, profiles_of
 from analysis.questions.optimum import optimum, split_at
-from analysis.questions.optimum_by_runs import optimum_by_runs
 from analysis.questions.optimum_runs import Runs
 from analysis.questions.winners import Envelope, Winner, envelope, winners
 from dlrm_jax.common.text import number_of
@@ -160,11 +159,7 @@ def joint_law(runs: Runs, budget: Budget, loss: Loss = SQUARES, draws: int = 0) 
   points = number_of(fit.num_points, "point")
   if fit.status not in ("ok", "on_bound"):
     return Approach(3, points, {}, refused=fit.reason), fit
-  params, notes = optimum(fit, refit, budget), [fit.note]
-  if runs.run is not None and fit.method == "profile_independent_points":
-    params = optimum_by_runs(fit, runs, budget)
-    notes.append("intervals of the split come from the residuals of whole runs, each as correlated as it is")
-  return Approach(3, points, params, tuple(filter(None, notes))), fit
+  return Approach(3, points, optimum(fit, refit, budget), tuple(filter(None, [fit.note]))), fit
 
 
 def overlaps(found: list[Approach], name: str) -> list[tuple[int, int, bool]]:
