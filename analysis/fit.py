@@ -175,7 +175,7 @@ def fit_groups(
     else:
       fit, laws = with_ensemble(functools.partial(refit, law_of(config.law, config.x)), len(at) > 0)
     fit, split = dataclasses.replace(fit, note="; ".join(note for note in (fit.note, p.blank) if note)), None
-    if config.budget_flops and fit.status in ("ok", "on_bound"):
+    if config.budget_flops and fit.believed:
       budget = Budget(config.budget_flops, config.flops_per_param)
       split = Split(group, budget, optimum(fit, refit, budget), float(budget.cost * p.x.prod(axis=1).max()))
     yield fit, split, predict(fit, laws, config.x, at)

@@ -14,6 +14,7 @@ from analysis.fitting.whitening import Weights, Whitening
 
 Array = np.ndarray
 MATERIAL = 0.02  # a contradiction is this share of the curve's fall, in log loss, or more
+_FINE = 0.0025  # the same for a smooth pattern where no x repeats: intervals take such a pattern for noise of independent points
 _LEAST = 5e-4  # and this much of the loss
 _ENOUGH = 8  # degrees of freedom of the noise from which the scatter around the law is not needed
 _RANK = 1e-6
@@ -51,6 +52,11 @@ class Points:
   def large(self) -> float:
     """The least difference in log loss that counts."""
     return max(MATERIAL * self.fall, _LEAST)
+
+  @property
+  def visible(self) -> float:
+    """The same for a smooth pattern in the residuals."""
+    return self.large if self.free else max(_FINE * self.fall, _LEAST)
 
   @property
   def lack(self) -> int:

@@ -22,7 +22,7 @@ from analysis.fitting.noise import Noise
 from analysis.fitting.profiles import profiled
 from analysis.fitting.refusals import refusal
 from analysis.fitting.result import Estimate, Fit
-from analysis.fitting.status import constant_above, not_identified, status_of
+from analysis.fitting.status import constant_open, not_identified, status_of
 from analysis.fitting.uncertainty import LEVEL, Interval, condition, t_interval
 
 Array = np.ndarray
@@ -78,12 +78,15 @@ def fit_law(
   seed = np.zeros(len(x), int) if seed is None else np.asarray(seed)
   window = settings.inside(x, x_min, x_max)
   x, y, seed = x[window], y[window], seed[window]
-  blank = Fit(group, form.name, {}, None, len(x), len(np.unique(seed)), "", columns=form.columns, borrowed=borrowed.words)
+  first = settings.first_of_copies(x, y, seed)
+  copies = f"{np.sum(~first)} points are exact copies of others (x, y and seed are the same) and count once" if not first.all() else ""
+  x, y, seed = x[first], y[first], seed[first]
+  blank = Fit(group, form.name, {}, None, len(x), len(np.unique(seed)), "", note=copies, columns=form.columns, borrowed=borrowed.words)
   if len(x):
     blank = dataclasses.replace(blank, x_min=float(np.min(x[:, -1])), x_max=float(np.max(x[:, -1])))
   reason = refuse or refusal(form, x, y) or borrowed.refusal(whole, y)
   along = points == "curves" and (known_seeds or noise is not None) and not reason
-  reason = reason or (settings.repeated(x, seed) if along else "")
+  reason = reason or (settings.repeated(x, y, seed) if along else "")
   if along and not reason and noise is None:
     noise = one_pass.pooled([one_pass.Passes(form, x, y, seed)])
   setting = settings.of_passes(form, x, y, seed, noise) if along and not reason and noise is not None else None
@@ -117,13 +120,12 @@ def fit_law(
   if borrowed:
     contradicted = contradiction(setting, solution, whole, borrowed, {name: e.estimate for name, e in estimates.items()})
   missed = missed or contradicted[0]
-  status, notes = status_of(problem, solution, open_params, missed, f"{len(x)} points: {_BARE}" if bare else "")
+  unknown = constant_open(problem, estimates)
+  status, notes = status_of(problem, solution, open_params, missed, unknown, f"{len(x)} points: {_BARE}" if bare else "")
   reason = notes[0] if notes else ""
   if not missed and misfit is not None and misfit < settings.MISFIT:
     notes.append("the law misses the points by more than their noise" + (", intervals are wider for it" if method == "gls" else ""))
-  notes += [text for text in (lower, contradicted[1]) if text]
-  if not missed and (above := constant_above(problem, estimates)):
-    notes.append(above)
+  notes += [text for text in (lower, contradicted[1], copies) if text]
   if alone:
     notes.append("nothing tells how a pass scatters around the law: points are taken as independent")
   notes += one_pass.notes(form, setting)

@@ -41,10 +41,10 @@ class Fit:
     covariance: the covariance matrix of the parameters; None when the fit was refused and without intervals.
     objective: the sum of squared residuals of log y, or of Huber's function of them where the loss is robust. Residuals are whitened by
       the noise where the method is `gls` or `gls_residuals`.
-    num_points: points in the window.
-    status: `ok`, `on_bound` (a parameter is on the edge of its domain), `not_identifiable` (the points do not determine it), `misfit` (the
-      points contradict the law, see `adequacy.py`), `no_intervals` (too few points for the intervals of a robust loss), or
-      `refused: reason`.
+    num_points: points in the window, exact copies once.
+    status: `ok`, `on_bound` (a parameter is on the edge of its domain), `not_identifiable` (the points do not determine it),
+      `constant_open` (they determine all but the constant), `misfit` (the points contradict the law, see `adequacy.py`), `no_intervals`
+      (too few points for the intervals of a robust loss), or `refused: reason`.
     reason: why the status is not `ok`, or empty.
     method: how the intervals were computed, a key of `METHODS`; None when refused and without intervals.
     note: what a reader must know, or empty.
@@ -90,6 +90,11 @@ class Fit:
   covariance: Covariance | None = None
 
   @property
+  def believed(self) -> bool:
+    """Whether the law fits and its exponents are determined. Its constant may be unknown, or on the edge of its domain."""
+    return self.status in ("ok", "on_bound", "constant_open")
+
+  @property
   def refused(self) -> bool:
     return self.status.startswith("refused")
 
@@ -124,6 +129,7 @@ def row_as_dict(row: Any, *without: str) -> dict[str, Any]:
 
 STATUS_WORDS = {
   "not_identifiable": "not identifiable",
+  "constant_open": "constant not determined",
   "misfit": "misses the points",
   "short_window": "short window",
   "no_intervals": "no intervals",

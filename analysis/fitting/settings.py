@@ -160,8 +160,17 @@ def _of_cells(every: Problem, cell: Int[Array, " n"], weight: Float[Array, " n"]
   return dataclasses.replace(problem, log_y=log_f - rest)
 
 
-def repeated(x: Float[Array, "n C"], seed: Array) -> str:
-  """Why these points cannot be training passes: a seed has two points at one x. Empty when they can."""
+def first_of_copies(x: Float[Array, "n C"], y: Float[Array, " n"], seed: Array) -> Bool[Array, " n"]:
+  """Which points are the first with their x, y and seed. The others are copies, as of a file that was concatenated twice."""
+  rows = np.column_stack([np.unique(seed, return_inverse=True)[1].reshape(-1).astype(np.float64), x, y])
+  kept = np.zeros(len(y), bool)
+  kept[np.unique(rows, axis=0, return_index=True)[1]] = True
+  return kept
+
+
+def repeated(x: Float[Array, "n C"], y: Float[Array, " n"], seed: Array) -> str:
+  """Why these points cannot be training passes: a seed has two losses at one x. Empty when they can."""
+  x, seed = (a[first_of_copies(x, y, seed)] for a in (x, seed))
   rows = np.column_stack([np.unique(seed, return_inverse=True)[1].reshape(-1).astype(np.float64), x])
   distinct, first, count = np.unique(rows, axis=0, return_index=True, return_counts=True)
   if not len(distinct) or count.max() == 1:

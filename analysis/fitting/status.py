@@ -9,12 +9,16 @@ from analysis.fitting.uncertainty import Interval
 _CONSTANTS = ("gamma", "E")
 _NO_CONSTANT = "over this range the curve has not bent towards a constant yet, so its exponent holds for this range alone"
 _WIDE = 10.0  # an exponent whose interval spans more than this factor is called not identifiable
+_MOST_OPEN = 0.8  # a constant whose interval covers more of the range from 0 to the least loss is not determined
 
 
-def status_of(problem: Problem, solution: Solution, open_params: list[str], missed: str, bare: str = "") -> tuple[str, list[str]]:
+def status_of(
+  problem: Problem, solution: Solution, open_params: list[str], missed: str, unknown: str = "", bare: str = ""
+) -> tuple[str, list[str]]:
   """The status of a fit, and why it is not `ok`. What the points contradict is said before what they leave open.
 
-  `bare` says why the estimates have no intervals, or is empty.
+  `missed`, `unknown` and `bare` say how the points contradict the law, that they do not determine its constant, and why the estimates have
+  no intervals, or are empty.
   Why a law is at the edge of its domain is said of a law that fits. One that misses the points is only the closest one there.
   """
   constant = bool(solution.on_bound) and set(solution.on_bound) <= set(_CONSTANTS)
@@ -28,19 +32,30 @@ def status_of(problem: Problem, solution: Solution, open_params: list[str], miss
     found.append(("not_identifiable", f"the points do not determine {' and '.join(open_params)}"))
   elif edge and not missed:
     found.append(("on_bound", f"{edge} at the edge of the domain{f': {_NO_CONSTANT}' if constant else ''}"))
+  if unknown and not missed and not constant:
+    found.append(("constant_open", unknown))
   if bare:
     found.insert(1 if missed else 0, ("no_intervals", bare))
   return (found[0][0] if found else "ok"), [note for _, note in found]
 
 
-def constant_above(problem: Problem, estimates: dict[str, Estimate]) -> str:
-  """That the points do not determine the constant, where its interval reaches above a measured loss and is wider than the curve's fall."""
+def constant_open(problem: Problem, estimates: dict[str, Estimate]) -> str:
+  """That the points do not determine the constant, which may be anything from 0 to the least measured loss; empty where they do.
+
+  Its interval covers most of that range. Or it reaches above a measured loss and is wider than the curve's fall.
+  """
   _, index = np.unique(problem.log_x, axis=0, return_inverse=True)
   mean = np.exp(problem.log_y0 + np.bincount(index.reshape(-1), problem.log_y) / np.bincount(index.reshape(-1)))
+  least = float(mean.min())
   for param in (p for p in problem.law.params if p.in_y_units and not p.log):
     low, high = estimates[param.name].ci_low, estimates[param.name].ci_high
-    if low is not None and high is not None and high > mean.min() and high - low > np.ptp(mean):
-      return f"the points do not determine {param.name}: its interval reaches {high:.3g}, above the measured {mean.min():.3g}"
+    if low is None or high is None:
+      continue
+    said = f"the points do not determine {param.name}: its interval"
+    if min(high, least) - max(low, 0.0) > _MOST_OPEN * least:
+      return f"{said} is {low:.3g} to {high:.3g}, and the least measured loss is {least:.3g}"
+    if high > least and high - low > np.ptp(mean):
+      return f"{said} reaches {high:.3g}, above the measured {least:.3g}"
   return ""
 
 

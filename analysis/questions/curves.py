@@ -105,7 +105,7 @@ class Curve:
   def fittable(self) -> bool:
     """Whether a law can be fitted to its points: some, all positive and finite, one for each seed and number of examples."""
     x, y, seed = self.arrays
-    return len(y) > 0 and bool(usable(x[:, None], y).all()) and not repeated(x[:, None], seed)
+    return len(y) > 0 and bool(usable(x[:, None], y).all()) and not repeated(x[:, None], y, seed)
 
 
 def distinct(given: list[Curve]) -> list[Curve]:

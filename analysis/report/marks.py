@@ -107,7 +107,7 @@ def fitted_line(row: LawRow, key: str = "examples", extra: dict[str, Any] | None
 
 def band_layer(row: LawRow, color: Any, x: Any, y: Any, pick: Any) -> list[Any]:
   """The layer of a law's 95% interval, where the points determine it."""
-  if not row.fit.band or row.fit.status not in ("ok", "on_bound"):
+  if not row.fit.band or not row.fit.believed:
     return []
   shared = {"learner": LEARNER_NAMES.get(row.learner, row.learner), "size": row.size}
   values = [{"examples": at, "value": low, "high": high, **shared} for at, low, high in row.fit.band]

@@ -138,7 +138,7 @@ def test_bootstrap_agrees_with_the_profile_on_many_independent_points():
   ],
 )
 def test_bootstraps_that_would_cover_too_little_are_refused(tmp_path, rows, change, reason):
-  lines = [f"{x},{x**-0.1},{s}" for s in range(2) for x in np.geomspace(1e4, 1e8, rows // 2)]
+  lines = [f"{x},{x**-0.1 * (1 + 1e-3 * s)},{s}" for s in range(2) for x in np.geomspace(1e4, 1e8, rows // 2)]
   path = write_csv(tmp_path / "p.csv", ["x,y,seed", *lines])
   with pytest.raises(flags.UserError, match=reason):
     program.main(config_of(path, tmp_path / "o.json", bootstrap_draws=200, **change))

@@ -202,12 +202,16 @@ def test_passes_of_a_table():
 
 
 def test_a_pass_has_one_point_at_an_x():
+  """Another loss at an x that a seed has is refused. An exact copy of a point counts once, and the note says so."""
   x, seed = np.tile(np.exp(U), 2), np.repeat(["a", "b"], len(U))
-  again = np.append(x, x[3]), np.append(seed, "a")
-  assert settings.repeated(x[:, None], seed) == "" and "seed a has 2 points" in settings.repeated(again[0][:, None], again[1])
-  y = again[0] ** -0.1 * np.exp(0.01 * np.random.default_rng(0).standard_normal(len(again[0])))
-  assert "a training pass has one" in fit_law(again[0], y, "power", again[1]).status
-  assert fit_law(again[0], y, "power", again[1], points="independent").status == "ok"
+  y = x**-0.1 * np.exp(0.01 * np.random.default_rng(0).standard_normal(len(x)))
+  alone = fit_law(x, y, "power", seed)
+  x, seed, copy, other = np.append(x, x[3]), np.append(seed, "a"), np.append(y, y[3]), np.append(y, 1.01 * y[3])
+  assert settings.repeated(x[:, None], copy, seed) == "" and "seed a has 2 points" in settings.repeated(x[:, None], other, seed)
+  assert "a training pass has one" in fit_law(x, other, "power", seed).status
+  assert fit_law(x, other, "power", seed, points="independent").status == "ok"
+  once = fit_law(x, copy, "power", seed)
+  assert once.method == "gls" and "1 points are exact copies of others" in once.note and once.params == alone.params
 
 
 def test_seeds_of_different_x_are_passes_that_scatter_around_the_law():
