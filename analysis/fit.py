@@ -26,12 +26,13 @@ from analysis.fitting.result import Fit, as_dict
 from analysis.fitting.settings import inside, usable
 from analysis.questions.csv_points import Columns, Points, burned_in, check_passes, read_points
 from analysis.questions.ensemble import widest
-from analysis.questions.fit_table import group_name, print_fits, print_predictions
+from analysis.questions.fit_table import group_name, print_fits, print_predictions, print_rivals
 from analysis.questions.joint_fit import FORMULA, JOINT, fit_joint
 from analysis.questions.optimum import FLOPS_PER_PARAM, Split, optimum
 from analysis.questions.pareto import pareto_front
 from analysis.questions.places import Place, of_group, places_of
 from analysis.questions.predictions import Prediction, predict, with_ensemble
+from analysis.questions.rivals import Rival, better_law, rivals
 from dlrm_jax.common import flags, record
 from dlrm_jax.common.progress import Bar
 
@@ -80,6 +81,7 @@ class FitConfig:
     "where losses are predicted, with 95% intervals: a CSV file with the columns of --x, or such as rows=1e6,examples=1e9; a column "
     "that is named again begins the next place",
   )
+  compare: bool = flags.option(True, "compare the other laws of as many columns on the same points: AICc and held-out error")
   front: bool = flags.option(False, "fit the Pareto front of each group alone: points that no other beats in both x and y")
   budget_flops: float | None = flags.option(
     None,
@@ -137,13 +139,25 @@ class FitConfig:
     return "independent" if self.loss == "huber" or not (self.seed or self.run) else self.points
 
 
-def fit_groups(
-  groups: dict[str, Points], config: FitConfig, places: Sequence[Place] = ()
-) -> Iterator[tuple[Fit, Split | None, list[Prediction]]]:
-  """The law fitted to each group in turn, with the noise of training passes pooled over all groups.
+@dataclasses.dataclass(frozen=True)
+class GroupFit:
+  """What is known of one group.
 
-  With its best split of a budget, and its predictions at some places.
+  Attributes:
+    fit: its fit.
+    rivals: the laws compared on its points.
+    split: the best split of a budget; None where none is asked for, and where there is none.
+    predictions: the losses at some places.
   """
+
+  fit: Fit
+  rivals: list[Rival]
+  split: Split | None
+  predictions: list[Prediction]
+
+
+def fit_groups(groups: dict[str, Points], config: FitConfig, places: Sequence[Place] = ()) -> Iterator[GroupFit]:
+  """The law fitted to each group in turn, with the noise of training passes pooled over all groups."""
   noise = None
   groups = {group: burned_in(p, config.burn_in) for group, p in groups.items()}
   if config.front:
@@ -168,17 +182,18 @@ def fit_groups(
     def refit(law: Law, hand: Hand | None = None, group: str = group, p: Points = p) -> Fit:
       return fit_one(p.x, p.y, law, p.seed, group=group, hand=hand)
 
-    at = of_group(places, group, len(config.x))
+    at, window = of_group(places, group, len(config.x)), p.at(inside(p.x, config.x_min, config.x_max))
     if config.law == JOINT:
-      inside_window = p.at(inside(p.x, config.x_min, config.x_max))
-      fit, laws = fit_joint(inside_window.x, inside_window.y, config.x, inside_window.seed, group, config.kind, noise)
+      fit, laws = fit_joint(window.x, window.y, config.x, window.seed, group, config.kind, noise)
     else:
       fit, laws = with_ensemble(functools.partial(refit, law_of(config.law, config.x)), len(at) > 0)
-    fit, split = dataclasses.replace(fit, note="; ".join(note for note in (fit.note, p.blank) if note)), None
+    compared = config.compare and config.law != JOINT  # which weighs several laws
+    others, split = rivals(fit, window.x, window.y, window.seed, noise, loss) if compared else [], None
+    fit = dataclasses.replace(fit, note="; ".join(note for note in (fit.note, p.blank, better_law(others)) if note))
     if config.budget_flops and fit.believed:
       budget = Budget(config.budget_flops, config.flops_per_param)
       split = Split(group, budget, optimum(fit, refit, budget), float(budget.cost * p.x.prod(axis=1).max()))
-    yield fit, split, predict(fit, laws, config.x, at)
+    yield GroupFit(fit, others, split, predict(fit, laws, config.x, at))
 
 
 def main(config: FitConfig) -> None:
@@ -187,36 +202,40 @@ def main(config: FitConfig) -> None:
     raise flags.UserError(f"--output={output}: is {'a directory' if output.is_dir() else 'the input'}; name another file")
   groups, places = read_points(Path(config.input), config.columns), places_of(config.predict_at, config.columns)
   check_passes(groups, config.columns)
-  fits: list[Fit] = []
-  splits: list[Split] = []
-  predictions: list[Prediction] = []
+  found: list[GroupFit] = []
   written = time.monotonic()
   with Bar("fitting groups", len(groups)) as bar:
-    for fit, split, predicted in fit_groups(groups, config, places):
-      fits.append(fit)
-      splits += [split] if split else []
-      predictions += predicted
+    for one in fit_groups(groups, config, places):
+      found.append(one)
       bar(1)
-      if len(fits) < len(groups) and time.monotonic() > written + _WRITE_EVERY_S:
-        _write(config.output, fits, splits, predictions, len(groups) - len(fits))
+      if len(found) < len(groups) and time.monotonic() > written + _WRITE_EVERY_S:
+        _write(config.output, found, len(groups) - len(found))
         written = time.monotonic()
-  _write(config.output, fits, splits, predictions, 0)
+  _write(config.output, found, 0)
+  fits = [one.fit for one in found]
   print_fits(fits)
-  print_predictions(predictions)
-  for split in splits:
-    print(f"{group_name(split.group)}: {split.sentence}")
+  print_rivals([one.rivals for one in found if one.rivals])
+  print_predictions([prediction for one in found for prediction in one.predictions])
+  for one in found:
+    if one.split:
+      print(f"{group_name(one.fit.group)}: {one.split.sentence}")
   if config.budget_flops:
-    for fit in (fit for fit in fits if fit.group not in {split.group for split in splits} and not fit.refused):
+    for fit in (one.fit for one in found if not one.split and not one.fit.refused):
       print(f"{group_name(fit.group)}: no split of {config.budget_flops:.4g} FLOPs: {fit.reason}.")
   if all(fit.refused for fit in fits):
     raise flags.UserError("; ".join(f"group {group_name(fit.group)}: {fit.status}" for fit in fits))
 
 
-def _write(output: str, fits: list[Fit], splits: list[Split], predictions: list[Prediction], left: int) -> None:
+def _write(output: str, found: list[GroupFit], left: int) -> None:
   """Writes what is known. `groups_left` is the number of groups without a fit yet: above 0 in the file of a run that was ended early."""
-  extra = {"compute_optimal": [split.as_dict() for split in splits]} if splits else {}
-  extra |= {"predictions": [prediction.as_dict() for prediction in predictions]} if predictions else {}
-  record.write_json(output, record.header() | {"groups_left": left, "fits": [as_dict(fit) for fit in fits]} | extra)
+  lists = {
+    "fits": [as_dict(one.fit) for one in found],
+    "comparison": [rival.as_dict() for one in found for rival in one.rivals],
+    "compute_optimal": [one.split.as_dict() for one in found if one.split],
+    "predictions": [prediction.as_dict() for one in found for prediction in one.predictions],
+  }
+  known = {name: rows for name, rows in lists.items() if rows or name in ("fits", "comparison")}
+  record.write_json(output, record.header() | {"groups_left": left} | known)
 
 
 if __name__ == "__main__":

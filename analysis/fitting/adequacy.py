@@ -24,7 +24,15 @@ _FINE_BENDS = 7  # and of degree 2 to 8, where no x repeats and there are points
 _QUARTER = 4
 
 
-def misses(problem: Problem, solution: Solution, variance: float, free: float, lack_of_fit: float | None, same_rows: bool = False) -> str:
+def misses(
+  problem: Problem,
+  solution: Solution,
+  variance: float,
+  free: float,
+  lack_of_fit: float | None,
+  same_rows: bool = False,
+  alone: bool = False,
+) -> str:
   """How the points contradict the law, in words; empty where they do not.
 
   Args:
@@ -33,6 +41,8 @@ def misses(problem: Problem, solution: Solution, variance: float, free: float, l
     free: its degrees of freedom.
     lack_of_fit: the probability of such residuals if the law is right (`settings.Setting.misfit`).
     same_rows: whether all seeds are trained on the same rows in the same order.
+    alone: whether the points are of training passes with nothing that tells how these scatter. The noise of a pass is smooth, too, so that
+      a small smooth pattern tells nothing.
   """
   points = prepared(problem, solution, variance, free)
   if points.lack < 1:
@@ -40,7 +50,7 @@ def misses(problem: Problem, solution: Solution, variance: float, free: float, l
   if found := _constant(problem, solution, points):
     return found
   ends, shown = _ends(problem, solution, points)
-  found = (ends if shown else "") or _bends(problem, points) or _lack(problem, solution, points, lack_of_fit, same_rows) or ends
+  found = (ends if shown else "") or _bends(problem, points, alone) or _lack(problem, solution, points, lack_of_fit, same_rows) or ends
   return f"{found}; {_furthest(problem, solution, points)}" if found else ""
 
 
@@ -150,9 +160,9 @@ def _fine_bends(problem: Problem, points: Points) -> list[tuple[str, Float[Array
   return [("its residuals bend", np.polynomial.legendre.legvander(u, _FINE_BENDS + 1)[:, 2:])]
 
 
-def _bends(problem: Problem, points: Points) -> str:
-  families = _families(problem, points) + _fine_bends(problem, points)
-  worst, text = points.visible if problem.law.num_x == 1 else points.large, ""
+def _bends(problem: Problem, points: Points, alone: bool) -> str:
+  families = _families(problem, points) + ([] if alone else _fine_bends(problem, points))
+  worst, text = points.visible if problem.law.num_x == 1 and not alone else points.large, ""
   for name, columns in families:
     found = f_test(points, columns, LEVEL / len(families))
     size = float(np.sqrt(np.mean(found.shift**2)))

@@ -114,7 +114,7 @@ def fit_law(
     hand(setting, solution, theta_kp)
   open_params = [] if bare else not_identified(problem, solution, intervals)
   misfit = setting.misfit(solution)
-  missed = adequacy.misses(problem, solution, setting.known_variance, setting.known_free, misfit, same_rows)
+  missed = adequacy.misses(problem, solution, setting.known_variance, setting.known_free, misfit, same_rows, alone)
   estimates = borrowed.completed(_estimates(problem, solution, intervals, open_params), whole)
   contradicted = ("", "")
   if borrowed:

@@ -5,7 +5,10 @@ from rich.console import Console
 from analysis.fitting.result import METHODS, Fit, interval_text
 from analysis.questions.joint_fit import JOINT
 from analysis.questions.predictions import Prediction
+from analysis.questions.rivals import Rival, better_law
 from dlrm_jax.common import terminal
+
+_MOST_COMPARED = 12  # groups up to which the comparison of laws is shown of all
 
 
 def print_fits(fits: list[Fit]) -> None:
@@ -76,6 +79,23 @@ def _beyond(p: Prediction) -> str:
 
 def _interval(p: Prediction) -> str:
   return f"{p.y:.5g} [{p.ci_low:.5g}, {p.ci_high:.5g}]"
+
+
+def print_rivals(rivals: list[list[Rival]]) -> None:
+  """The laws compared on the points of each group as a table; of many groups, only those where another law is clearly better."""
+  shown = rivals if len(rivals) <= _MOST_COMPARED else [found for found in rivals if better_law(found)]
+  rows = []
+  for rival in (rival for found in shown for rival in found):
+    behind = "-" if rival.behind is None else f"{rival.behind:.1f}"
+    held_out = "-" if rival.held_out_error is None else f"{rival.held_out_error:.2%}"
+    name = f"{rival.law} (fitted)" if rival.asked else rival.law
+    rows.append([group_name(rival.group), name, rival.num_params, behind, held_out, rival.reason])
+  console = terminal.console(200)
+  if rows:
+    columns = ("group", "law", "parameters", "AICc above the best", "mean |held-out error|", "no fit because")
+    terminal.show(console, "Laws compared on the same points: estimates without intervals", columns, rows)
+  if len(shown) < len(rivals):
+    console.print(f"In {len(rivals) - len(shown)} of {len(rivals)} groups no other law is clearly better.")
 
 
 def _cell(fit: Fit, name: str) -> str:
