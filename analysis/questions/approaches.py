@@ -70,7 +70,7 @@ def _from_line(number: int, points: str, size: PowerLine, best: _Best, budget: B
   """The result of a power of the budget."""
   params = split_at(size.log_at(budget.flops), budget) | {"a": size.exponent}
   fit = fit_law(best.flops, best.loss, loss_law(budget.flops), points="independent")
-  if fit.status in ("ok", "on_bound"):
+  if fit.believed:
     loss = fit.params["loss"]
     params["loss"] = loss if best.independent else Estimate(loss.estimate, None, None, None)
   else:
@@ -157,7 +157,7 @@ def joint_law(runs: Runs, budget: Budget, loss: Loss = SQUARES, draws: int = 0) 
 
   fit = refit("chinchilla")
   points = number_of(fit.num_points, "point")
-  if fit.status not in ("ok", "on_bound"):
+  if not fit.believed:
     return Approach(3, points, {}, refused=fit.reason), fit
   return Approach(3, points, optimum(fit, refit, budget), tuple(filter(None, [fit.note]))), fit
 

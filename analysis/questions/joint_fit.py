@@ -42,7 +42,7 @@ def fit_joint(
   simplest = joint(columns, "sum", False, False)
   reason = refusal(simplest, x, y)
   along = points == "curves"
-  reason = reason or (settings.repeated(x, seed) if along else "")
+  reason = reason or (settings.repeated(x, y, seed) if along else "")
   if reason:
     return _refused(blank, reason), None
 

@@ -17,7 +17,7 @@ from analysis.load import same_rows
 from analysis.questions.curves import Curve
 from analysis.questions.sweep_laws import Noises, pooled_noise
 
-_BELIEVED = ("ok", "on_bound", "short_window")
+_BELIEVED = ("ok", "on_bound", "constant_open", "short_window")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,6 @@ from analysis.questions.form_errors import half_width
 from analysis.questions.members import Member, points_of
 
 Array = np.ndarray
-_BELIEVED = ("ok", "on_bound")
 _TINY = 1e-9
 _UNTESTED = "which has too few values for a forecast of larger ones by a fit to smaller ones"
 _TWO_SIDED = 1.96  # standard errors on each side of a 95% interval
@@ -69,7 +68,7 @@ def with_ensemble(fit_with: Callable[[Hand], Fit], wanted: bool) -> tuple[Fit, E
   """
   solved: list[tuple[Setting, Solution, Float[Array, "K P"] | None]] = []
   fit = fit_with(lambda *given: solved.append(given))
-  if not wanted or fit.status not in _BELIEVED:
+  if not wanted or not fit.believed:
     return fit, None
   (setting, solution, theta_kp) = solved[0]
   return fit, of_one(Member(setting.problem.law, setting, solution, ""), theta_kp)
@@ -85,7 +84,7 @@ def predict(fit: Fit, laws: Ensemble | None, columns: tuple[str, ...], at: Float
     at: x > 0.
   """
   places = [dict(zip(columns, map(float, place), strict=True)) for place in at]
-  if laws is None or fit.status not in _BELIEVED:
+  if laws is None or not fit.believed:
     return [Prediction(fit.group, place, reason=fit.reason or fit.status) for place in places]
   log_at, misfit = np.log(at), _misfit(laws)
   steps = steps_beyond(laws.log_x, log_at)

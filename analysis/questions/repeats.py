@@ -20,7 +20,6 @@ from analysis.questions.curves import total_metric
 from dlrm_jax.common.axis_names import HARDWARE_AXES
 
 _WHOLE = 1e-3  # evaluations this near the end of an epoch are at its end
-_BELIEVED = ("ok", "on_bound")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +89,7 @@ class Repeats:
     unique = f"times as many unique examples as one (R_star {interval_text(r_star, 3)}, Muennighoff et al. 2023)"
     if self.fit.status == "not_identifiable" and worth[1] is None and worth[2] is not None:
       return f"{epochs:g} epochs are worth at most {worth[2]:.2f} {unique}"
-    if self.fit.status not in _BELIEVED:
+    if not self.fit.believed:
       return f"no law of repeated data: {self.fit.reason}"
     low, high = ("?" if value is None else f"{value:.2f}" for value in worth[1:])
     return f"{epochs:g} epochs are worth {worth[0]:.2f} [{low}, {high}] {unique}"
