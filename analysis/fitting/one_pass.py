@@ -161,7 +161,7 @@ def pooled(groups: Sequence[Passes], runs: bool = False) -> Noise | None:
   It comes from the differences between seeds, where a configuration has two. Otherwise, or where `runs` says that names are those of
   passes and not of seeds, it comes from the residuals of the laws.
   """
-  groups = [g for g in groups if not settings.repeated(g.x, g.run)]
+  groups = [g for g in groups if not settings.repeated(g.x, g.y, g.run)]
   configurations = [c for g in groups for c in settings.passes_of(g.x, g.y, g.run)[0]]
   if not runs and (known := settings.noise_of(configurations)) is not None:
     return known

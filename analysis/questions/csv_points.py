@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from analysis.fitting.settings import first_of_copies
 from dlrm_jax.common import flags
 
 _SHOWN = 5  # lines of blank cells that a note names
@@ -116,6 +117,7 @@ def burned_in(points: Points, share: float) -> Points:
 def check_passes(groups: dict[str, Points], columns: Columns) -> None:
   """Raises UserError where a value of the column `run` is no training pass: one point at an x, and one value in every other column of x."""
   for p in groups.values() if columns.run else ():
+    p = p.at(first_of_copies(p.x, p.y, p.seed))
     for run in np.unique(p.seed):
       mine = p.x[p.seed == run]
       for name, values in zip(columns.x[:-1], mine.T, strict=False):

@@ -78,7 +78,7 @@ def rivals(fit: Fit, x: Float[Array, "n C"], y: Float[Array, " n"], seed: Array,
     return []
   first = settings.first_of_copies(x, y, seed)
   x, y, seed = x[first], y[first], seed[first]
-  passes = settings.of_passes(fit.form, x, y, seed, noise) if fit.method == "gls" else None
+  passes = settings.of_passes(fit.form, x, y, seed, noise) if fit.method in ("gls", "gls_residuals") else None
   alone = settings.independent(fit.form, x, y, loss, average=False)
   fewer = _means(alone.problem)
   setting = passes or dataclasses.replace(alone, problem=fewer, total=None, count=0)

@@ -146,7 +146,7 @@ def test_program_takes_a_column_of_passes(tmp_path, capsys):
     "--run=run: run 0 has size from 100000 to 7, a training pass has one value".replace("100000 to 7", "7 to 100000"),
     [(7, *rows[0][1:]), *rows[1:]],
   )
-  refused("--run=run: run 0 has 2 points at examples=", [rows[0], *rows])
+  refused("--run=run: run 0 has 2 points at examples=", [(*rows[0][:3], 1.01 * rows[0][3]), *rows])
   refused("b.csv:2: column run is blank", [(*rows[0][:2], " ", rows[0][3]), *rows[1:]])
   refused("--run=run.*--seed", rows, seed="run")
   refused("--run=run.*--loss=huber", rows, loss="huber")
