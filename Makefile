@@ -24,6 +24,9 @@ study: $(VENV)/.installed  ## the study of analysis/STUDY.md, trained again; goe
 	    --axis_examples=16777216 --sizes_rows=10,30,100,300,1000 --launcher=local --workdir=$(STUDY)/$${preset}_half; \
 	  $(BIN)/python -m analysis.kept --workdir=$(STUDY)/$${preset}_half --output=analysis/study/$${preset}_half.parquet; \
 	done
+	$(BIN)/python -m sweeps.run --preset=paper --axes=batch_size --sizes_batch_size=64,128,256,512,1024,2048 --lr_factors=0.25,0.5,1,2,4 \
+	  --num_examples=262144 --axis_examples=262144 --seeds=2 --launcher=local --workdir=$(STUDY)/rates_batch
+	$(BIN)/python -m analysis.kept --workdir=$(STUDY)/rates_batch --output=analysis/study/rates_batch.parquet
 	$(BIN)/python -m sweeps.run --preset=epochs --launcher=local --workdir=$(STUDY)/epochs
 	$(BIN)/python -m analysis.kept --workdir=$(STUDY)/epochs --output=analysis/study/epochs.parquet
 ifdef MOVIELENS

@@ -38,6 +38,7 @@ SWEEPS = {  # names for people by the names of the files
   "movielens": "MovieLens-1M",
 }
 MORE = {  # sweeps that the cost of the study leaves out
+  "rates_batch": "all parts, batch sizes",
   "epochs": "tail alone, repeated",
   "epochs_movielens": "MovieLens-1M, repeated",
 }
@@ -154,7 +155,7 @@ def _rows_teacher(found: Analyses) -> str:
 
 def _rates(found: Analyses) -> str:
   """How the best learning rate moves along the axes, and along one pass."""
-  names = ("paper", "paper_tail", "movielens")
+  names = ("paper", "rates_batch", "paper_tail", "movielens")
   return stacked({name: rate_law_table(found[name].rates) for name in names}, 4, ["learner", "metric", "verdict"])
 
 

@@ -17,7 +17,8 @@ def transferred(base: RunConfig, config: RunConfig) -> RunConfig:
 
   Measured on planted data of all four parts, 2**18 examples, three seeds, from a base of 256 examples a step, excess at
   p = 0, 1/3, 1/2: batch 32 .0919 .0889 .0906; 64 .0854 .0885 .0914; 1024 .1101 .1036 .1008; 2048 .1149 .1106 .1124. The rule is better
-  than constant rates at three of the four and by 3% in the mean (.1006 .0979 .0988), and worse at 64.
+  than constant rates at three of the four and by 3% in the mean (.1006 .0979 .0988), and worse at 64. The minima over five rates, for
+  batches of 64 to 2,048 and two seeds, have the power .11 [-.02, .24] (analysis/STUDY.md): the best power is below the rule's.
 
   Adam, two seeds, p = 0, 1/2, 1: batch 64 .0734 .0702 .0865; 1024 .0926 .0766 .0743. SGD, one seed, the same p: 64 .1045 .1042 .1073;
   1024 .1277 .1206 .1163. For SGD p = 1 is best towards larger batches, and worse than constant rates towards smaller ones.

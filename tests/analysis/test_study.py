@@ -10,6 +10,7 @@ from analysis.load import load
 from analysis.questions.additive import models
 from analysis.questions.curves import curves, largest
 from analysis.questions.parts import Exponents, data_exponents
+from analysis.questions.rate_laws import rate_laws
 from analysis.questions.repeats import repeats
 from analysis.questions.sweep_laws import data_laws, pooled_noise
 from analysis.questions.tuning import tuned
@@ -67,6 +68,13 @@ def test_what_the_study_says_of_repeated_examples():
   assert [row.what for row in own.rows] == ["rises", "rises", "stays", "falls"]
   written = section("epochs")
   assert all(model.verdict in written for model in (many, own))
+
+
+def test_what_the_study_says_of_batch_sizes():
+  """The best rate rises with the batch by less than the rule of sweeps/rates.py for Adagrad."""
+  (law,) = rate_laws(load(STUDY / "rates_batch.parquet"))
+  assert law.axis == "batch_size" and len(law.kept) == 6 and law.exponent.ci_high < 1 / 3
+  assert f"| {law.exponent.estimate:.3g} [" in section("rates")
 
 
 def test_advice_takes_the_base_once_though_its_longer_run_repeats_it():
