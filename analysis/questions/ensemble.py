@@ -137,7 +137,7 @@ def fit_all(
   draws = tuple(m.drawn(int(count), rng) for m, count in zip(used, counts, strict=True))
   left_out = tuple((m.law.name, m.missed) for m in members if m.missed)
   notes = _notes(used, shares, members, forecasts)
-  growth = growths(own, _LEAST_GROWTH) if base is None else {a: _growth([o for o in own if o.along == a]) for a in {o.along for o in own}}
+  growth = growths(own) if base is None else {a: _growth([o for o in own if o.along == a]) for a in {o.along for o in own}}
   return Ensemble(used, shares, draws, tuple(own), growth, points.log_x, points.log_y0, notes, left_out)
 
 
@@ -152,7 +152,7 @@ def of_one(member: Member, draws: Float[Array, "K P"] | None = None) -> Ensemble
   half = _halves(points.log_x, member.law.columns)
   own = [o for o in forecasts_of(points, [(member.law, member.solution.theta)]) if o.fitted_to >= half.get(o.along, 0.0)]
   drawn = member.drawn(DRAWS, np.random.default_rng(0)) if draws is None else draws
-  return Ensemble((member,), (1.0,), (drawn,), tuple(own), growths(own, _LEAST_GROWTH), points.log_x, points.log_y0)
+  return Ensemble((member,), (1.0,), (drawn,), tuple(own), growths(own), points.log_x, points.log_y0)
 
 
 def _weights(forecasts: Sequence[Origin], allowed: Sequence[bool]) -> Float[Array, " L"]:

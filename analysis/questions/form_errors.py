@@ -16,18 +16,14 @@ from analysis.questions.origins import Origin
 
 Array = np.ndarray
 _FACTORS = np.geomspace(1e-5, 10.0, 300)  # standard deviations of the form for each unit of log distance that are tried
+_LEAST = 1e-4  # no form is taken to hold better than by this
 _ROUNDING = 1e-16
 
 
-def growths(own: Sequence[Origin], least: float) -> dict[str, float]:
-  """For each column with forecasts, the standard error of the form for each unit of log distance, `least` or more.
-
-  Args:
-    own: the forecasts of the procedure, with errors of one law.
-    least: no form is taken to hold better than by this.
-  """
+def growths(own: Sequence[Origin]) -> dict[str, float]:
+  """For each column with forecasts of the procedure, the standard error of the form for each unit of log distance."""
   along = dict.fromkeys(origin.along for origin in own)
-  return {name: float(np.hypot(_likeliest([o for o in own if o.along == name]), least)) for name in along}
+  return {name: float(np.hypot(_likeliest([o for o in own if o.along == name]), _LEAST)) for name in along}
 
 
 def _likeliest(own: list[Origin]) -> float:

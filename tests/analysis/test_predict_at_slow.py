@@ -20,7 +20,7 @@ from analysis.questions.predictions import Prediction, predict
 
 TIMES = np.array([2.0, 4.0, 10.0])
 X = 2.0 ** np.arange(16, 28)
-Held = list[tuple[bool, float]]  # whether an interval holds the truth, and its width in log y; for each of `TIMES`
+Held = list[tuple[bool, float]]  # whether an interval holds the truth, and its width in log y; for each place
 
 
 def held(made: list[Prediction], truth: np.ndarray) -> Held:
@@ -53,10 +53,10 @@ def smooth(rng: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
   return lambda x: x**-beta + constant * X[-1] ** -beta
 
 
-def report(name: str, found: list[Held], refused: int = 0) -> np.ndarray:
+def report(name: str, found: list[Held], refused: int = 0, places: tuple[str, ...] = ("2x", "4x", "10x")) -> np.ndarray:
   """Prints and returns the shares of intervals that hold the truth."""
   share, width = (np.array([[one[i] for one in sweep] for sweep in found], float) for i in (0, 1))
-  times = [f"{t:g}x {s:.1%}, width {w:.1%}" for t, s, w in zip(TIMES, share.mean(axis=0), np.median(width, axis=0), strict=False)]
+  times = [f"{t} {s:.1%}, width {w:.1%}" for t, s, w in zip(places, share.mean(axis=0), np.median(width, axis=0), strict=True)]
   print(name, f"{len(found)} of {len(found) + refused}:", "; ".join(times))
   return share.mean(axis=0)
 
@@ -118,12 +118,16 @@ SIZES = [BASE, *((rows, 8.0) for rows in (30.0, 100.0, 300.0, 3000.0)), *((1000.
 
 @pytest.mark.slow
 def test_laws_of_three_columns_predict_sweeps_of_their_own():
-  """100 sweeps around a base of two laws each, three seeds, noise of .5%: of 400 intervals at 4 and 10 times the examples 92 to 98%."""
+  """100 sweeps around a base of two laws each, three seeds, noise of .5%: 92 to 98% of 800 intervals hold the truth.
+
+  They are at 4 and 10 times the examples, at 4 times the rows, and at 4, 2 and 4 times rows, dim and examples together.
+  """
   u, every = np.log(EXAMPLES), []
   root = np.linalg.cholesky(pass_noise(0.005, u).covariance(u))
   x = np.array([(*size, n) for size in SIZES for _ in range(3) for n in EXAMPLES])
   seeds = np.tile(np.repeat(np.arange(3), len(u)), len(SIZES))
-  at = np.array([(*BASE, times * EXAMPLES[-1]) for times in TIMES[1:]])
+  most = EXAMPLES[-1]
+  at = np.array([(*BASE, 4 * most), (*BASE, 10 * most), (12000.0, 8.0, most), (12000.0, 32.0, 4 * most)])
   for name in ("additive", "nested"):
     law, found = law_of(name, AXES), []
     for number in range(100):
@@ -133,5 +137,5 @@ def test_laws_of_three_columns_predict_sweeps_of_their_own():
       assert setting is not None
       if made := by_law(setting, law, AXES, at):
         found.append(held(made, law.predict(VALUES, at)))
-    every.append(report(f"{name}, at 4 and 10x", found, 100 - len(found)))
+    every.append(report(name, found, 100 - len(found), ("4x", "10x", "rows 4x", "all")))
   assert 0.92 <= np.mean(every) <= 0.98
