@@ -78,13 +78,13 @@ def predict(fit: Fit, laws: Ensemble | None, columns: tuple[str, ...], at: Float
   """The predictions of one law or of several; without losses, but with the reason, where the fit is not believed.
 
   Args:
-    fit: its status decides whether it predicts.
-    laws: what was fitted (`ensemble.fit_all`, `ensemble.of_one`); None where the fit is refused.
+    fit: says why nothing is predicted.
+    laws: what was fitted (`with_ensemble`, `fit_joint`); None where it is not believed.
     columns: the user's names of the columns of x.
     at: x > 0.
   """
   places = [dict(zip(columns, map(float, place), strict=True)) for place in at]
-  if laws is None or not fit.believed:
+  if laws is None:
     return [Prediction(fit.group, place, reason=fit.reason or fit.status) for place in places]
   log_at, misfit = np.log(at), _misfit(laws)
   steps = steps_beyond(laws.log_x, log_at)
