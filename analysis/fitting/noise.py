@@ -12,7 +12,6 @@ seeds by generalised least squares. The variance of its parameters has Satterthw
 for estimated covariances of Kenward & Roger (1997, Biometrics 53:983).
 """
 
-import abc
 import dataclasses
 from collections.abc import Sequence
 from typing import no_type_check  # tests check types at run time; what a fit calls ten thousand times is left out
@@ -20,6 +19,8 @@ from typing import no_type_check  # tests check types at run time; what a fit ca
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import optimize
+
+from analysis.fitting.evidence import Evidence, Scatter
 
 Array = np.ndarray
 _STARTS = ((-1.0, -1.0, -1.0, 0.25), (-4.0, -4.0, 0.0, 0.25), (-3.0, 0.0, -3.0, 0.5))  # logs of shares of the variance; length in spans
@@ -31,80 +32,6 @@ NUM_PARAMETERS = 5  # of the noise, in the order of `Noise._with_slopes`
 _LIKELIHOOD_RATIO = 6.635  # chi-squared of one degree of freedom at 1%
 _MOST_WORK = 4e6  # of one evaluation of the likelihood: the cubes of the lengths of sets of x
 _RESOLUTION = 1e-24  # variance of log losses below which seeds are the same
-
-
-class Evidence(abc.ABC):
-  """What tells the noise: the differences between seeds (`Scatter`), or the residuals of a law (`one_pass.Residuals`).
-
-  `of_seeds` says whether it contains no law. `grids` are its sets of log x. `size` counts the degrees of freedom of all its values, and
-  `square` is the sum of their squares.
-  """
-
-  of_seeds: bool = False
-
-  @property
-  @abc.abstractmethod
-  def grids(self) -> tuple[Float[Array, " _n"], ...]: ...
-
-  @property
-  @abc.abstractmethod
-  def size(self) -> int: ...
-
-  @property
-  @abc.abstractmethod
-  def square(self) -> float: ...
-
-  @abc.abstractmethod
-  def cost(self, noise: "Noise", total: float) -> tuple[float, Float[Array, " Q"]]:
-    """Minus the restricted log likelihood for values relative to the variance `total`, and its gradient, as in `Noise._with_slopes`."""
-
-  @abc.abstractmethod
-  def information(self, noise: "Noise") -> Float[Array, "Q Q"]:
-    """The expected information about the parameters of the noise."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Scatter(Evidence):
-  """The differences between the seeds of configurations with the same x.
-
-  Attributes:
-    u: log x.
-    sum: the sum of products of the differences from each configuration's mean.
-    free: degrees of freedom: seeds - 1, summed over the configurations.
-    count: the number of evaluations of which each point is the mean; None: one.
-  """
-
-  u: Float[Array, " n"]
-  sum: Float[Array, "n n"]
-  free: int
-  count: Float[Array, " n"] | None = None
-  of_seeds = True
-
-  @property
-  def grids(self) -> tuple[Float[Array, " _n"], ...]:
-    return (self.u,)
-
-  @property
-  def size(self) -> int:
-    return self.free * len(self.u)
-
-  @property
-  def square(self) -> float:
-    return float(np.trace(self.sum))
-
-  @no_type_check
-  def cost(self, noise: "Noise", total: float) -> tuple[float, Array]:
-    cov, slopes = noise._with_slopes(self.u, self.count)
-    inverse = np.linalg.inv(cov)
-    inner = inverse @ self.sum @ inverse
-    value = 0.5 * (self.free * (np.linalg.slogdet(cov)[1] - len(self.u) * np.log(total)) + np.sum(inverse * self.sum))
-    half = 0.5 * (self.free * inverse - inner)
-    return value, np.array([np.sum(half * d) for d in slopes])
-
-  def information(self, noise: "Noise") -> Float[Array, "Q Q"]:
-    cov, slopes = noise._with_slopes(self.u, self.count)
-    scaled = [np.linalg.solve(cov, d) for d in slopes]
-    return 0.5 * self.free * np.array([[np.sum(a * b.T) for b in scaled] for a in scaled])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,23 +101,6 @@ class Noise:
   def correlation(self, step: float) -> float:
     """The correlation of two points of a pass that are `step` apart in log x."""
     return (self.offset + self.drift * float(np.exp(-step / self.length))) / (self.offset + self.drift + self.nugget)
-
-
-def scatter_of(
-  passes: Sequence[tuple[Float[Array, " _n"], Float[Array, "_S _n"]]], counts: Sequence[Float[Array, " _n"]] | None = None
-) -> tuple[Scatter, ...]:
-  """One scatter for each set of x. A configuration is given by its log x, rising, and the log losses of S >= 2 seeds there.
-
-  `counts` has for each configuration the number of evaluations of which each point is the mean; None: one.
-  """
-  sums: dict[tuple[bytes, bytes], Scatter] = {}
-  for i, (u, log_y_sn) in enumerate(passes):
-    u, count = np.asarray(u, np.float64), None if counts is None or np.all(counts[i] == 1) else counts[i]
-    rest = log_y_sn - log_y_sn.mean(axis=0)
-    key = u.tobytes(), b"" if count is None else count.tobytes()
-    before = sums.get(key, Scatter(u, np.zeros((len(u), len(u))), 0, count))
-    sums[key] = dataclasses.replace(before, sum=before.sum + rest.T @ rest, free=before.free + len(log_y_sn) - 1)
-  return tuple(sums.values())
 
 
 def estimate(scatters: tuple[Scatter, ...]) -> Noise:

@@ -20,10 +20,11 @@ import numpy as np
 from jaxtyping import Float
 
 from analysis.fitting import settings
+from analysis.fitting.evidence import Evidence
 from analysis.fitting.laws import Law
 from analysis.fitting.least_squares import Problem, Solution, solve
 from analysis.fitting.marquardt import SQUARES
-from analysis.fitting.noise import NUM_PARAMETERS, Evidence, Noise, likeliest
+from analysis.fitting.noise import NUM_PARAMETERS, Noise, likeliest
 from analysis.fitting.refusals import refusal
 from analysis.fitting.settings import Setting
 from analysis.fitting.thinning import evenly, pass_means

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from scipy import special
 
 from analysis.fitting import noise
+from analysis.fitting.evidence import scatter_of
 from analysis.fitting.laws import Law
 from analysis.fitting.least_squares import Problem, Solution, solve
 from analysis.fitting.marquardt import Loss
@@ -208,7 +209,7 @@ def passes_of(
 def noise_of(configurations: list[tuple[Float[Array, "_m _C"], Float[Array, "_S _m"]]]) -> Noise | None:
   """The covariance estimated from the seeds of these configurations; None where no configuration has two."""
   several = [pass_means(*configuration) for configuration in configurations if len(configuration[1]) > 1]
-  scatters = noise.scatter_of([(np.log(x[:, -1]), log_y) for x, log_y, _ in several], [count for *_, count in several])
+  scatters = scatter_of([(np.log(x[:, -1]), log_y) for x, log_y, _ in several], [count for *_, count in several])
   return noise.estimate(scatters) if several else None
 
 

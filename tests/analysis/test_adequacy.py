@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from analysis.coverage import Case, simulate
+from analysis.fitting.evidence import Scatter
 from analysis.fitting.fit_law import fit_law
-from analysis.fitting.noise import Noise, Scatter
+from analysis.fitting.noise import Noise
 from analysis.questions import regimes
 
 X = np.geomspace(1e4, 1e6, 12)

@@ -6,9 +6,10 @@ from scipy import optimize, stats
 
 from analysis import fit as program
 from analysis.fitting.borrowed import Borrowed, parsed
+from analysis.fitting.evidence import Scatter
 from analysis.fitting.fit_law import fit_law
 from analysis.fitting.laws import LAWS, joint, law_of
-from analysis.fitting.noise import Noise, Scatter
+from analysis.fitting.noise import Noise
 from dlrm_jax.common import flags, record
 
 TRUE = {"A": 400.0, "alpha": 0.34, "B": 900.0, "beta": 0.36, "E": 1.7}

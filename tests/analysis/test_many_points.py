@@ -11,11 +11,12 @@ from scipy import optimize
 
 from analysis import fit as program
 from analysis.fitting import thinning
+from analysis.fitting.evidence import Scatter
 from analysis.fitting.fit_law import fit_law
 from analysis.fitting.laws import LAWS
 from analysis.fitting.least_squares import MANY, Problem, solve
 from analysis.fitting.marquardt import Loss
-from analysis.fitting.noise import Noise, Scatter
+from analysis.fitting.noise import Noise
 from analysis.fitting.settings import noise_of, passes_of
 from analysis.fitting.whitening import EQUAL, Blocks, Weights, correlated
 from dlrm_jax.common import record

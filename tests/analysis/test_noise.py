@@ -5,8 +5,9 @@ import pytest
 from scipy import stats
 
 from analysis.fitting import noise, settings
+from analysis.fitting.evidence import Scatter, scatter_of
 from analysis.fitting.fit_law import fit_law
-from analysis.fitting.noise import Block, Noise, Scatter
+from analysis.fitting.noise import Block, Noise
 
 U = np.log(2.0) * np.arange(17, 27)
 PLANTED = Noise(offset=4e-6, drift=9e-6, nugget=1e-6, length=2.0, tilt=-0.3, origin=float(U.mean()), scatters=())
@@ -38,7 +39,7 @@ def test_slopes_of_the_covariance():
 
 def test_scatter_is_what_seeds_differ_by():
   y = np.array([[1.0, 5.0], [3.0, 4.0], [2.0, 9.0]])
-  (found,) = noise.scatter_of([(np.array([0.0, 1.0]), y), (np.array([0.0, 1.0]), y[:2] + 100)])
+  (found,) = scatter_of([(np.array([0.0, 1.0]), y), (np.array([0.0, 1.0]), y[:2] + 100)])
   np.testing.assert_allclose(found.sum, [[2 + 2, -1 - 1], [-1 - 1, 14 + 0.5]], atol=1e-10)
   assert found.free == 3
 
@@ -47,7 +48,7 @@ def test_planted_noise_is_found_and_likelier_than_the_truth():
   rng = np.random.default_rng(0)
   grids = [(U, 40), (U[:7], 40)]  # configurations of two lengths
   passes = [(u, draw(PLANTED, u, 5, rng)) for u, count in grids for _ in range(count)]
-  scatters = noise.scatter_of(passes)
+  scatters = scatter_of(passes)
   found = noise.estimate(scatters)
   assert found.free == 320
   errors = np.sqrt(np.diagonal(np.linalg.inv(found.information())))
@@ -78,7 +79,7 @@ def test_generalised_least_squares_by_hand():
   """A power law is linear in logarithms: estimate, standard error and objective against the textbook's formulas."""
   rng = np.random.default_rng(1)
   y = np.log(3.0) - 0.1 * U + draw(PLANTED, U, 3, rng)
-  known = noise.estimate(noise.scatter_of([(U, y)] + [(U, draw(PLANTED, U, 3, rng)) for _ in range(9)]))
+  known = noise.estimate(scatter_of([(U, y)] + [(U, draw(PLANTED, U, 3, rng)) for _ in range(9)]))
   fit = fit_law(np.tile(np.exp(U), 3), np.exp(y.ravel()), "power", np.repeat([0, 1, 2], len(U)), noise=known)
   columns, inverse = np.stack([np.ones_like(U), -U], axis=1), np.linalg.inv(known.covariance(U) / 3)
   plain = np.linalg.inv(columns.T @ inverse @ columns)
@@ -130,7 +131,7 @@ def test_judge_by_finite_differences(monkeypatch):
 
 def test_units_of_the_loss_do_not_matter_to_the_judge():
   rng = np.random.default_rng(6)
-  (one,) = noise.scatter_of([(U, draw(PLANTED, U, 3, rng)) for _ in range(6)])
+  (one,) = scatter_of([(U, draw(PLANTED, U, 3, rng)) for _ in range(6)])
   found = noise.estimate((one,))
   less = noise.estimate((Scatter(U, 1e-4 * one.sum, one.free),))
   (plain, corrected, free), (plain_less, corrected_less, free_less) = judged(found), judged(less)
@@ -142,7 +143,7 @@ def test_units_of_the_loss_do_not_matter_to_the_judge():
 def test_correlated_points_taken_as_independent_make_intervals_too_narrow():
   rng, held = np.random.default_rng(2), {"curves": 0, "independent": 0}
   planted = Noise(1e-9, 1e-5, 1e-8, 7.0, 0.0, float(U.mean()), ())
-  known = noise.estimate(noise.scatter_of([(U, draw(planted, U, 3, rng)) for _ in range(15)]))
+  known = noise.estimate(scatter_of([(U, draw(planted, U, 3, rng)) for _ in range(15)]))
   for _ in range(120):
     y = np.exp(-0.1 * U + draw(planted, U, 3, rng)).ravel()
     for points in held:
@@ -165,7 +166,7 @@ def test_a_law_that_misfits_gets_wider_intervals_and_says_so():
   cov, _ = noise.judge(known, [Block(np.arange(len(U)), U, 3)], np.stack([np.ones_like(U), -U], axis=1))
   wider = np.sqrt(fit.objective / (len(U) - 2))
   np.testing.assert_allclose(fit.params["beta"].std_error, wider * np.sqrt(cov[1, 1]), rtol=1e-6)
-  sure = noise.estimate(noise.scatter_of([(U, 1e-3 * draw(PLANTED, U, 3, rng)) for _ in range(40)]))
+  sure = noise.estimate(scatter_of([(U, 1e-3 * draw(PLANTED, U, 3, rng)) for _ in range(40)]))
   certain = fit_law(np.tile(np.exp(U), 3), y.ravel(), "power", np.repeat([0, 1, 2], len(U)), noise=sure)
   assert certain.misfit_p == 0.0 and certain.params["beta"].std_error > 1e-4  # a probability of exactly 0 is one, too
 
