@@ -85,6 +85,8 @@ class OptimumConfig:
       "farther apart than twice --tolerance" if apart > 1 else "numbers that differ",
     )
     flags.check(not self.figure or Path(self.figure).suffix in _FIGURES, self, "figure", "a name that ends in " + ", ".join(_FIGURES))
+    same = self.output and self.figure and Path(self.output).resolve() == Path(self.figure).resolve()
+    flags.check(not same, self, "figure", "another file than --output")
     for field in ("output", "figure"):
       path = Path(getattr(self, field) or "none")
       flags.check(not path.is_dir(), self, field, "a file, not a directory")

@@ -17,7 +17,9 @@ from analysis.fitting.result import Estimate
 from dlrm_jax.common.flags import UserError
 
 Array = np.ndarray
-_PRIOR = re.compile(r"(.+)~(.+?)(?:\+-|\+/-|±)(.+)")
+_PRIOR = re.compile(r"\s*(.+?)\s*~\s*([^~]+?)\s*(?:\+-|\+/-|±)\s*([^~]+?)\s*")  # a column's name may have blanks and a ~
+_NARROW = 1e-9  # the least standard deviation of a prior, as a share of its mean; a narrower one is a fixed value
+_LEAST = 1e-100  # the least one in any case: its square must not be 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +160,7 @@ def parsed(law: Law, fix: tuple[str, ...], tie: tuple[str, ...], prior: tuple[st
   leaders = {name: names[0] for names in tied for name in names}
   priors: dict[str, tuple[float, float]] = {}
   for text in prior:
-    found = _PRIOR.fullmatch(text.replace(" ", ""))
+    found = _PRIOR.fullmatch(text)
     if not found:
       raise UserError(f"--prior={text}: must be a parameter, a mean and a standard deviation, such as alpha~0.3+-0.1")
     param = known("prior", text, found[1])
@@ -166,6 +168,8 @@ def parsed(law: Law, fix: tuple[str, ...], tie: tuple[str, ...], prior: tuple[st
     _check_domain("prior", text, param, mean)
     if deviation <= 0:
       raise UserError(f"--prior={text}: the standard deviation must be above 0")
+    if deviation < max(_NARROW * abs(mean), _LEAST):
+      raise UserError(f"--prior={text}: the standard deviation must be {_NARROW:g} of the mean or more; --fix holds {found[1]} at a value")
     name = leaders.get(found[1], found[1])
     if name in fixed or name in priors:
       raise UserError(f"--prior={text}: {found[1]} {'is fixed' if name in fixed else 'has a prior'} already")

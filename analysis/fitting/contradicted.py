@@ -1,7 +1,10 @@
 """Whether the points contradict borrowed parameters (`borrowed.py`). Called by `fit_law.py`.
 
-A fixed or tied parameter that were free would move the law along its gradient. An F test asks whether the points want that.
+A fixed or tied parameter that were free, or one free of its prior, would move the law along its gradient. An F test asks whether the points
+want that.
 """
+
+import dataclasses
 
 import numpy as np
 
@@ -28,14 +31,14 @@ def contradiction(setting: Setting, solution: Solution, whole: Law, borrowed: Bo
     off = (solution.theta[prior.index] - prior.mean) / prior.deviation
     if abs(off) > _FAR:
       notes.append(f"{name} is {abs(off):.2g} standard deviations {'above' if off > 0 else 'below'} the mean of its prior")
-  if borrowed.fixed or borrowed.tied:
-    points = prepared(problem, solution, setting.known_variance, setting.known_free)
-    found = f_test(points, whole.log_value(whole.to_coordinates(values)[None], problem.log_x)[1][0], LEVEL)
-    names = " and ".join([*borrowed.fixed, *borrowed.leaders])
-    if found.significant:
-      size = float(np.sqrt(np.mean(found.shift**2)))
-      text = f"with {names} free it would be {100 * size:.2g}% of the loss closer to them, on average"
-      if size > points.large:
-        return text, "; ".join(notes)
-      notes.append(f"the points contradict the borrowed parameters: {text}")
+  held = dataclasses.replace(solution, on_bound=(*solution.on_bound, *borrowed.priors))  # a prior holds its parameter near the mean
+  points = prepared(problem, held, setting.known_variance, setting.known_free)
+  found = f_test(points, whole.log_value(whole.to_coordinates(values)[None], problem.log_x)[1][0], LEVEL)
+  if found.significant:
+    names = " and ".join([*borrowed.fixed, *borrowed.leaders, *borrowed.priors])
+    size = float(np.sqrt(np.mean(found.shift**2)))
+    text = f"with {names} free it would be {100 * size:.2g}% of the loss closer to them, on average"
+    if size > points.large:
+      return text, "; ".join(notes)
+    notes.append(f"the points contradict the borrowed parameters: {text}")
   return "", "; ".join(notes)

@@ -52,6 +52,8 @@ def free_parameters(problem: Problem, solution: Solution) -> Bool[Array, " P"]:
 def condition(problem: Problem, solution: Solution) -> float:
   """The condition number of the fit: of the normal equations of the free parameters, every column scaled to length 1."""
   jacobian = problem.evaluate(solution.theta[None])[1][0][:, free_parameters(problem, solution)]
+  if not jacobian.shape[1]:  # every parameter is on a bound
+    return 1.0
   scale = np.linalg.norm(jacobian, axis=0)
   return float(np.linalg.cond(jacobian / scale) ** 2) if np.all(scale > 0) else float("inf")
 

@@ -206,6 +206,7 @@ class _Fit:
       moved = (self._columns(self.skew + step) - self._columns(self.skew - step)) @ self.theta / (2 * step)
       jacobian = np.column_stack([jacobian, moved])
     scale = np.linalg.norm(jacobian, axis=0)
+    scale = np.where(scale > 0, scale, 1.0)  # the skew of a constant loss has no effect
     gram = (jacobian / scale).T @ (jacobian / scale)
     return jacobian, np.linalg.pinv(gram, rcond=1e-13, hermitian=True) / np.outer(scale, scale)
 

@@ -196,6 +196,29 @@ def test_borrowed_values_that_the_points_contradict_are_reported():
   assert "E is 5 standard deviations above the mean of its prior" in prior.note
 
 
+@pytest.mark.parametrize(("mean", "status", "size"), [(0.0, "misfit", 3.8), (0.98, "ok", 0.25), (1.0, "ok", None)])
+def test_points_that_contradict_a_narrow_prior_are_reported(mean, status, size):
+  """The estimate is at the prior's mean, so that its distance from there tells nothing."""
+  x = np.geomspace(1e3, 1e6, 20)
+  y = (1 + 10 * x**-0.3) * np.exp(np.random.default_rng(0).normal(0, 0.003, 20))
+  fit = fit_law(x, y, "power_constant", points="independent", borrowed=Borrowed(priors={"gamma": (mean, 0.001)}))
+  assert abs(fit.params["gamma"].estimate - mean) < 0.002 and fit.status == status
+  assert (f"with gamma free it would be {size:g}% of the loss closer" if size else "") in fit.note
+  assert bool(fit.note) == bool(size)
+
+
+def test_a_fit_whose_free_parameters_are_all_on_a_bound_has_a_result():
+  x = np.geomspace(1e3, 1e6, 12)
+  fit = fit_law(x, 1 + 10 * x**-0.3, "power_constant", points="independent", borrowed=Borrowed({"alpha": 0.3, "gamma": 1.0}))
+  assert fit.params["beta"].estimate == 0 and fit.status == "misfit" and fit.condition_number == 1
+
+
+def test_names_of_columns_with_blanks_and_signs_have_priors():
+  law = law_of("additive", ("a b", "c~d"))
+  got = parsed(law, (), (), ("alpha_a b ~ 0.3+-0.1", "alpha_c~d~0.2 ± 0.05")).priors
+  assert got == {"alpha_a b": (0.3, 0.1), "alpha_c~d": (0.2, 0.05)}
+
+
 @pytest.mark.parametrize(
   ("given", "message"),
   [
@@ -212,6 +235,7 @@ def test_borrowed_values_that_the_points_contradict_are_reported():
     (("alpha=1", "alpha:beta", ""), "--tie=alpha:beta: alpha is fixed already"),
     (("", "", "alpha~0.3"), "--prior=alpha~0.3: must be a parameter, a mean and a standard deviation"),
     (("", "", "alpha~0.3+-0"), "--prior=alpha~0.3.-0: the standard deviation must be above 0"),
+    (("", "", "alpha~0.3+-1e-20"), "must be 1e-09 of the mean or more; --fix holds alpha at a value"),
     (("", "", "alpha~x±1"), "--prior=alpha~x±1: x is not a finite number"),
     (("", "", "delta~1±1"), "--prior=delta~1±1: law chinchilla has no parameter delta"),
     (("alpha=1", "", "alpha~0.3+-0.1"), "alpha is fixed already"),

@@ -95,6 +95,12 @@ def test_budgets_without_a_minimum_are_left_out_by_name():
   assert [p.beyond for p in found.every] == [False, False, True, True, False, False]
 
 
+def test_a_constant_loss_has_no_minimum():
+  u = np.tile(np.linspace(-1.0, 1.0, 5), 3)
+  found = profiles_of(np.repeat(np.arange(3.0), 5), u, np.zeros(15), list(np.arange(15).reshape(3, 5)))
+  assert not found.kept and all("opens downwards" in p.left_out for p in found.every)
+
+
 @pytest.mark.parametrize("skewed", [True, False])
 def test_covariance_is_that_of_refits(skewed):
   """How minima follow a point, by moving it, where residuals are small; and their covariance from that."""

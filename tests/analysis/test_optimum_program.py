@@ -176,6 +176,7 @@ def test_published_runs_by_approaches_2_and_3(tmp_path, capsys):
     ({"loss": "tokens"}, "--params=params: must be a column of its own"),
     ({"approach": "4"}, "--approach=4: must be among 1, 2, 3, all"),
     ({"figure": "x.pdf"}, "--figure=x.pdf: must be a name that ends in .svg, .png, .html"),
+    ({"output": "x.svg", "figure": "./x.svg"}, "--figure=./x.svg: must be another file than --output"),
     ({"least_sizes": 2}, "--least_sizes=2: must be at least 3"),
     ({"tolerance": 1.5}, "--tolerance=1.5: must be below 1"),
     ({"axis": "dim"}, "--axis=dim: must be left out with --input"),
