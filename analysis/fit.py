@@ -30,7 +30,7 @@ from analysis.questions.fit_table import group_name, print_fits, print_predictio
 from analysis.questions.joint_fit import FORMULA, JOINT, fit_joint
 from analysis.questions.optimum import FLOPS_PER_PARAM, Split, optimum
 from analysis.questions.pareto import pareto_front
-from analysis.questions.places import Place, of_group, places_of
+from analysis.questions.places import Place, check_groups, of_group, places_of
 from analysis.questions.predictions import Prediction, predict, with_ensemble
 from analysis.questions.rivals import Rival, better_law, rivals
 from dlrm_jax.common import flags, record
@@ -198,10 +198,13 @@ def fit_groups(groups: dict[str, Points], config: FitConfig, places: Sequence[Pl
 
 def main(config: FitConfig) -> None:
   output = Path(config.output)
+  if output.exists() and Path(",".join(config.predict_at)).is_file() and output.samefile(",".join(config.predict_at)):
+    raise flags.UserError(f"--output={output}: is the file of --predict_at; name another file")
   if output.is_dir() or (output.exists() and output.samefile(config.input)):
     raise flags.UserError(f"--output={output}: is {'a directory' if output.is_dir() else 'the input'}; name another file")
   groups, places = read_points(Path(config.input), config.columns), places_of(config.predict_at, config.columns)
   check_passes(groups, config.columns)
+  check_groups(places, groups, config.columns)
   found: list[GroupFit] = []
   written = time.monotonic()
   with Bar("fitting groups", len(groups)) as bar:

@@ -1,7 +1,7 @@
 """The places at which `analysis.fit --predict_at` predicts: from the flag itself, or from a CSV file."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,6 +13,7 @@ from dlrm_jax.common import flags
 
 Array = np.ndarray
 _FORM = "a CSV file with the columns of --x, or such as {example}; a column that is named again begins the next place"
+_SHOWN = 10  # groups that an error names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,14 @@ def places_of(words: Sequence[str], columns: Columns) -> list[Place]:
       _refuse(words, columns, f"each place needs {' and '.join(columns.x)} once")
     out.append(Place(tuple(values[name] for name in columns.x)))
   return out
+
+
+def check_groups(places: Sequence[Place], groups: Iterable[str], columns: Columns) -> None:
+  """Raises UserError where a place is for a group that the points do not have."""
+  known = list(groups)
+  if unknown := [place.group for place in places if place.group is not None and place.group not in known]:
+    shown = ", ".join(known[:_SHOWN]) + (", ..." if len(known) > _SHOWN else "")
+    raise flags.UserError(f"--predict_at: no points have {columns.group}={unknown[0]}, they have {shown}")
 
 
 def of_group(places: Sequence[Place], group: str, columns: int) -> Float[Array, "T C"]:
@@ -68,7 +77,7 @@ def _of_file(path: Path, columns: Columns) -> list[Place]:
   names, rows = read_table(path, "predict_at")
   if missing := [name for name in columns.x if name not in names]:
     raise flags.UserError(f"--predict_at={path}: no column {missing[0]}, it has {', '.join(names)}")
-  at_group = names.index(columns.group) if columns.group in names else None
+  at_group = names.index(columns.group) if columns.group and columns.group in names else None
   out = []
   for number, row in rows:
     values = []

@@ -118,6 +118,14 @@ def test_groups_are_predicted_where_their_file_says(tmp_path):
   np.testing.assert_allclose(one["y"], 2 * 1e9**-0.3, rtol=1e-6)
   both = predictions(tmp_path, tmp_path / "p.csv", **given, predict_at=("n=1e9",))
   assert [p["group"] for p in both] == ["a", "b"]
+  (tmp_path / "at.csv").write_text("n,model\n1e9,b\n2e9,c\n")
+  with pytest.raises(flags.UserError, match="--predict_at: no points have model=c, they have a, b"):
+    predictions(tmp_path, tmp_path / "p.csv", **given, predict_at=(str(tmp_path / "at.csv"),))
+  with pytest.raises(flags.UserError, match="is the file of --predict_at"):
+    predictions(tmp_path, tmp_path / "p.csv", **given, output=str(tmp_path / "at.csv"), predict_at=(str(tmp_path / "at.csv"),))
+  (tmp_path / "at.csv").write_text("n,\n1e9,\n")  # a column without a name is not that of groups
+  write(tmp_path / "one.csv", ("n", "loss"), X, X**-0.3)
+  assert len(predictions(tmp_path, tmp_path / "one.csv", x=("n",), law="power", predict_at=(str(tmp_path / "at.csv"),))) == 1
 
 
 def test_a_robust_fit_of_two_columns_predicts_by_its_draws(tmp_path):
