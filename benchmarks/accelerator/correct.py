@@ -84,7 +84,7 @@ def beside_cpu(run: RunConfig, steps: int) -> Row:
   judge = trained(plain, cpu, steps, found.first)
   moved = trained(plain, cpu, steps, found.first, np.random.default_rng(0).permutation(run.train.batch_size))
   loss_off = np.abs(found.losses / judge.losses - 1)
-  off, own = (max(map(difference, which.tables, judge.tables)) for which in (found, moved))
+  off, own = (float(np.max(list(map(difference, which.tables, judge.tables)))) for which in (found, moved))  # NaN of any table stays
   return {
     "ok": bool(loss_off[0] <= _FIRST_LOSS and off <= max(_TABLES, _TIMES * own)),
     "steps": steps,

@@ -62,6 +62,10 @@ def _correct(rows: Sequence[Row]) -> list[Finding]:
     text = f"The engine equals the dense oracle in {len(engine) - len(wrong)} of {len(engine)} cases"
     out.append(Finding(text + (f"; not with {'; '.join(wrong)}." if wrong else "."), not wrong))
   for row in steps:
+    if row["tables_difference"] is None or row["tables_difference_of_order"] is None:
+      where = "here" if row["tables_difference"] is None else "on the CPU"
+      out.append(Finding(f"{row['steps']} steps of {row['case']} {where} end in tables that hold NaN or infinity.", row["ok"]))
+      continue
     text = f"{row['steps']} steps of {row['case']} end in tables {row['tables_difference']:.2g} from the CPU's"
     judge = f", whose own are {row['tables_difference_of_order']:.2g} apart if examples come in another order"
     out.append(Finding(f"{text}{judge}: {'rounding explains that' if row['ok'] else 'rounding does not explain that'}.", row["ok"]))

@@ -3,7 +3,10 @@
 The runner itself imports no jax: a process that holds an accelerator would leave none for the sections.
 """
 
+import contextlib
 import dataclasses
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -81,22 +84,27 @@ def _one(name: str, words: list[str], log: Path, limit: float) -> Ran:
   """Runs one process. It is asked to stop at its limit, and ended soon after."""
   start = time.monotonic()
   with log.open("w", encoding="utf-8") as file:
-    process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    process = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
     try:
       code = process.wait(limit)
     except subprocess.TimeoutExpired:
-      process.terminate()
-      try:
+      _signal(process, signal.SIGTERM)
+      with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(_GRACE_S)
-      except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+      _signal(process, signal.SIGKILL)
+      process.wait()
       return Ran(name, "out of time", time.monotonic() - start)
     except BaseException:
-      process.kill()
+      _signal(process, signal.SIGKILL)
       process.wait()
       raise
   return Ran(name, "done" if code == 0 else "failed", time.monotonic() - start, code)
+
+
+def _signal(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
+  """Sends a signal to a section and to the processes that it started: one that goes on would hold the accelerator of the next section."""
+  with contextlib.suppress(ProcessLookupError):
+    os.killpg(process.pid, number)
 
 
 def write(output: Path, ended: Sequence[Ran], about: dict[str, Any]) -> None:

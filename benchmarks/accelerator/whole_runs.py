@@ -3,6 +3,7 @@
 import functools
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from benchmarks.accelerator.rows import Rows
@@ -16,9 +17,9 @@ _MOST_S = 60  # of one run
 def measure(rows: Rows) -> None:
   """Keeps a row for each run, then one for four runs trained together."""
   work = rows.path.parent / "runs"
-  for number, (batch_size, log2) in enumerate([(256, 13)] if rows.tiny else [(256, 21), (4096, 23), (16_384, 24)]):
-    words = ["--preset=small", f"--batch_size={batch_size}", f"--num_examples={2**log2}", f"--workdir={work / str(number)}"]
-    rows.case(functools.partial(_run, words, work / str(number)), name="small", batch_size=batch_size, num_examples=2**log2)
+  for batch_size, log2 in [(256, 13)] if rows.tiny else [(256, 21), (4096, 23), (16_384, 24)]:
+    words = ["--preset=small", f"--batch_size={batch_size}", f"--num_examples={2**log2}"]
+    rows.case(functools.partial(_run, words, work), name="small", batch_size=batch_size, num_examples=2**log2)
   output = work / "together.json"
   short = ["--steps=8", "--rounds=1"] if rows.tiny else ["--rounds=4"]
   words = ["benchmarks.together", f"--output={output}", "--preset=small", "--runs=4", *short]
@@ -32,10 +33,12 @@ def _program(words: list[str]) -> None:
     raise RuntimeError(f"{words[0]} ended with {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
 
 
-def _run(words: list[str], workdir: Path) -> Row:
-  """The figures of a run's record."""
-  _program(["dlrm_jax.train", *words])
-  found = record.read_json(workdir / "record.json")
+def _run(words: list[str], work: Path) -> Row:
+  """The figures of a run's record. Its directory is a new one: an earlier check may have left its own run."""
+  work.mkdir(parents=True, exist_ok=True)
+  with tempfile.TemporaryDirectory(dir=work) as workdir:
+    _program(["dlrm_jax.train", *words, f"--workdir={workdir}"])
+    found = record.read_json(Path(workdir) / "record.json")
   return {name: found.get(name) for name in _KEPT}
 
 

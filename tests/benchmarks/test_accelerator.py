@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +40,14 @@ def section(name: str, most_s: int = 60) -> sections.Section:
 
 def words(code: str) -> list[str]:
   return [sys.executable, "-c", code]
+
+
+def ended(pid: int) -> bool:
+  """Whether a process has ended; one whose parent has not waited for it yet counts as ended."""
+  try:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+  except OSError:
+    return True
 
 
 def test_sections_end_each_in_its_own_way_and_keep_their_rows(tmp_path: Path):
@@ -76,6 +86,36 @@ def test_sections_end_each_in_its_own_way_and_keep_their_rows(tmp_path: Path):
   assert "Section late was not begun: no time was left." in text
 
 
+def test_processes_of_a_section_end_with_it(tmp_path: Path):
+  """At its limit, a section's child would hold the accelerator of the next section."""
+  child = f"import os, pathlib, time; pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())); time.sleep(600)"
+  code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+  (one,) = runner.run([section("slow", most_s=3)], tmp_path, 60.0, tiny=True, command=lambda _: words(code))
+  assert one.status == "out of time"
+  for _ in range(100):
+    if not ended(int((tmp_path / "pid").read_text())):
+      time.sleep(0.1)
+  assert ended(int((tmp_path / "pid").read_text()))
+
+
+def test_a_section_ends_when_its_runner_is_killed(tmp_path: Path):
+  """The middle process stands for the runner. It is killed, and the section that it started ends by itself."""
+  code = "from benchmarks.accelerator import section; import os, pathlib, time; section._end_with(os.getppid()); "
+  code += f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())); time.sleep(600)"
+  middle = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}], start_new_session=True)"
+  process = subprocess.Popen(words(middle))
+  for _ in range(600):
+    if (tmp_path / "pid").exists() and (pid := (tmp_path / "pid").read_text()):
+      break
+    time.sleep(0.1)
+  process.kill()
+  process.wait()
+  for _ in range(100):
+    if not ended(int(pid)):
+      time.sleep(0.1)
+  assert ended(int(pid))
+
+
 def test_a_case_that_fails_has_a_row_and_the_next_one_runs(tmp_path: Path, capsys):
   kept = rows.Rows("w1", tmp_path / "rows")
   kept.case(lambda: {"ms": float("nan")}, name="first")
@@ -105,6 +145,9 @@ def test_right_and_wrong_results_are_told_apart():
   assert sentences(steps | {"ok": True}) == [f"{shown} explains that.", "The same steps do not give the same bits twice."]
   again = sentences(steps | {"ok": False, "same_bits_twice": True})
   assert again == [f"{shown} does not explain that.", "The same steps give the same bits twice."]
+  broken = steps | {"ok": False, "tables_difference": None}  # NaN, as it is written
+  assert sentences(broken)[0] == "10 steps of W1 here end in tables that hold NaN or infinity." and not is_right(found(broken))
+  assert summary.page(found(broken)) and summary.text(found(broken)).count("NO") == 1
   assert is_right(found(engine_rows[0], steps | {"ok": True}))
   assert not is_right(found(*engine_rows)) and not is_right(found(steps | {"ok": False}))
 
@@ -180,6 +223,16 @@ def test_steps_beside_the_cpu_find_a_wrong_update(monkeypatch: pytest.MonkeyPatc
   changed = with_model(dataclasses.replace(run, train=dataclasses.replace(run.train, table_optimizer="sgd")), num_rows=51)
   found_wrong = correct.beside_cpu(changed, 3)
   assert not found_wrong["ok"] and found_wrong["tables_difference"] > 1e-4, found_wrong
+
+
+def test_nan_in_any_table_is_wrong(monkeypatch: pytest.MonkeyPatch):
+  def trained(run, device, steps, first=None, order=None):
+    last = np.array([np.nan if first is None else 1.0])
+    return correct.Trained([], np.ones(steps), [np.ones(2), last])
+
+  monkeypatch.setattr(correct, "trained", trained)
+  row = correct.beside_cpu(RUNS["W1"], 3)
+  assert row["ok"] is False and np.isnan(row["tables_difference"]) and row["tables_difference_of_order"] == 0
 
 
 def test_difference_by_hand():
