@@ -15,9 +15,9 @@ from analysis.fitting.whitening import Weights, Whitening
 Array = np.ndarray
 MATERIAL = 0.02  # a contradiction is this share of the curve's fall, in log loss, or more
 _FINE = 0.0025  # the same for a smooth pattern where no x repeats: intervals take such a pattern for noise of independent points
-_LEAST = 5e-4  # and this much of the loss
-_ENOUGH = 8  # degrees of freedom of the noise from which the scatter around the law is not needed
-_RANK = 1e-6
+_LEAST = 5e-4  # a contradiction is also at least this share of the loss
+_ENOUGH = 8  # with this many degrees of freedom the noise of seeds or repeats is used without the scatter around the law
+_RANK = 1e-6  # singular values below this share of the largest count as 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Points:
 
   Attributes:
     residual: log f - log y, whitened, and weighted where the loss is robust.
-    white: what did this to a column.
-    gradient: of log f by the free parameters, as it is, [n, p].
+    white: the whitening, which is applied to columns, too.
+    gradient: of log f by the free parameters, not whitened, [n, p].
     basis: an orthonormal basis of the whitened gradient.
     place: the index of the distinct x of each point.
     mean: the mean log y at each distinct x.
@@ -66,7 +66,13 @@ class Points:
 
 @dataclasses.dataclass(frozen=True)
 class FTest:
-  """The result of a test: whether it is significant, the shift that the columns want at each point, and their coefficients."""
+  """The result of a test.
+
+  Attributes:
+    significant: whether the columns lower the cost by more than noise does.
+    shift: the change of log f at each point if the columns are fitted together with the parameters.
+    coefficient: of each column.
+  """
 
   significant: bool
   shift: Float[Array, " n"]
@@ -78,7 +84,7 @@ def prepared(problem: Problem, solution: Solution, variance: float, free: float)
   log_f, gradient = (a[0] for a in problem.law.log_value(solution.theta[None], problem.log_x))
   raw = log_f - problem.log_y
   white, delta = problem.whiten, problem.loss.delta
-  if delta is not None:  # a point far off counts as little as it does in the fit; a robust loss has independent points
+  if delta is not None:  # with a robust loss, points are independent, and one that is far off has the weight that it has in the fit
     white = Weights(np.sqrt(delta / np.maximum(np.abs(raw), delta)))
   kept = np.array([name not in solution.on_bound for name in problem.law.names])
   _, place = np.unique(problem.log_x, axis=0, return_inverse=True)
@@ -89,7 +95,7 @@ def prepared(problem: Problem, solution: Solution, variance: float, free: float)
 
 
 def basis_of(columns: Float[Array, "m k"]) -> Float[Array, "m r"]:
-  """An orthonormal basis of the columns, each of which counts alike."""
+  """An orthonormal basis of the columns, which are first scaled to length 1."""
   length = np.linalg.norm(columns, axis=0)
   columns = columns[:, length > 0] / length[length > 0]
   u, s, _ = np.linalg.svd(columns, full_matrices=False)
@@ -105,7 +111,11 @@ def beyond(points: Points, columns: Float[Array, "n k"]) -> Float[Array, "m k"]:
 
 
 def scale(points: Points, rest: float, rest_free: float) -> tuple[float, float]:
-  """The variance of a whitened residual and its degrees of freedom: the known one, or with few degrees pooled with what is left."""
+  """The variance of a whitened residual and its degrees of freedom.
+
+  They are those of `points`. Where these have fewer than `_ENOUGH` degrees of freedom, they are pooled with the residual sum of squares
+  `rest`, which has `rest_free` degrees of freedom.
+  """
   if points.free >= _ENOUGH:
     return points.variance, points.free
   freedom = points.free + max(rest_free, 0)

@@ -2,10 +2,10 @@
 
 Each test adds columns to the law's gradient and asks, by an F test, whether they lower the cost by more than noise does. The noise is that
 of seeds or repeats, and where these are few also the scatter that is left. A contradiction counts where it is significant at 1% and large:
-more than 2% of the fall of the curve. Smaller ones are those of any smooth law, and intervals are wider for them.
+more than 2% of the fall of the curve. Every smooth law has smaller ones, and intervals are wider for them.
 
-Where no x repeats, nothing tells noise from a misfit, so that intervals are too narrow. There a smooth pattern along the one x of a law
-counts from .25% of the fall. Called by `fit_law.py`.
+Where no x repeats, noise cannot be distinguished from a misfit, so that intervals are too narrow. There a smooth pattern counts from .25%
+of the fall, in laws of one x. Called by `fit_law.py`.
 """
 
 import itertools
@@ -41,8 +41,8 @@ def misses(
     free: its degrees of freedom.
     lack_of_fit: the probability of such residuals if the law is right (`settings.Setting.misfit`).
     same_rows: whether all seeds are trained on the same rows in the same order.
-    alone: whether the points are of training passes with nothing that tells how these scatter. The noise of a pass is smooth, too, so that
-      a small smooth pattern tells nothing.
+    alone: whether the points are of training passes whose noise cannot be estimated. The noise of a pass is smooth, too, so that a small
+      smooth pattern is no misfit there.
   """
   points = prepared(problem, solution, variance, free)
   if points.lack < 1:
@@ -105,7 +105,7 @@ def _last(problem: Problem, points: Points) -> list[tuple[Bool[Array, " n"], str
 def _ends(problem: Problem, solution: Solution, points: Points) -> tuple[str, bool]:
   """How the last points contradict the law, or empty; and whether a fit to the other points shows it.
 
-  The test gives the last points a shift of their own. What it finds may be a wiggle of the other points, which neighbours share.
+  The test gives the last points a shift of their own. It may be significant because of noise that neighbours share.
   """
   last = _last(problem, points)
   for at, name in reversed(last):
@@ -153,7 +153,7 @@ def _families(problem: Problem, points: Points) -> list[tuple[str, Float[Array, 
 
 
 def _fine_bends(problem: Problem, points: Points) -> list[tuple[str, Float[Array, "n k"]]]:
-  """More columns along the one x of points that tell nothing of their noise: a law may miss them in waves, or at a sharp break."""
+  """More columns for laws of one x where the noise is not known from seeds or repeats: for waves and sharp breaks."""
   if problem.law.num_x > 1 or points.free or points.lack < 2 * _FINE_BENDS:
     return []
   u = 2 * (problem.log_x[:, 0] - problem.log_x.min()) / np.ptp(problem.log_x) - 1

@@ -1,16 +1,16 @@
 """The covariance of estimates from points that are correlated within clusters, such as the evaluations of one training pass.
 
-Each cluster's residuals tell how its errors add up; nothing is assumed of their correlation. A cluster with much influence pulls the fit to
-itself, so that its residuals are too small. Bell & McCaffrey (2002, Survey Methodology 28:169) correct for this, and give the degrees of
-freedom of the result. Called by `analysis.questions`.
+The covariance is estimated from the sums of each cluster's residuals, without an assumption about their correlation. A cluster with much
+influence pulls the fit towards itself, so that its residuals are too small. Bell & McCaffrey (2002, Survey Methodology 28:169) correct for
+this, and give the degrees of freedom of the result. Called by `analysis.questions`.
 """
 
 import numpy as np
 from jaxtyping import Float, Shaped
 
 Array = np.ndarray
-_SINGULAR = 1e-8  # a direction in which a cluster has no residual tells nothing
-_SHARED = 0.9  # correlation within a cluster by which degrees of freedom are counted
+_SINGULAR = 1e-8  # a direction in which a cluster has no residual is left out
+_SHARED = 0.9  # the correlation within a cluster that the degrees of freedom assume
 
 
 def clustered(
@@ -26,8 +26,8 @@ def clustered(
     estimates: their derivatives by the parameters of a fit by least squares.
     residual: of each point from the fit.
     design: the derivatives of the fitted values by the parameters.
-    inverse: that of design' design.
-    cluster: of each point.
+    inverse: the inverse of design' design.
+    cluster: the name of each point's cluster.
   """
   names = np.unique(cluster)
   sums_kq, spans_kpq = np.zeros((len(names), len(estimates))), np.zeros((len(names), len(inverse), len(estimates)))

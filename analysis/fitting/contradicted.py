@@ -1,7 +1,7 @@
 """Whether the points contradict borrowed parameters (`borrowed.py`). Called by `fit_law.py`.
 
-A fixed or tied parameter that were free, or one free of its prior, would move the law along its gradient. An F test asks whether the points
-want that.
+A parameter that were free of its value, tie or prior would move the law along its gradient. An F test shows whether that lowers the cost by
+more than noise does.
 """
 
 import dataclasses

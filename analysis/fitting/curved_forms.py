@@ -1,4 +1,4 @@
-"""The formulas of laws whose optima are in long curved valleys: `broken_power` and `m4`. The conventions are those of `forms.py`."""
+"""The formulas of `broken_power` and `m4`, whose cost has long curved valleys. The conventions are those of `forms.py`."""
 
 from typing import no_type_check  # tests check types at run time; what a fit calls ten thousand times is left out
 

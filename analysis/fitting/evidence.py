@@ -1,6 +1,6 @@
-"""What tells the noise of training passes: the differences between seeds, with their restricted likelihood. Called by `noise.py`.
+"""Data from which the noise of training passes is estimated: differences between seeds, with their restricted likelihood.
 
-Residuals of a law are the other kind of evidence: see `one_pass.py`.
+Residuals of a law are the other kind of such data (`one_pass.py`). Called by `noise.py`.
 """
 
 import abc
@@ -18,7 +18,7 @@ Array = np.ndarray
 
 
 class Evidence(abc.ABC):
-  """What tells the noise: the differences between seeds (`Scatter`), or the residuals of a law (`one_pass.Residuals`).
+  """Data from which the noise is estimated: the differences between seeds (`Scatter`), or the residuals of a law (`one_pass.Residuals`).
 
   `of_seeds` says whether it contains no law. `grids` are its sets of log x. `size` counts the degrees of freedom of all its values, and
   `square` is the sum of their squares.

@@ -127,7 +127,7 @@ def fit_law(
     notes.append("the law misses the points by more than their noise" + (", intervals are wider for it" if method == "gls" else ""))
   notes += [text for text in (lower, contradicted[1], copies) if text]
   if alone:
-    notes.append("nothing tells how a pass scatters around the law: points are taken as independent")
+    notes.append(one_pass.ALONE)
   notes += one_pass.notes(form, setting)
   if setting.averaged:
     notes.append(setting.averaged)

@@ -1,8 +1,8 @@
 """Minima of measured scans, each by a parabola or a cubic with its error, and the weighted power law that they follow.
 
-A scan is the loss at several values of one setting with everything else fixed: learning rates at one model size, or model sizes at one
-budget. `minima` finds the setting of least loss of every scan, `power_of_minima` how it moves with the size or the budget. Called by
-`analysis.questions`.
+A scan is the loss at several values of one setting with everything else fixed, such as learning rates at one model size. `minima` finds the
+setting of least loss of every scan. `power_of_minima` finds how it depends on the size. Called by `analysis.questions.rate_laws`. IsoFLOP
+profiles have minima of their own, with a skew (`analysis.questions.isoflop`).
 """
 
 import dataclasses
@@ -17,10 +17,10 @@ from analysis.fitting.result import Estimate
 from analysis.fitting.uncertainty import quantile
 
 Array = np.ndarray
-SIDE = 2  # settings on each side of the lowest one to which a curve is fitted: it describes a loss near its minimum only
+SIDE = 2  # settings on each side of the lowest one to which a curve is fitted: far from the minimum a loss is no cubic
 _RESOLUTION = 1e-12  # standard deviations below this are rounding errors
 _EXACT = 1e-6  # share of the tried range below which an interval is that of the delta method: its ends are a double root to rounding
-_UNEVEN = 0.01  # significance level at which scans rise unevenly
+_UNEVEN = 0.01  # significance level of the F test for cubics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Scan:
 
   Attributes:
     log_x: log of the setting.
-    y: what is to be least, usually log loss. All scans of one call must scatter alike in it.
-    seed: the seed of each point. Seeds that are at two or more settings are compared with themselves: what a seed adds everywhere is taken
-      out. None: points are separate runs.
+    y: what is minimised, usually log loss. Its noise must be equal in all scans of one call.
+    seed: the seed of each point. Where every seed is at two or more settings, each has a level of its own, so that an offset of a seed is
+      no noise. None: points are separate runs.
   """
 
   log_x: Float[Array, " n"]
@@ -45,7 +45,7 @@ class Minimum:
 
   Attributes:
     log_x: the log setting of least y; None where the scan has none.
-    std_error: its standard error; None where nothing tells how y scatters.
+    std_error: its standard error; None where the noise of y cannot be estimated.
     low, high: its 95% interval by Fieller's theorem; None with `std_error`.
     y: the curve's value there.
     free: degrees of freedom of the errors, shared by all scans of one call.
@@ -76,7 +76,7 @@ class _Curve:
 
 
 def minima(scans: Sequence[Scan], side: int | None = SIDE) -> list[Minimum]:
-  """The minimum of each scan: of a parabola, or of a cubic where the scans together show that they rise unevenly (F test at 1%).
+  """The minimum of each scan: of a parabola, or of a cubic where an F test over all scans finds a cubic term (at 1%).
 
   The variance of y about these curves is pooled over all scans.
 
@@ -191,7 +191,7 @@ class PowerOfMinima:
     exponent: with its standard error and 95% interval.
     center, level, level_error: a size in the middle, log x there, and the standard error of that; it is not correlated with the exponent's.
     free: degrees of freedom of the errors.
-    scatter_p: the probability of minima that miss the law by so much, if their own errors were all; None where it cannot be told.
+    scatter_p: the probability of minima that miss the law by so much if they had their own errors alone; None where it is not known.
   """
 
   exponent: Estimate

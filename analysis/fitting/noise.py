@@ -120,9 +120,9 @@ def likeliest(scatters: Sequence[Evidence], offset: bool = True, near: Noise | N
   """The covariance of highest restricted likelihood, over several starts.
 
   Args:
-    scatters: what tells it.
+    scatters: the data that it is estimated from.
     offset: whether a pass may have an offset of its own.
-    near: the noise by nearly the same evidence, from which the search then starts.
+    near: the noise estimated from nearly the same data, from which the search then starts.
   """
   total = sum(s.square for s in scatters) / sum(s.size for s in scatters)
   total = max(total, _RESOLUTION)

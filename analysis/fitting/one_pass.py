@@ -1,15 +1,14 @@
 """The noise of training passes of which no two differ by their seed alone. Called by `fit_law.py` and by whoever pools noise over curves.
 
-Without a second seed, only the scatter around a law tells how passes differ: what a law misses counts as noise. The residuals of the fitted
-law lack what its parameters follow, so that the likelihood is restricted to what is left (Patterson & Thompson 1971, Biometrika 58:545):
-the gradient of the law at its optimum is projected out of the residuals of all passes that share its parameters. Fit and noise are
-estimated in turn. The information about the noise is that of the projected residuals, so that degrees of freedom count passes less what the
-law takes.
+Without a second seed, noise is estimated from the scatter around a law, so that what the law misses counts as noise. A fitted law absorbs a
+part of the noise. So the likelihood is restricted (Patterson & Thompson 1971, Biometrika 58:545): the gradient of the law at its optimum is
+projected out of the residuals of all passes that share its parameters. Law and noise are fitted in turn. Degrees of freedom are those of
+the projected residuals.
 
-How long a drift is and how noise changes along a pass are hardly known from a few passes whose law was taken out. A weak expectation of
-both (`Expected`) keeps them within what passes with seeds have shown.
+A few passes hardly determine the length of the drift and the change of noise along a pass. A weak prior of both (`Expected`) keeps them
+near what was measured on passes with seeds.
 
-A law of one pass follows an offset of the pass by its scale and constant. Where no law has two passes, the noise has no offset.
+A law of one pass absorbs an offset of the pass in its scale and constant. Where no law has two passes, the noise has no offset.
 """
 
 import dataclasses
@@ -30,10 +29,11 @@ from analysis.fitting.settings import Setting
 from analysis.fitting.thinning import evenly, pass_means
 
 Array = np.ndarray
+ALONE = "the noise of a pass cannot be estimated: points are taken as independent"
 SCATTER = "no two passes differ by their seed alone: noise is estimated from how passes scatter around the law"
 _ROUNDS = 2  # fits with the noise of the residuals before: the projected residuals hardly depend on the fit
 _RANK = 1e-7  # singular values of the gradient, each column scaled to length 1, below this share of the largest count as none
-_MOST = 256  # of more passes, and of more laws, so many tell the noise
+_MOST = 256  # the noise is estimated from at most so many passes, and at most so many laws
 _LENGTH = 0.3  # expected length of the drift over the span of the passes in log x
 _LENGTH_ERROR = 1.0  # standard deviation of its logarithm
 _TILT_ERROR = 0.5  # standard deviation of the tilt, whose expectation is 0; -.8 to -.1 was measured
@@ -42,7 +42,14 @@ _LEAST_FREE = 2  # values that must be left after the projection
 
 @dataclasses.dataclass(frozen=True)
 class Passes:
-  """Points of training passes that follow one law: x, whose other columns are constant along a pass, y, and the name of each one's pass."""
+  """Points of training passes that follow one law.
+
+  Attributes:
+    law: the law.
+    x: the resources; all columns but the last are constant along a pass.
+    y: the losses.
+    run: the name of each point's pass.
+  """
 
   law: Law
   x: Float[Array, "n C"]
@@ -69,7 +76,7 @@ class _Grid:
 
 @dataclasses.dataclass(frozen=True)
 class Residuals(Evidence):
-  """The residuals of a law fitted to passes, of which only what is orthogonal to the law's gradient is used: evidence of the noise."""
+  """The residuals of a law fitted to passes. Only the part that is orthogonal to the law's gradient is used."""
 
   parts: tuple[_Grid, ...]
 
@@ -137,7 +144,7 @@ class Residuals(Evidence):
 
 @dataclasses.dataclass(frozen=True)
 class Expected(Evidence):
-  """A normal prior of log length and tilt, as evidence of the noise.
+  """A normal prior of log length and tilt of the noise.
 
   Attributes:
     length: the expected length of the drift, in log x.
@@ -157,10 +164,14 @@ class Expected(Evidence):
 
 
 def pooled(groups: Sequence[Passes], runs: bool = False) -> Noise | None:
-  """The noise of passes, over groups of one law each; None where nothing tells it.
+  """The noise of passes, pooled over groups of one law each; None where it cannot be estimated.
 
-  It comes from the differences between seeds, where a configuration has two. Otherwise, or where `runs` says that names are those of
-  passes and not of seeds, it comes from the residuals of the laws.
+  It is estimated from the differences between seeds where a configuration has two seeds. Otherwise it is estimated from the residuals of
+  the laws.
+
+  Args:
+    groups: the points of each law.
+    runs: whether `run` names passes and not seeds, so that no two passes count as seeds of one configuration.
   """
   groups = [g for g in groups if not settings.repeated(g.x, g.y, g.run)]
   configurations = [c for g in groups for c in settings.passes_of(g.x, g.y, g.run)[0]]
@@ -210,7 +221,7 @@ def residuals(passes: Passes, problem: Problem, solution: Solution) -> Residuals
 
 
 def of_seeds(setting: Setting) -> bool:
-  """Whether the differences between seeds tell the noise of these points, or nothing does."""
+  """Whether the noise is estimated from the differences between seeds, or not at all."""
   return setting.noise is None or setting.noise.of_seeds
 
 
@@ -226,5 +237,5 @@ def notes(law: Law, setting: Setting) -> list[str]:
   if setting.noise.offset > 0 or law.num_x > 1:
     return [SCATTER]
   moved = " and ".join(p.name for p in law.params if p.in_y_units)
-  known = "one pass: noise is estimated from how its points scatter around the law, which tells nothing of an offset of the whole pass"
+  known = "one pass: noise is estimated from how its points scatter around the law, which does not show an offset of the whole pass"
   return [f"{known}; another seed may move {moved} by one factor beyond these intervals, exponents not"]

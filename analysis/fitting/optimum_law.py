@@ -6,7 +6,7 @@ equation 4, for p = 1). With N*, D* and L* there, the share e = E/L* of the cons
   L(N, D) = L* (e + (1 - e) (b (N/N*)^(-s (1-b)) + (1 - b) (D/D*)^(-s b/p))),   N* grows as C^a with a = b/p
 
 So N*, L* and b are coordinates of the same law, and every interval is one of a coordinate. Along the best splits the loss is a power of the
-budget and a constant, of which `loss_law` is the same. Called by `analysis.questions`.
+budget plus a constant. `loss_law` is that law with the loss at one budget as a coordinate. Called by `analysis.questions`.
 """
 
 import dataclasses

@@ -27,7 +27,7 @@ class PowerLine:
     covariance: of `theta`.
     free: degrees of freedom of this covariance.
     weights: theta is `weights` times the log y of the points.
-    scatter_p: the probability of points that miss the line by so much, if their errors were all; None where it cannot be told.
+    scatter_p: the probability of points that miss the line by so much if they had their errors alone; None where it is not known.
   """
 
   log_x0: float
@@ -57,8 +57,8 @@ def power_line(
 ) -> PowerLine:
   """The line by generalised least squares.
 
-  Errors that are known up to a factor get it from the scatter about the line. Where they are known, the errors of the line are in
-  proportion to the scatter if that is larger than the errors explain (F test at 20%). Else both are pooled.
+  Where errors are known up to a factor, the factor is estimated from the scatter about the line. Where they are known and the scatter is
+  larger than they explain (F test at 20%), the errors of the line are those of the scatter. Else both are pooled.
 
   Args:
     x, log_y: the points, n >= 2; n >= 3 where errors are known up to a factor.

@@ -1,7 +1,7 @@
 """The noise of independent points where parameters have priors. Called by `settings.py`.
 
 The cost of a fit is the sum of squared residuals, and a prior adds ((theta - mean) sigma / deviation)^2, in which sigma is the standard
-deviation of a residual. Where nothing else tells sigma, it is estimated with the fit: sigma^2 is the sum of squared residuals over the
+deviation of a residual. For independent points sigma is estimated with the fit: sigma^2 is the sum of squared residuals over the
 points less the number of parameters that the points determine (MacKay 1992, Neural Computation 4:415).
 """
 

@@ -6,8 +6,8 @@ from jaxtyping import Float
 Array = np.ndarray
 _FLAT = 1e-4  # share of the limit: a step of the search that raises the root by less is on a plateau
 _ROOT = 1e-3  # share of the limit: the error of the root at an end
-_PLACE = 5e-3  # share of the distance from the optimum, or from the edge if that is less: the error that a flat profile may add to this
-_WIDTH = 2e-3  # share of this distance: a bracket this narrow is an end, where the root jumps
+_PLACE = 5e-3  # error of an end where the profile is flat, as a share of the distance from the optimum, or from the edge if that is less
+_WIDTH = 2e-3  # a bracket that is narrower than this share of the same distance is an end, since the root jumps there
 _AT_EDGE = 1e-6  # share of the distance from the optimum: an end this close to the edge is on it
 _HALVINGS = 3  # steps in which a bracket must halve; else it is cut in the middle
 # Distances beyond an end, in its own, at which laws of several optima are tried:

@@ -19,8 +19,8 @@ from analysis.fitting.forms import grid_of, log_of, project, reach_of
 Array = np.ndarray
 R_STAR = (0.02, 1000.0)  # at the low end repeated examples teach nothing, at the high end as much as new ones
 _STARTS = (0.1, 0.5, 2.0, 8.0, 40.0)  # of R_star
-UNREPEATED = 0.005  # a rise that counts where nothing tells how losses scatter: seeds of one model differ by tenths of a per cent
-_SIGNIFICANT = 0.01  # level at which a loss rises beyond what repeated points scatter
+UNREPEATED = 0.005  # a rise of log loss that counts where no point is repeated: seeds of one model differ by tenths of a per cent
+_SIGNIFICANT = 0.01  # level of the t test for a rise where points are repeated
 
 
 @no_type_check
@@ -58,7 +58,7 @@ def rises(x: Float[Array, "n 2"], y: Float[Array, " n"]) -> str:
   """Why points are outside the law: at some number of unique examples the loss rises with epochs. Empty where it does not.
 
   Where points repeat, as those of several seeds do, the loss after the most epochs is compared with the lowest one by a t test, the scatter
-  pooled over all points. Else a rise of half a per cent from the loss after the fewest epochs counts, 1 epoch or more.
+  pooled over all points. Else a rise of half a per cent counts, from the loss after the fewest epochs that are not below 1.
   """
   places, index = np.unique(x, axis=0, return_inverse=True)
   index = index.reshape(-1)

@@ -43,8 +43,8 @@ class Setting:
     misfit: the probability of residuals this large if the law is right; None where it cannot be estimated.
     noise: the noise of the passes; None for independent points.
     dropped: the number of points left out because not all seeds have them.
-    known_variance, known_free: the variance of one residual (whitened) as seeds, repeats or the scatter of passes tell it, and its
-      degrees of freedom; 0 where nothing tells.
+    known_variance, known_free: the variance of one whitened residual, estimated from seeds, repeats or the scatter of passes, and its
+      degrees of freedom; 0 where there are none of these.
     averaged: a note on points that are fitted as means of neighbours, or empty.
     total: the cost of a solution over all points, where means are fitted in their place; None: it is the solution's.
     count: the number of points that `total` is over; 0: those of the problem.
@@ -140,8 +140,8 @@ def _of_points(every: Problem, cell: Int[Array, " n"] | None, weight: Float[Arra
 def _of_cells(every: Problem, cell: Int[Array, " n"], weight: Float[Array, " n"]) -> Problem:
   """The problem of the means of each cell, with the optimum of all points.
 
-  The law bends within cells, and the spread of x within them tells something too. So each mean is moved until its residual at the optimum
-  of all points is the mean residual of its points, but for a change that gives the cost the gradient which it has over all points.
+  The law is curved within cells, and the spread of x within them is information, too. So each mean is moved. Its residual at the optimum of
+  all points is then the mean residual of its points, but for a change that gives the cost the gradient which it has over all points.
   """
   square = weight**2
   log_x = cell_means(every.log_x, cell, square)

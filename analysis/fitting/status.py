@@ -9,17 +9,20 @@ from analysis.fitting.uncertainty import Interval
 _CONSTANTS = ("gamma", "E")
 _NO_CONSTANT = "over this range the curve has not bent towards a constant yet, so its exponent holds for this range alone"
 _WIDE = 10.0  # an exponent whose interval spans more than this factor is called not identifiable
-_MOST_OPEN = 0.8  # a constant whose interval covers more of the range from 0 to the least loss is not determined
+_MOST_OPEN = 0.8  # a constant whose interval covers more than this share of the range from 0 to the least loss is not determined
 
 
 def status_of(
   problem: Problem, solution: Solution, open_params: list[str], missed: str, unknown: str = "", bare: str = ""
 ) -> tuple[str, list[str]]:
-  """The status of a fit, and why it is not `ok`. What the points contradict is said before what they leave open.
+  """The status of a fit, and the reasons why it is not `ok`, the most important first.
 
-  `missed`, `unknown` and `bare` say how the points contradict the law, that they do not determine its constant, and why the estimates have
-  no intervals, or are empty.
-  Why a law is at the edge of its domain is said of a law that fits. One that misses the points is only the closest one there.
+  Args:
+    problem, solution: the fit.
+    open_params: names of the parameters that the points do not determine.
+    missed: how the points contradict the law, or empty.
+    unknown: that the points do not determine its constant, or empty.
+    bare: why the estimates have no intervals, or empty.
   """
   constant = bool(solution.on_bound) and set(solution.on_bound) <= set(_CONSTANTS)
   edge = ", ".join(f"{name} = {problem.values(solution.theta)[name]:g}" for name in solution.on_bound)
@@ -40,9 +43,10 @@ def status_of(
 
 
 def constant_open(problem: Problem, estimates: dict[str, Estimate]) -> str:
-  """That the points do not determine the constant, which may be anything from 0 to the least measured loss; empty where they do.
+  """A sentence where the points do not determine the constant; empty where they do.
 
-  Its interval covers most of that range. Or it reaches above a measured loss and is wider than the curve's fall.
+  They do not where its interval covers most of the range from 0 to the least measured loss, or where it reaches above a measured loss and
+  is wider than the curve's fall.
   """
   _, index = np.unique(problem.log_x, axis=0, return_inverse=True)
   mean = np.exp(problem.log_y0 + np.bincount(index.reshape(-1), problem.log_y) / np.bincount(index.reshape(-1)))

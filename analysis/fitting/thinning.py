@@ -16,7 +16,7 @@ CURVED_CELLS = 128  # the same for a law whose search takes many starts
 
 
 def evenly(values: list[Any], most: int) -> list[Any]:
-  """No more than so many of the values, at even distances, with the first and the last."""
+  """At most `most` of the values, at even distances, with the first and the last."""
   return values if len(values) <= most else [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
 
 
@@ -45,8 +45,8 @@ def pass_means(
 def cells(log_x: Float[Array, "n C"], most: int = CELLS) -> Int[Array, " n"] | None:
   """The number of the cell of each independent point, `most` cells at most; None for few points, each of which is fitted.
 
-  Points of one x are a cell where there are at most `most` distinct x. Otherwise cells have equal sides in log x. A column of few distinct
-  values keeps them, and the other columns are cut the finer.
+  Where there are at most `most` distinct x, points of one x are a cell. Otherwise cells have equal sides in log x. A column of few distinct
+  values has a side for each of them, which leaves more sides for the other columns.
   """
   if len(log_x) <= 2 * most:
     return None

@@ -1,4 +1,4 @@
-"""What makes the residuals of a fit comparable: the inverse square root of their covariance, without a matrix of all points by all points.
+"""The inverse square root of the covariance of a fit's residuals, without a matrix of all points by all points.
 
 A whitening W of n points with noise of covariance C has W'W = C^-1. There are three kinds. With `EQUAL` the noise is independent and has
 variance 1. With `Weights` it is independent and differs from point to point. With `Blocks` it is correlated within some sets of points,

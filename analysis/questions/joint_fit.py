@@ -18,7 +18,6 @@ Array = np.ndarray
 JOINT = "joint"
 FORMULA = "sums of terms, nested laws and smooth maxima of the columns, weighted by their errors on larger runs"
 _TOO_FEW = "too few points to judge joint laws: no smaller part of them, along a column, allows a fit that predicts the others"
-_ALONE = "nothing tells how a pass scatters around the laws: points are taken as independent"
 
 
 def fit_joint(
@@ -63,7 +62,7 @@ def fit_joint(
   if untested:
     notes.append(f"{' and '.join(untested)}: too few values for a forecast of larger ones, so nothing beyond the points is predicted there")
   if along and plain.noise is None:
-    notes.append(_ALONE)
+    notes.append(one_pass.ALONE)
   if along and not one_pass.of_seeds(plain):
     notes.append(one_pass.SCATTER)
   if plain.dropped:

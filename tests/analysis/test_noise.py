@@ -224,7 +224,7 @@ def test_seeds_of_different_x_are_passes_that_scatter_around_the_law():
 
 def test_seeds_of_one_point_each_are_said_to_be_taken_as_independent():
   fit = fit_law(np.exp(U), np.exp(-0.1 * U + 0.01 * np.random.default_rng(0).standard_normal(len(U))), "power", np.arange(len(U)))
-  assert fit.method == "profile_independent_points" and "nothing tells how a pass scatters" in fit.note
+  assert fit.method == "profile_independent_points" and "the noise of a pass cannot be estimated" in fit.note
 
 
 def test_without_seeds_there_is_no_noise():
