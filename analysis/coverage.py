@@ -7,8 +7,8 @@ Every simulation counts. Where the points do not determine a parameter, its inte
 simulations have an open interval is reported, too.
 
 There are three kinds of points. `independent` points are separate runs. `curves` are training passes of three seeds each. With `curves, one
-seed`, every pass is of another size, or follows a law of one x of its own. Such a law follows the offset of its pass by its scale and
-constant, so that these are compared with the truth times the offset.
+seed`, every pass is of another size, or follows a law of one x of its own. Such a law absorbs the offset of its pass in its scale
+and constant, so that these are compared with the truth times the offset.
 """
 
 import concurrent.futures

@@ -1,4 +1,4 @@
-"""How the best size of a model grows with the budget, by approaches 1 to 3 of Hoffmann et al. 2022 (arXiv 2203.15556), side by side.
+"""How the best size of a model grows with the budget, by approaches 1 to 3 of Hoffmann et al. 2022 (arXiv 2203.15556).
 
   python -m analysis.optimum --input=runs.csv --params=N --examples=D --loss=L [--run=RUN] --budget_flops=5.76e23 --output=optimum.json
   python -m analysis.optimum --workdir=DIR --axis=overarch --figure=optimum.svg

@@ -33,7 +33,7 @@ _SCATTER = 0.01  # significance level at which a note says that minima scatter b
 
 @dataclasses.dataclass(frozen=True)
 class _Best:
-  """The least losses of some budgets, and whether their errors are independent; else the law of these losses has no interval."""
+  """The least losses of some budgets. `independent`: whether their errors are; without that their law has no interval."""
 
   flops: Float[Array, " b"]
   loss: Float[Array, " b"]
@@ -163,7 +163,7 @@ def joint_law(runs: Runs, budget: Budget, loss: Loss = SQUARES, draws: int = 0) 
 
 
 def overlaps(found: list[Approach], name: str) -> list[tuple[int, int, bool]]:
-  """For each pair of approaches with a result, whether their intervals of a quantity overlap; an open end reaches everything."""
+  """For each pair of approaches with a result, whether their intervals of a quantity overlap; an open end is infinite."""
   out = []
   for one, other in itertools.combinations([a for a in found if not a.refused], 2):
     a, b = one.params[name], other.params[name]

@@ -44,7 +44,7 @@ def agreement(found: list[Approach], budget: Budget, reach: float) -> list[str]:
   if apart:
     out.append(
       "At least one approach is off by more than its interval: 1 by its grid of sizes, 2 by the shape of its profiles, 3 by its law. "
-      "Their intervals know noise alone; train runs nearer to the budget before it is spent."
+      "Their intervals include the noise only. Train runs nearer to the budget before it is spent."
     )
   for one in (a for a in found if not a.refused):
     out += [f"Approach {one.number}: {note}." for note in one.notes]

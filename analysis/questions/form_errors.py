@@ -1,8 +1,8 @@
 """How far a law's form errs beyond the points, from forecasts of measured points by fits to the smaller ones. Called by `ensemble.py`.
 
-An error of a forecast is that of noise and that of the form, whose standard deviation is in proportion to the log distance. The factor has
-the highest likelihood of all errors along a column. Errors at neighbouring places are alike. So the degrees of freedom are the number of
-distances that do not overlap, and an interval widens faster than the distance.
+A forecast errs by noise and by the law's form. The standard deviation of the form's error is in proportion to the log distance. The factor
+is the one of highest likelihood, over all errors along a column. Errors at neighbouring places are correlated. So the degrees of freedom
+are the number of distances that do not overlap, and an interval widens faster than the distance.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from analysis.questions.origins import Origin
 
 Array = np.ndarray
 _FACTORS = np.geomspace(1e-5, 10.0, 300)  # standard deviations of the form for each unit of log distance that are tried
-_LEAST = 1e-4  # no form is taken to hold better than by this
+_LEAST = 1e-4  # the least standard error of a form for each unit of log distance
 _ROUNDING = 1e-16
 
 
@@ -37,7 +37,7 @@ def _likeliest(own: list[Origin]) -> float:
 
 
 def half_width(own: Sequence[Origin], growth: dict[str, float], names: Sequence[str], step: Float[Array, " C"]) -> float:
-  """Half of the 95% interval of log y that the form causes at a step beyond the points; infinite where no forecast tells.
+  """Half of the 95% interval of log y that the form causes at a step beyond the points; infinite without a forecast.
 
   Args:
     own, growth: the forecasts and the result of `growths`.

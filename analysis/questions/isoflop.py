@@ -58,12 +58,12 @@ class Profiles:
 
   Attributes:
     every: by rising budget.
-    skew: the skew of all, and its standard error.
-    best_cov: the covariance of log N at the minima of `kept`; None where no degree of freedom tells the noise.
-    free: degrees of freedom of this.
+    skew, skew_error: the skew of all, and its standard error.
+    best_cov: the covariance of log N at the minima of `kept`; None without a degree of freedom for the noise.
+    free: degrees of freedom of `best_cov`.
     noise: the standard deviation of a log loss around its profile.
     rows: the points of `kept`, group by group: indices among all.
-    residual: of these points.
+    residual: log loss minus the fitted profile, at these points.
     design, inverse: the derivatives J of the fitted log losses by all that is fitted, and the inverse of J'J.
     slopes: the derivatives of log N at the minima by all that is fitted.
   """

@@ -30,7 +30,7 @@ _MANY = 1e6  # degrees of freedom of noise that is not estimated
 _LEAST_NOISE = 1e-12
 _BENDS = 4  # polynomials of degree 2 to 4 along each column
 _RANK = 1e-6
-_LEAST_FREE = 3  # degrees of freedom that tell a scatter
+_LEAST_FREE = 3  # the fewest degrees of freedom from which a scatter is estimated
 _QUARTILE = 0.6745  # the upper quartile of a normal distribution
 
 
@@ -55,26 +55,26 @@ class Member:
 
   @property
   def deviation(self) -> float:
-    """The standard deviation of a whitened residual, at least 1 where seeds tell the noise: the misfit counts as noise."""
+    """The standard deviation of a whitened residual, at least 1 where the noise is that of seeds; a misfit counts as noise."""
     found = float(np.sqrt(self.solution.cost / self.free))
     return max(found, 1.0) if self.setting.noise else found
 
   @property
   def spread(self) -> float:
-    """The deviation of drawn noise: that of the residuals, and wider where few seeds or few points tell the noise."""
+    """The standard deviation of drawn noise: that of the residuals, larger where few seeds or few points determine it."""
     free = self.setting.known_free if self.setting.noise else self.free
     return self.deviation * quantile(max(free, 1.0)) / quantile(_MANY)
 
   @property
   def scatter(self) -> float:
-    """The standard deviation of the noise of a whitened point: 1 where seeds tell it, else of the residuals without any bend of these."""
+    """The standard deviation of a whitened point's noise: 1 where it is that of seeds, else that of `scatter`."""
     if self.setting.noise:
       return 1.0
     found, robust = scatter(self.setting.problem, self.solution), self.setting.problem.loss.delta is not None
     return found if robust else min(self.deviation, found)
 
   def drawn(self, count: int, rng: np.random.Generator) -> Float[Array, "K P"]:
-    """Fits to points drawn from the law."""
+    """Coordinates fitted to points drawn from the law."""
     return draw(self.setting.problem, self.solution.theta, self.spread, count, rng)
 
 

@@ -1,8 +1,8 @@
-"""Whether NE follows the law of the excess on planted data: the same points in both units, fitted apart. Called by `analysis.report`.
+"""Whether NE follows the law of the excess on planted data: one law is fitted to the excess, and one to NE. Called by `analysis.report`.
 
 NE is (excess + b)/H, where b is the loss of the true click probabilities and H the entropy of the click rate. So where the excess is a
 power of examples with limit 0, NE must be a power plus a constant, with the exponent of the excess and the constant b/H. The paper fits
-NE, and on a real click log nothing else can be fitted.
+NE. On a real click log the excess is not known, so that only NE can be fitted.
 """
 
 import dataclasses

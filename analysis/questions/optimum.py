@@ -1,7 +1,7 @@
 """The compute optimum of a law of parameters and examples, with 95% intervals. Called by `analysis.fit` and `analysis.optimum`.
 
 The law is fitted again in coordinates that are the optimum itself (`optimum_law.py`), so that its intervals are computed like those of any
-parameter: by profile likelihood, or as percentiles over the draws of a bootstrap. They hold as far as the law does.
+parameter: by profile likelihood, or as percentiles over the draws of a bootstrap. They hold only where the law does.
 """
 
 import dataclasses

@@ -1,11 +1,10 @@
-"""Predicted losses at given places, with 95% intervals that hold. Called by `analysis.fit` for `--predict_at`.
+"""Predicted losses at given places, with 95% intervals. Called by `analysis.fit` for `--predict_at`.
 
-An interval is that of the mean loss of runs there. It has two parts. The noise of the points comes from fits to drawn points. The error of
-the law's form comes from how the same law, or the same choice among laws, missed the larger points when it was fitted to the smaller ones.
-It is what noise does not explain of these errors, in proportion to the log distance. Errors at neighbouring places are alike. So only the
-distances that do not overlap count as degrees of freedom, and the interval widens faster than the distance.
+An interval is that of the mean loss of runs there. It has two parts. The noise of the points is estimated by fits to drawn points. The
+error of the law's form is estimated from forecasts (`form_errors.py`): the same law, or the same choice among laws, is fitted to the
+smaller points and predicts the larger ones.
 
-Upwards, the form is trusted not to turn the predicted fall into a rise.
+The error of the form is assumed not to turn the predicted fall into a rise. So above the prediction it is at most that fall.
 """
 
 import dataclasses
@@ -27,7 +26,6 @@ from analysis.questions.members import Member, points_of
 
 Array = np.ndarray
 _TINY = 1e-9
-_UNTESTED = "which has too few values for a forecast of larger ones by a fit to smaller ones"
 _TWO_SIDED = 1.96  # standard errors on each side of a 95% interval
 
 

@@ -19,7 +19,8 @@ from analysis.load import SIZE_NAMES, Sweep, on_data_curve
 from analysis.questions.curves import default_x_min, last_points, total_metric
 from dlrm_jax.common.axis_names import GRID, HARDWARE_AXES
 
-_MIN_FACTORS, _MIN_SEEDS = 3, 3  # of a scan; of a jackknife
+_MIN_FACTORS = 3  # learning rates of a scan
+_MIN_SEEDS = 3  # seeds of a jackknife
 _STEP = 2.0  # least factor between the examples of two scans of one pass
 
 

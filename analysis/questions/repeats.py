@@ -44,7 +44,7 @@ class Repeat:
 
   @property
   def what(self) -> str:
-    """What repeating does to the loss, in a word; `stays`: no more than the seeds differ by, or than half a per cent with one seed."""
+    """`rises`, `falls` or `stays`. It stays where the change of the loss is within that of the seeds, or half a per cent with one seed."""
     still = abs(self.change) <= (UNREPEATED if self.half is None else self.half)
     return "stays" if still else "rises" if self.change > 0 else "falls"
 

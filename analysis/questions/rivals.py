@@ -1,7 +1,7 @@
 """The other laws on the points of one fit, by AICc and by the error of their predictions at larger x. Called by `analysis.fit`.
 
-Nobody needs to ask for them: a law that fits may still be the wrong one. They get estimates without intervals, and many points are compared
-by means of neighbours, so that this costs a fifth of a second a group.
+They are compared by default, since a law that fits may still be the wrong one. They get estimates without intervals. Many points are
+replaced by means of neighbours. So a group takes a fifth of a second.
 """
 
 import dataclasses
@@ -22,10 +22,10 @@ from analysis.fitting.thinning import CURVED_CELLS, cell_means, cells
 from analysis.fitting.whitening import Weights
 
 Array = np.ndarray
-BEHIND = 10.0  # a law this far behind another one in AICc describes the points clearly worse
+BEHIND = 10.0  # a law whose AICc is higher by more than this describes the points clearly worse
 HALF = 0.5  # another law's held-out error below this share of the law's is clearly better
 _EXACT = 1e-6  # relative errors below this are those of rounded points
-_SAME = {"additive": "chinchilla"}  # of two columns, both are one law
+_SAME = {"additive": "chinchilla"}  # two names of one law, where there are two columns
 _OF_OTHER_COLUMNS = ("repeated",)  # laws whose columns mean something else than those of the other laws
 
 

@@ -1,8 +1,8 @@
 """The size that wins at each budget, over training curves; its budgets follow a power of the size.
 
 This is approach 1 of Hoffmann et al. 2022 (arXiv 2203.15556). Each curve is interpolated on logarithms, so that no size wins because it was
-evaluated nearest to a budget. A grid of sizes makes the winner a staircase over budgets. Each step is taken at the middle of its budgets,
-where its size is about the best one. At the smallest and the largest size of a budget the best one may be beyond: these wins are left out.
+evaluated nearest to a budget. Each size of a grid wins over a range of budgets. It is placed at the middle of this range, where it is about
+the best size. Where the smallest or the largest size of a budget wins, the best one may be outside the sizes, so this win is left out.
 Called by `approaches.py`.
 """
 
@@ -31,8 +31,15 @@ class Envelope:
 
 @dataclasses.dataclass(frozen=True)
 class Winner:
-  """A size that wins inside the sizes: the middle of its budgets, log loss there, the factor its budgets span, and whether they end because
-  curves do."""
+  """A size that has the least loss at some budgets, where smaller and larger sizes lose.
+
+  Attributes:
+    params: N.
+    flops: the middle of its budgets, on logarithms.
+    log_loss: log loss there.
+    span: the factor that its budgets span.
+    cut: whether its budgets end because curves do.
+  """
 
   params: float
   flops: float

@@ -2,7 +2,7 @@
 
   python -m benchmarks.accelerator --output=runs/accelerator                     # every section, within 460 seconds
   python -m benchmarks.accelerator --output=runs/accelerator --sections=env,correct,w1 --budget_s=200
-  python -m benchmarks.compare a/results.json b/results.json                     # two machines side by side
+  python -m benchmarks.compare a/results.json b/results.json                     # compares two machines
 
 Sections run in order of value, each in a process of its own with a time limit. What they find is in OUTPUT/results.json after each of them.
 When time runs out, the last ones are left out. At the end OUTPUT/summary.txt and OUTPUT/summary.html say what was found.
@@ -32,7 +32,7 @@ class AcceleratorConfig:
     tuple(SECTIONS), "what is measured: " + "; ".join(f"{name}: {section.about}" for name, section in SECTIONS.items()), tuple(SECTIONS)
   )
   budget_s: float = option(460.0, "seconds for all sections", above=0)
-  size: str = option("full", "tiny: the sizes of a trial of the program, whose figures say nothing", ("full", "tiny"))
+  size: str = option("full", "tiny: small sizes that try the program; their times mean nothing", ("full", "tiny"))
   markdown: str = option("", "only put the table of benchmarks/results between <!-- new-machine --> and <!-- /new-machine --> of this file")
 
   def __post_init__(self) -> None:

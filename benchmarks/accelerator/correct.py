@@ -1,7 +1,7 @@
-"""Section `correct`: the engine against the dense oracle, then whole steps beside a CPU's, and whether two equal runs have the same bits.
+"""Section `correct`: the engine against the dense oracle, then whole steps against a CPU's, and whether two equal runs have the same bits.
 
-Steps amplify rounding errors. How much, the CPU tells: its own steps with the examples of each batch in another order, which changes
-nothing but the order of sums. The difference from the CPU's tables is judged beside that.
+Steps amplify rounding errors. How much is measured on the CPU: its steps are repeated with the examples of each batch in another order,
+which changes nothing but the order of sums. The difference between the device's tables and the CPU's is compared with that.
 """
 
 import dataclasses
@@ -34,7 +34,9 @@ _CASES: tuple[dict[str, Any], ...] = (
   {"batch_size": 512},
 )
 _STEPS = 10
-_FIRST_LOSS, _TABLES, _TIMES = 1e-5, 1e-4, 10.0  # a device may differ by so much; tables also by so many times what another order makes
+_FIRST_LOSS = 1e-5  # relative difference of the first loss that a device may have
+_TABLES = 1e-4  # the same of the tables
+_TIMES = 10.0  # or so many times the difference that another order of examples makes
 
 Array = np.ndarray
 

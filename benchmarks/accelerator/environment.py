@@ -1,4 +1,4 @@
-"""Section `env`: the machine, its versions, and its ceilings as they are measured beside those of the data sheet."""
+"""Section `env`: the machine, its versions, and its ceilings, measured and by the data sheet."""
 
 import dataclasses
 import functools
@@ -36,7 +36,7 @@ def _machine() -> Row:
 
 
 def _driver() -> str | None:
-  """What nvidia-smi says of the cards; None where there is none."""
+  """The output of nvidia-smi about the cards; None where it is not installed."""
   if shutil.which("nvidia-smi") is None:
     return None
   return subprocess.run(

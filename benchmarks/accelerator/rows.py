@@ -26,7 +26,7 @@ class Rows:
   Attributes:
     section: its name, a field of every row.
     path: the file of lines.
-    tiny: whether sizes are those of a trial of the program, whose figures say nothing.
+    tiny: whether sizes are those of a trial of the program, whose times mean nothing.
   """
 
   section: str

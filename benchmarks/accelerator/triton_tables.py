@@ -1,6 +1,6 @@
-"""Embedding tables with a row-wise Adagrad in Triton, the strongest that PyTorch alone offers on a GPU: sort, then one program a row.
+"""Embedding tables with a row-wise Adagrad in Triton, the fastest that PyTorch alone offers on a GPU: sort, then one program a row.
 
-Where fbgemm does not load, this stands for what a careful user of PyTorch would write.
+Where fbgemm does not load, this is the peer that we compare with.
 """
 
 from typing import Any

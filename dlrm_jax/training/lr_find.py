@@ -167,7 +167,8 @@ def least(tried: Sequence[Trial]) -> Trial:
 def noise_of(a: Trial, b: Trial) -> float:
   """A standard error of the difference between the losses of two trials (nats), from their differences part by part.
 
-  Both predict the same examples, so that most of the noise of a loss is in both and cancels. It is 0 where a trial has no parts.
+  Both predict the same examples, so that most of the noise of a loss is in both and cancels. It is 0 where the two have no equal numbers of
+  parts, or fewer than two: then every difference counts.
   """
   if len(a.parts) < 2 or len(a.parts) != len(b.parts):
     return 0.0

@@ -96,7 +96,7 @@ class Trials:
     return np.stack(parts).T.tolist()
 
   def _loss(self, learner: Learner, state: object, batches: Sequence[Batch], runs: int) -> Float[np.ndarray, " S"]:
-    """The mean log loss of some batches on the device (nats), by each of `runs` runs; 0 where all weigh 0."""
+    """The mean log loss of some batches on the device (nats), by each of `runs` runs. Batches without weight have a loss of 0."""
     sums = jnp.zeros((runs + 1,))
     for batch in batches:
       sums += _loss_sums(learner.predict(state, batch), batch, self._source.shape.negatives_kept)
