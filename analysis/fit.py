@@ -141,7 +141,7 @@ class FitConfig:
 
 @dataclasses.dataclass(frozen=True)
 class GroupFit:
-  """What is known of one group.
+  """The results of one group.
 
   Attributes:
     fit: its fit.
@@ -230,7 +230,7 @@ def main(config: FitConfig) -> None:
 
 
 def _write(output: str, found: list[GroupFit], left: int) -> None:
-  """Writes what is known. `groups_left` is the number of groups without a fit yet: above 0 in the file of a run that was ended early."""
+  """Writes the results so far. `groups_left` is the number of groups without a fit: above 0 in the file of a run that ended early."""
   lists = {
     "fits": [as_dict(one.fit) for one in found],
     "comparison": [rival.as_dict() for one in found for rival in one.rivals],

@@ -1,7 +1,7 @@
 """Parameters of a law that are borrowed from elsewhere: held at a value, tied to one another, or with a Gaussian prior.
 
 A family of two or three sizes determines few parameters. Choshen et al. 2024 (arXiv 2410.11840) borrow the others from another family.
-`Borrowed.restrict` makes of a law one of the free parameters alone, which is fitted like any other. Called by `analysis.fit`, `fit_law.py`.
+`Borrowed.restrict` returns the law of the free parameters alone, which is fitted like any other. Called by `analysis.fit`, `fit_law.py`.
 """
 
 import dataclasses
@@ -127,7 +127,7 @@ def _starts(log_x_nc: Array, log_y_n: Array, law: Law, members: list[Array]) -> 
 
 
 def parsed(law: Law, fix: tuple[str, ...], tie: tuple[str, ...], prior: tuple[str, ...]) -> Borrowed:
-  """What flags of `analysis.fit` borrow. Raises UserError that names flag, value and what is allowed."""
+  """The borrowed parameters that flags of `analysis.fit` name. Raises UserError that names flag, value and what is allowed."""
   params = {p.name: p for p in law.params}
 
   def known(flag: str, text: str, name: str) -> Param:

@@ -1,7 +1,7 @@
 """The covariance of a law's fitted parameters in the user's units. Called by `fit_law.py`.
 
-A user who asks a question of their own of a fitted law needs it: the parameters of a law are strongly correlated, so that standard errors
-alone say little. To first order the error of a function of the parameters is gradient' covariance gradient.
+It gives the error of any function of the parameters: to first order the variance is gradient' covariance gradient. Standard errors alone do
+not, since the parameters of a law are strongly correlated.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ class Covariance:
 
   Attributes:
     params: the names of its rows and columns.
-    matrix: its rows. Those of a parameter on a bound of its domain, or that the points do not determine, are None, and so are its columns.
-      Fixed and tied parameters have no rows.
+    matrix: its rows. The row and the column of a parameter are None where it is on a bound of its domain, or where the points do not
+      determine it. Fixed and tied parameters have no rows.
   """
 
   params: tuple[str, ...]

@@ -19,7 +19,9 @@ _HELD_OUT = 4  # the largest quarter of the distinct x is predicted by a fit to 
 
 
 def aicc(setting: Setting, solution: Solution) -> float | None:
-  """-2 log likelihood + 2 k n / (n - k - 1), up to a constant of the points; None with too few points, and with priors.
+  """Akaike's criterion for small samples, -2 log likelihood + 2 k n / (n - k - 1), up to a constant of the points.
+
+  None with too few points, with a robust loss and with priors.
 
   Where means are fitted in place of many points, it is that of all points, so that laws with other means can be compared.
   """

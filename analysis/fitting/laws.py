@@ -67,7 +67,7 @@ class Law:
     num_x: the number of columns of x.
     columns: their names.
     curved: whether its optima are in long curved valleys, so that the search takes steps of second order.
-    outside: why points x, y are outside the law whatever its parameters; empty where they are not. None: any points may be inside.
+    outside: why points x, y are outside the law for all values of its parameters; empty where they are not. None: any points may be inside.
     priors: what is known of fitted coordinates.
     bind: for a law with borrowed parameters (`borrowed.py`), makes the law for losses that are divided by the exponential of a number.
   """

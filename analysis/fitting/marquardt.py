@@ -1,4 +1,4 @@
-"""Levenberg and Marquardt's method in float64 for a batch of starts at once, with plain or robust loss. Called by `least_squares.py`."""
+"""Levenberg and Marquardt's method in float64 for a batch of starts at once, with squared or robust loss. Called by `least_squares.py`."""
 
 import dataclasses
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Packages that only some programs need: which extra of this project brings each. A program that lacks one ends in a line that names it.
+"""Packages that only some programs need, and the extra that installs each. A program that lacks one ends in a line that names the extra.
 
 `starting.py` sets `hook` before a program's own imports.
 """
