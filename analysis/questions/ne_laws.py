@@ -17,8 +17,6 @@ from analysis.load import same_rows
 from analysis.questions.curves import Curve
 from analysis.questions.sweep_laws import Noises, pooled_noise
 
-_BELIEVED = ("ok", "on_bound", "constant_open", "short_window")
-
 
 @dataclasses.dataclass(frozen=True)
 class NeLaw:
@@ -54,7 +52,7 @@ class NeLaw:
   def agrees(self) -> bool | None:
     """Whether NE has the exponent of the excess and the constant that it must have; None where one of them has no law."""
     gamma, difference = _closed(self.ne.params.get("gamma")), self.difference
-    if self.excess.status not in _BELIEVED or self.ne.status not in _BELIEVED or gamma is None or difference is None:
+    if not self.excess.believed or not self.ne.believed or gamma is None or difference is None:
       return None
     return difference[1] <= 0 <= difference[2] and gamma[1] <= self.bayes <= gamma[2]
 
