@@ -58,13 +58,19 @@ def _value(word: str, words: Sequence[str], columns: Columns) -> tuple[str, floa
   name, _, number = (part.strip() for part in word.rpartition("="))
   if name not in columns.x:
     _refuse(words, columns, f"--x has no column {name or word}, it has {', '.join(columns.x)}")
-  try:
-    value = float(number)
-  except ValueError:
-    value = float("nan")
-  if not (np.isfinite(value) and value > 0):
+  value = _positive(number)
+  if value is None:
     _refuse(words, columns, f"{word} is not a positive number")
   return name, value
+
+
+def _positive(text: str) -> float | None:
+  """The number that a text holds; None where it is not positive and finite."""
+  try:
+    value = float(text)
+  except ValueError:
+    return None
+  return value if np.isfinite(value) and value > 0 else None
 
 
 def _refuse(words: Sequence[str], columns: Columns, reason: str) -> NoReturn:
@@ -83,11 +89,8 @@ def _of_file(path: Path, columns: Columns) -> list[Place]:
     values = []
     for name in columns.x:
       cell = row[names.index(name)].strip()
-      try:
-        value = float(cell)
-      except ValueError:
-        value = float("nan")
-      if not (np.isfinite(value) and value > 0):
+      value = _positive(cell)
+      if value is None:
         raise flags.UserError(f"{path}:{number}: column {name} holds '{cell}', a positive number is needed")
       values.append(value)
     out.append(Place(tuple(values), None if at_group is None else row[at_group].strip()))
