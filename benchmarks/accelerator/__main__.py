@@ -18,6 +18,8 @@ from benchmarks.accelerator.findings import is_right
 from benchmarks.accelerator.sections import SECTIONS
 from dlrm_jax.common import flags, markdown, record
 from dlrm_jax.common.flags import UserError, option
+from dlrm_jax.common.progress import say
+from dlrm_jax.common.starting import EXIT_CODE
 from dlrm_jax.machine.device_files import accelerators
 
 _CPU_SLOWER = 6.0  # times the limits of sections on a machine without an accelerator
@@ -42,7 +44,7 @@ class AcceleratorConfig:
 
 
 def main(config: AcceleratorConfig) -> None:
-  """Runs the sections and writes the summary. Exits with 1 where a result is wrong or a section failed."""
+  """Runs the sections and writes the summary. Exits with 1 where a result is wrong, none was checked, or a section failed."""
   if config.markdown:
     markdown.check_markers(config.markdown, readme.SECTION)
     markdown.write(config.markdown, readme.SECTION, readme.section())
@@ -53,7 +55,11 @@ def main(config: AcceleratorConfig) -> None:
   output.mkdir(parents=True, exist_ok=True)
   todo = [section for section in SECTIONS.values() if section.name in config.sections]
   slower = 1.0 if accelerators() and os.environ.get("JAX_PLATFORMS") != "cpu" else _CPU_SLOWER
-  ended = runner.run(todo, output.absolute(), config.budget_s, config.size == "tiny", slower)
+  try:
+    ended = runner.run(todo, output.absolute(), config.budget_s, config.size == "tiny", slower)
+  except KeyboardInterrupt:
+    say(f"interrupted: {output}/{runner.RESULTS} has the sections that ended; the same command begins anew and replaces them")
+    sys.exit(EXIT_CODE)
   found = record.read_json(output / runner.RESULTS)
   record.write_text(output / "summary.txt", summary.text(found))
   record.write_text(output / "summary.html", summary.page(found))

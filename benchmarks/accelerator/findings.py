@@ -25,14 +25,17 @@ def of_section(found: dict[str, Any], section: str) -> list[Row]:
 
 
 def is_right(found: dict[str, Any]) -> bool:
-  """Whether no result was found wrong. A check that was not made is not found wrong."""
-  return all(row.get("ok", True) for row in found["results"])
+  """Whether the checks of results that were asked for were made, one at least, and none found a wrong result or ended in an error."""
+  checks = [row for row in found["results"] if "ok" in row or (row["section"] == "correct" and row.get("error"))]
+  asked = any(ran["section"] == "correct" for ran in found["sections"])
+  return all(row.get("ok") for row in checks) and bool(checks or not asked)
 
 
 def findings(found: dict[str, Any]) -> list[Finding]:
   """Every sentence that the rows allow, in the order of the sections."""
   out = [Finding("Tiny sizes: this tried the program, and its times say nothing.")] if found.get("size") == "tiny" else []
-  out += [*_correct(of_section(found, "correct")), *_growth(of_section(found, "w1"))]
+  asked = any(ran["section"] == "correct" for ran in found["sections"])
+  out += [*_correct(of_section(found, "correct"), asked), *_growth(of_section(found, "w1"))]
   out += _host(of_section(found, "w1"), found["hardware"].get("platform", ""))
   out += [*_calls(of_section(found, "w1")), *_large(of_section(found, "large")), *_lookup(of_section(found, "lookup"))]
   out += _peers(of_section(found, "peer"), of_section(found, "large"))
@@ -53,10 +56,12 @@ def _name(row: Row) -> str:
   return str(row.get("name") or row.get("case") or row.get("what") or row.get("trainer") or "a case")
 
 
-def _correct(rows: Sequence[Row]) -> list[Finding]:
+def _correct(rows: Sequence[Row], asked: bool) -> list[Finding]:
   engine = [row for row in rows if row.get("what") == "engine" and "ok" in row]
   steps = [row for row in rows if row.get("what") == "steps beside the CPU's" and "ok" in row]
   out = []
+  if asked and not any("ok" in row for row in rows):
+    out.append(Finding("Nothing was checked: whether results are right here is not known.", False))
   if engine:
     wrong = [row["case"] for row in engine if not row["ok"]]
     text = f"The engine equals the dense oracle in {len(engine) - len(wrong)} of {len(engine)} cases"

@@ -60,8 +60,10 @@ def run(
     command: the words of a section's process; None: those of `section.py`.
   """
   lines, start, ended = output / LINES, time.monotonic(), list[Ran]()
+  about = {"budget_s": budget_s, "size": "tiny" if tiny else "full"}
   (output / LOGS).mkdir(parents=True, exist_ok=True)
   lines.write_text("")
+  write(output, ended, about)  # nothing of an earlier check is left
   for number, section in enumerate(sections):
     left = budget_s - (time.monotonic() - start)
     if left < _LEAST_S:
@@ -72,7 +74,7 @@ def run(
       words = command(section) if command else _words(section, output, tiny)
       ended.append(_one(section.name, words, output / LOGS / f"{section.name}.txt", limit))
       say(f"{section.name}: {ended[-1].status} after {ended[-1].seconds:.0f} s")
-    write(output, ended, {"budget_s": budget_s, "size": "tiny" if tiny else "full"})
+    write(output, ended, about)
   return ended
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 import time
@@ -68,6 +69,8 @@ def test_sections_end_each_in_its_own_way_and_keep_their_rows(tmp_path: Path):
       seen.append(([ran["status"] for ran in kept["sections"]], len(kept["results"])))  # on disk after each section
     return words(codes[one.name])
 
+  (tmp_path / runner.LINES).write_text(line + "\n")  # of an earlier check
+  record.write_json(tmp_path / runner.RESULTS, {"sections": [{"status": "old"}], "results": []})
   todo = [section("good"), section("bad"), section("slow", most_s=3), section("late")]
   ended = runner.run(todo, tmp_path, runner._LEAST_S + 2.9, tiny=True, command=command)
   assert [(one.section, one.status, one.exit_code) for one in ended] == [
@@ -116,6 +119,52 @@ def test_a_section_ends_when_its_runner_is_killed(tmp_path: Path):
   assert ended(int(pid))
 
 
+@pytest.mark.parametrize(("budget_s", "slower", "most"), [(runner._LEAST_S + 1, 100.0, "16"), (1000.0, 3.0, "6"), (1000.0, 1.0, "2")])
+def test_a_section_has_its_limit_but_no_more_than_is_left(budget_s, slower, most, tmp_path: Path, capsys):
+  runner.run([section("one", most_s=2)], tmp_path, budget_s, tiny=True, slower=slower, command=lambda _: words("pass"))
+  assert f"(at most {most} s)" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_the_section_and_says_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+  pid = tmp_path / "pid"
+  code = f"import os, pathlib, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(600)"
+  monkeypatch.setattr(runner, "_words", lambda *_: words(code))
+
+  wait, asked = subprocess.Popen.wait, []
+
+  def interrupted(self: subprocess.Popen, timeout: float | None = None) -> int:
+    """Interrupts the wait for the section once that runs."""
+    if self.args == words(code) and not asked:
+      asked.append(True)
+      while not (pid.exists() and pid.read_text()):
+        time.sleep(0.05)
+      raise KeyboardInterrupt
+    return wait(self, timeout)
+
+  monkeypatch.setattr(subprocess.Popen, "wait", interrupted)
+  with pytest.raises(SystemExit) as stop:
+    program.main(program.AcceleratorConfig(output=str(tmp_path / "out"), sections=("env",)))
+  assert stop.value.code == 130 and "begins anew and replaces them" in capsys.readouterr().err
+  with pytest.raises(ProcessLookupError):
+    os.kill(int(pid.read_text()), 0)
+
+
+def test_a_check_that_was_not_made_is_no_success(tmp_path: Path):
+  ran = {"section": "correct", "status": "not begun", "seconds": 0.0, "exit_code": None}
+  nothing = found(sections=[ran])
+  assert not is_right(nothing) and "Nothing was checked: whether results are right here is not known." in [
+    f.text for f in findings(nothing)
+  ]
+  assert is_right(found(sections=[ran | {"section": "w1"}]))
+  broken = {"section": "correct", "what": "engine", "case": "a", "error": "ValueError: no"}
+  right = {"section": "correct", "what": "engine", "case": "b", "ok": True}
+  assert not is_right(found(right, broken, sections=[ran])) and is_right(found(right, sections=[ran]))
+  program_out = tmp_path / "out"
+  with pytest.raises(SystemExit) as stop:
+    program.main(program.AcceleratorConfig(output=str(program_out), sections=("correct",), budget_s=1.0))
+  assert stop.value.code == 1 and (program_out / "summary.html").exists()
+
+
 def test_a_case_that_fails_has_a_row_and_the_next_one_runs(tmp_path: Path, capsys):
   kept = rows.Rows("w1", tmp_path / "rows")
   kept.case(lambda: {"ms": float("nan")}, name="first")
@@ -162,6 +211,9 @@ def test_what_times_of_steps_say():
   (bumpy,) = findings(found(*small))
   assert bumpy.text.endswith("1.04 times as long; the longest is 0.5 ms, with 100,000.") and bumpy.good is None
   eight = step("W1, 8 steps a call", 0.2)
+  assert sentences(small[0], eight) == []  # of other tables
+  (shrinks,) = findings(found(step("W1", 0.5, 1000), step("W1", 0.3, 10_000), step("W1", 0.2, 100_000)))
+  assert shrinks.good is True and "0.40 times as long" in shrinks.text
   assert sentences(small[1], eight) == ["With 8 steps in a call, a step of W1 takes 0.40 times as long as alone."]
   held = step("small", 0.3, pipelined_host_ms=0.29)
   assert sentences(held, eight) == ["The host, not the device, sets the time of 1 of 2 small steps: small, 100,000 rows."]
@@ -179,6 +231,7 @@ def test_what_large_steps_lookups_and_peers_say():
   ]
   assert sentences(ours, *peers) == [shown, "large, bfloat16: the fastest of 2 others, b, takes 7.5 ms, 1.25 times as long as ours."]
   assert sentences(ours, peers[0] | {"compute_dtype": "float32"}, peers[1] | {"workload": "emb"}) == [shown]
+  assert len(sentences(ours | {"table_dtype": "bfloat16"}, *peers)) == 1  # theirs are float32
   slower = findings(found(ours, peers[0] | {"pipelined_ms": 3.0}))[-1]
   assert slower.good is False and slower.text.endswith("takes 3 ms, 0.50 times as long as ours.")
   gather = {"section": "lookup", "operation": "gather", "num_rows": 1_000_000, "embed_dim": 128, "skew": 3.0, "share_of_copy": 0.42}

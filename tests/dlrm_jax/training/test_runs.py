@@ -17,7 +17,7 @@ from dlrm_jax.embedding.planner import working_bytes
 from dlrm_jax.identity import together_key
 from dlrm_jax.training import loop, step
 from dlrm_jax.training.build import Build, build_of, runs_that_fit
-from dlrm_jax.training.learner import make_learner
+from dlrm_jax.training.learner import dlrm_learner, make_learner
 from dlrm_jax.training.step import OneRun, compile_programs
 
 BATCH, STEPS = 64, 100
@@ -229,8 +229,13 @@ def test_full_calls_have_a_program_of_known_length(monkeypatch: pytest.MonkeyPat
     learner = make_learner([config], source)
     state = learner.start()
     batches = [(learner.put(batch),) for batch in source.train_batches(0, BATCH, 9 * BATCH)]
-    for first in (0, 4, 8):
-      state = learner.train(state, batches[first : first + 4])
+    called: list[jax.stages.Compiled] = []
+    call = jax.stages.Compiled.__call__
+    with monkeypatch.context() as patch:
+      patch.setattr(jax.stages.Compiled, "__call__", lambda self, *args: (called.append(self), call(self, *args))[1])  # noqa: B023
+      for first in (0, 4, 8):
+        state = learner.train(state, batches[first : first + 4])
+    assert ['"known_trip_count":{"n":"4"}' in one.as_text() for one in called] == [known, known, False]  # the last call is not full
     states.append(jax.device_get(state))
     texts.append(learner.program_text())
   compile_programs.cache_clear()
@@ -239,6 +244,12 @@ def test_full_calls_have_a_program_of_known_length(monkeypatch: pytest.MonkeyPat
     np.testing.assert_array_equal(one, other)
   counts = ['"known_trip_count":{"n":"4"}' in text for text in texts]
   assert counts == [False, True]
+
+
+def test_options_reach_the_compiler():
+  build = build_of(BASE, Planted(BASE.planted).shape)
+  with pytest.raises(jax.errors.JaxRuntimeError, match="xla_of_nobody"):
+    dlrm_learner([BASE], build, {"xla_of_nobody": True})
 
 
 def test_the_settings_of_a_run_do_not_get_into_a_program():
