@@ -41,7 +41,7 @@ class Evidence(abc.ABC):
   @abc.abstractmethod
   @no_type_check
   def cost(self, noise: "Noise", total: float) -> tuple[float, Float[Array, " Q"]]:
-    """Minus the restricted log likelihood for values relative to the variance `total`, and its gradient, as in `Noise._with_slopes`."""
+    """Minus the restricted log likelihood for values relative to the variance `total`, and its gradient, as in `Noise.with_slopes`."""
 
   @abc.abstractmethod
   @no_type_check
@@ -80,7 +80,7 @@ class Scatter(Evidence):
 
   @no_type_check
   def cost(self, noise: "Noise", total: float) -> tuple[float, Array]:
-    cov, slopes = noise._with_slopes(self.u, self.count)
+    cov, slopes = noise.with_slopes(self.u, self.count)
     inverse = np.linalg.inv(cov)
     inner = inverse @ self.sum @ inverse
     value = 0.5 * (self.free * (np.linalg.slogdet(cov)[1] - len(self.u) * np.log(total)) + np.sum(inverse * self.sum))
@@ -89,7 +89,7 @@ class Scatter(Evidence):
 
   @no_type_check
   def information(self, noise: "Noise") -> Float[Array, "Q Q"]:
-    cov, slopes = noise._with_slopes(self.u, self.count)
+    cov, slopes = noise.with_slopes(self.u, self.count)
     scaled = [np.linalg.solve(cov, d) for d in slopes]
     return 0.5 * self.free * np.array([[np.sum(a * b.T) for b in scaled] for a in scaled])
 

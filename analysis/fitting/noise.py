@@ -28,7 +28,7 @@ _SHARE_MIN, _SHARE_MAX = -14.0, 3.0  # logs
 _LENGTHS = (1 / 60, 1.0)  # shares of the span in log x: a drift longer than the span is an offset
 _TILT_MAX = 1.5
 _ABSENT = 1e-5  # a share of the variance below this counts as none, and its shape is not estimated
-NUM_PARAMETERS = 5  # of the noise, in the order of `Noise._with_slopes`
+NUM_PARAMETERS = 5  # of the noise, in the order of `Noise.with_slopes`
 _LIKELIHOOD_RATIO = 6.635  # chi-squared of one degree of freedom at 1%
 _MOST_WORK = 4e6  # of one evaluation of the likelihood: the cubes of the lengths of sets of x
 _RESOLUTION = 1e-24  # variance of log losses below which seeds are the same
@@ -64,16 +64,16 @@ class Noise:
     """Degrees of freedom: independent passes behind the estimate; without seeds, Satterthwaite's of the variance of a point."""
     if self.of_seeds:
       return float(sum(s.free for s in self.scatters if isinstance(s, Scatter)))
-    cov, slopes = self._with_slopes(np.array([self.origin]))
+    cov, slopes = self.with_slopes(np.array([self.origin]))
     slope = np.array([d[0, 0] for d in slopes])
     return float(2 * cov[0, 0] ** 2 / max(slope @ _inverse(self.information()) @ slope, 1e-300))
 
   def covariance(self, u: Float[Array, " n"], count: Float[Array, " n"] | None = None) -> Float[Array, "n n"]:
     """The covariance of log loss at log x = u along one pass, of means of `count` evaluations."""
-    return self._with_slopes(u, count)[0]
+    return self.with_slopes(u, count)[0]
 
   @no_type_check
-  def _with_slopes(self, u: Array, count: Array | None = None) -> tuple[Array, list[Array]]:
+  def with_slopes(self, u: Array, count: Array | None = None) -> tuple[Array, list[Array]]:
     """The covariance and its derivatives by offset, drift, nugget, log length and tilt."""
     distance = np.abs(u[:, None] - u)
     scale = np.exp(0.5 * self.tilt * (u - self.origin))
@@ -85,7 +85,7 @@ class Noise:
     return cov, [scale, scale * decay, scale * white, scale * self.drift * decay * distance / self.length, turn]
 
   def information(self) -> Float[Array, "Q Q"]:
-    """The expected information about the parameters, in the order of `_with_slopes`.
+    """The expected information about the parameters, in the order of `with_slopes`.
 
     It is 0 for an offset that is left out and for the length of an absent drift.
     """
@@ -219,7 +219,7 @@ def judge(
   first, second = np.zeros((count, p, p)), np.zeros((count, count, p, p))
   for same in alike(blocks):
     b = same[0]
-    cov, slopes = noise._with_slopes(b.u, b.count)
+    cov, slopes = noise.with_slopes(b.u, b.count)
     inverse = b.seeds * np.linalg.inv(cov)
     # The columns of all blocks side by side, [m, G P].
     rows = jacobian[np.stack([block.at for block in same])].transpose(1, 0, 2).reshape(len(b.u), -1)

@@ -102,7 +102,7 @@ class Residuals(Evidence):
     r, value = self.rank, 0.0
     gram, pull, work = np.zeros((r, r)), np.zeros(r), []
     for g in self.parts:
-      cov, slopes = noise._with_slopes(g.u, g.count)
+      cov, slopes = noise.with_slopes(g.u, g.count)
       inverse = np.linalg.inv(cov)
       passes = g.rest.shape[1]
       weighted = (inverse @ g.basis.reshape(len(g.u), -1)).reshape(-1, r)
@@ -127,7 +127,7 @@ class Residuals(Evidence):
     r, count = self.rank, NUM_PARAMETERS
     found, first, second, gram = (np.zeros(s) for s in ((count, count), (count, r, r), (count, count, r, r), (r, r)))
     for g in self.parts:
-      cov, slopes = noise._with_slopes(g.u, g.count)
+      cov, slopes = noise.with_slopes(g.u, g.count)
       inverse = np.linalg.inv(cov)
       side = inverse @ g.basis.reshape(len(g.u), -1)
       moved = [d @ side for d in slopes]

@@ -34,7 +34,15 @@ def optimum(fit: Fit, refit: Callable[[Law], Fit], budget: Budget) -> dict[str, 
   size = Estimate(float(np.log(best["N"])), None if n.std_error is None else n.std_error / n.estimate, *ends)
   a = (None if v is None else v / budget.power for v in (share.std_error, share.ci_low, share.ci_high))
   loss = Estimate(best["loss"], loss.std_error, loss.ci_low, loss.ci_high)
-  return split_at(size, budget) | {"loss": loss, "a": Estimate(best["a"], *a)}
+  found_all = split_at(size, budget) | {"loss": loss, "a": Estimate(best["a"], *a)}
+  return {name: _holding(estimate) for name, estimate in found_all.items()}
+
+
+def _holding(found: Estimate) -> Estimate:
+  """The estimate without an end that excludes it: at budgets of a hundred decades beyond the points, the search for it ends in rounding."""
+  low, high = found.ci_low, found.ci_high
+  low, high = (None if low is None or low > found.estimate else low), (None if high is None or high < found.estimate else high)
+  return dataclasses.replace(found, ci_low=low, ci_high=high)
 
 
 def split_at(log_size: Estimate, budget: Budget) -> dict[str, Estimate]:

@@ -27,7 +27,7 @@ def test_covariance_by_hand():
 
 def test_slopes_of_the_covariance():
   fields = {"offset": 1e-6, "drift": 1e-6, "nugget": 1e-6, "length": 1e-4, "tilt": 1e-5}
-  slopes = PLANTED._with_slopes(U)[1]
+  slopes = PLANTED.with_slopes(U)[1]
   for (name, step), slope in zip(fields.items(), slopes, strict=True):
     values = []
     for sign in (-1, 1):

@@ -131,6 +131,15 @@ def test_a_wide_interval_is_called_so(tmp_path, capsys):
   assert "The points leave the interval of N open" in Split("all", BUDGET, open_end, 1e21).sentence
 
 
+@pytest.mark.parametrize("flops", [1e60, 1e100])
+def test_no_interval_excludes_its_estimate_however_far_the_budget(flops):
+  """At 1e100 FLOPs the search for ends is lost in rounding. An end on the wrong side of the estimate is no end."""
+  fit = fit_law(GRID, points(5), "chinchilla", points="independent")
+  split = optimum(fit, lambda law: fit_law(GRID, points(5), law, points="independent"), Budget(flops))
+  for name, one in split.items():
+    assert (one.ci_low is None or one.ci_low <= one.estimate) and (one.ci_high is None or one.estimate <= one.ci_high), name
+
+
 def test_what_the_points_do_not_determine_has_no_split(tmp_path, capsys):
   y = points(4, 0.0) * np.exp(0.2 * np.random.default_rng(4).standard_normal(len(GRID)))
   program.main(program.FitConfig(**written(tmp_path / "p.csv", GRID, y), budget_flops=1e21))
