@@ -199,7 +199,7 @@ def pooled(groups: Sequence[Passes], runs: bool = False) -> Noise | None:
 
 def residuals(passes: Passes, problem: Problem, solution: Solution) -> Residuals:
   """The residuals of a law at `solution`, pass by pass, with a basis of its gradient by all parameters."""
-  law = passes.law
+  law = problem.law  # and not that of the passes, whose fixed values are in the units of y
   found: dict[tuple[bytes, bytes], tuple[Array, Array, list[Array], list[Array]]] = {}
   for columns, log_y_sm in evenly(settings.passes_of(passes.x, passes.y, passes.run, apart=True)[0], _MOST):
     x, log_y, count = pass_means(columns, log_y_sm)

@@ -10,6 +10,7 @@ from scipy import linalg, stats
 from analysis.coverage import PASS_POINTS, SIZES, Case, pass_noise, simulate, summary
 from analysis.fit import FitConfig, main
 from analysis.fitting import one_pass, settings
+from analysis.fitting.borrowed import parsed
 from analysis.fitting.fit_law import fit_law
 from analysis.fitting.laws import LAWS
 from analysis.fitting.least_squares import Problem, solve
@@ -106,6 +107,20 @@ def test_intervals_of_single_passes_hold_the_truth_where_those_of_independent_po
       alpha = fit_law(p.x, p.y, "chinchilla", p.run, points=points).params["alpha"]
       held[points] += alpha.ci_low <= TRUTH["alpha"] <= alpha.ci_high
   assert held["curves"] >= 17 and held["independent"] <= 15, held
+
+
+@pytest.mark.parametrize("fixed", ["E", "alpha"])
+def test_a_fixed_parameter_narrows_the_intervals_of_the_others(fixed):
+  """At its own estimate, so that nothing else moves. The loss is far from 1, in whose units values are fixed."""
+  p = drawn(np.geomspace(1e5, 1e8, 10), 7)
+  free = fit_law(p.x, 50 * p.y, "chinchilla", p.run)
+  borrowed = parsed(LAWS["chinchilla"], (f"{fixed}={free.value(fixed)!r}",), (), ())
+  held = fit_law(p.x, 50 * p.y, "chinchilla", p.run, borrowed=borrowed)
+  for name in {"alpha", "beta"} - {fixed}:
+    wide, narrow = free.params[name], held.params[name]
+    assert narrow.estimate == pytest.approx(wide.estimate, rel=0.02)
+    assert narrow.ci_high - narrow.ci_low < 1.05 * (wide.ci_high - wide.ci_low)
+  assert held.params["A"].std_error < free.params["A"].std_error
 
 
 def test_one_pass_alone_leaves_its_offset_out_and_says_so():
