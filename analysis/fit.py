@@ -24,7 +24,7 @@ from analysis.fitting.one_pass import Passes, pooled
 from analysis.fitting.optimum_law import Budget
 from analysis.fitting.result import Fit, as_dict
 from analysis.fitting.settings import inside, usable
-from analysis.questions.csv_points import Columns, Points, burned_in, check_passes, read_points
+from analysis.questions.csv_points import Columns, Points, burned_in, check_passes, like_passes, read_points
 from analysis.questions.ensemble import widest
 from analysis.questions.fit_table import group_name, print_fits, print_predictions, print_rivals
 from analysis.questions.joint_fit import FORMULA, JOINT, fit_joint
@@ -188,11 +188,12 @@ def fit_groups(groups: dict[str, Points], config: FitConfig, places: Sequence[Pl
     else:
       fit, laws = with_ensemble(functools.partial(refit, law_of(config.law, config.x)), len(at) > 0)
     compared = config.compare and config.law != JOINT  # which weighs several laws
+    unnamed = like_passes(window, config.columns) if config.points == "curves" and config.loss == "squares" else ""
     others, split = rivals(fit, window.x, window.y, window.seed, noise, loss) if compared else [], None
-    fit = dataclasses.replace(fit, note="; ".join(note for note in (fit.note, p.blank, better_law(others)) if note))
+    fit = dataclasses.replace(fit, note="; ".join(note for note in (fit.note, p.blank, unnamed, better_law(others)) if note))
     if config.budget_flops and fit.believed:
       budget = Budget(config.budget_flops, config.flops_per_param)
-      split = Split(group, budget, optimum(fit, refit, budget), float(budget.cost * p.x.prod(axis=1).max()))
+      split = Split(group, budget, optimum(fit, refit, budget), float(budget.cost * p.x.prod(axis=1).max()), config.x)
     yield GroupFit(fit, others, split, predict(fit, laws, config.x, at))
 
 

@@ -114,6 +114,18 @@ def burned_in(points: Points, share: float) -> Points:
   return dataclasses.replace(points.at(~early), blank="; ".join(filter(None, (points.blank, note))))
 
 
+def like_passes(points: Points, columns: Columns) -> str:
+  """A note where points without `run` and `seed` look like those of training passes; empty elsewhere and for one column of x.
+
+  Points look so where each value of the other columns has six points or more on average. As independent points they would make intervals
+  too narrow.
+  """
+  if columns.run or columns.seed or len(columns.x) < 2 or len(points.y) < 6 * len(np.unique(points.x[:, :-1], axis=0)):
+    return ""
+  shared = " and ".join(columns.x[:-1])
+  return f"points that share {shared} look like training passes: name the passes by --run=COLUMN, or these intervals are too narrow"
+
+
 def check_passes(groups: dict[str, Points], columns: Columns) -> None:
   """Raises UserError where a value of the column `run` is no training pass: one point at an x, and one value in every other column of x."""
   for p in groups.values() if columns.run else ():

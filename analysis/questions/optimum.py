@@ -79,19 +79,29 @@ def beyond(budget: Budget, reach: float, held: str = "the law") -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-  """The best split of a budget by the law of one group. `params`: see `optimum`; `reach`: the FLOPs of the group's most expensive point."""
+  """The best split of a budget by the law of one group.
+
+  Attributes:
+    group: its name.
+    budget: the FLOPs.
+    params: see `optimum`.
+    reach: the FLOPs of the group's most expensive point.
+    columns: the user's names of parameters and examples, N and D.
+  """
 
   group: str
   budget: Budget
   params: Mapping[str, Estimate]
   reach: float
+  columns: tuple[str, ...] = ("N", "D")
 
   @property
   def sentence(self) -> str:
     """The split with its 95% intervals, and what a reader must know."""
     n, d, ratio, a = (interval_text(self.params[name]) for name in ("N", "D", "D_per_N", "a"))
     loss = interval_text(self.params["loss"], 5)
-    text = f"{self.budget.flops:.4g} FLOPs are best spent as N {n}, D {d}, D/N {ratio}; the loss is then {loss}."
+    names = [letter if name == letter else f"{letter} ({name})" for letter, name in zip("ND", self.columns, strict=True)]
+    text = f"{self.budget.flops:.4g} FLOPs are best spent as {names[0]} {n}, {names[1]} {d}, D/N {ratio}; the loss is then {loss}."
     return " ".join(filter(None, [text, f"N grows as C^a with a = {a}.", width(self.params), beyond(self.budget, self.reach)]))
 
   def as_dict(self) -> dict[str, Any]:

@@ -167,6 +167,16 @@ def test_program_takes_a_column_of_passes(tmp_path, capsys):
   refused("--run=run.*--loss=huber", rows, loss="huber")
 
 
+def test_points_that_look_like_passes_ask_for_their_names(tmp_path, capsys):
+  p = drawn(np.geomspace(1e5, 1e8, 5), 3)
+  rows = [(*map(float, x), run, float(y)) for x, run, y in zip(p.x, p.run, p.y, strict=True)]
+  given = {"input": table(tmp_path / "p.csv", rows), "x": ("size", "examples"), "y": "loss", "law": "chinchilla"}
+  asks = "points that share size look like training passes: name the passes by --run=COLUMN"
+  for change, asked in (({}, True), ({"points": "independent"}, False), ({"run": "run"}, False)):
+    main(FitConfig(**given, **change, output=str(tmp_path / "o.json")))
+    assert (asks in " ".join(capsys.readouterr().out.split())) == asked, change
+
+
 def test_coverage_of_single_passes_counts_open_intervals():
   case = Case("chinchilla", "like NE", 0.03, "curves, one seed", 5)
   fits = [simulate(case, np.random.default_rng(seed)) for seed in range(3)]

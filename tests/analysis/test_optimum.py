@@ -118,7 +118,7 @@ def test_the_program_prints_and_writes_the_split_with_intervals(tmp_path, capsys
       assert estimate["ci_low"] < split[name] == estimate["estimate"] < estimate["ci_high"], name
     np.testing.assert_allclose(split["N"] * split["D"], 1e24 / cost, rtol=1e-9)
   out = capsys.readouterr().out
-  assert "all: 1e+24 FLOPs are best spent as N " in out and "N grows as C^a with a = 0.4" in out
+  assert "all: 1e+24 FLOPs are best spent as N (n) " in out and ", D (d) " in out and "N grows as C^a with a = 0.4" in out
   assert "The largest point has 6e+20 FLOPs: so far beyond the points" in " ".join(out.split())
 
 
