@@ -1,7 +1,5 @@
 """Fits as a table on standard output. Called by `analysis.fit`."""
 
-from rich.console import Console
-
 from analysis.fitting.result import METHODS, Fit, interval_text
 from analysis.questions.joint_fit import JOINT
 from analysis.questions.predictions import Prediction
@@ -44,7 +42,7 @@ def _names(fit: Fit) -> tuple[str, ...]:
   return () if fit.law == JOINT else fit.form.names
 
 
-def _print_laws(console: Console, fit: Fit) -> None:
+def _print_laws(console: terminal.Console, fit: Fit) -> None:
   """The laws that are averaged, with their weights."""
   names = list(dict.fromkeys(name for law in fit.laws for name in law["params"]))
   cells = [
