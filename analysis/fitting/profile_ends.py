@@ -120,10 +120,6 @@ class End:
       values += [float(v) for v in np.linspace(at, self.edge, _TO_EDGE + 1)[1:]]
     return sorted({v for v in values if v != at}, key=lambda v: abs(v - self.best))
 
-  def lower_at_end(self, held_theta: Array, root: float) -> bool:
-    """Takes another fit at the end itself. Where it is well inside the limit, the search goes on from there; returns whether it does."""
-    return root < (1 - 2 * _ROOT) * self.limit and self.end is not None and self.reopened([(self.end, held_theta, root)])
-
   def reopened(self, tried: list[tuple[float, Array, float]]) -> bool:
     """Takes fits beyond the end, by rising distance: (value, parameters, root). Whether the end is farther out than it was."""
     inside = [i for i, (_, _, root) in enumerate(tried) if root < self.limit]

@@ -103,14 +103,10 @@ class _Search:
     self.moved: list[End] = []
     self.known: list[tuple[Array, float]] = []  # all held fits: parameters, and the root of the cost increase
 
-  def fit(self, asked: "list[tuple[End, float]]", everywhere: bool = True) -> list[tuple[Array, float]]:
-    """The best fit with the end's parameter held at each value: parameters, and the root of the cost increase.
-
-    Starts are the last fits of the end. With `everywhere` they are the law's starts, too. In a law of several optima they are also the fits
-    at the other ends, which may be on branches of their own.
-    """
-    starts = [np.concatenate([end.starts(value), self.more_kp] if everywhere else [end.starts(value)]) for end, value in asked]
-    if self.problem.law.curved:
+  def fit(self, asked: "list[tuple[End, float]]") -> list[tuple[Array, float]]:
+    """The best fit with the end's parameter held at each value: parameters, and the root of the cost increase."""
+    starts = [np.concatenate([end.starts(value), self.more_kp]) for end, value in asked]
+    if self.problem.law.curved:  # the fits at other ends are starts on branches of their own
       others = np.unique(np.stack([theta for end in self.ends for theta in (end.inside, end.theta)]), axis=0)
       starts = [np.concatenate([others, s]) for s in starts]
     index_g, value_g = np.array([end.index for end, _ in asked]), np.array([value for _, value in asked])
@@ -123,31 +119,15 @@ class _Search:
     return found
 
   def follow(self) -> None:
-    """Follows all ends, side by side, until each is found or open.
-
-    A law of several optima starts everywhere in the first step, and once more at the ends that it has found. In between it follows known
-    branches, which takes a third of the time.
-    """
-    everywhere = True
+    """Follows all ends, side by side, until each is found or open."""
     for _ in range(_MAX_STEPS):
       searching = [end for end in self.ends if not end.found]
       if not searching:
-        if self._lower_at_ends():
-          continue
         return
-      for end, (theta, root) in zip(searching, self.fit([(end, end.value) for end in searching], everywhere), strict=True):
+      for end, (theta, root) in zip(searching, self.fit([(end, end.value) for end in searching]), strict=True):
         end.tried(theta, root)
-      everywhere = not self.problem.law.curved
     for end in self.ends:
       end.end = end.end if end.found else None
-
-  def _lower_at_ends(self) -> bool:
-    """Starts everywhere at the ends that were found from known branches; whether a search goes on."""
-    ends = [(end, end.end) for end in self.ends if end.end is not None]
-    if not self.problem.law.curved or not ends:
-      return False
-    moved = [end for (end, _), fit in zip(ends, self.fit(ends), strict=True) if end.lower_at_end(*fit)]
-    return bool(moved)
 
   def look_beyond(self) -> bool:
     """Looks beyond each end. Where a value is inside after all, the search goes on from there; returns whether any does.
@@ -160,7 +140,7 @@ class _Search:
     asked = [(end, value) for end in self.ends for value in end.beyond()]
     if not asked:
       return False
-    found = self.fit(asked, everywhere=False)
+    found = self.fit(asked)
     for end in self.ends:
       mine = [(value, *fit) for (other, value), fit in zip(asked, found, strict=True) if other is end]
       if end.reopened(mine):
