@@ -98,11 +98,14 @@ def test_at_many_moments_while_it_imports(module: str):
     assert (code, said) == (starting.EXIT_CODE, "interrupted\n") or (code == 0 and "--help" in said), (after, code, said)
 
 
+_LINES = 1_000_000
+
+
 @pytest.fixture(scope="module")
 def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
-  """A log of 200,000 lines, its schema, and a data set of its first lines."""
+  """A log of 1,000,000 lines, whose preparation lasts for seconds, its schema, and a data set of its first lines."""
   folder, rng = tmp_path_factory.mktemp("log"), np.random.default_rng(1)
-  pl.DataFrame({"y": rng.integers(0, 2, 200_000), "c": rng.integers(0, 900, 200_000), "x": rng.integers(0, 50, 200_000)}).write_csv(
+  pl.DataFrame({"y": rng.integers(0, 2, _LINES), "c": rng.integers(0, 900, _LINES), "x": rng.integers(0, 50, _LINES)}).write_csv(
     folder / "log.csv"
   )
   (folder / "log.toml").write_text('label = "y"\ncategorical = ["c"]\n[dense]\nx = {}\n')
@@ -157,7 +160,7 @@ def test_prepare_says_what_is_kept(log: Path, tmp_path: Path):
     code, said = clean(process)
     if "written to" not in said:
       break
-  assert (code, said.count("\n")) == (starting.EXIT_CODE, 1) and "the same command goes on from there" in said
+  assert (code, said.count("\n")) == (starting.EXIT_CODE, 1) and "the same command goes on from there" in said, (code, said)
 
 
 @pytest.fixture
