@@ -83,7 +83,8 @@ def dlrm_learner(configs: Sequence[RunConfig], build: Build, options: Mapping[st
   over = OneRun(build) if runs == 1 else StackedRuns(build, runs)
   each_rates = [Rates.of(one.train) for one in configs]
   pmapped = config.mesh.parallelism == "pmap"
-  programs = pmap.compile_programs(build, each_rates[0]) if pmapped else compile_programs(over, tuple(options.items()))
+  compiled = functools.partial(compile_programs, over, *([tuple(options.items())] if options else []))  # one entry of its cache a build
+  programs = pmap.compile_programs(build, each_rates[0]) if pmapped else compiled()
   machine = machine_of(mesh)
 
   joined = each_rates[0] if runs == 1 else jax.tree.map(lambda *x: np.stack(x), *each_rates)
