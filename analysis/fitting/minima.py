@@ -12,8 +12,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from scipy import special
 
-from analysis.fitting.power_line import power_line
-from analysis.fitting.result import Estimate
+from analysis.fitting.power_line import PowerLine, power_line
 from analysis.fitting.uncertainty import quantile
 
 Array = np.ndarray
@@ -183,34 +182,7 @@ def _real_roots(polynomial: np.polynomial.Polynomial) -> list[float]:
   return [float(root.real) for root in np.asarray(polynomial.roots(), complex) if abs(root.imag) < _EXACT * (1 + abs(root.real))]
 
 
-@dataclasses.dataclass(frozen=True)
-class PowerOfMinima:
-  """x = exp(level) * (size / center)^exponent.
-
-  Attributes:
-    exponent: with its standard error and 95% interval.
-    center, level, level_error: a size in the middle, log x there, and the standard error of that; it is not correlated with the exponent's.
-    free: degrees of freedom of the errors.
-    scatter_p: the probability of minima that miss the law by so much if they had their own errors alone; None where it is not known.
-  """
-
-  exponent: Estimate
-  center: float
-  level: float
-  level_error: float
-  free: float
-  scatter_p: float | None
-
-  def at(self, size: float) -> Estimate:
-    """The law's x at a size, with the interval of the law there. `std_error` is that of log x."""
-    u = float(np.log(size / self.center))
-    log_x = self.level + self.exponent.estimate * u
-    error = float(np.hypot(self.level_error, (self.exponent.std_error or 0.0) * u))
-    half = quantile(self.free) * error
-    return Estimate(float(np.exp(log_x)), error, float(np.exp(log_x - half)), float(np.exp(log_x + half)))
-
-
-def power_of_minima(size: Float[Array, " K"], found: Sequence[Minimum]) -> PowerOfMinima | str:
+def power_of_minima(size: Float[Array, " K"], found: Sequence[Minimum]) -> PowerLine | str:
   """The power law of minima over sizes, weighted by their errors; scans without a minimum are left out.
 
   Where the minima scatter about the law by more than their errors explain (F test at 20%), the errors are those of the scatter. Else both
@@ -232,6 +204,4 @@ def power_of_minima(size: Float[Array, " K"], found: Sequence[Minimum]) -> Power
   if not known and lack < 1:
     return "2 sizes without repeated seeds have no error"
   errors = np.diag([max(error or 0.0, _RESOLUTION) ** 2 for *_, error in kept])
-  line = power_line(np.array([s for s, *_ in kept]), np.array([v for _, v, _ in kept]), errors if known else None, free)
-  level_error = float(np.sqrt(line.covariance[0, 0]))
-  return PowerOfMinima(line.exponent, float(np.exp(line.log_x0)), float(line.theta[0]), level_error, line.free, line.scatter_p)
+  return power_line(np.array([s for s, *_ in kept]), np.array([v for _, v, _ in kept]), errors if known else None, free)

@@ -46,6 +46,12 @@ class PowerLine:
     """log y of the line at x, with its 95% t interval there."""
     return self._along(np.array([1.0, np.log(x) - self.log_x0]))
 
+  def at(self, x: float) -> Estimate:
+    """y of the line at x, with its 95% interval there. `std_error` is that of log y."""
+    found = self.log_at(x)
+    assert found.ci_low is not None and found.ci_high is not None  # a line has both ends
+    return Estimate(float(np.exp(found.estimate)), found.std_error, float(np.exp(found.ci_low)), float(np.exp(found.ci_high)))
+
   def _along(self, row: Float[Array, "2"]) -> Estimate:
     value, error = float(row @ self.theta), float(np.sqrt(max(row @ self.covariance @ row, 0.0)))
     half = quantile(self.free) * error

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from analysis.fitting.minima import Minimum, PowerOfMinima, Scan, minima, power_of_minima
+from analysis.fitting.minima import Minimum, Scan, minima, power_of_minima
+from analysis.fitting.power_line import PowerLine
 from analysis.fitting.result import Estimate
 from analysis.fitting.uncertainty import quantile
 from analysis.load import SIZE_NAMES, Sweep, on_data_curve
@@ -48,7 +49,7 @@ class RateLaw:
   found: tuple[Minimum, ...]
   rate: str
   exponent: Estimate | None
-  law: PowerOfMinima | None
+  law: PowerLine | None
   why_not: str
 
   @property
@@ -158,7 +159,7 @@ def _along_pass(place: tuple[str, str, str], group: pl.DataFrame) -> list[RateLa
     if count >= (start or 0) and (not counts or counts[-1] >= _STEP * count * (1 - 1e-6)):
       counts.append(count)
 
-  def law_of(points: pl.DataFrame) -> tuple[tuple[list[float], list[str], list[Minimum]], PowerOfMinima | str]:
+  def law_of(points: pl.DataFrame) -> tuple[tuple[list[float], list[str], list[Minimum]], PowerLine | str]:
     sizes, labels, scans = _scans(((float(n), f"{n:,}", points.filter(examples=n)) for n in reversed(counts)), rate, metric)
     found = minima(scans)
     return (sizes, labels, found), power_of_minima(np.array(sizes), found) if found else "no three learning rates"
@@ -173,7 +174,7 @@ def _along_pass(place: tuple[str, str, str], group: pl.DataFrame) -> list[RateLa
   if len(seeds) < _MIN_SEEDS:
     return [RateLaw(*shared, None, law, f"{len(seeds)} seeds, an interval along a pass needs {_MIN_SEEDS}")]
   without = [law_of(group.filter(pl.col("seed") != seed))[1] for seed in seeds]
-  exponents = np.array([one.exponent.estimate for one in without if isinstance(one, PowerOfMinima)])
+  exponents = np.array([one.exponent.estimate for one in without if isinstance(one, PowerLine)])
   if len(exponents) < len(seeds):
     return [RateLaw(*shared, None, law, "without one of the seeds there is no law")]
   spread = np.sum((exponents - exponents.mean()) ** 2)

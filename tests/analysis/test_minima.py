@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.fitting.minima import Minimum, PowerOfMinima, Scan, minima, power_of_minima
+from analysis.fitting.minima import Minimum, Scan, minima, power_of_minima
+from analysis.fitting.power_line import PowerLine
 
 FACTORS = np.log([0.25, 0.5, 1.0, 2.0, 4.0])
 
@@ -97,7 +98,7 @@ def test_power_law_of_minima_against_a_weighted_line():
   log_x = np.array([1.1, 1.5, 1.4, 1.9])
   found = [Minimum(x, e, x - e, x + e, 0.0, 12.0) for x, e in zip(log_x, error, strict=True)]
   got = power_of_minima(np.append(size, 9999.0), [*found, Minimum(None, reason="least at the largest tried", end=1)])
-  assert isinstance(got, PowerOfMinima)
+  assert isinstance(got, PowerLine)
   (slope, level), cov = np.polyfit(np.log(size), log_x, 1, w=1 / error, cov=True)  # numpy scales by chi-squared over n - 2
   chi_squared = np.sum(((log_x - level - slope * np.log(size)) / error) ** 2)
   assert got.exponent.estimate == pytest.approx(slope, rel=1e-9)
@@ -113,7 +114,7 @@ def test_power_law_of_minima_against_a_weighted_line():
 def test_minima_without_errors_are_weighted_alike():
   size = np.array([1.0, 10.0, 100.0])
   got = power_of_minima(size, [Minimum(x) for x in (0.0, 1.0, 1.1)])
-  assert isinstance(got, PowerOfMinima)
+  assert isinstance(got, PowerLine)
   line = stats.linregress(np.log(size), [0.0, 1.0, 1.1])
   assert (got.exponent.estimate, got.exponent.std_error) == (pytest.approx(line.slope), pytest.approx(line.stderr))
   assert power_of_minima(size, [Minimum(0.0), Minimum(1.0), Minimum(None)]) == "2 sizes without repeated seeds have no error"
@@ -127,7 +128,7 @@ def test_intervals_hold_the_exponent(seeds: int, noise: float, scatter: float):
   for _ in range(400):
     vertices = 0.15 * np.log(size / 80) + scatter * rng.standard_normal(4)
     law = power_of_minima(size, minima([scan_of(v, seeds, noise, rng) for v in vertices]))
-    if isinstance(law, PowerOfMinima):
+    if isinstance(law, PowerLine):
       known += 1
       held += law.exponent.ci_low <= 0.15 <= law.exponent.ci_high
   assert known >= 380
